@@ -1,0 +1,52 @@
+# make demo       train on handwritten digits and test the best checkpoint
+# make test       everything a change has to pass: lint, format, types, layers, tests
+# make benchmark  the table of benchmarks/README.md, with the peers
+# make format     rewrite the code as the linter wants it
+#
+# PYTHON=python3.12 make ... takes another interpreter for the new environment.
+
+PYTHON ?= python3
+VENV := .venv
+PEERS := .venv-peers
+BIN := $(VENV)/bin
+PIP := -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types layers pytest format benchmark clean
+
+demo: $(VENV)/.stamp
+	$(BIN)/python examples/digits.py
+
+test: lint types layers pytest
+
+lint: $(VENV)/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp
+	$(BIN)/mypy
+
+layers: $(VENV)/.stamp
+	$(BIN)/lint-imports
+
+pytest: $(VENV)/.stamp
+	$(BIN)/pytest -n 2 --dist worksteal
+
+format: $(VENV)/.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(VENV)/.stamp $(PEERS)/.stamp
+	$(BIN)/python benchmarks/overhead.py --peers $(PEERS)/bin/python
+
+clean:
+	rm -rf $(VENV) $(PEERS)
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) -e '.[dev]'
+	touch $@
+
+$(PEERS)/.stamp: benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python $(PIP) -r benchmarks/peers.txt
+	touch $@

@@ -1,0 +1,58 @@
+"""Leyden: train PyTorch models in PyTorch Lightning's vocabulary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from leyden.callback import Callback
+from leyden.datamodule import LightningDataModule
+from leyden.devices.seed import seed_everything
+from leyden.hooks import not_a_hook
+from leyden.module import LightningModule
+from leyden.trainer.result import FitResult
+from leyden.trainer.trainer import Trainer
+from leyden.version import __version__
+
+if TYPE_CHECKING:
+    from leyden.classic import data_loader
+
+_ROOMS = (
+    "accelerators",
+    "callbacks",
+    "demos",
+    "errors",
+    "loggers",
+    "plugins",
+    "profilers",
+    "strategies",
+    "testing",
+    "utilities",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Rooms are imported when first asked for."""
+    if name in _ROOMS:
+        import importlib
+
+        return importlib.import_module(f"leyden.{name}")
+    if name == "data_loader":
+        from leyden.classic import data_loader
+
+        return data_loader
+    from leyden.errors import UnknownName, did_you_mean
+
+    raise UnknownName(f"leyden has no {name!r}.{did_you_mean(name, [*__all__, *_ROOMS])}")
+
+
+__all__ = [
+    "Callback",
+    "FitResult",
+    "LightningDataModule",
+    "LightningModule",
+    "Trainer",
+    "__version__",
+    "data_loader",
+    "not_a_hook",
+    "seed_everything",
+]

@@ -1,0 +1,110 @@
+"""From options to parts: which callbacks and loggers a run gets when the user did not say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from leyden.callback import Callback
+from leyden.errors import ConflictingOptions, InvalidType
+from leyden.loggers.base import DummyLogger, Logger
+from leyden.options import Options
+
+LOG_FOLDER = "lightning_logs"  # where users of Lightning look
+
+
+def choose_loggers(given: Any, options: Options) -> list[Logger]:
+    """The loggers that ``Trainer(logger=...)`` asks for; ``True`` and ``None`` mean one CSV logger."""
+    if given is False:
+        return []
+    if options.limits.fast_dev_run:
+        return [DummyLogger()]
+    if given is None or given is True:
+        from leyden.loggers.csv import CSVLogger
+
+        return [CSVLogger(options.default_root_dir, name=LOG_FOLDER)]
+    if isinstance(given, Logger):
+        return [given]
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        loggers = list(given)
+        for logger in loggers:
+            if not isinstance(logger, Logger):
+                raise InvalidType("logger", logger, "a Logger, a list of them, True or False")
+        return loggers
+    raise InvalidType("logger", given, "a Logger, a list of them, True or False")
+
+
+def choose_callbacks(given: Any, options: Options) -> list[Callback]:
+    """The callbacks of a run: the user's, the defaults that are switched on, in their order. ``given`` is not changed."""
+    callbacks = as_callbacks(given, "callbacks")
+    watching = options.watching
+    writers = [callback for callback in callbacks if hasattr(callback, "best_model_path")]
+    if writers and not watching.checkpointing and not options.limits.fast_dev_run:
+        raise ConflictingOptions(
+            f"enable_checkpointing=False was set, and callbacks holds {type(writers[0]).__name__}. Leave one of them out."
+        )
+    bars = [callback for callback in callbacks if getattr(callback, "is_progress_bar", False)]
+    if len(bars) > 1:
+        raise ConflictingOptions(
+            f"callbacks holds {len(bars)} progress bars ({', '.join(type(bar).__name__ for bar in bars)}). Leave one."
+        )
+    if bars and not watching.progress_bar:
+        raise ConflictingOptions(
+            f"enable_progress_bar=False was set, and callbacks holds {type(bars[0]).__name__}. Leave one of them out."
+        )
+    if not bars and watching.progress_bar:
+        from leyden.callbacks.progress.rich_progress import RichProgressBar
+
+        callbacks.append(RichProgressBar())
+    from leyden.callbacks.model_summary import ModelSummary
+
+    if watching.model_summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
+        callbacks.append(ModelSummary())
+    if options.limits.max_time is not None:
+        from leyden.callbacks.timer import Timer
+
+        callbacks.append(Timer(options.limits.max_time))
+    if watching.checkpointing and not writers:
+        from leyden.callbacks.model_checkpoint import default_checkpoint
+
+        callbacks.append(default_checkpoint())
+    check_state_keys(callbacks)
+    return in_order(callbacks)
+
+
+def as_callbacks(given: Any, name: str) -> list[Callback]:
+    """A new list of the callbacks in ``given``; raises :class:`InvalidType` for anything else."""
+    if given is None:
+        return []
+    listed = list(given) if isinstance(given, Sequence | set | tuple) else [given]
+    for callback in listed:
+        if not isinstance(callback, Callback):
+            hint = " Make an instance of it: put () behind its name." if isinstance(callback, type) else ""
+            raise InvalidType(name, callback, "a leyden.Callback or a list of them", hint.strip())
+    return listed
+
+
+def in_order(callbacks: list[Callback]) -> list[Callback]:
+    """Those that must be first, the others as they were given, those that must be last."""
+    rank = {"first": 0, "given": 1, "last": 2}
+    return sorted(callbacks, key=lambda callback: rank[callback.place])
+
+
+def check_state_keys(callbacks: list[Callback]) -> None:
+    """Raise :class:`ConflictingOptions` where two callbacks with a state would share a place in the checkpoint."""
+    seen: dict[str, Callback] = {}
+    for callback in callbacks:
+        key = callback.state_key
+        if key in seen and type(callback).state_dict is not Callback.state_dict:
+            raise ConflictingOptions(
+                f"Two callbacks have the state key {key!r} ({type(seen[key]).__name__} and {type(callback).__name__}), and a "
+                f"checkpoint can keep one state under it. Give them different arguments, or override state_key."
+            )
+        seen[key] = callback
+
+
+def with_modules_callbacks(callbacks: list[Callback], modules: list[Callback]) -> list[Callback]:
+    """Callbacks of ``configure_callbacks`` put in: one of the same class in the trainer's list gives way."""
+    kinds = tuple({type(callback) for callback in modules})
+    kept = [callback for callback in callbacks if type(callback) not in kinds]
+    return in_order([*kept, *modules])

@@ -1,0 +1,192 @@
+"""Callback: every hook there is, in the order in which it fires."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leyden.types import STEP_OUTPUT
+
+if TYPE_CHECKING:
+    from leyden.module import LightningModule
+    from leyden.trainer.trainer import Trainer
+
+
+class Callback:
+    """Code that watches a run, or steers it by the trainer's methods. Override the hooks you need; the others cost nothing.
+
+    Every hook gets the trainer and the module first. Callbacks fire in the order in which they were given, before the
+    module's own hook of the same name.
+    """
+
+    place: ClassVar[str] = "given"
+    """Where the callback stands among the others: ``"first"``, ``"given"`` (in the user's order) or ``"last"``."""
+    reads_epoch_metrics: ClassVar[bool] = False
+    """Whether ``on_train_epoch_end`` reads metrics, and so has to fire after the module's own ``on_train_epoch_end``."""
+
+    @property
+    def state_key(self) -> str:
+        """The name of this callback's state in a checkpoint. Two callbacks of one class need different keys."""
+        return self.__class__.__qualname__
+
+    def _generate_state_key(self, **kwargs: Any) -> str:
+        """A state key from the arguments that tell two callbacks of one class apart."""
+        return f"{self.__class__.__qualname__}{kwargs!r}"
+
+    # -- around every verb
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before a verb begins. ``stage`` is ``fit``, ``validate``, ``test`` or ``predict``."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """After a verb has ended, however it ended."""
+
+    # -- fit, in order
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The module is on its device, optimizers exist, nothing has run."""
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the few validation batches that check the code."""
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the sanity check."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first training epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before an epoch's first batch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The batch is on its device; its step follows."""
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Before gradients are set to none."""
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Before ``loss.backward()``."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gradients of this batch have been added."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Gradients are complete and not yet clipped."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """After a batch. ``outputs`` is what ``training_step`` returned, detached and unscaled."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After an epoch's last batch and validation."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last epoch."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The very end of fit, before teardown."""
+
+    # -- validation
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before a validation, inside fit or by ``trainer.validate``."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first validation batch."""
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Before ``validation_step``."""
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """After ``validation_step``."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last validation batch."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation's metrics are final and written."""
+
+    # -- test
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before testing."""
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first test batch."""
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Before ``test_step``."""
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """After ``test_step``."""
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last test batch."""
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The test's metrics are final and written."""
+
+    # -- predict
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before predicting."""
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first batch to predict."""
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Before ``predict_step``."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """After ``predict_step``."""
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last batch to predict."""
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Predictions are complete."""
+
+    # -- state and trouble
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep of this callback: tensors, numbers, strings and containers of them."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The checkpoint is complete and not yet written; add to it."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint was read; take out of it what was added."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Something raised, in user code or ours. Teardown follows."""

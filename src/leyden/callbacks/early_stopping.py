@@ -1,0 +1,244 @@
+"""EarlyStopping: end training when a metric no longer improves."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
+from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.errors import InvalidOption, InvalidType
+from leyden.module import LightningModule
+from leyden.options import check_count
+from leyden.state.run import Run
+
+
+class EarlyStoppingReason(Enum):
+    """Why training was ended, or that it was not."""
+
+    NOT_STOPPED = 0
+    STOPPING_THRESHOLD = 1
+    DIVERGENCE_THRESHOLD = 2
+    PATIENCE_EXHAUSTED = 3
+    NON_FINITE_METRIC = 4
+
+
+class EarlyStopping(Callback):
+    """Stop when ``monitor`` has not improved for ``patience`` checks.
+
+    The metric is checked after each validation, or at the end of the training epoch where validation runs exactly there.
+    Only a metric that is new is judged: a validation that runs every few epochs costs no patience in between.
+
+    Args:
+        monitor: The name of a logged metric.
+        min_delta: By how much it has to be better than the best so far to count as an improvement.
+        patience: Checks without improvement after which training ends.
+        verbose: Whether to log improvements and the reason for stopping.
+        mode: ``"min"`` (smaller is better) or ``"max"``.
+        strict: Whether a metric that was never logged is an error. If false, it is said once in a warning.
+        check_finite: Whether to stop when the metric is NaN or infinite.
+        stopping_threshold: Stop as soon as the metric is better than this.
+        divergence_threshold: Stop as soon as the metric is worse than this.
+        check_on_train_epoch_end: Check at the end of the training epoch (``True``) or after validation (``False``).
+        log_rank_zero_only: Whether only the first process logs what ``verbose`` asks for.
+
+    Attributes:
+        best_score: The best value so far, a 0-dim tensor.
+        wait_count: Checks since the last improvement.
+        stopped_epoch: The epoch in which training was ended, 0 where it was not.
+        stopping_reason: Why, as an :class:`EarlyStoppingReason`; ``stopping_reason_message`` says it in a sentence.
+
+    Raises:
+        InvalidOption: a mode or number that cannot be used.
+        MissingMonitor: (in training) ``monitor`` was not logged, and ``strict`` is true.
+    """
+
+    reads_epoch_metrics: ClassVar[bool] = True
+    mode_dict: ClassVar[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"min": torch.lt, "max": torch.gt}
+    order_dict: ClassVar[dict[str, str]] = {"min": "<", "max": ">"}
+
+    def __init__(
+        self,
+        monitor: str,
+        min_delta: float = 0.0,
+        patience: int = 3,
+        verbose: bool = False,
+        mode: str = "min",
+        strict: bool = True,
+        check_finite: bool = True,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_on_train_epoch_end: bool | None = None,
+        log_rank_zero_only: bool = False,
+    ) -> None:
+        if not isinstance(monitor, str):
+            raise InvalidType("monitor", monitor, "the name of a logged metric, such as 'val_loss'")
+        if mode not in self.mode_dict:
+            raise InvalidOption("mode", mode, '"min" (smaller is better) or "max"')
+        self.monitor = monitor
+        self.min_delta = abs(min_delta) * (1 if mode == "max" else -1)
+        self.patience = check_count("patience", patience, 0, "a number of checks >= 0")
+        self.verbose = verbose
+        self.mode = mode
+        self.strict = strict
+        self.check_finite = check_finite
+        self.stopping_threshold = stopping_threshold
+        self.divergence_threshold = divergence_threshold
+        self.log_rank_zero_only = log_rank_zero_only
+        self._check_on_train_epoch_end = check_on_train_epoch_end
+        self._metric = Monitor(monitor)
+        self._has_run = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self.wait_count = 0
+        self.stopped_epoch = 0
+        self.best_score = torch.tensor(math.inf if self.mode == "min" else -math.inf)
+        self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+        self.stopping_reason_message: str | None = None
+        self._warned = False
+        self._metric.forget()
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+
+    @property
+    def monitor_op(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """``torch.lt`` or ``torch.gt``: whether the first is better than the second."""
+        return self.mode_dict[self.mode]
+
+    # -- when
+    def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if self._has_run:  # another fit is judged by itself
+            self._begin()
+            self._has_run = False
+
+    def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        self._has_run = True
+
+    def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        if trainer.fitting:
+            self._metric.validation_starts(trainer)
+
+    def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
+        if not trainer.fitting:
+            return
+        self._metric.validation_ends(trainer)
+        if not self._should_skip_check(trainer) and not self._checks_on_train_epoch_end(trainer):
+            self._check_if_new(trainer, epoch_over=False)
+
+    def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
+        if self._should_skip_check(trainer):
+            return
+        if self._checks_on_train_epoch_end(trainer):
+            self._check_if_new(trainer, epoch_over=True)
+        elif self.monitor not in trainer.callback_metrics:
+            self._say_missing(trainer, epoch_over=True)
+
+    def _should_skip_check(self, trainer: Run) -> bool:
+        return not trainer.fitting or trainer.sanity_checking or bool(trainer.fast_dev_run)
+
+    def _checks_on_train_epoch_end(self, trainer: Run) -> bool:
+        if self._check_on_train_epoch_end is not None:
+            return self._check_on_train_epoch_end
+        return validates_at_epoch_end(trainer)
+
+    def _check_if_new(self, trainer: Run, epoch_over: bool) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            self._say_missing(trainer, epoch_over)
+        elif self._metric.is_new(trainer):
+            self._run_early_stopping_check(trainer)
+            self._metric.taken(trainer)
+
+    def _say_missing(self, trainer: Run, epoch_over: bool) -> None:
+        if self._metric.may_still_come(trainer, epoch_over):
+            return
+        error = self._metric.missing("EarlyStopping", trainer)
+        if self.strict:
+            raise error
+        if not self._warned:
+            self._warned = True
+            rank_zero_warn(f"{error} Until it is, EarlyStopping stops nothing.")
+
+    # -- whether
+    def _run_early_stopping_check(self, trainer: Run) -> None:
+        """Judge the metric's present value, and ask for the end where it says so."""
+        current = self._metric.read(trainer)
+        if current is None:
+            return
+        should_stop, reason = self._evaluate_stopping_criteria(current)
+        if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
+            self.stopped_epoch = trainer.current_epoch
+            self.stopping_reason_message = reason or "EarlyStopping on another process asked for it."
+            trainer.stop(because=self.stopping_reason_message)
+        if reason and self.verbose:
+            self._log_info(trainer, reason)
+
+    def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
+        """Whether ``current`` ends training, and what there is to say about it."""
+        name, better = self.monitor, self.monitor_op
+        value, best = float(current), float(self.best_score)
+        if self.check_finite and not math.isfinite(value):
+            self.stopping_reason = EarlyStoppingReason.NON_FINITE_METRIC
+            return True, f"{name} = {value} is not finite. The best value before was {best:.3f}."
+        if self.stopping_threshold is not None and better(current, torch.tensor(self.stopping_threshold)):
+            self.stopping_reason = EarlyStoppingReason.STOPPING_THRESHOLD
+            return True, f"{name} = {value:.6g} reached the stopping threshold {self.stopping_threshold}."
+        if self.divergence_threshold is not None and better(-current, -torch.tensor(float(self.divergence_threshold))):
+            self.stopping_reason = EarlyStoppingReason.DIVERGENCE_THRESHOLD
+            return True, f"{name} = {value:.6g} is worse than the divergence threshold {self.divergence_threshold}."
+        if better(current - self.min_delta, self.best_score.to(current.device)):
+            said = self._improvement_message(current)
+            self.best_score = current.clone()
+            self.wait_count = 0
+            return False, said
+        self.wait_count += 1
+        if self.wait_count >= self.patience:
+            self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+            return True, f"{name} did not improve in the last {self.wait_count} checks. Its best value was {best:.3f}."
+        return False, None
+
+    def _improvement_message(self, current: Tensor) -> str:
+        if not torch.isfinite(self.best_score):
+            return f"{self.monitor} has its first value: {float(current):.3f}."
+        by = abs(float(self.best_score) - float(current))
+        return f"{self.monitor} improved by {by:.3f} to {float(current):.3f}."
+
+    def _log_info(self, trainer: Run, message: str) -> None:
+        if trainer.world_size > 1 and not self.log_rank_zero_only:
+            logging.getLogger("leyden").info("[rank %d] %s", trainer.global_rank, message)
+        else:
+            rank_zero_info(message)
+
+    # -- kept
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "wait_count": self.wait_count,
+            "stopped_epoch": self.stopped_epoch,
+            "best_score": self.best_score,
+            "patience": self.patience,
+            "stopping_reason": self.stopping_reason.value,
+            "stopping_reason_message": self.stopping_reason_message,
+            "metric": self._metric.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._begin()
+        self._has_run = False
+        self.wait_count = state_dict["wait_count"]
+        self.stopped_epoch = state_dict["stopped_epoch"]
+        self.best_score = torch.as_tensor(state_dict["best_score"])
+        self.patience = state_dict["patience"]
+        self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
+        self.stopping_reason_message = state_dict.get("stopping_reason_message")
+        self._metric.load_state_dict(state_dict.get("metric", {}))

@@ -1,0 +1,96 @@
+"""A monitored metric: whether it is there, may still come, and is newer than the last time it was read."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import Tensor
+
+from leyden.errors import MissingMonitor, did_you_mean
+from leyden.state.run import Run
+
+
+@final
+class Monitor:
+    """The metric ``name`` of a fit, for callbacks that decide by it.
+
+    A metric that validation brings is looked for and judged only after a validation: one that is not due every epoch
+    is neither missing nor without improvement in between.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin a new fit."""
+        self._from_validation = False
+        self._validated = False  # in this fit
+        self._stale = False
+        self._there_before = False
+        self._judged: tuple[int, int] | None = None
+
+    # -- said by the callback's hooks
+    def validation_starts(self, run: Run) -> None:
+        self._there_before = self.name in run.callback_metrics
+
+    def validation_ends(self, run: Run) -> None:
+        if not self._there_before and self.name in run.callback_metrics:
+            self._from_validation = True
+        if not run.sanity_checking:
+            self._validated = True
+            self._stale = False
+
+    # -- asked by the callback
+    def read(self, run: Run) -> Tensor | None:
+        """The metric's value, on the CPU (this waits for the device); ``None`` where it has not been logged."""
+        value = run.callback_metrics.get(self.name)
+        return None if value is None else value.detach().cpu().squeeze()
+
+    def is_new(self, run: Run) -> bool:
+        """Whether it may have changed since :meth:`taken`: a batch ran, and a validation where that brings the metric."""
+        return not self._stale and self._judged != (run.global_step, run.progress.batches)
+
+    def taken(self, run: Run) -> None:
+        """Its present value has been judged."""
+        self._stale = self._from_validation
+        # kept across a resume, so that a value judged before the file was written is not judged again after it is read
+        self._judged = (run.global_step, run.progress.batches)
+
+    def may_still_come(self, run: Run, epoch_over: bool) -> bool:
+        """Whether a metric that is not there now can have its first value ahead of it, and so is not missing yet."""
+        if not self._validated and sum(run.num_val_batches) > 0:
+            return True
+        return run.current_epoch == 0 and not epoch_over
+
+    def missing(self, who: str, run: Run) -> MissingMonitor:
+        """The error that says what there is instead."""
+        known = sorted(run.callback_metrics)
+        there = f"The metrics are: {', '.join(map(repr, known))}." if known else "Nothing was logged at all."
+        return MissingMonitor(
+            f"{who} monitors {self.name!r}, which was not logged.{did_you_mean(self.name, known)} {there} "
+            f"Call self.log({self.name!r}, value) in the module, or monitor another metric."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "from_validation": self._from_validation,
+            "validated": self._validated,
+            "stale": self._stale,
+            "judged": None if self._judged is None else list(self._judged),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._from_validation = bool(state.get("from_validation", False))
+        self._validated = bool(state.get("validated", False))
+        self._stale = bool(state.get("stale", False))
+        judged = state.get("judged")
+        self._judged = None if judged is None else (int(judged[0]), int(judged[1]))
+
+
+def validates_at_epoch_end(run: Run) -> bool:
+    """Whether validation runs once in every epoch, after its last batch; true where there is none to wait for."""
+    if sum(run.num_val_batches) == 0:
+        return True
+    interval = run.val_check_interval
+    return isinstance(interval, float) and interval == 1.0 and run.check_val_every_n_epoch == 1

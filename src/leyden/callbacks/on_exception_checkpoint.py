@@ -1,0 +1,43 @@
+"""OnExceptionCheckpoint: the state of training as it was when something raised."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from leyden.callbacks.checkpoint import Checkpoint
+from leyden.errors import CheckpointWriteFailed, InvalidOption, InvalidType
+from leyden.module import LightningModule
+from leyden.state.run import Run
+from leyden.types import Path
+
+
+class OnExceptionCheckpoint(Checkpoint):
+    """Write ``dirpath/filename.ckpt`` when training is ended by an exception. The file stays; the next one replaces it.
+
+    Args:
+        dirpath: The folder. Made when it is needed.
+        filename: The file's name, without its extension.
+
+    Raises:
+        InvalidOption: an empty ``filename``.
+    """
+
+    FILE_EXTENSION: Final = ".ckpt"
+
+    def __init__(self, dirpath: Path, filename: str = "on_exception") -> None:
+        if not isinstance(dirpath, str | os.PathLike):
+            raise InvalidType("dirpath", dirpath, "a path")
+        if not filename:
+            raise InvalidOption("filename", filename, "a file's name that is not empty")
+        self.dirpath = os.fspath(dirpath)
+        self.filename = filename
+
+    @property
+    def ckpt_path(self) -> str:
+        """The file's path."""
+        return os.path.join(self.dirpath, self.filename + self.FILE_EXTENSION)
+
+    def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.fitting and not trainer.fast_dev_run and not isinstance(exception, CheckpointWriteFailed):
+            trainer.save_checkpoint(self.ckpt_path)

@@ -1,0 +1,149 @@
+"""ProgressBar: what every progress bar knows about the run. It draws nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+from leyden.callback import Callback
+from leyden.errors import MisconfigurationException
+from leyden.module import LightningModule
+from leyden.state.run import Run
+
+Metrics = dict[str, int | str | float | dict[str, float]]
+
+
+class ProgressBar(Callback):
+    """Base of all progress bars. One of your own overrides the hooks in which it draws.
+
+    A trainer takes one progress bar at most.
+    """
+
+    is_progress_bar: ClassVar[bool] = True
+    """By this the trainer knows its progress bar."""
+    reads_epoch_metrics: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._trainer: Run | None = None
+        self._enabled = True
+        self._current_eval_dataloader_idx: int | None = None
+
+    # -- switched on or off
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the bar draws."""
+        return self._enabled
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether the bar draws nothing."""
+        return not self.is_enabled
+
+    def disable(self) -> None:
+        """Draw nothing from here on. Called on every process but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Draw again."""
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print without disturbing the bar."""
+        print(*args, **kwargs)
+
+    # -- the run
+    @property
+    def trainer(self) -> Run:
+        """The trainer whose progress is shown."""
+        if self._trainer is None:
+            raise MisconfigurationException(
+                f"{type(self).__name__}.trainer is there once a verb runs; before it the bar belongs to no trainer."
+            )
+        return self._trainer
+
+    def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+        self._current_eval_dataloader_idx = None
+        if not trainer.is_global_zero:
+            self.disable()
+
+    # -- what it says
+    @property
+    def sanity_check_description(self) -> str:
+        return "Sanity Checking"
+
+    @property
+    def train_description(self) -> str:
+        return "Training"
+
+    @property
+    def validation_description(self) -> str:
+        return "Validation"
+
+    @property
+    def test_description(self) -> str:
+        return "Testing"
+
+    @property
+    def predict_description(self) -> str:
+        return "Predicting"
+
+    # -- how much there is to do
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of the training epoch; infinity where the loader does not tell."""
+        return self.trainer.num_training_batches
+
+    @property
+    def total_val_batches(self) -> int | float:
+        """Batches of all validation loaders together."""
+        return sum(self.trainer.num_val_batches)
+
+    @property
+    def total_val_batches_current_dataloader(self) -> int | float:
+        """Batches of the validation loader that is being read, of the sanity check while that runs."""
+        run = self.trainer
+        return self._of_current(run.num_sanity_val_batches if run.sanity_checking else run.num_val_batches)
+
+    @property
+    def total_test_batches_current_dataloader(self) -> int | float:
+        """Batches of the test loader that is being read."""
+        return self._of_current(self.trainer.num_test_batches)
+
+    @property
+    def total_predict_batches_current_dataloader(self) -> int | float:
+        """Batches of the loader to predict that is being read."""
+        return self._of_current(self.trainer.num_predict_batches)
+
+    def _of_current(self, batches: list[int | float]) -> int | float:
+        index = self._current_eval_dataloader_idx or 0
+        return batches[index] if index < len(batches) else float("inf")
+
+    def has_dataloader_changed(self, dataloader_idx: int) -> bool:
+        """Whether another loader is being read than at the last call."""
+        before, self._current_eval_dataloader_idx = self._current_eval_dataloader_idx, dataloader_idx
+        return before != dataloader_idx
+
+    def reset_dataloader_idx_tracker(self) -> None:
+        """Forget which loader was being read."""
+        self._current_eval_dataloader_idx = None
+
+    def get_metrics(self, trainer: Run, pl_module: LightningModule) -> Metrics:
+        """What the bar shows: the version of the first logger (``v_num``), the running loss, and metrics logged with
+        ``prog_bar=True``. Override it to show something else. Reading it waits for the device.
+        """
+        shown: Metrics = {}
+        if trainer.loggers:
+            version = trainer.loggers[0].version
+            if version is not None and version != "":
+                shown["v_num"] = str(version)[-4:]
+        shown.update(trainer.progress_bar_metrics)
+        return shown
+
+
+def is_terminal(file: Any) -> bool:
+    """Whether ``file`` is a screen on which a line can be drawn again."""
+    try:
+        return bool((sys.stdout if file is None else file).isatty())
+    except (AttributeError, ValueError):  # no file, or a closed one
+        return False

@@ -1,0 +1,330 @@
+"""TQDMProgressBar: a progress bar of plain text, by objects that speak tqdm's protocol."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TextIO
+
+from leyden.callbacks.progress import lines
+from leyden.callbacks.progress.progress_bar import Metrics, is_terminal
+from leyden.callbacks.progress.throttled import SECONDS_BETWEEN_LINES, ThrottledProgressBar
+from leyden.errors import InvalidOption, InvalidType, UnknownName
+from leyden.state.run import Run
+
+
+class Tqdm:
+    """One line of text that is drawn again in place, with the attributes and methods of ``tqdm.tqdm`` that a bar needs.
+
+    Draws nothing where ``file`` is no screen. Arguments of tqdm's that have no meaning here are taken and left alone.
+    """
+
+    _open: ClassVar[weakref.WeakSet[Tqdm]] = weakref.WeakSet()
+
+    def __init__(
+        self,
+        desc: str | None = None,
+        total: float | None = None,
+        leave: bool | None = True,
+        file: TextIO | None = None,
+        ncols: int | None = None,
+        disable: bool | None = False,
+        position: int | None = 0,
+        initial: int = 0,
+        **others: Any,
+    ) -> None:
+        self.clock: Callable[[], float] = time.monotonic
+        self.desc = desc or ""
+        self.total = total
+        self.leave = leave
+        self.fp = file
+        self.ncols = ncols
+        self.disable = bool(disable) or not is_terminal(file)
+        self.pos = position or 0
+        self.initial = initial
+        self.n = initial
+        self.postfix = ""
+        self.start_t = self.clock()
+        self.pace: lines.Pace | None = None
+        self._drawn = 0
+        self._closed = False
+        Tqdm._open.add(self)
+
+    def __str__(self) -> str:
+        total = None if self.total is None or self.total == float("inf") else int(self.total)
+        now = self.clock()
+        elapsed = now - self.start_t
+        speed = (self.n - self.initial) / elapsed if elapsed > 0 else 0.0
+        left = (total - self.n) / speed if total is not None and speed > 0 else None
+        if self.pace is not None:
+            speed, left = self.pace.per_second, self.pace.remaining(self.n, total)
+        times = lines.duration(elapsed) + ("" if left is None else f"<{lines.duration(left)}")
+        inside = ", ".join(part for part in (times, lines.rate(speed), self.postfix) if part)
+        head = f"{self.desc}: " if self.desc else ""
+        width = self._width()
+        if not total:
+            return f"{head}{self.n} [{inside}]"[:width]
+        share = min(self.n / total, 1.0)
+        head += f"{share:4.0%}"
+        tail = f"{lines.count(self.n, total)} [{inside}]"
+        room = min(width - len(head) - len(tail) - 3, 40)
+        if room < 5:
+            return f"{head} {tail}"[:width]
+        return f"{head}|{'#' * int(share * room):<{room}}| {tail}"
+
+    def update(self, n: int = 1) -> None:
+        """``n`` more are done. Draws nothing."""
+        self.n += n
+
+    def refresh(self, *args: Any, **kwargs: Any) -> None:
+        """Draw."""
+        if not self.disable and not self._closed:
+            self._put(str(self))
+
+    def set_description(self, desc: str | None = None, refresh: bool = True) -> None:
+        self.desc = (desc or "").removesuffix(": ")
+        if refresh:
+            self.refresh()
+
+    def set_postfix(self, ordered_dict: Mapping[str, Any] | None = None, refresh: bool = True, **more: Any) -> None:
+        """Show values by name at the line's end."""
+        values = {**(ordered_dict or {}), **more}
+        self.set_postfix_str(", ".join(f"{name}={lines.number(value)}" for name, value in values.items()), refresh)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        self.postfix = s
+        if refresh:
+            self.refresh()
+
+    def reset(self, total: float | None = None) -> None:
+        """Begin again, with another total if one is given."""
+        if total is not None:
+            self.total = total
+        self.n = self.initial
+        self.start_t = self.clock()
+
+    def unpause(self) -> None:
+        """Nothing to do: pauses are left out by the caller."""
+
+    def clear(self, *args: Any, **kwargs: Any) -> None:
+        """Take the line away, until it is drawn again."""
+        if self._drawn:
+            self._put("")
+
+    def close(self) -> None:
+        """End the line, or take it away where ``leave`` is false."""
+        if self._closed:
+            return
+        if self.leave and not self.disable:
+            self.refresh()
+            if self._drawn and not self.pos:
+                self._file.write("\n")
+        else:
+            self.clear()
+        self._closed = True
+        Tqdm._open.discard(self)
+        if not self.disable:
+            self._file.flush()
+
+    @classmethod
+    def write(cls, s: str, file: TextIO | None = None, end: str = "\n", nolock: bool = False) -> None:
+        """Write a line above all open bars."""
+        shown = [bar for bar in cls._open if bar._drawn]
+        for bar in shown:
+            bar.clear()
+        print(s, end=end, file=file, flush=True)
+        for bar in shown:
+            bar.refresh()
+
+    def __enter__(self) -> Tqdm:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def _file(self) -> TextIO:
+        return sys.stdout if self.fp is None else self.fp
+
+    def _width(self) -> int:
+        return (self.ncols or shutil.get_terminal_size().columns) - 1
+
+    def _put(self, text: str) -> None:
+        blank = " " * max(self._drawn - len(text), 0)
+        down, up = "\n" * self.pos, f"\x1b[{self.pos}A" if self.pos else ""
+        self._file.write(f"{down}\r{text}{blank}" + (f"\r{text}" if blank else "") + up)
+        self._file.flush()
+        self._drawn = len(text)
+
+
+class TQDMProgressBar(ThrottledProgressBar):
+    """A bar of plain text; validation takes its place while it runs. After each epoch one line with its metrics stays.
+
+    Override ``init_train_tqdm`` and its like to change the bars, or to return real ``tqdm`` objects; override
+    ``get_metrics`` and the descriptions to change what they say.
+
+    Args:
+        refresh_rate: Batches between draws, at least; 0 draws nothing.
+        process_position: Lines to leave free above the bar, for other programs on the same screen.
+        leave: Whether bars stay when they end.
+    """
+
+    BAR_FORMAT: ClassVar[str] = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+    """For real tqdm objects: tqdm's ``bar_format``."""
+
+    def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
+        super().__init__(refresh_rate, leave)
+        if isinstance(process_position, bool) or not isinstance(process_position, int):
+            raise InvalidType("process_position", process_position, "a number of lines >= 0")
+        if process_position < 0:
+            raise InvalidOption("process_position", process_position, "a number of lines >= 0")
+        self._process_position = process_position
+        self._bars: dict[str, Any] = {}
+
+    @property
+    def process_position(self) -> int:
+        """Lines left free above the bar."""
+        return self._process_position
+
+    # -- the bars, to be overridden
+    def init_sanity_tqdm(self) -> Tqdm:
+        """The bar of the sanity check."""
+        return self._bar(self.sanity_check_description, leave=False)
+
+    def init_train_tqdm(self) -> Tqdm:
+        """The bar of training: one for all epochs."""
+        return self._bar(self.train_description, leave=self._leave)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """The bar of one validation."""
+        return self._bar(self.validation_description, leave=self._leave and not self.trainer.fitting)
+
+    def init_test_tqdm(self) -> Tqdm:
+        """The bar of a test."""
+        return self._bar(self.test_description, leave=self._leave)
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """The bar of a prediction."""
+        return self._bar(self.predict_description, leave=self._leave)
+
+    def _bar(self, description: str, leave: bool) -> Tqdm:
+        bar = Tqdm(desc=description, position=self._process_position, leave=leave, file=sys.stdout, disable=self.is_disabled)
+        bar.clock = self.clock
+        return bar
+
+    @property
+    def train_progress_bar(self) -> Any:
+        """What ``init_train_tqdm`` returned."""
+        return self._named("train")
+
+    @train_progress_bar.setter
+    def train_progress_bar(self, bar: Any) -> None:
+        self._bars["train"] = bar
+
+    @property
+    def val_progress_bar(self) -> Any:
+        """What ``init_validation_tqdm`` returned, or ``init_sanity_tqdm`` while that check runs."""
+        return self._named("sanity" if "sanity" in self._bars else "validation")
+
+    @val_progress_bar.setter
+    def val_progress_bar(self, bar: Any) -> None:
+        self._bars["validation"] = bar
+
+    @property
+    def test_progress_bar(self) -> Any:
+        """What ``init_test_tqdm`` returned."""
+        return self._named("test")
+
+    @test_progress_bar.setter
+    def test_progress_bar(self, bar: Any) -> None:
+        self._bars["test"] = bar
+
+    @property
+    def predict_progress_bar(self) -> Any:
+        """What ``init_predict_tqdm`` returned."""
+        return self._named("predict")
+
+    @predict_progress_bar.setter
+    def predict_progress_bar(self, bar: Any) -> None:
+        self._bars["predict"] = bar
+
+    def _named(self, stage: str) -> Any:
+        if stage not in self._bars:
+            raise UnknownName(f"The {stage} progress bar of {type(self).__name__} is there only while its stage runs.")
+        return self._bars[stage]
+
+    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
+        """Print above the bars."""
+        if not self._bars or "flush" in kwargs:
+            print(*args, sep=sep, **kwargs)
+            return
+        next(iter(self._bars.values())).write(sep.join(map(str, args)), **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bars": {}}  # bars hold files
+
+    def _open(self, trainer: Run) -> bool:
+        return True
+
+    def _begin(self, stage: str, description: str, total: int | None, done: int) -> None:
+        bar = self._bars.get(stage)
+        if bar is None:
+            if stage != "train" and isinstance(self._bars.get("train"), Tqdm):
+                self._bars["train"].clear()
+            make = {
+                "sanity": self.init_sanity_tqdm,
+                "train": self.init_train_tqdm,
+                "validation": self.init_validation_tqdm,
+                "test": self.init_test_tqdm,
+                "predict": self.init_predict_tqdm,
+            }[stage]
+            bar = self._bars[stage] = make()
+        if isinstance(bar, Tqdm):
+            bar.pace = self._train_pace if stage == "train" else self._pace
+            bar.initial = done
+            bar.total = total
+            bar.reset()
+            bar.set_description(description, refresh=False)
+            # a file takes no second drawing: there, a line now and then
+            self._live = not bar.disable
+            if bar.disable and self._due == float("-inf"):
+                self._due = self.clock() + SECONDS_BETWEEN_LINES
+            return
+        self._live = True
+        bar.initial = done
+        bar.reset(total=total)
+        bar.total = total  # None is no change to reset
+        bar.n = done
+        bar.set_description(description, refresh=False)
+
+    def _show(
+        self, stage: str, description: str, done: int, total: int | None, pace: lines.Pace, now: float, metrics: Metrics
+    ) -> None:
+        bar = self._bars[stage]
+        bar.n = done
+        if stage != "sanity" and not (stage == "validation" and "train" in self._bars):
+            bar.set_postfix(metrics, refresh=False)
+        bar.refresh()
+
+    def _end(self, stage: str) -> None:
+        bar = self._bars.pop(stage, None)
+        if bar is not None:
+            bar.close()
+        train = self._bars.get("train")
+        if train is not None:
+            self._live = not train.disable if isinstance(train, Tqdm) else True
+
+    def _write(self, text: str) -> None:
+        bar = next(iter(self._bars.values()), None)
+        if bar is None or not hasattr(bar, "write"):
+            print(text, flush=True)
+        else:
+            bar.write(text)
+
+    def _close(self) -> None:
+        bars, self._bars = self._bars, {}
+        for bar in bars.values():
+            bar.close()

@@ -1,0 +1,164 @@
+"""Write checkpoints in the background, from a snapshot, so that training waits only for the copy."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
+from leyden.errors import LeydenWarning
+from leyden.types import Path
+
+
+class AsyncCheckpointIO(CheckpointIO):
+    """Writes through another :class:`CheckpointIO` in one background thread, in the order asked for.
+
+    At most one checkpoint is in flight: the next save waits for the last one. An error surfaces at the next call of a
+    method; while one is unseen, nothing is removed, so that what was written before stays. The end of the process waits for
+    what is in flight.
+
+    Args:
+        checkpoint_io: What writes, reads and removes. Default: :class:`TorchCheckpointIO`.
+    """
+
+    def __init__(self, checkpoint_io: CheckpointIO | None = None) -> None:
+        self._checkpoint_io = checkpoint_io or TorchCheckpointIO()
+        self._executor: ThreadPoolExecutor | None = None
+        self._saving: Future[None] | None = None
+        self._removing: list[Future[None]] = []
+        self._failed = threading.Event()
+
+    @property
+    def checkpoint_io(self) -> CheckpointIO:
+        """What does the work."""
+        return self._checkpoint_io
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
+        """Copy ``checkpoint`` to the CPU's memory, and write the copy in the background.
+
+        Raises:
+            CheckpointWriteFailed: the checkpoint *before* this one could not be written. This one is not begun then.
+        """
+        self.wait()
+        copied = snapshot(checkpoint)
+        self._saving = self._thread().submit(self._write, copied, path, storage_options)
+
+    def load_checkpoint(self, path: Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read, after what is in flight has been written."""
+        self.wait()
+        return self._checkpoint_io.load_checkpoint(path, map_location, weights_only)
+
+    def remove_checkpoint(self, path: Path) -> None:
+        """Remove, after what is in flight has been written: the old goes only once the new is safe."""
+        self._removing = [future for future in self._removing if not future.done() or future.exception() is not None]
+        self._removing.append(self._thread().submit(self._remove, path))
+
+    def wait(self) -> None:
+        """Return when everything asked for is done. Raises what went wrong with it, once."""
+        removing, self._removing = self._removing, []
+        saving, self._saving = self._saving, None
+        errors = [future.exception() for future in (*([saving] if saving else []), *removing)]
+        self._failed.clear()
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def teardown(self) -> None:
+        """Wait for what is in flight, and end the thread. Raises what went wrong."""
+        try:
+            self.wait()
+        finally:
+            if self._executor is not None:
+                self._executor.shutdown()
+                self._executor = None
+            self._checkpoint_io.teardown()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.wait()
+        return {"_checkpoint_io": self._checkpoint_io}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_checkpoint_io"])  # type: ignore[misc]  # a thread cannot be copied: begun anew
+
+    def _thread(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leyden-checkpoint")
+        return self._executor
+
+    def _write(self, checkpoint: dict[str, Any], path: Path, storage_options: Any) -> None:
+        try:
+            self._checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
+        except BaseException as error:
+            self._failed.set()
+            if not threading.main_thread().is_alive():  # nobody will ask any more
+                warnings.warn(str(error), LeydenWarning, stacklevel=2)
+            raise
+
+    def _remove(self, path: Path) -> None:
+        if not self._failed.is_set():
+            self._checkpoint_io.remove_checkpoint(path)
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of nested ``value`` that later changes do not reach: its tensors in fresh CPU memory.
+
+    Tensors that share storage share it in the copy too.
+    """
+    return _Snapshot().copy(value)
+
+
+class _Snapshot:
+    def __init__(self) -> None:
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._keep: list[Any] = []  # so that no id is given out twice
+
+    def copy(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            known = self._tensors.get(id(value))
+            if known is None:
+                known = self._tensors[id(value)] = self._tensor(value)
+                self._keep.append(value)
+            return known
+        kind = type(value)
+        if kind is dict:
+            return {key: self.copy(item) for key, item in value.items()}
+        if kind is list:
+            return [self.copy(item) for item in value]
+        if kind is tuple:
+            return tuple(self.copy(item) for item in value)
+        if kind in (str, int, float, bool, bytes, type(None)):
+            return value
+        if kind is OrderedDict:
+            new = copy.copy(value)  # with what hangs on it: a state_dict has `_metadata`
+            for key, item in value.items():
+                new[key] = self.copy(item)
+            return new
+        return copy.deepcopy(value)
+
+    def _tensor(self, value: torch.Tensor) -> torch.Tensor:
+        plain = value.detach()
+        if type(value) not in (torch.Tensor, torch.nn.Parameter) or plain.layout is not torch.strided or plain.is_quantized:
+            copied = plain.cpu()
+            return copied.clone() if copied.device == value.device else copied
+        if plain.is_meta:
+            return plain
+        if plain.is_conj() or plain.is_neg():
+            copied = plain.cpu().clone()
+        else:
+            storage = plain.untyped_storage()
+            new = self._storages.get(storage._cdata)
+            if new is None:
+                new = storage.clone() if plain.device.type == "cpu" else storage.cpu()
+                self._storages[storage._cdata] = new
+                self._keep.append(storage)
+            copied = torch.empty(0, dtype=plain.dtype).set_(new, plain.storage_offset(), plain.size(), plain.stride())
+        if isinstance(value, torch.nn.Parameter):
+            return torch.nn.Parameter(copied, value.requires_grad)
+        return copied.requires_grad_(value.requires_grad) if value.requires_grad else copied

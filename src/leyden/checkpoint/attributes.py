@@ -1,0 +1,41 @@
+"""A dict whose keys can be read as attributes: the form in which hyper-parameters are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AttributeDict(dict[str, Any]):
+    """A dict that also reads and writes its keys as attributes.
+
+    Raises:
+        AttributeError: there is no such key; the message names those that are there.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            there = ", ".join(map(str, self)) or "none"
+            raise AttributeError(f"There is no {name!r} here. Present: {there}.") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        if name not in self:
+            raise AttributeError(f"There is no {name!r} here.")
+        del self[name]
+
+    def __repr__(self) -> str:
+        if not self:
+            return ""
+        width = max(len(str(key)) for key in self) + 3
+        lines = []
+        for key in sorted(self, key=str):
+            label = f'"{key}":'
+            lines.append(f"{label:<{width}} {self[key]}")
+        return "\n".join(lines)
+
+    def copy(self) -> AttributeDict:
+        return AttributeDict(self)

@@ -1,0 +1,264 @@
+"""A module or datamodule made anew from a checkpoint: which arguments its constructor gets, and how its state is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import dataclasses
+import inspect
+import io
+import os
+import types
+import warnings
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from leyden.checkpoint.attributes import AttributeDict
+from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
+from leyden.checkpoint.format import Unwritable, decode
+from leyden.checkpoint.random_state import preserved_random_state
+from leyden.checkpoint.verified import bytes_verified
+from leyden.errors import (
+    CheckpointForeign,
+    CheckpointMismatch,
+    CheckpointMissing,
+    ConflictingOptions,
+    InvalidOption,
+    LeydenWarning,
+    MissingHyperparameter,
+    MissingPackage,
+)
+from leyden.types import MapLocation, Path
+
+Made = TypeVar("Made")
+
+
+def load_module_from_checkpoint(
+    cls: type[Made],
+    checkpoint_path: Path | Any,
+    map_location: MapLocation = None,
+    hparams_file: Path | None = None,
+    strict: bool | None = None,
+    weights_only: bool | None = None,
+    **kwargs: Any,
+) -> Made:
+    """See :meth:`leyden.LightningModule.load_from_checkpoint`."""
+    with preserved_random_state():
+        checkpoint = _read(checkpoint_path, map_location, weights_only)
+        where = _called(checkpoint_path)
+        if "state_dict" not in checkpoint:
+            raise CheckpointForeign(
+                f"{where} is no checkpoint of a module: it has no 'state_dict'. It holds {_listed(checkpoint)}."
+            )
+        module: Any = cls(**_arguments(cls, checkpoint, "", where, hparams_file, kwargs))
+        own = getattr(module, "_strict_loading", None)
+        if own is not None and strict is not None and own != strict:
+            raise ConflictingOptions(
+                f"strict={strict!r} was passed to load_from_checkpoint, but {cls.__name__}.strict_loading is {own!r}. "
+                "Leave one of them out."
+            )
+        if strict is None:
+            strict = bool(getattr(module, "strict_loading", True))
+        if hasattr(module, "configure_model"):
+            module.configure_model()
+        module.on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        _load_state(module, state, strict, where)
+        device = next((value.device for value in state.values() if isinstance(value, torch.Tensor)), None)
+        made: Made = module if device is None else module.to(device)
+        return made
+
+
+def load_datamodule_from_checkpoint(
+    cls: type[Made],
+    checkpoint_path: Path | Any,
+    map_location: MapLocation = None,
+    hparams_file: Path | None = None,
+    weights_only: bool | None = None,
+    **kwargs: Any,
+) -> Made:
+    """See :meth:`leyden.LightningDataModule.load_from_checkpoint`."""
+    with preserved_random_state():
+        checkpoint = _read(checkpoint_path, map_location, weights_only)
+        where = _called(checkpoint_path)
+        datamodule: Any = cls(**_arguments(cls, checkpoint, "datamodule_", where, hparams_file, kwargs))
+        if cls.__qualname__ in checkpoint:
+            datamodule.load_state_dict(checkpoint[cls.__qualname__])
+        made: Made = datamodule
+        return made
+
+
+def load_hparams_from_file(path: Path) -> dict[str, Any]:
+    """Hyper-parameters from a ``.yaml``, ``.yml`` or ``.csv`` file (the latter: two columns, after a line of headings).
+
+    Raises:
+        InvalidOption: the name has another ending.
+        CheckpointMissing: there is no such file.
+        CheckpointForeign: it holds something else.
+        MissingPackage: YAML needs PyYAML.
+    """
+    path = os.fspath(path)
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in (".yaml", ".yml", ".csv"):
+        raise InvalidOption("hparams_file", path, "a file that ends in .yaml, .yml or .csv")
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError as error:
+        raise CheckpointMissing(f"There is no hparams_file at {path!r}.") from error
+    if ending == ".csv":
+        return {row[0]: _value(row[1]) for row in list(csv.reader(io.StringIO(text)))[1:] if len(row) >= 2}
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingPackage("pyyaml", f"hparams_file={path!r}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CheckpointForeign(f"hparams_file {path!r} holds more than plain values, or is no YAML: {error}.") from error
+    if not isinstance(values, dict | None):
+        raise CheckpointForeign(f"hparams_file {path!r} holds a {type(values).__name__}, expected names and values.")
+    return values or {}
+
+
+def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
+    place = _where_it_was if map_location is None else map_location
+    if hasattr(source, "read"):
+        loaded = bytes_verified(source.read(), _called(source), place, weights_only)
+        if not isinstance(loaded, dict):
+            raise CheckpointForeign(f"{_called(source)} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
+    else:
+        loaded = TorchCheckpointIO().load_checkpoint(source, place, weights_only)
+    decoded: dict[str, Any] = {key: decode(value) for key, value in loaded.items()}
+    return decoded
+
+
+def _where_it_was(storage: Any, location: str) -> Any:
+    """A tensor's place: the device that it was saved from where this machine has it, else the CPU."""
+    device = location.split(":")[0]
+    if device == "cuda" and torch.cuda.is_available():
+        index = int(location.partition(":")[2] or 0)
+        return None if index < torch.cuda.device_count() else storage
+    if device == "mps" and torch.backends.mps.is_available():
+        return None
+    return storage
+
+
+def _called(source: Any) -> str:
+    if hasattr(source, "read"):
+        return f"the file object {getattr(source, 'name', '')!r}" if hasattr(source, "name") else "the file object"
+    text = os.fspath(source)
+    return repr(text if is_remote(text) else local_path(text))
+
+
+def _arguments(
+    cls: type, checkpoint: dict[str, Any], prefix: str, where: str, hparams_file: Path | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """What the constructor of ``cls`` is called with. Values come from the file; nothing that the file names is called."""
+    init: Any = cls.__init__  # type: ignore[misc]  # a subclass's constructor may differ, and it is this one that is called
+    parameters = dict(list(inspect.signature(init).parameters.items())[1:])
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    named = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    }
+    ours = (checkpoint.get("leyden") or {}).get(f"{prefix}init_arguments")
+    recorded: dict[str, Any] = dict(decode(ours)) if isinstance(ours, dict) else {}
+    saved = _saved(checkpoint, prefix, named, recorded)
+    if hparams_file is not None:
+        saved = load_hparams_from_file(hparams_file)
+    # Where the constructor's own call is known, what else was saved is no argument of it.
+    if ours is not None and hparams_file is None:
+        saved = {name: value for name, value in saved.items() if name in recorded or name in named}
+    arguments = {**recorded, **saved, **given}
+    if not takes_any:
+        arguments = {name: value for name, value in arguments.items() if name in named}
+    arguments.pop("_instantiator", None)
+    arguments.pop("_class_path", None)
+    lost = {name: value for name, value in arguments.items() if isinstance(value, Unwritable)}
+    absent = [name for name, parameter in named.items() if parameter.default is inspect.Parameter.empty and name not in arguments]
+    if lost or absent:
+        said = [repr(name) for name in absent]
+        said += [f"{name!r} (was a {value.type}, which cannot be written)" for name, value in lost.items()]
+        call = ", ".join(f"{name}=..." for name in [*absent, *lost])
+        raise MissingHyperparameter(
+            f"{cls.__name__} cannot be made from {where}: the file does not hold the constructor's {', '.join(said)}. "
+            f"Pass what is missing: {cls.__name__}.load_from_checkpoint(path, {call})."
+        )
+    return arguments
+
+
+def _saved(checkpoint: dict[str, Any], prefix: str, named: Mapping[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """The saved hyper-parameters as constructor arguments. Knows the keys of older Lightnings."""
+    values: dict[str, Any] = {}
+    if not prefix:
+        old = checkpoint.get("hparams")
+        if old is not None and "hparams" in named:  # 0.7: the whole went in as one argument
+            given = _names_in(old)
+            values["hparams"] = (
+                argparse.Namespace(**given) if checkpoint.get("hparams_type") == "Namespace" else AttributeDict(given)
+            )
+        elif old is not None:
+            values.update(_names_in(old))
+        values.update(_names_in(checkpoint.get("module_arguments") or {}))
+    saved = checkpoint.get(f"{prefix}hyper_parameters")
+    if saved is None:
+        return values
+    name = checkpoint.get(f"{prefix}hparams_name")
+    if name is not None and name != "kwargs" and name in named:
+        values[name] = _as_it_was(recorded.get(name), _names_in(saved))
+    else:
+        values.update(_names_in(saved))
+    return values
+
+
+def _names_in(saved: Any) -> dict[str, Any]:
+    if isinstance(saved, Mapping):
+        return {str(key): value for key, value in saved.items()}
+    return dict(vars(saved))
+
+
+def _as_it_was(original: Any, values: dict[str, Any]) -> Any:
+    """``values`` in the form in which the constructor was once given them; attributes and items both work where it is unknown."""
+    if isinstance(original, argparse.Namespace | types.SimpleNamespace):
+        return type(original)(**values)
+    if dataclasses.is_dataclass(original) and not isinstance(original, type):
+        for field in dataclasses.fields(original):
+            if field.name in values:
+                object.__setattr__(original, field.name, values[field.name])
+        return original
+    return AttributeDict(values)
+
+
+def _load_state(module: Any, state: dict[str, Any], strict: bool, where: str) -> None:
+    name = type(module).__name__
+    try:
+        keys = module.load_state_dict(state, strict=strict)
+    except RuntimeError as error:
+        advice = " With strict=False, what is missing or unexpected is left as it is." if strict else ""
+        raise CheckpointMismatch(f"The weights in {where} do not fit {name}. {error}.{advice}") from error
+    if strict or keys is None:
+        return
+    parts = []
+    if keys.missing_keys:
+        parts.append(f"not in the file, so left as they were made: {', '.join(keys.missing_keys)}")
+    if keys.unexpected_keys:
+        parts.append(f"in the file, but not in the module: {', '.join(keys.unexpected_keys)}")
+    if parts:
+        warnings.warn(f"{where} was loaded into {name} in part. Weights {'; weights '.join(parts)}.", LeydenWarning, stacklevel=5)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _listed(checkpoint: dict[str, Any]) -> str:
+    names = [repr(key) for key in list(checkpoint)[:6]]
+    return ", ".join(names) + (" and more" if len(checkpoint) > 6 else "") if names else "nothing"

@@ -1,0 +1,303 @@
+"""Put a file on a local disk so that a crash, a full disk or a lost folder never leaves half of it under its name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any
+
+from leyden.errors import CheckpointWriteFailed, LeydenWarning
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: an open file cannot be removed there, which protects it as well
+    fcntl = None
+
+_LEFTOVER = re.compile(r"^\..+\.(\d+)\.leyden-tmp$", re.DOTALL)
+# A folder cannot be synced on every file system, and where it cannot, there is nothing to lose by not doing it.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
+
+
+class Disk:
+    """The system calls of a durable write, one method each, so that a test can let any of them fail."""
+
+    def make_folders(self, folder: str) -> None:
+        os.makedirs(folder, exist_ok=True)
+
+    def open(self, path: str) -> IO[bytes]:
+        return open(path, "wb")
+
+    def lock(self, file: IO[bytes]) -> None:
+        """Mark the file as being written. The mark goes with the process, however it ends."""
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks: the process id in the name has to do
+                fcntl.flock(file, fcntl.LOCK_EX)
+
+    def write(self, file: IO[bytes], data: Any) -> int:
+        return file.write(data)
+
+    def flush(self, file: IO[bytes]) -> None:
+        file.flush()
+
+    def sync_file(self, file: IO[bytes]) -> None:
+        os.fsync(file.fileno())
+
+    def close(self, file: IO[bytes]) -> None:
+        file.close()
+
+    def replace(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+
+    def sync_folder(self, folder: str) -> None:
+        if os.name == "nt":
+            return  # a folder has no descriptor there
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER_SYNC:
+                raise
+        finally:
+            os.close(descriptor)
+
+    def remove(self, path: str) -> None:
+        os.remove(path)
+
+
+class Sink:
+    """What a serialiser writes into. A failed write is remembered, not raised.
+
+    An exception that passes through a serialiser written in C++ may come out as another one, or not at all.
+    """
+
+    def __init__(self, file: IO[bytes], disk: Disk) -> None:
+        self._file = file
+        self._disk = disk
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self._disk.write(self._file, data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: the whole file is flushed once, at its end."""
+
+
+def write_durably(path: str, fill: Callable[[Sink], None], disk: Disk, *, folder_existed: bool = False) -> None:
+    """Let ``fill`` write the content, and put it under ``path`` only when all of it is on the disk.
+
+    Written beside the target, flushed, synced, renamed; then the folder is synced. Missing folders are made; where
+    ``folder_existed`` says that there was one before, or where it vanishes during the write, this is said in a warning.
+
+    Raises:
+        CheckpointWriteFailed: a system call failed. What stood under ``path`` before is intact, and the temporary
+            file is gone.
+    """
+    path = os.path.abspath(path)
+    try:
+        _make_folder(path, disk, folder_existed)
+        try:
+            _write_beside_and_rename(path, fill, disk)
+        except FileNotFoundError:
+            if os.path.isdir(os.path.dirname(path)):
+                raise
+            _make_folder(path, disk, folder_existed=True)
+            _write_beside_and_rename(path, fill, disk)
+    except OSError as error:
+        raise _write_failed(path, error) from error
+
+
+def duplicate(source: str, target: str, disk: Disk | None = None) -> None:
+    """Make ``target`` a file of its own with the content of ``source``: a hard link where the disk has them, else a copy.
+
+    Durable as :func:`write_durably`. No file of ours is ever changed in place, so that both names may share one content.
+
+    Raises:
+        CheckpointWriteFailed: as :func:`write_durably`.
+    """
+    disk = disk or Disk()
+    source, target = os.path.abspath(source), os.path.abspath(target)
+    beside = _beside(target)
+    try:
+        if os.path.exists(target) and os.path.samefile(source, target):
+            return  # renaming one link of a file onto another does nothing, and would leave the temporary name behind
+        with suppress(OSError):
+            disk.remove(beside)
+        try:
+            disk.link(source, beside)
+        except OSError:
+            pass
+        else:
+            try:
+                disk.replace(beside, target)
+            except OSError:
+                with suppress(OSError):
+                    disk.remove(beside)
+                raise
+            disk.sync_folder(os.path.dirname(target))
+            return
+    except OSError as error:
+        raise _write_failed(target, error) from error
+
+    def copy(sink: Sink) -> None:
+        with open(source, "rb") as file:
+            shutil.copyfileobj(file, sink, 1 << 20)
+
+    write_durably(target, copy, disk)
+
+
+def clean_leftovers(folder: str | os.PathLike[str]) -> list[str]:
+    """Remove the temporary files that a crash left in ``folder``, and return their paths.
+
+    A file that a living process writes at the moment is left alone. A folder that does not exist holds none.
+    """
+    removed = []
+    try:
+        entries = sorted(entry.path for entry in os.scandir(folder) if _LEFTOVER.match(entry.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for path in entries:
+        if _remove_if_abandoned(path):
+            removed.append(path)
+    return removed
+
+
+def quarantine(path: str | os.PathLike[str]) -> str:
+    """Rename a bad file to ``NAME.damaged`` (``NAME.damaged-1`` and on where that is taken) and return the new path."""
+    path = os.fspath(path)
+    new = f"{path}.damaged"
+    number = 0
+    while os.path.lexists(new):
+        number += 1
+        new = f"{path}.damaged-{number}"
+    os.replace(path, new)
+    return new
+
+
+def _beside(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{os.getpid()}.leyden-tmp")
+
+
+def _write_beside_and_rename(path: str, fill: Callable[[Sink], None], disk: Disk) -> None:
+    beside = _beside(path)
+    file = _open_locked(beside, disk)
+    try:
+        try:
+            sink = Sink(file, disk)
+            try:
+                fill(sink)
+            except Exception as error:
+                if sink.error is None:
+                    raise
+                raise sink.error from error
+            if sink.error is not None:
+                raise sink.error
+            disk.flush(file)
+            disk.sync_file(file)
+        except BaseException:
+            with suppress(OSError):  # a full disk makes the close fail too, and the first failure is the one to tell
+                file.close()
+            raise
+        # Renamed while it is still open where that is possible, because the lock goes with the close.
+        if os.name == "nt":
+            disk.close(file)
+        disk.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            disk.remove(beside)
+        raise
+    finally:
+        with suppress(OSError):
+            file.close()
+    disk.sync_folder(os.path.dirname(path))
+
+
+def _open_locked(beside: str, disk: Disk) -> IO[bytes]:
+    while True:
+        file = disk.open(beside)
+        try:
+            disk.lock(file)
+            if os.fstat(file.fileno()).st_nlink > 0:
+                return file
+        except BaseException:
+            file.close()
+            with suppress(OSError):
+                disk.remove(beside)
+            raise
+        file.close()  # another process took it for a leftover before the lock was held
+
+
+def _make_folder(path: str, disk: Disk, folder_existed: bool) -> None:
+    folder = os.path.dirname(path)
+    if os.path.isdir(folder):
+        return
+    new, parent = folder, os.path.dirname(folder)
+    while not os.path.isdir(parent) and os.path.dirname(parent) != parent:
+        new, parent = parent, os.path.dirname(parent)
+    disk.make_folders(folder)
+    while True:  # a new folder's name stands in its parent
+        disk.sync_folder(os.path.dirname(new))
+        if new == folder:
+            break
+        new = os.path.join(new, os.path.relpath(folder, new).split(os.sep)[0])
+    if folder_existed:
+        warnings.warn(
+            f"The folder {folder!r} was deleted while the run went on. It was made again; what stood in it is lost.",
+            LeydenWarning,
+            stacklevel=5,
+        )
+
+
+def _write_failed(path: str, error: OSError) -> CheckpointWriteFailed:
+    cause = error.strerror or str(error) or type(error).__name__
+    failed = CheckpointWriteFailed(
+        f"The checkpoint {path!r} could not be written: {cause}. What stood there before is intact. "
+        "Make room or give permission, or write to another folder."
+    )
+    failed.errno = error.errno
+    failed.filename = path
+    return failed
+
+
+def _remove_if_abandoned(path: str) -> bool:
+    match = _LEFTOVER.match(os.path.basename(path))
+    try:
+        if fcntl is None:
+            os.remove(path)  # fails while the file is open
+            return True
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:  # no locks on this file system
+                if match is None or _is_alive(int(match.group(1))):
+                    return False
+            os.remove(path)
+            return True
+    except OSError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

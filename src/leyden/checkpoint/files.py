@@ -1,0 +1,159 @@
+"""Checkpoints to and from disk: the interface that users may implement, and the one that writes torch files."""
+
+from __future__ import annotations
+
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+
+from leyden.checkpoint.durable import Disk, Sink, write_durably
+from leyden.checkpoint.verified import bytes_verified, load_verified
+from leyden.errors import CheckpointForeign, CheckpointMissing, CheckpointWriteFailed, InvalidOption, MissingPackage
+from leyden.types import Path
+
+
+class CheckpointIO(ABC):
+    """How a checkpoint gets to its storage and back. Knows nothing of what stands in it."""
+
+    @abstractmethod
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` under ``path``, so that a reader finds the old content or the new one, never half of it.
+
+        ``storage_options`` is what the caller of ``trainer.save_checkpoint`` passed on for this storage.
+        """
+
+    @abstractmethod
+    def load_checkpoint(self, path: Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read what was written under ``path``. ``weights_only=False`` allows code that stands in the file to run."""
+
+    @abstractmethod
+    def remove_checkpoint(self, path: Path) -> None:
+        """Remove what was written under ``path``. What is not there needs no removing."""
+
+    def teardown(self) -> None:  # noqa: B027  # most storages hold nothing that has to be ended
+        """End what was started. Called once, when the last verb of a trainer ends."""
+
+
+class TorchCheckpointIO(CheckpointIO):
+    """One torch zip file a checkpoint; written durably, and verified by its checksums when read.
+
+    Local paths are written beside their target, flushed, synced and renamed. Paths with ``://`` go through fsspec, whole.
+
+    Args:
+        disk: The system calls to use. For tests that let one of them fail.
+    """
+
+    def __init__(self, disk: Disk | None = None) -> None:
+        self._disk = disk or Disk()
+        self._folders: set[str] = set()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` with ``torch.save``.
+
+        ``storage_options`` (a dict) goes to fsspec where ``path`` has ``://`` in it, and means nothing for a local path.
+
+        Raises:
+            CheckpointWriteFailed: disk full, permission lost ... What stood under ``path`` before is intact.
+        """
+        path = os.fspath(path)
+        if is_remote(path):
+            _write_remote(checkpoint, path, storage_options)
+            return
+        path = local_path(path)
+        folder = os.path.dirname(os.path.abspath(path))
+
+        def fill(sink: Sink) -> None:
+            with _checksums_on():
+                torch.save(checkpoint, sink)  # type: ignore[arg-type]  # torch calls nothing but write and flush
+
+        write_durably(path, fill, self._disk, folder_existed=folder in self._folders)
+        self._folders.add(folder)
+
+    def load_checkpoint(self, path: Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read and verify. Tensors come back on the CPU unless ``map_location`` says otherwise.
+
+        Raises:
+            CheckpointMissing, CheckpointDamaged, CheckpointForeign: as the names say; each names the file.
+        """
+        path = os.fspath(path)
+        place = "cpu" if map_location is None else map_location
+        if is_remote(path):
+            loaded = bytes_verified(_read_remote(path), path, place, weights_only)
+        else:
+            loaded = load_verified(local_path(path), place, weights_only)
+        if not isinstance(loaded, dict):
+            raise CheckpointForeign(f"{path!r} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
+        return loaded
+
+    def remove_checkpoint(self, path: Path) -> None:
+        path = os.fspath(path)
+        if is_remote(path):
+            filesystem, place = _remote(path)
+            with suppress(FileNotFoundError):
+                filesystem.rm(place, recursive=True)
+            return
+        with suppress(FileNotFoundError):
+            self._disk.remove(local_path(path))
+
+
+def is_remote(path: str) -> bool:
+    """Whether ``path`` names a place that only fsspec can reach."""
+    return "://" in path and not path.startswith("file://")
+
+
+def local_path(path: str) -> str:
+    """``path`` without ``file://``."""
+    return path.removeprefix("file://")
+
+
+@contextmanager
+def _checksums_on() -> Iterator[None]:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+def _remote(path: str, storage_options: Any = None) -> tuple[Any, str]:
+    import fsspec  # type: ignore[import-untyped]  # it has no type information
+
+    try:
+        filesystem, place = fsspec.core.url_to_fs(path, **(storage_options or {}))
+    except ImportError as error:
+        raise MissingPackage(path.split("://")[0] + "fs", f"The path {path!r}") from error
+    except ValueError as error:
+        raise InvalidOption("path", path, "a local path, or an URL of a kind that fsspec knows") from error
+    return filesystem, place
+
+
+def _write_remote(checkpoint: dict[str, Any], path: str, storage_options: Any) -> None:
+    # In one piece: a stream that fails half-way is published half by some storages when it is closed.
+    buffer = io.BytesIO()
+    with _checksums_on():
+        torch.save(checkpoint, buffer)
+    try:
+        filesystem, place = _remote(path, storage_options)
+        filesystem.makedirs(filesystem._parent(place), exist_ok=True)
+        filesystem.pipe_file(place, buffer.getvalue())
+    except OSError as error:
+        failed = CheckpointWriteFailed(
+            f"The checkpoint {path!r} could not be written: {error}. What stood there before is intact."
+        )
+        failed.errno, failed.filename = error.errno, path
+        raise failed from error
+
+
+def _read_remote(path: str) -> bytes:
+    filesystem, place = _remote(path)
+    try:
+        content: bytes = filesystem.cat_file(place)
+    except FileNotFoundError as error:
+        raise CheckpointMissing(f"There is no checkpoint at {path!r}.") from error
+    return content

@@ -1,0 +1,503 @@
+"""What may stand in a checkpoint: values of many types as plain ones, so that the file loads without running code.
+
+``torch.load(weights_only=True)`` admits tensors, ``None``, bools, numbers, strings, bytes, lists, tuples, dicts,
+``OrderedDict``, ``Counter``, sets, and torch's dtypes, devices, sizes and layouts. These stay as they are. Anything else
+becomes a dict with the key ``__leyden__``, which names the kind, and comes back as what it was when the file is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import pathlib
+import sys
+import types
+import uuid
+import zoneinfo
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from leyden.checkpoint.attributes import AttributeDict
+
+MARK = "__leyden__"
+_SAME = frozenset({bool, float, str, bytes, bytearray, complex, type(None), torch.dtype, torch.device, torch.Size, torch.layout})
+_PURE_PATHS: tuple[type[pathlib.PurePath], ...] = (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PurePath)
+_LARGEST_INT_BITS = 2039  # a pickled int of more bytes than 255 is not admitted
+_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, tuple, int, float, str, bool)}
+_FORMATS = {
+    str(form): form for form in (torch.contiguous_format, torch.channels_last, torch.channels_last_3d, torch.preserve_format)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unwritable:
+    """Stands where a value could not be written without pickle: its name, and the name of its type."""
+
+    name: str
+    type: str
+
+
+def encode(value: Any, name: str = "") -> Any:
+    """``value`` in a form that loads with ``weights_only=True``; ``name`` is what to call it should it be unwritable.
+
+    Plain values come back as the same objects; containers too, where nothing in them had to change. Subclasses of plain
+    types (a dict, list, str ... of a user's own) are written as the plain type. What is encoded already stays as it is.
+    """
+    return _Encoder().encode(value, name)
+
+
+def decode(plain: Any) -> Any:
+    """What :func:`encode` was given. No module is imported and no code that the file names is run.
+
+    Dataclasses, enums and named tuples come back as their class where that is already imported, else as a dict, the
+    enum's value, or a plain tuple. What cannot be rebuilt comes back as :class:`Unwritable`.
+    """
+    kind = type(plain)
+    if kind is dict:
+        if MARK in plain:
+            return _decode_marked(plain)
+        new = {key: decode(value) for key, value in plain.items()}
+        return new if any(new[key] is not plain[key] for key in new) else plain
+    if kind is list or kind is tuple:
+        items = [decode(item) for item in plain]
+        if all(a is b for a, b in zip(items, plain, strict=True)):
+            return plain
+        return items if kind is list else tuple(items)
+    if kind is OrderedDict:
+        return _with_values(plain, {key: decode(value) for key, value in plain.items()})
+    return plain
+
+
+def unwritable(plain: Any) -> list[tuple[str, str]]:
+    """Where in an encoded value something could not be written: its path (``hyper_parameters.layers[2]``) and type name."""
+    return list(_find_unwritable(plain, ""))
+
+
+def type_name(value: Any) -> str:
+    """What to call the type of ``value`` in a message: for functions and classes their own name."""
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
+        return f"function {value.__module__}.{value.__qualname__}"
+    if isinstance(value, type):
+        return f"class {value.__module__}.{value.__qualname__}"
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+class _Encoder:
+    def __init__(self) -> None:
+        self._open: set[int] = set()  # ids of the containers we are inside of
+
+    def encode(self, value: Any, name: str) -> Any:
+        kind = type(value)
+        if kind in _SAME:
+            return value
+        if kind is int:
+            return value if value.bit_length() <= _LARGEST_INT_BITS else {MARK: "int", "hex": hex(value)}
+        if isinstance(value, torch.Tensor):
+            return _encode_tensor(value)
+        if id(value) in self._open:
+            return _unwritable(name, f"{type_name(value)} that contains itself")
+        self._open.add(id(value))
+        try:
+            return self._encode_container(value, kind, name)
+        finally:
+            self._open.discard(id(value))
+
+    def _encode_container(self, value: Any, kind: type, name: str) -> Any:
+        if kind is dict or kind is OrderedDict or kind is Counter:
+            return self._encode_dict(value, name)
+        if kind is list or kind is tuple:
+            items = self._encode_items(value, name)
+            if all(a is b for a, b in zip(items, value, strict=True)):
+                return value
+            return items if kind is list else tuple(items)
+        if kind is set and all(_is_plain_key(item) for item in value):
+            return value
+        if kind is AttributeDict:
+            return {MARK: "attributes", "values": self._encode_dict(dict(value), name)}
+        for accepted, encoder in _ENCODERS:
+            if isinstance(value, accepted):
+                plain = encoder(value)
+                if plain is not None:
+                    return plain
+        return self._encode_compound(value, kind, name)
+
+    def _encode_compound(self, value: Any, kind: type, name: str) -> Any:
+        if isinstance(value, torch.nn.Module):
+            return _unwritable(name, type_name(value))
+        if kind in (argparse.Namespace, types.SimpleNamespace):
+            return {MARK: "namespace", "of": kind.__name__, "values": self._encode_dict(vars(value), name)}
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            there = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)}
+            return {MARK: "dataclass", "of": _reference(kind), "values": self._encode_dict(there, name)}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return {MARK: "namedtuple", "of": _reference(kind), "values": self._encode_items(value, name)}
+        if isinstance(value, defaultdict):
+            factory = getattr(value.default_factory, "__name__", None)
+            known = factory if _FACTORIES.get(factory or "") is value.default_factory else None
+            return {MARK: "defaultdict", "factory": known, "values": self._encode_dict(dict(value), name)}
+        if kind.__module__.split(".")[0] == "omegaconf":
+            return self._encode_omegaconf(value, name)
+        if isinstance(value, Mapping):
+            return self._encode_dict(dict(value), name)
+        if isinstance(value, set | frozenset):
+            items = self._encode_items(list(value), name)
+            return {MARK: "frozenset" if isinstance(value, frozenset) else "set", "items": items}
+        if isinstance(value, tuple):
+            return tuple(self._encode_items(value, name))
+        if isinstance(value, list):
+            return self._encode_items(value, name)
+        if isinstance(value, slice):
+            return {MARK: "slice", "items": self._encode_items((value.start, value.stop, value.step), name)}
+        return _unwritable(name, type_name(value))
+
+    def _encode_omegaconf(self, value: Any, name: str) -> Any:
+        to_container = getattr(getattr(sys.modules.get("omegaconf"), "OmegaConf", None), "to_container", None)
+        if to_container is None or type(value).__name__ not in ("DictConfig", "ListConfig"):
+            return _unwritable(name, type_name(value))
+        return {MARK: "omegaconf", "values": self.encode(to_container(value, resolve=False), name)}
+
+    def _encode_dict(self, value: dict[Any, Any], name: str) -> Any:
+        if value.get(MARK) in _DECODERS:
+            return value  # encoded already
+        if MARK in value or not all(_is_plain_key(key) for key in value):
+            items = [[self.encode(key, f"{name} key"), self.encode(item, _inside(name, key))] for key, item in value.items()]
+            return {MARK: "ordered" if isinstance(value, OrderedDict) else "dict", "items": items}
+        new = {key: self.encode(item, _inside(name, key)) for key, item in value.items()}
+        if type(value) is dict:
+            return new if any(new[key] is not value[key] for key in new) else value
+        return _with_values(value, new)
+
+    def _encode_items(self, value: Any, name: str) -> list[Any]:
+        return [self.encode(item, f"{name}[{index}]") for index, item in enumerate(value)]
+
+
+def _encode_tensor(value: torch.Tensor) -> torch.Tensor:
+    if value.__dict__ or value.grad_fn is not None:
+        value = value.detach()  # a view without the graph and without attributes a user hung on it
+    if type(value) in (torch.Tensor, torch.nn.Parameter) or type(value).__module__.startswith("torch."):
+        return value
+    return value.detach().as_subclass(torch.Tensor)
+
+
+def _encode_array(value: np.ndarray[Any, Any]) -> Any:
+    if type(value) is not np.ndarray or value.dtype.hasobject:
+        return None
+    raw = bytearray(np.ascontiguousarray(value).tobytes())
+    data = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
+    return {MARK: "array", "dtype": _encode_dtype(value.dtype), "shape": list(value.shape), "data": data}
+
+
+def _encode_scalar(value: np.generic) -> Any:
+    if value.dtype.hasobject:
+        return None
+    return {MARK: "scalar", "dtype": _encode_dtype(value.dtype), "data": value.tobytes()}
+
+
+def _encode_dtype(dtype: np.dtype[Any]) -> Any:
+    return dtype.str if dtype.names is None else [list(map(_plain_descr, field)) for field in dtype.descr]
+
+
+def _plain_descr(part: Any) -> Any:
+    return [list(map(_plain_descr, item)) for item in part] if isinstance(part, list) else part
+
+
+def _encode_enum(value: enum.Enum) -> Any:
+    plain = value.value if type(value.value) in (int, str, float, bool) else None
+    return {MARK: "enum", "of": _reference(type(value)), "name": value.name, "value": plain}
+
+
+def _encode_path(value: pathlib.PurePath) -> Any:
+    if isinstance(value, pathlib.Path):
+        return {MARK: "path", "of": "Path", "value": str(value)}
+    return {
+        MARK: "path",
+        "of": next(k.__name__ for k in type(value).__mro__ if k.__module__.startswith("pathlib")),
+        "value": str(value),
+    }
+
+
+def _encode_datetime(value: datetime.datetime) -> Any:
+    zone = _encode_zone(value.tzinfo)
+    if type(value) is not datetime.datetime or zone is None:
+        return None
+    numbers = [value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.fold]
+    return {MARK: "datetime", "numbers": numbers, "zone": zone}
+
+
+def _encode_date(value: datetime.date) -> Any:
+    if type(value) is not datetime.date:
+        return None
+    return {MARK: "date", "numbers": [value.year, value.month, value.day]}
+
+
+def _encode_time(value: datetime.time) -> Any:
+    zone = _encode_zone(value.tzinfo)
+    if type(value) is not datetime.time or zone is None:
+        return None
+    return {MARK: "time", "numbers": [value.hour, value.minute, value.second, value.microsecond, value.fold], "zone": zone}
+
+
+def _encode_timedelta(value: datetime.timedelta) -> Any:
+    if type(value) is not datetime.timedelta:
+        return None
+    return {MARK: "timedelta", "numbers": [value.days, value.seconds, value.microseconds]}
+
+
+def _encode_zone(zone: datetime.tzinfo | None) -> list[Any] | None:
+    if zone is None:
+        return []
+    if isinstance(zone, datetime.timezone):
+        offset = zone.utcoffset(None)
+        return [offset.days, offset.seconds, offset.microseconds, zone.tzname(None)]
+    key = getattr(zone, "key", None)
+    return [key] if isinstance(zone, zoneinfo.ZoneInfo) and key else None
+
+
+def _encode_range(value: range) -> Any:
+    return {MARK: "range", "numbers": [value.start, value.stop, value.step]}
+
+
+def _as_text(kind: str, exact: type) -> Callable[[Any], Any]:
+    return lambda value: {MARK: kind, "text": str(value)} if type(value) is exact else None
+
+
+# Asked in this order. An encoder may return None: not a value it can tell.
+_ENCODERS: list[tuple[Any, Callable[[Any], Any]]] = [
+    (enum.Enum, _encode_enum),
+    (np.generic, _encode_scalar),
+    (np.ndarray, _encode_array),
+    (np.dtype, lambda value: None if value.hasobject else {MARK: "numpy.dtype", "dtype": _encode_dtype(value)}),
+    (pathlib.PurePath, _encode_path),
+    (datetime.datetime, _encode_datetime),
+    (datetime.date, _encode_date),
+    (datetime.time, _encode_time),
+    (datetime.timedelta, _encode_timedelta),
+    (datetime.timezone, lambda value: {MARK: "timezone", "zone": _encode_zone(value)}),
+    (range, _encode_range),
+    (decimal.Decimal, _as_text("decimal", decimal.Decimal)),
+    (fractions.Fraction, _as_text("fraction", fractions.Fraction)),
+    (uuid.UUID, _as_text("uuid", uuid.UUID)),
+    (torch.memory_format, lambda value: {MARK: "memory_format", "text": str(value)}),
+    (types.EllipsisType, lambda value: {MARK: "ellipsis"}),
+    (Unwritable, lambda value: _unwritable(value.name, value.type)),
+    (bool, bool),
+    (int, lambda value: {MARK: "int", "hex": hex(int(value))} if int(value).bit_length() > _LARGEST_INT_BITS else int(value)),
+    (float, float),
+    (str, lambda value: str.__str__(value)),
+    (bytes, bytes),
+]
+
+
+def _decode_marked(plain: dict[str, Any]) -> Any:
+    kind = plain[MARK]
+    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
+    if decoder is None:  # written by a newer leyden
+        return Unwritable("", f"leyden kind {kind!r}")
+    try:
+        return decoder(plain)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        zoneinfo.ZoneInfoNotFoundError,
+    ):
+        return Unwritable("", f"leyden kind {kind!r}")
+
+
+def _decode_dataclass(plain: dict[str, Any]) -> Any:
+    values = decode(plain["values"])
+    kind = _resolve(plain["of"])
+    if kind is None or not dataclasses.is_dataclass(kind):
+        return values
+    instance: Any = object.__new__(kind)  # type: ignore[arg-type]  # `_resolve` returns classes
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            value = values[field.name]
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            return values  # the class has a field today that the file does not know
+        object.__setattr__(instance, field.name, value)
+    return instance
+
+
+def _decode_namedtuple(plain: dict[str, Any]) -> Any:
+    values = tuple(decode(plain["values"]))
+    kind = _resolve(plain["of"])
+    if kind is None or not issubclass(kind, tuple) or len(getattr(kind, "_fields", ())) != len(values):
+        return values
+    return tuple.__new__(kind, values)
+
+
+def _decode_enum(plain: dict[str, Any]) -> Any:
+    kind, name, value = _resolve(plain["of"]), plain["name"], plain["value"]
+    if kind is None or not issubclass(kind, enum.Enum):
+        return value if value is not None else name
+    if name in kind.__members__:
+        return kind.__members__[name]
+    if issubclass(kind, enum.Flag) or value in kind._value2member_map_:
+        return kind(value)
+    return value if value is not None else name
+
+
+def _decode_array(plain: dict[str, Any]) -> Any:
+    data = plain["data"].cpu().numpy().tobytes()
+    return np.frombuffer(bytearray(data), dtype=_decode_dtype(plain["dtype"])).reshape(plain["shape"])
+
+
+def _decode_dtype(described: Any) -> np.dtype[Any]:
+    return np.dtype(described if isinstance(described, str) else [_descr(field) for field in described])
+
+
+def _descr(field: list[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(p) if isinstance(p, list) and (not p or isinstance(p[0], int)) else _nested(p) for p in field)
+
+
+def _nested(part: Any) -> Any:
+    return [_descr(item) for item in part] if isinstance(part, list) else part
+
+
+def _decode_zone(zone: list[Any]) -> datetime.tzinfo | None:
+    if not zone:
+        return None
+    if len(zone) == 1:
+        return zoneinfo.ZoneInfo(zone[0])
+    offset = datetime.timedelta(*zone[:3])
+    if not offset and zone[3] == "UTC":
+        return datetime.timezone.utc
+    unnamed = datetime.timezone(offset)
+    return unnamed if unnamed.tzname(None) == zone[3] else datetime.timezone(offset, zone[3])
+
+
+def _decode_datetime(plain: dict[str, Any]) -> datetime.datetime:
+    *numbers, fold = plain["numbers"]
+    return datetime.datetime(*numbers).replace(fold=fold, tzinfo=_decode_zone(plain["zone"]))
+
+
+def _decode_time(plain: dict[str, Any]) -> datetime.time:
+    *numbers, fold = plain["numbers"]
+    return datetime.time(*numbers).replace(fold=fold, tzinfo=_decode_zone(plain["zone"]))
+
+
+def _decode_namespace(plain: dict[str, Any]) -> Any:
+    kind = types.SimpleNamespace if plain["of"] == "SimpleNamespace" else argparse.Namespace
+    namespace = kind()
+    vars(namespace).update(decode(plain["values"]))
+    return namespace
+
+
+def _decode_omegaconf(plain: dict[str, Any]) -> Any:
+    values = decode(plain["values"])
+    create = getattr(getattr(sys.modules.get("omegaconf"), "OmegaConf", None), "create", None)
+    if create is not None:
+        return create(values)
+    return AttributeDict(values) if isinstance(values, dict) else values
+
+
+def _decode_items(plain: dict[str, Any]) -> list[tuple[Any, Any]]:
+    return [(decode(key), decode(value)) for key, value in plain["items"]]
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "array": _decode_array,
+    "attributes": lambda plain: AttributeDict(decode(plain["values"])),
+    "dataclass": _decode_dataclass,
+    "date": lambda plain: datetime.date(*plain["numbers"]),
+    "datetime": _decode_datetime,
+    "decimal": lambda plain: decimal.Decimal(plain["text"]),
+    "defaultdict": lambda plain: defaultdict(_FACTORIES.get(plain["factory"] or ""), decode(plain["values"])),
+    "dict": lambda plain: dict(_decode_items(plain)),
+    "ellipsis": lambda plain: ...,
+    "enum": _decode_enum,
+    "fraction": lambda plain: fractions.Fraction(plain["text"]),
+    "frozenset": lambda plain: frozenset(decode(plain["items"])),
+    "int": lambda plain: int(plain["hex"], 16),
+    "memory_format": lambda plain: _FORMATS[plain["text"]],
+    "namedtuple": _decode_namedtuple,
+    "namespace": _decode_namespace,
+    "numpy.dtype": lambda plain: _decode_dtype(plain["dtype"]),
+    "omegaconf": _decode_omegaconf,
+    "ordered": lambda plain: OrderedDict(_decode_items(plain)),
+    "path": lambda plain: next((kind for kind in _PURE_PATHS if kind.__name__ == plain["of"]), pathlib.Path)(plain["value"]),
+    "range": lambda plain: range(*plain["numbers"]),
+    "scalar": lambda plain: np.frombuffer(plain["data"], dtype=_decode_dtype(plain["dtype"]))[0],
+    "set": lambda plain: set(decode(plain["items"])),
+    "slice": lambda plain: slice(*decode(plain["items"])),
+    "time": _decode_time,
+    "timedelta": lambda plain: datetime.timedelta(*plain["numbers"]),
+    "timezone": lambda plain: _decode_zone(plain["zone"]),
+    "unwritable": lambda plain: Unwritable(plain["name"], plain["type"]),
+    "uuid": lambda plain: uuid.UUID(plain["text"]),
+}
+
+
+def _unwritable(name: str, kind: str) -> dict[str, str]:
+    return {MARK: "unwritable", "name": name, "type": kind}
+
+
+def _find_unwritable(plain: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(plain, dict):
+        kind = plain.get(MARK)
+        if kind == "unwritable":
+            yield path or plain["name"], plain["type"]
+        elif kind in ("dict", "ordered"):
+            for key, value in plain["items"]:
+                yield from _find_unwritable(key, f"{path} key")
+                yield from _find_unwritable(value, _inside(path, key))
+        elif kind is not None:
+            yield from _find_unwritable(plain.get("values", plain.get("items")), path)
+        else:
+            for key, value in plain.items():
+                yield from _find_unwritable(value, _inside(path, key))
+    elif isinstance(plain, list | tuple):
+        for index, value in enumerate(plain):
+            yield from _find_unwritable(value, f"{path}[{index}]")
+
+
+def _inside(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def _is_plain_key(key: Any) -> bool:
+    kind = type(key)
+    if kind is int:
+        return bool(key.bit_length() <= _LARGEST_INT_BITS)
+    return kind in _SAME or (kind is tuple and all(_is_plain_key(item) for item in key))
+
+
+def _with_values(container: Any, values: dict[Any, Any]) -> Any:
+    if all(values[key] is container[key] for key in values):
+        return container
+    new = copy.copy(container)  # with what hangs on it: a state_dict has `_metadata`
+    for key, value in values.items():
+        new[key] = value
+    return new
+
+
+def _reference(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _resolve(reference: str) -> Any:
+    """The class of that name if it is already there. Looks into dicts only: a lazy module would import on ``getattr``."""
+    module_name, _, names = reference.partition(":")
+    found: Any = sys.modules.get(module_name)
+    for name in names.split("."):
+        found = getattr(found, "__dict__", {}).get(name)
+    return found if isinstance(found, type) else None

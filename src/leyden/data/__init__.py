@@ -1,0 +1,1 @@
+"""Where batches come from: loaders, their lengths, positions and combinations."""

@@ -1,0 +1,149 @@
+"""CombinedLoader: several loaders read side by side or one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from leyden.data.reading import length_of, refuse_leak
+from leyden.errors import InvalidOption
+
+Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
+MODES: tuple[str, ...] = ("min_size", "max_size_cycle", "max_size", "sequential")
+
+
+class CombinedLoader:
+    """Read several loaders as one.
+
+    Iterating yields ``(batch, batch_idx, dataloader_idx)``. Except in ``sequential``, ``batch`` has the structure of
+    ``iterables`` with a batch of each in the loader's place.
+
+    Args:
+        iterables: a loader, or a nested list, tuple or dict of loaders.
+        mode: ``min_size`` ends with the shortest; ``max_size_cycle`` ends with the longest and starts shorter ones again;
+            ``max_size`` ends with the longest and gives ``None`` for those that have ended; ``sequential`` reads one after
+            another.
+    """
+
+    def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
+        if mode not in MODES:
+            raise InvalidOption("mode", mode, f"one of {', '.join(MODES)}")
+        self._iterables = iterables
+        self.mode: str = mode
+        flat: tuple[list[Any], TreeSpec] = tree_flatten(iterables)
+        self._flat, self._spec = flat
+        self.limits: list[int | float] | None = None
+        self._iterators: list[Iterator[Any]] = []
+        self.finished: list[bool] = []
+
+    @property
+    def iterables(self) -> Any:
+        """The loaders, in their structure."""
+        return self._iterables
+
+    @property
+    def flattened(self) -> list[Any]:
+        """The loaders in a flat list."""
+        return self._flat
+
+    @flattened.setter
+    def flattened(self, loaders: list[Any]) -> None:
+        if len(loaders) != len(self._flat):
+            raise InvalidOption("flattened", loaders, f"a list of {len(self._flat)} loaders")
+        self._flat = loaders
+        self._iterables = tree_unflatten(loaders, self._spec)
+
+    @property
+    def sampler(self) -> Any:
+        """The samplers of the loaders, in their structure."""
+        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flat], self._spec)
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The batch samplers of the loaders, in their structure."""
+        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flat], self._spec)
+
+    @property
+    def iterators(self) -> list[Iterator[Any]]:
+        """The loaders' iterators of the running pass."""
+        return self._iterators
+
+    def __len__(self) -> int:
+        lengths = [length_of(loader) for loader in self._flat]
+        if self.limits is not None:
+            lengths = [
+                length if limit == float("inf") else (int(limit) if length is None else min(length, int(limit)))
+                for length, limit in zip(lengths, self.limits, strict=True)
+            ]
+        if not lengths:
+            return 0
+        known = [length for length in lengths if length is not None]
+        if len(known) < len(lengths):
+            raise TypeError("a loader in this CombinedLoader does not tell its length")
+        if self.mode == "min_size":
+            return min(known)
+        return sum(known) if self.mode == "sequential" else max(known)
+
+    def reset(self) -> None:
+        """Let go of the running pass's iterators."""
+        self._iterators = []
+        self.finished = []
+
+    def start(self) -> None:
+        """Open an iterator over every loader."""
+        self._iterators = [iter(loader) for loader in self._flat]
+        self.finished = [False] * len(self._flat)
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        if self.mode == "sequential":
+            yield from self._one_by_one()
+            return
+        self.start()
+        index = 0
+        while self._flat:
+            batches = []
+            for position, loader in enumerate(self._flat):
+                batch, ended = self._next(position, loader, index)
+                if ended and self.mode == "min_size":
+                    return
+                batches.append(batch)
+            if all(self.finished):
+                return
+            yield tree_unflatten(batches, self._spec), index, 0
+            index += 1
+
+    def _next(self, position: int, loader: Any, index: int) -> tuple[Any, bool]:
+        over = self.limits is not None and index >= self.limits[position]
+        if self.finished[position] and self.mode != "max_size_cycle":
+            return None, True
+        if not over:
+            try:
+                return next(self._iterators[position]), False
+            except StopIteration as error:
+                refuse_leak(error, loader, index)
+        self.finished[position] = True
+        if self.mode != "max_size_cycle" or all(self.finished):
+            return None, True
+        self._iterators[position] = iter(loader)
+        try:
+            return next(self._iterators[position]), False
+        except StopIteration as error:
+            refuse_leak(error, loader, index)
+            return None, True
+
+    def _one_by_one(self) -> Iterator[tuple[Any, int, int]]:
+        self.finished = [False] * len(self._flat)
+        for position, loader in enumerate(self._flat):
+            iterator = iter(loader)
+            index = 0
+            while self.limits is None or index < self.limits[position]:
+                try:
+                    batch = next(iterator)
+                except StopIteration as error:
+                    refuse_leak(error, loader, index)
+                    break
+                yield batch, index, position
+                index += 1
+            self.finished[position] = True

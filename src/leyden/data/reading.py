@@ -1,0 +1,99 @@
+"""Read a loader batch by batch: know its length, know the last batch, let no StopIteration of the user's end it unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from leyden.errors import LeakedStopIteration
+
+
+def length_of(loader: Any) -> int | None:
+    """Batches that ``loader`` says it has, or ``None`` where it does not say."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
+
+
+def reads_map_style(loader: Any) -> bool:
+    """Whether a sampler decides what is read, so that an early end cannot come from the data."""
+    dataset = getattr(loader, "dataset", None)
+    return dataset is not None and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+
+
+def leaked(error: StopIteration, loader: Any) -> bool:
+    """Whether a StopIteration came out of the user's dataset or collate function and not from the end of the data."""
+    if not reads_map_style(loader):
+        return False
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        # PyTorch's fetcher calls the dataset and collate_fn; `reraise` brings an exception over from a worker
+        if code.co_name in ("fetch", "reraise") and "torch" in code.co_filename:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def refuse_leak(error: StopIteration, loader: Any, index: int) -> None:
+    """Raise :class:`LeakedStopIteration` where user code let a StopIteration escape while batch ``index`` was read."""
+    if leaked(error, loader):
+        raise LeakedStopIteration(
+            f"The dataset (or collate_fn) of {type(loader).__name__} raised StopIteration while batch {index} was read. It would "
+            f"have ended the epoch unnoticed. Raise another exception, or call next(iterator, default)."
+        ) from error
+
+
+def read(loader: Any, iterator: Iterator[Any], start: int, stop: int | None, exact: bool) -> Iterator[tuple[Any, int, bool]]:
+    """Yield ``(batch, index, is_last)`` from ``start`` up to ``stop``.
+
+    With ``exact`` the loader tells its length, and nothing is fetched ahead; else one batch is, so that the last is known.
+    """
+    if stop is not None and start >= stop:
+        return
+    index = start
+    if exact and stop is not None:
+        while index < stop:
+            try:
+                batch = next(iterator)
+            except StopIteration as error:
+                refuse_leak(error, loader, index)
+                return
+            yield batch, index, index + 1 == stop
+            index += 1
+        return
+    try:
+        ahead = next(iterator)
+    except StopIteration as error:
+        refuse_leak(error, loader, index)
+        return
+    while True:
+        batch = ahead
+        is_last = stop is not None and index + 1 >= stop
+        if not is_last:
+            try:
+                ahead = next(iterator)
+            except StopIteration as error:
+                refuse_leak(error, loader, index + 1)
+                is_last = True
+        yield batch, index, is_last
+        if is_last:
+            return
+        index += 1
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the loader's samplers the number of the epoch, where they ask for it."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for sampler in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        tell = getattr(sampler, "set_epoch", None)
+        if callable(tell):
+            tell(epoch)
+
+
+def is_loader(given: Any) -> bool:
+    """Whether ``given`` can be iterated for batches."""
+    return isinstance(given, Iterable) or hasattr(given, "__getitem__")

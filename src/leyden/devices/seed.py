@@ -1,0 +1,108 @@
+"""The random state of this process: seed it, isolate it, collect and restore it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from leyden.distributed.rank_zero import rank_zero_info
+from leyden.errors import InvalidOption, InvalidType
+
+SEED_VARIABLE = "PL_GLOBAL_SEED"
+WORKERS_VARIABLE = "PL_SEED_WORKERS"
+MOST = 2**32 - 1
+"""The largest seed: numpy takes 32 bits."""
+
+
+def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
+    """Seed python's, numpy's and PyTorch's generators, on every device; returns the seed.
+
+    The seed is noted in the environment variable ``PL_GLOBAL_SEED``, for processes started from here; with ``seed=None``
+    it is read from there, else it is 0. ``workers=True`` asks, by ``PL_SEED_WORKERS``, that loaders' workers are seeded
+    too. Raises :class:`InvalidOption` for a seed that is no whole number from 0 to 4294967295.
+    """
+    if seed is None:
+        noted = os.environ.get(SEED_VARIABLE)
+        seed = 0 if noted is None else check_seed(f"the environment's {SEED_VARIABLE}", noted)
+    else:
+        seed = check_seed("seed", seed)
+    if verbose:
+        rank_zero_info(f"Seed set to {seed}")
+    os.environ[SEED_VARIABLE] = str(seed)
+    os.environ[WORKERS_VARIABLE] = str(int(workers))
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # every device's generator, those not yet started included
+    return seed
+
+
+def check_seed(name: str, given: object) -> int:
+    """``given`` as a seed; also as text. Raises :class:`InvalidOption`, and :class:`InvalidType` for other types."""
+    shown, expected = given, f"a whole number from 0 to {MOST}"
+    if isinstance(given, str):
+        try:
+            given = int(given)
+        except ValueError as error:
+            raise InvalidOption(name, shown, expected) from error
+    elif isinstance(given, np.integer) or (isinstance(given, float) and given.is_integer()):
+        given = int(given)
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise InvalidType(name, shown, expected)
+    if not 0 <= given <= MOST:
+        raise InvalidOption(name, shown, expected)
+    return given
+
+
+def reset_seed(verbose: bool = True) -> None:
+    """Seed again with what :func:`seed_everything` was last given; nothing where it was never called."""
+    if SEED_VARIABLE in os.environ:
+        seed_everything(None, workers=os.environ.get(WORKERS_VARIABLE, "0") == "1", verbose=verbose)
+
+
+def collect_random_state(include_cuda: bool = True) -> dict[str, Any]:
+    """The state of python's, numpy's and PyTorch's generators, as tensors, numbers and lists (no code runs on load).
+
+    Devices that this process has not used yet are left alone: asking them would take their memory.
+    """
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],  # type: ignore[union-attr]  # legacy=True gives the tuple
+        "torch": torch.get_rng_state(),
+    }
+    if include_cuda and torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if include_cuda and torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Continue from what :func:`collect_random_state` returned. Devices that this machine lacks are passed over."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(generator.cpu(), index)
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+
+
+@contextmanager
+def isolate_rng(include_cuda: bool = True) -> Iterator[None]:
+    """Whatever is drawn or seeded within leaves the random state as it was."""
+    state = collect_random_state(include_cuda)
+    try:
+        yield
+    finally:
+        restore_random_state(state)

@@ -1,0 +1,89 @@
+"""Do, print, log or warn on the first process only."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, overload
+
+from leyden.errors import LeydenWarning
+
+P = ParamSpec("P")
+T = TypeVar("T")
+D = TypeVar("D")
+
+_log = logging.getLogger("leyden")
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+
+
+class RankZeroOnly:
+    """``@rank_zero_only``: the function runs on the process of rank 0; on the others the call returns ``default``."""
+
+    def __init__(self) -> None:
+        self._rank: int | None = None
+
+    @property
+    def rank(self) -> int:
+        """This process's rank among all, from 0. Read from the environment until it is set."""
+        if self._rank is not None:
+            return self._rank
+        for name in _RANK_VARIABLES:
+            value = os.environ.get(name, "")
+            if value.isdecimal():
+                return int(value)
+        return 0
+
+    @rank.setter
+    def rank(self, rank: int | None) -> None:
+        self._rank = rank
+
+    @overload
+    def __call__(self, fn: Callable[P, T]) -> Callable[P, T | None]: ...
+    @overload
+    def __call__(self, fn: Callable[P, T], default: D) -> Callable[P, T | D]: ...
+    def __call__(self, fn: Callable[P, T], default: Any = None) -> Callable[P, Any]:
+        @functools.wraps(fn)
+        def on_rank_zero(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return fn(*args, **kwargs) if self.rank == 0 else default
+
+        return on_rank_zero
+
+
+rank_zero_only = RankZeroOnly()
+"""The decorator. Its attribute ``rank`` may be read and set."""
+
+
+def rank_zero_print(*args: Any, **kwargs: Any) -> None:
+    """:func:`print`, on rank 0."""
+    if rank_zero_only.rank == 0:
+        print(*args, **kwargs)
+
+
+def rank_zero_debug(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
+    """Log a message of level DEBUG to the logger ``leyden``, on rank 0."""
+    if rank_zero_only.rank == 0:
+        _log.debug(*args, stacklevel=stacklevel, **kwargs)
+
+
+def rank_zero_info(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
+    """Log a message of level INFO to the logger ``leyden``, on rank 0."""
+    if rank_zero_only.rank == 0:
+        _log.info(*args, stacklevel=stacklevel, **kwargs)
+
+
+def rank_zero_warn(message: str | Warning, stacklevel: int = 4, category: type[Warning] = LeydenWarning, **kwargs: Any) -> None:
+    """Warn on rank 0. With ``stacklevel=4`` the warning points at the caller's line, as in Lightning; 5 is one further out."""
+    if rank_zero_only.rank == 0:
+        # Lightning's stack levels count two more frames of its own.
+        warnings.warn(message, category, stacklevel=max(stacklevel - 2, 1), **kwargs)
+
+
+def rank_zero_deprecation(
+    message: str | Warning, stacklevel: int = 5, category: type[Warning] = DeprecationWarning, **kwargs: Any
+) -> None:
+    """Say on rank 0 that something is going away. With ``stacklevel=5`` it points at the caller of the caller."""
+    if rank_zero_only.rank == 0:
+        warnings.warn(message, category, stacklevel=max(stacklevel - 2, 1), **kwargs)

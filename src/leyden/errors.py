@@ -1,0 +1,180 @@
+"""Every error and warning that leyden raises, in one tree.
+
+::
+
+    LeydenError
+     ├─ MisconfigurationException           something the caller wrote does not fit
+     │   ├─ InvalidOption        (ValueError)       an argument has a wrong value
+     │   │   └─ InvalidType      (TypeError)        an argument has a wrong type
+     │   ├─ UnknownName          (TypeError, AttributeError)   a name that means nothing here, with the nearest right one
+     │   ├─ ConflictingOptions   (ValueError)       two arguments that exclude each other
+     │   ├─ Unsupported          (NotImplementedError, ValueError)   known, but not offered; names the alternative
+     │   ├─ DeviceUnavailable    (RuntimeError)     a device was asked for that this machine lacks
+     │   ├─ MissingMethod        (NotImplementedError)   a module or datamodule lacks a method that the verb needs
+     │   ├─ InvalidReturn        (TypeError, ValueError)   a hook returned something that cannot be used
+     │   ├─ InvalidLoader        (TypeError)        what was given as a loader is none
+     │   ├─ EmptyLoader          (ValueError)       a loader yields no batch
+     │   ├─ IllegalLog           (ValueError)       ``self.log`` in a place or with arguments that cannot work
+     │   ├─ AmbiguousBatchSize   (RuntimeError)     the batch does not tell its size; pass ``batch_size=``
+     │   ├─ MissingMonitor       (RuntimeError, KeyError)   a monitored metric was never logged
+     │   ├─ MissingHyperparameter (TypeError, KeyError)   a checkpoint lacks an argument of the constructor
+     │   └─ MissingPackage       (ImportError)      an optional package is not installed; gives the install line
+     ├─ CheckpointError
+     │   ├─ CheckpointMissing    (FileNotFoundError, ValueError)
+     │   ├─ CheckpointDamaged    (RuntimeError)     truncated, or a checksum does not match
+     │   ├─ CheckpointForeign    (RuntimeError)     not a checkpoint, or one that needs pickle to be read
+     │   └─ CheckpointMismatch   (RuntimeError, KeyError)   does not fit the module, optimizers or callbacks at hand
+     ├─ CheckpointWriteFailed    (OSError)          disk full, permission lost; the previous file is intact
+     ├─ NonFiniteLoss            (RuntimeError, ValueError)   the training loss became NaN or infinite
+     ├─ LeakedStopIteration      (RuntimeError)     user code let a StopIteration escape
+     └─ TrainingTerminated       (SystemExit)       SIGTERM or SIGUSR1 arrived; state was saved; exit code 143
+
+    LeydenWarning (UserWarning)
+     ├─ LegacyNotice                        a name of an older Lightning was used; says today's name
+     └─ PossibleUserWarning                 probably a mistake, harmless if meant
+
+Each error also inherits from the builtin type that Lightning raises for the same mistake, so existing ``except`` clauses hold.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LeydenError(Exception):
+    """Root of all errors raised by leyden."""
+
+    def __str__(self) -> str:
+        # KeyError's own __str__ would show the message quoted and escaped.
+        return str(self.args[0]) if len(self.args) == 1 else Exception.__str__(self)
+
+
+class MisconfigurationException(LeydenError):
+    """Something the caller wrote does not fit. Lightning's name for all of its option errors."""
+
+
+class InvalidOption(MisconfigurationException, ValueError):
+    """An argument has a value that cannot be used."""
+
+    def __init__(self, name: str, given: object, expected: str, advice: str = "") -> None:
+        self.name = name
+        super().__init__(f"{name}={given!r} cannot be used: expected {expected}.{' ' + advice if advice else ''}")
+
+
+class InvalidType(InvalidOption, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class UnknownName(MisconfigurationException, TypeError, AttributeError):
+    """A name that means nothing here: a misspelt keyword, hook, key or method."""
+
+
+class ConflictingOptions(MisconfigurationException, ValueError):
+    """Two arguments that exclude each other were both given."""
+
+
+class Unsupported(MisconfigurationException, NotImplementedError, ValueError):
+    """A feature that is known but not offered. The message names the alternative."""
+
+
+class DeviceUnavailable(MisconfigurationException, RuntimeError):
+    """A device was asked for that this machine does not have."""
+
+
+class MissingMethod(MisconfigurationException, NotImplementedError):
+    """A module or datamodule lacks a method that the verb needs."""
+
+
+class InvalidReturn(MisconfigurationException, TypeError, ValueError):
+    """A hook returned something that cannot be used."""
+
+
+class InvalidLoader(MisconfigurationException, TypeError):
+    """What was given as a loader cannot be iterated for batches."""
+
+
+class EmptyLoader(MisconfigurationException, ValueError):
+    """A loader yields no batch at all."""
+
+
+class IllegalLog(MisconfigurationException, ValueError):
+    """``self.log`` was called where, or with what, it cannot work."""
+
+
+class AmbiguousBatchSize(MisconfigurationException, RuntimeError):
+    """An epoch mean needs the batch's size, and the batch does not tell it."""
+
+
+class MissingMonitor(MisconfigurationException, RuntimeError, KeyError):
+    """A callback or scheduler monitors a metric that was never logged."""
+
+
+class MissingHyperparameter(MisconfigurationException, TypeError, KeyError):
+    """A checkpoint lacks an argument that the class's constructor requires."""
+
+
+class MissingPackage(MisconfigurationException, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, needed_for: str, extra: str = "") -> None:
+        line = f"pip install 'leyden[{extra}]'" if extra else f"pip install {package}"
+        super().__init__(f"{needed_for} needs the package {package!r}, which is not installed. Run: {line}")
+
+
+class CheckpointError(LeydenError):
+    """A checkpoint cannot be used."""
+
+
+class CheckpointMissing(CheckpointError, FileNotFoundError, ValueError):
+    """There is no checkpoint where one was asked for."""
+
+
+class CheckpointDamaged(CheckpointError, RuntimeError):
+    """A checkpoint is truncated, or a checksum in it does not match."""
+
+
+class CheckpointForeign(CheckpointError, RuntimeError):
+    """A file is no checkpoint, or can only be read by running code that stands in it."""
+
+
+class CheckpointMismatch(CheckpointError, RuntimeError, KeyError):
+    """A checkpoint does not fit the module, optimizers or callbacks it is loaded into."""
+
+
+class CheckpointWriteFailed(LeydenError, OSError):
+    """A checkpoint could not be written. What was on disk before is intact."""
+
+
+class NonFiniteLoss(LeydenError, RuntimeError, ValueError):
+    """The training loss became NaN or infinite."""
+
+
+class LeakedStopIteration(LeydenError, RuntimeError):
+    """A ``StopIteration`` escaped from user code, where it would have ended the epoch unnoticed."""
+
+
+class TrainingTerminated(LeydenError, SystemExit):
+    """SIGTERM or SIGUSR1 arrived while a verb ran. The state was saved; as a ``SystemExit`` it ends the process with 143."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 143
+
+
+class LeydenWarning(UserWarning):
+    """Root of all warnings issued by leyden."""
+
+
+class LegacyNotice(LeydenWarning):
+    """A name of an older Lightning was used. It works; the text says today's name. Issued once per name and process."""
+
+
+class PossibleUserWarning(LeydenWarning):
+    """What was written is probably a mistake, and harmless if it was meant."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known name, or nothing when none is near."""
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,280 @@
+"""Emit one hook to callbacks and module in the one written order; refuse misspelt hooks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+from leyden.callback import Callback
+from leyden.errors import InvalidReturn, UnknownName
+
+if TYPE_CHECKING:
+    from leyden.module import LightningModule
+    from leyden.state.run import Run
+
+P = ParamSpec("P")
+Hook = Callable[..., Any]
+
+_NOT_EMITTED = {"state_dict", "load_state_dict", "setup", "teardown"}
+HOOK_NAMES: tuple[str, ...] = tuple(
+    name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("_")
+)
+"""Every hook of a callback, in firing order."""
+EMITTED: tuple[str, ...] = tuple(name for name in HOOK_NAMES if name not in _NOT_EMITTED)
+
+
+class Hooks:
+    """Who overrides what, looked up once when a verb starts. A hook that nobody overrides costs one empty tuple."""
+
+    def __init__(self, run: Run, callbacks: Iterable[Callback], module: LightningModule) -> None:
+        self.run = run
+        self.where: str | None = None  # the hook or step that runs now: `self.log` asks
+        self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
+        self._late: dict[Hook, tuple[Callable[..., Any], ...]] = {}
+        callbacks = list(callbacks)
+        for name in HOOK_NAMES:
+            hook = getattr(Callback, name)
+            listening = [callback for callback in callbacks if overrides(callback, hook)]
+            late = [callback for callback in listening if _fires_late(callback, name)]
+            receivers = [self._to_callback(callback, name, module) for callback in listening if callback not in late]
+            if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
+                receivers.append(fitted(getattr(module, name), MODULE_HOOKS[name]))
+            self._receivers[hook] = tuple(receivers)
+            self._late[hook] = tuple(self._to_callback(callback, name, module) for callback in late)
+
+    def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
+        positions = len(inspect.signature(getattr(Callback, name)).parameters) - 1
+        return partial(fitted(getattr(callback, name), positions), self.run, module)
+
+    def emit(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call ``hook`` on every callback that overrides it, then on the module."""
+        receivers = self._receivers[hook]
+        if receivers:
+            before, self.where = self.where, hook.__name__
+            try:
+                for receiver in receivers:
+                    receiver(*args)
+            finally:
+                self.where = before
+
+    def emit_late(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call ``hook`` on the callbacks that read or save what the others have done by then."""
+        receivers = self._late[hook]
+        if receivers:
+            before, self.where = self.where, hook.__name__
+            try:
+                for receiver in receivers:
+                    receiver(*args)
+            finally:
+                self.where = before
+
+    def ask(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
+        """As :meth:`emit`, and return the answers. Only ``on_train_batch_start`` has one: ``-1`` ends the epoch."""
+        before, self.where = self.where, hook.__name__
+        try:
+            return [receiver(*args) for receiver in self._receivers[hook]]
+        finally:
+            self.where = before
+
+    def tell_checkpoint(self, name: str, checkpoint: dict[str, Any]) -> None:
+        """``on_save_checkpoint`` or ``on_load_checkpoint`` of every callback, in the callbacks' own order."""
+        hook = getattr(Callback, name)
+        self.emit(hook, checkpoint)
+
+    def listens(self, hook: Hook) -> bool:
+        """Whether anybody overrides ``hook``."""
+        return bool(self._receivers[hook])
+
+    def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a module's method with ``name`` noted as the place where we are."""
+        before, self.where = self.where, name
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.where = before
+
+
+def _fires_late(callback: Callback, name: str) -> bool:
+    """Whether the callback hears of ``name`` after the module, and after the row of metrics has been written."""
+    if name == "on_train_epoch_end":
+        return callback.reads_epoch_metrics or callback.place == "last"
+    return callback.place == "last" and name in ("on_train_batch_end", "on_validation_end")
+
+
+def _module_hook(name: str) -> Hook:
+    from leyden.module import LightningModule  # the module's file names this one's types
+
+    return getattr(LightningModule, name)  # type: ignore[no-any-return]  # a function of the class
+
+
+def overrides(part: object, hook: Hook) -> bool:
+    """Whether ``part`` (a callback, module or datamodule) brings its own version of the base class's function ``hook``."""
+    mine = inspect.getattr_static(part, hook.__name__, None)
+    if mine is None:
+        return callable(getattr(part, hook.__name__, None))
+    return mine is not hook
+
+
+def fitted(method: Callable[..., Any], given: int) -> Callable[..., Any]:
+    """``method``, cut to the number of positional arguments that it takes.
+
+    Hooks may leave trailing arguments out (``dataloader_idx``, ``batch_idx``). Decorators that keep ``__wrapped__`` are
+    followed. Raises :class:`InvalidReturn` when the method requires more than there is to give.
+    """
+    most, least = positional_room(method)
+    if least > given:
+        raise InvalidReturn(
+            f"{_name(method)} requires {least} arguments, and the hook has {given} to give. "
+            f"Its signature here is {_name(method)}{inspect.signature(method)}."
+        )
+    if most >= given:
+        return method
+    return partial(_call_cut, method, most)
+
+
+def _call_cut(method: Callable[..., Any], most: int, *args: Any) -> Any:
+    return method(*args[:most])
+
+
+def positional_room(method: Callable[..., Any]) -> tuple[float, int]:
+    """How many positional arguments ``method`` takes at most, and how many it requires."""
+    most: float = 0
+    least = 0
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
+        return float("inf"), 0
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            most = float("inf")
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            least += parameter.default is parameter.empty
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise InvalidReturn(
+                f"{_name(method)} requires the keyword argument {parameter.name!r}, and hooks are called by position. "
+                f"Give it a default, or take it by position."
+            )
+    return most, least
+
+
+def _name(method: Callable[..., Any]) -> str:
+    return getattr(method, "__qualname__", None) or repr(method)
+
+
+MODULE_HOOKS: dict[str, int] = {
+    "on_fit_start": 0,
+    "on_train_start": 0,
+    "on_train_epoch_start": 0,
+    "on_train_batch_start": 2,
+    "on_before_zero_grad": 1,
+    "on_before_backward": 1,
+    "on_after_backward": 0,
+    "on_before_optimizer_step": 1,
+    "on_train_batch_end": 3,
+    "on_train_epoch_end": 0,
+    "on_train_end": 0,
+    "on_fit_end": 0,
+    **{
+        f"on_{stage}_{when}": count
+        for stage in ("validation", "test", "predict")
+        for when, count in {
+            "start": 0,
+            "epoch_start": 0,
+            "batch_start": 3,
+            "batch_end": 4,
+            "epoch_end": 0,
+            "end": 0,
+        }.items()
+    },
+}
+"""The hooks that a module shares with the callbacks, and how many arguments it gets."""
+
+
+def not_a_hook(function: Callable[P, Any]) -> Callable[P, Any]:
+    """Mark a method whose name merely resembles a hook's as the user's own, so that it is not taken for a misspelling."""
+    function.__leyden_not_a_hook__ = True  # type: ignore[attr-defined]  # the mark is looked for in refuse_misspelt
+    return function
+
+
+_FAMILIES = (
+    "on_train_",
+    "on_validation_",
+    "on_val_",
+    "on_test_",
+    "on_predict_",
+    "on_fit_",
+    "on_sanity_",
+    "on_before_",
+    "on_after_",
+    "on_save_",
+    "on_load_",
+    "on_epoch_",
+    "on_batch_",
+)
+
+
+def refuse_misspelt(part: object, base: type, known: Iterable[str], legacy: Iterable[str] = ()) -> None:
+    """Raise :class:`UnknownName` where ``part`` defines a public method that is one edit from a hook, and is none.
+
+    Methods with a hook family's prefix (``on_train_...``) that are no hook are refused too. ``legacy`` names are known.
+    A method marked by :func:`not_a_hook` is left alone.
+    """
+    hooks = sorted({name for name in known if not name.startswith("_")})
+    allowed = set(dir(base)) | set(hooks) | set(legacy)
+    for owner, name, function in _own_methods(part, base):
+        if name in allowed or getattr(function, "__leyden_not_a_hook__", False):
+            continue
+        near = _nearest(name, hooks)
+        if near is None and not name.startswith(_FAMILIES):
+            continue
+        near = near or _closest(name, hooks)
+        raise UnknownName(
+            f"{owner.__qualname__}.{name} is no hook of {base.__name__} and would never be called."
+            f"{f' Did you mean {near!r}?' if near else ''} If the method is meant to be your own, mark it with "
+            f"@leyden.not_a_hook or rename it."
+        )
+
+
+def _own_methods(part: object, base: type) -> Iterator[tuple[type, str, object]]:
+    for owner in type(part).__mro__:
+        if owner is base or owner in base.__mro__ or owner.__module__.split(".")[0] in ("torch", "leyden", "builtins"):
+            continue
+        for name, value in vars(owner).items():
+            if name.startswith("_"):
+                continue
+            function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+            if inspect.isfunction(function) or isinstance(function, partial):
+                yield owner, name, function
+    for name, value in list(vars(part).items()):
+        if not name.startswith("_") and inspect.isroutine(value):
+            yield type(part), name, value
+
+
+def _closest(name: str, hooks: list[str]) -> str | None:
+    import difflib
+
+    close = difflib.get_close_matches(name, hooks, n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def _nearest(name: str, hooks: list[str]) -> str | None:
+    for hook in hooks:
+        if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook):
+            return hook
+    return None
+
+
+def one_edit_apart(first: str, second: str) -> bool:
+    """Whether one letter put in, left out, changed, or swapped with its neighbour turns ``first`` into ``second``."""
+    if first == second:
+        return False
+    if len(first) > len(second):
+        first, second = second, first
+    at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+    if len(second) > len(first):
+        return first[at:] == second[at + 1 :]
+    swapped = first[at : at + 2] == second[at : at + 2][::-1]
+    return first[at + 1 :] == second[at + 1 :] or (swapped and first[at + 2 :] == second[at + 2 :])

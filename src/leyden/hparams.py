@@ -1,0 +1,328 @@
+"""Hyper-parameters: what a module's or datamodule's constructor was called with, remembered without a call."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import functools
+import inspect
+import types
+import warnings
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from leyden.checkpoint.attributes import AttributeDict as AttributeDict
+from leyden.checkpoint.construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
+from leyden.checkpoint.construct import load_module_from_checkpoint as load_module_from_checkpoint
+from leyden.checkpoint.format import Unwritable, encode, type_name
+from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you_mean
+
+_LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
+_UNRECORDED = ("leyden.module", "leyden.datamodule")  # the bases hand arguments on, and take none of their own
+_CONTAINERS = (list, tuple, set, frozenset)
+_MAPPINGS = (dict, OrderedDict, Counter, defaultdict, AttributeDict)
+
+
+class UnknownHyperparameter(UnknownName, KeyError):
+    """``save_hyperparameters`` was asked for a name that is no argument of the constructor."""
+
+
+class HyperparametersMixin:
+    """Adds :meth:`save_hyperparameters` and :attr:`hparams`.
+
+    The constructor of every subclass is wrapped, its signature unchanged, so that its arguments are known while it runs;
+    the stack is not looked at. Afterwards only what a checkpoint needs is kept: a copy of each argument that can be
+    written without pickle and is no larger than a megabyte, and the type's name of any other. What
+    :meth:`save_hyperparameters` was told to keep is kept as it is.
+    """
+
+    _hparams_name: str | None = None
+    _log_hyperparams: bool = False
+    __jit_unused_properties__: ClassVar[list[str]] = ["hparams", "hparams_initial"]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        init = cls.__dict__.get("__init__")
+        if isinstance(init, types.FunctionType) and cls.__module__ not in _UNRECORDED and not hasattr(init, "_records"):
+            cls.__init__ = _recording(init)  # type: ignore[method-assign]  # the wrapper's signature is the wrapped one's
+
+    def save_hyperparameters(
+        self, *args: Any, ignore: Iterable[str] | str | None = None, frame: types.FrameType | None = None, logger: bool = True
+    ) -> None:
+        """Keep constructor arguments in :attr:`hparams`, from where they go into checkpoints and to the loggers.
+
+        Args:
+            args: Nothing: all arguments of the constructors that are running, of this class and of its bases. Names: these
+                arguments. Dicts, namespaces, dataclass or OmegaConf objects: what stands in them.
+            ignore: Names to leave out.
+            frame: Accepted for Lightning's sake, and not needed.
+            logger: Whether loggers get them too.
+
+        Raises:
+            UnknownHyperparameter: a name is no argument of the constructor.
+            InvalidType: a value was given that has no names in it.
+        """
+        self._log_hyperparams = logger
+        left_out = {ignore} if isinstance(ignore, str) else set(ignore or ())
+        arguments = {name: value for name, value in self._known_arguments().items() if name not in left_out}
+        if not args:
+            chosen, name = arguments, "kwargs" if arguments else None
+        else:
+            objects = [arg for arg in args if not isinstance(arg, str) and not _is_nothing(arg)]
+            chosen = {}
+            for arg in args:
+                if isinstance(arg, str):
+                    chosen[arg] = self._argument(arg, arguments)
+                elif not _is_nothing(arg):
+                    chosen.update(_named_values(arg))
+            if not chosen and not objects:
+                return
+            chosen = {key: value for key, value in chosen.items() if key not in left_out}
+            name = _name_of(objects[0], arguments) if len(objects) == 1 else "kwargs"
+        self._hparams_name = name
+        self.hparams.update(chosen)
+        self.remove_ignored_hparams(left_out)
+        for key, value in self.hparams.items():
+            if isinstance(value, torch.nn.Module):
+                warnings.warn(
+                    f"The hyper-parameter {key!r} is a torch module. Its weights are in the checkpoint anyway, and the module "
+                    f"itself cannot be written. Leave it out: self.save_hyperparameters(ignore=[{key!r}]).",
+                    PossibleUserWarning,
+                    stacklevel=2,
+                )
+        self.__dict__["_hparams_initial"] = _copied(self.hparams)
+
+    @property
+    def hparams(self) -> AttributeDict:
+        """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made."""
+        kept: AttributeDict = self.__dict__.setdefault("_hparams", AttributeDict())
+        return kept
+
+    @hparams.setter
+    def hparams(self, values: Any) -> None:
+        self._hparams_name = _name_of(values, self._known_arguments())
+        self._log_hyperparams = True
+        self.__dict__["_hparams"] = AttributeDict(_named_values(values))
+        self.__dict__["_hparams_initial"] = _copied(self.hparams)
+
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """:attr:`hparams` as they were saved, whatever was changed since. A copy."""
+        return _copied(self.__dict__.get("_hparams_initial", AttributeDict()))
+
+    def remove_ignored_hparams(self, ignore_list: Iterable[str]) -> None:
+        """Take names out of :attr:`hparams` that a base class put there."""
+        for name in ignore_list:
+            self.hparams.pop(name, None)
+
+    def _set_hparams(self, values: Any) -> None:
+        self.hparams.update(_named_values(values))
+
+    def _init_arguments(self) -> dict[str, Any]:
+        """The arguments of the outermost constructor, encoded; one that cannot be written is recorded by its type's name."""
+        kept: dict[str, Any] | None = self.__dict__.get("_init_kept")
+        if kept is None and _made_by_dataclass(type(self)):
+            return {name: _remembered(name, value) for name, value in self._known_arguments().items()}
+        return dict(kept or {})
+
+    def _known_arguments(self) -> dict[str, Any]:
+        if _made_by_dataclass(type(self)):
+            fields = dataclasses.fields(self)  # type: ignore[arg-type]  # the line above asked
+            return {field.name: getattr(self, field.name) for field in fields if field.init and hasattr(self, field.name)}
+        running = self.__dict__.get("_constructors")
+        if running is None:
+            from leyden.checkpoint.format import decode
+
+            return {name: decode(value) for name, value in self.__dict__.get("_init_kept", {}).items()}
+        merged: dict[str, Any] = {}
+        for arguments in reversed(running):  # the outermost constructor's word counts
+            merged.update(arguments)
+        return merged
+
+    def _argument(self, name: str, arguments: dict[str, Any]) -> Any:
+        if name not in arguments:
+            raise UnknownHyperparameter(
+                f"save_hyperparameters({name!r}): the constructor of {type(self).__name__} has no argument of that name."
+                f"{did_you_mean(name, arguments)} Its arguments: {', '.join(arguments) or 'none'}."
+            )
+        return arguments[name]
+
+
+def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any]:
+    """What a checkpoint holds of ``owner``'s hyper-parameters, under Lightning's keys, encoded. Empty where it saved none.
+
+    ``prefix`` is ``"datamodule_"`` for a datamodule. A value that cannot be written and is the constructor's own default
+    is left out: the constructor will have it again.
+    """
+    if not owner.hparams:
+        return {}
+    defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
+    values: dict[str, Any] = {}
+    for name, value in owner.hparams.items():
+        plain = encode(value, name)
+        if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):
+            values[name] = plain
+    return {
+        f"{prefix}hparams_name": owner._hparams_name,
+        f"{prefix}hyper_parameters": values,
+        f"{prefix}hparams_type": "AttributeDict",
+    }
+
+
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    """``init``, with its arguments noted on the instance while it runs."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            init(self, *args, **kwargs)  # raises the error that the caller knows
+            return
+        bound.apply_defaults()
+        arguments = _flattened(signature, bound.arguments)
+        running = self.__dict__.get("_constructors")
+        if running is None:
+            running = self.__dict__["_constructors"] = []
+            self.__dict__["_init_kept"] = _kept(arguments, signature)
+        running.append(arguments)
+        try:
+            init(self, *args, **kwargs)
+        finally:
+            running.pop()
+            if not running:
+                self.__dict__.pop("_constructors", None)
+
+    __init__._records = True  # type: ignore[attr-defined]  # so that it is not wrapped twice
+    __init__.__signature__ = signature  # type: ignore[attr-defined]  # for readers that do not follow __wrapped__
+    return __init__
+
+
+def _flattened(signature: inspect.Signature, bound: Mapping[str, Any]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for index, (name, value) in enumerate(bound.items()):
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        elif kind is not inspect.Parameter.VAR_POSITIONAL and index > 0:  # the first is self
+            arguments[name] = value
+    return arguments
+
+
+def _kept(arguments: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+    kept = {}
+    for name, value in arguments.items():
+        plain = _remembered(name, value)
+        default = signature.parameters[name].default if name in signature.parameters else inspect.Parameter.empty
+        if not (_is_unwritable(plain) and value is default):
+            kept[name] = plain
+    return kept
+
+
+def _remembered(name: str, value: Any) -> Any:
+    """A plain copy of a constructor argument, made before the constructor can change it."""
+    room = _room_left(value, _LARGEST_REMEMBERED)
+    if room is None:
+        return encode(Unwritable(name, type_name(value)))
+    if room < 0:
+        return encode(Unwritable(name, f"{type_name(value)} of more than a megabyte"))
+    return copy.deepcopy(encode(value, name))
+
+
+def _room_left(value: Any, room: int) -> int | None:
+    """``room`` less the bytes of ``value``; negative as soon as it is too large, ``None`` for what must not be walked."""
+    kind = type(value)
+    if isinstance(value, torch.Tensor):
+        return room - value.numel() * value.element_size()
+    if isinstance(value, torch.nn.Module):
+        return None
+    if kind.__module__ == "numpy":
+        return room - int(getattr(value, "nbytes", 16))
+    if isinstance(value, str | bytes | bytearray):
+        return room - len(value)
+    items: Iterable[Any]
+    if kind in _MAPPINGS:
+        items = (part for item in value.items() for part in item)
+    elif kind in _CONTAINERS or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        items = value
+    elif kind in (argparse.Namespace, types.SimpleNamespace):
+        items = vars(value).values()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = (getattr(value, field.name, None) for field in dataclasses.fields(value))
+    elif isinstance(value, Mapping) and kind.__module__.split(".")[0] != "omegaconf":
+        return None  # who knows what reading it costs
+    else:
+        return room - 16
+    room -= 64
+    for item in items:
+        left = None if room < 0 else _room_left(item, room)
+        if left is None:
+            # an item that cannot be written does not keep the others from being written
+            left = room - 64
+        room = left
+        if room < 0:
+            break
+    return room
+
+
+def _named_values(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, argparse.Namespace | types.SimpleNamespace):
+        return dict(vars(given))
+    if dataclasses.is_dataclass(given) and not isinstance(given, type):
+        return {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    raise InvalidType("hyper-parameters", given, "a dict, a namespace, a dataclass object, or names of constructor arguments")
+
+
+def _name_of(given: Any, arguments: dict[str, Any]) -> str | None:
+    """The constructor argument that ``given`` was passed as."""
+    for name, value in arguments.items():
+        if value is given:
+            return name
+    if isinstance(given, dict | argparse.Namespace):
+        for name, value in arguments.items():
+            if type(value) is type(given) and set(_named_values(value)) == set(_named_values(given)):
+                return name
+    return None
+
+
+def _is_nothing(arg: Any) -> bool:
+    return arg is None or (isinstance(arg, Mapping | list | tuple | set) and len(arg) == 0)
+
+
+def _copied(values: Mapping[str, Any]) -> AttributeDict:
+    copied = AttributeDict()
+    for name, value in values.items():
+        if isinstance(value, torch.nn.Module):
+            copied[name] = value
+            continue
+        try:
+            copied[name] = copy.deepcopy(value)
+        except Exception:  # a lock, a generator, a graph tensor ...: what cannot be copied is shared
+            copied[name] = value
+    return copied
+
+
+def _made_by_dataclass(cls: type) -> bool:
+    return dataclasses.is_dataclass(cls) and not hasattr(_init_of(cls), "_records")
+
+
+def _is_unwritable(plain: Any) -> bool:
+    return isinstance(plain, dict) and plain.get("__leyden__") == "unwritable"
+
+
+def _init_of(cls: type) -> Any:
+    return cls.__init__  # type: ignore[misc]  # a subclass's constructor may differ, and it is this one that is called
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(_init_of(cls)).parameters
+    except (TypeError, ValueError):
+        return {}

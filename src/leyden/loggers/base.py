@@ -1,0 +1,172 @@
+"""Logger: what a run asks of the place where its metrics go."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+from torch.nn import Module
+
+from leyden.distributed.rank_zero import rank_zero_only
+
+T = TypeVar("T")
+
+
+class Logger(ABC):
+    """Base of all loggers. A logger of your own overrides ``name``, ``version``, ``log_metrics`` and ``log_hyperparams``."""
+
+    takes_tensors: ClassVar[bool] = False
+    """Whether :meth:`log_metrics` takes 0-dim tensors as they are, on their device, and reads them later in bulk.
+
+    Such a tensor is the logger's to keep: nobody changes it afterwards. Where false, values come as Python numbers.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str | None:
+        """The name of the experiment."""
+
+    @property
+    @abstractmethod
+    def version(self) -> int | str | None:
+        """The number or name of the run within the experiment."""
+
+    @property
+    def root_dir(self) -> str | None:
+        """The folder that holds all versions of the experiment; ``None`` where the logger writes no local files."""
+        return None
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder of this run; ``None`` where the logger writes no local files."""
+        return None
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder under which everything stands; ``None`` where the logger writes no local files."""
+        return None
+
+    @property
+    def group_separator(self) -> str:
+        """What stands between a group's name and a metric's."""
+        return "/"
+
+    @property
+    def experiment(self) -> Any:
+        """The object underneath, for all that a logger does not cover; ``None`` where there is none."""
+        return None
+
+    @abstractmethod
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write values by name. ``step`` is the x-axis; without it the logger counts by itself."""
+
+    @abstractmethod
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Write the hyper-parameters of the run."""
+
+    def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
+        """Write the model's graph, where the logger can show one."""
+        return
+
+    def save(self) -> None:
+        """Bring everything that was logged to its place."""
+        return
+
+    def finalize(self, status: str) -> None:
+        """The verb has ended, ``status`` tells how: ``success`` or ``failed``. Another verb may follow."""
+        self.save()
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """A checkpoint was written; the callback knows where."""
+        return
+
+    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+        """A verb begins: choose the place to write to and see that it can be written.
+
+        Called on every process. ``agree`` returns the first process's argument on all processes; ``None`` when there is
+        one process.
+        """
+        return
+
+    def position(self) -> dict[str, Any]:
+        """How far the logger has written, after writing all that it was given. Kept in a checkpoint: plain values only."""
+        return {}
+
+    def resume(self, position: dict[str, Any]) -> None:
+        """Go on from where :meth:`position` was taken: what was written after it goes, so that no row is there twice."""
+        return
+
+
+def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """For an ``experiment`` property: the real object on the first process, elsewhere one that takes any call."""
+
+    @functools.wraps(function)
+    def experiment(self: Any) -> T:
+        if rank_zero_only.rank:
+            return DummyExperiment()  # type: ignore[return-value]  # it answers to every name
+        return function(self)
+
+    return experiment
+
+
+class DummyExperiment:
+    """Answers to every name and takes every call, and does nothing."""
+
+    def __getattr__(self, name: str) -> DummyExperiment:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # copy and pickle ask for these
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> DummyExperiment:
+        return self
+
+    def __getitem__(self, index: Any) -> DummyExperiment:
+        return self
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        pass
+
+    def __enter__(self) -> DummyExperiment:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class DummyLogger(Logger):
+    """Stands for the user's loggers in ``fast_dev_run``: takes everything, writes nothing."""
+
+    takes_tensors = True
+
+    def __init__(self) -> None:
+        self._experiment = DummyExperiment()
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def experiment(self) -> DummyExperiment:
+        return self._experiment
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __getitem__(self, index: int) -> DummyExperiment:
+        return self._experiment
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._experiment

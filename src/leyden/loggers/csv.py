@@ -1,0 +1,328 @@
+"""CSVLogger: metrics as one table in ``metrics.csv``, hyper-parameters in ``hparams.yaml``."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import warnings
+import zlib
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import fsspec  # type: ignore[import-untyped]  # it ships no types
+
+from leyden.distributed.rank_zero import rank_zero_only
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning
+from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.folder import RunFolder
+from leyden.loggers.readout import as_dict, check_scalar, read, to_yaml
+from leyden.types import Path
+
+
+class CSVLogger(Logger):
+    """Write metrics to ``save_dir/name/version_N/metrics.csv``: a column for each metric and ``step``, in alphabetical order.
+
+    Args:
+        save_dir: The folder under which everything stands. It is created when a run starts.
+        name: The experiment's folder; ``None`` or ``""`` for none.
+        version: The run's folder: a number (``version_3``), or a string taken as it is. By default the next free number.
+            A folder that exists is gone on with: rows are appended.
+        prefix: Stands before each metric's name, with a ``-`` between.
+        flush_logs_every_n_steps: Rows are written after this many steps, and when a verb ends or a checkpoint is saved.
+
+    Raises :class:`InvalidOption` at the start of a run when the folder cannot be written.
+    """
+
+    takes_tensors: ClassVar[bool] = True
+    LOGGER_JOIN_CHAR: ClassVar[str] = "-"
+
+    def __init__(
+        self,
+        save_dir: Path,
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        prefix: str = "",
+        flush_logs_every_n_steps: int = 100,
+    ) -> None:
+        if isinstance(flush_logs_every_n_steps, bool) or not isinstance(flush_logs_every_n_steps, int):
+            raise InvalidType("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
+        if flush_logs_every_n_steps < 1:
+            raise InvalidOption("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
+        self._folder = RunFolder(save_dir, name, version)
+        self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
+        self._every = flush_logs_every_n_steps
+        self._writer: ExperimentWriter | None = None
+
+    @property
+    def name(self) -> str:
+        return self._folder.name
+
+    @property
+    def version(self) -> int | str:
+        return self._folder.version
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder.save_dir
+
+    @property
+    def root_dir(self) -> str:
+        return self._folder.root
+
+    @property
+    def log_dir(self) -> str:
+        return self._folder.path
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        """The object that writes the files."""
+        if self._writer is None:
+            self._folder.claim()
+            self._writer = ExperimentWriter(self._folder.path, prefix=self._prefix, flush_every_n_steps=self._every)
+        return self._writer
+
+    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+        self._folder.agree(agree)
+        _ = self.experiment
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep a row: numbers, or 0-dim tensors that are read from their device when rows are written."""
+        (self._writer or self.experiment).log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None, *args: Any, **kwargs: Any) -> None:
+        """Take hyper-parameters. They are written with the next :meth:`save`."""
+        self.experiment.log_hparams(as_dict(params))
+
+    def save(self) -> None:
+        """Write what waits. Nothing is created where nothing was logged."""
+        if self._writer is not None:
+            self._writer.save()
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def position(self) -> dict[str, Any]:
+        if rank_zero_only.rank or self._folder.remote or not self._folder.claimed:
+            return {}
+        return {"version": self._folder.version, **self.experiment.position()}
+
+    def resume(self, position: dict[str, Any]) -> None:
+        """Go on in the run that ``position`` was taken from, cut to it.
+
+        A version that was asked for and differs is a run of its own, and starts empty. A file that does not hold the
+        recorded rows is left as it is, with a :class:`LeydenWarning`.
+        """
+        if rank_zero_only.rank or "version" not in position:
+            return
+        if self._folder.asked and position["version"] != self._folder.version:
+            return
+        waiting = self._writer
+        here = RunFolder(self._folder.save_dir, self._folder.name, position["version"]).path
+        if cut(os.path.join(here, ExperimentWriter.NAME_METRICS_FILE), position):
+            self._folder.adopt(position["version"])
+            self._writer = None
+            if waiting is not None:
+                self.experiment.take_over(waiting)
+        else:
+            warnings.warn(
+                f"{here} does not hold the {position['rows']} rows that were written when the checkpoint was made; "
+                f"rows from here on are written to {self._folder.path}.",
+                LeydenWarning,
+                stacklevel=2,
+            )
+
+
+class ExperimentWriter:
+    """Writes the table and the hyper-parameters of one run.
+
+    Rows are appended; only a new column makes the file anew, under a temporary name that then replaces it.
+    """
+
+    NAME_HPARAMS_FILE: ClassVar[str] = "hparams.yaml"
+    NAME_METRICS_FILE: ClassVar[str] = "metrics.csv"
+
+    def __init__(self, log_dir: str, prefix: str = "", flush_every_n_steps: int = 100) -> None:
+        self.log_dir = log_dir
+        self.hparams: dict[str, Any] = {}
+        self.metrics: list[tuple[dict[str, Any], int]] = []
+        self.metrics_file_path = os.path.join(log_dir, self.NAME_METRICS_FILE)
+        self._prefix = prefix
+        self._every = flush_every_n_steps
+        self._flushed = 0  # the step at the last flush
+        self._hparams_wait = False
+        self._files, _ = fsspec.core.url_to_fs(log_dir)
+        self._remote = "://" in log_dir
+        self._columns: list[str] = []
+        self._rows = self._size = self._crc = 0
+        self._look()
+
+    @property
+    def metrics_keys(self) -> list[str]:
+        """The columns, but ``step``."""
+        return [column for column in self._columns if column != "step"]
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep a row. Without a ``step`` rows are counted."""
+        if step is None:
+            step = self._rows + len(self.metrics)
+        self.metrics.append((dict(metrics), step))
+        if step - self._flushed >= self._every or len(self.metrics) >= self._every or step < self._flushed:
+            self._flushed = step
+            self.save()
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Add hyper-parameters."""
+        self.hparams.update(params)
+        self._hparams_wait = True
+
+    def save(self) -> None:
+        """Write what waits. When the disk refuses, rows wait on, with a :class:`LeydenWarning`."""
+        try:
+            if self._hparams_wait:
+                self._replace(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE), to_yaml(self.hparams).encode())
+                self._hparams_wait = False
+            if self.metrics:
+                self._write(self._read())
+                self.metrics.clear()
+        except OSError as error:
+            warnings.warn(
+                f"{self.metrics_file_path} cannot be written ({error}); {len(self.metrics)} rows wait for the next attempt.",
+                LeydenWarning,
+                stacklevel=3,
+            )
+
+    def position(self) -> dict[str, Any]:
+        """How much stands in the file: rows, bytes, columns and a checksum."""
+        self.save()
+        if self._size and not self._remote:
+            with open(self.metrics_file_path, "rb") as file:
+                os.fsync(file.fileno())
+        return {"rows": self._rows, "bytes": self._size, "columns": list(self._columns), "crc": self._crc}
+
+    def take_over(self, other: ExperimentWriter) -> None:
+        """Take hyper-parameters and rows that wait in another writer."""
+        self.metrics += other.metrics
+        self.log_hparams(other.hparams)
+
+    def _read(self) -> list[dict[str, Any]]:
+        for index, (metrics, _) in enumerate(self.metrics):
+            try:
+                for name, value in metrics.items():
+                    check_scalar(name, value)
+            except InvalidType:
+                del self.metrics[index]  # the other rows can still be written
+                raise
+        numbers = iter(read([value for metrics, _ in self.metrics for value in metrics.values()]))
+        return [{**{self._prefix + name: next(numbers) for name in metrics}, "step": step} for metrics, step in self.metrics]
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        if not self._remote:
+            try:
+                size = os.stat(self.metrics_file_path).st_size
+            except FileNotFoundError:
+                size = 0
+            if self._size and not size:
+                warnings.warn(
+                    f"{self.metrics_file_path} is gone while the run goes on: {self._rows} rows are lost. It is made again.",
+                    LeydenWarning,
+                    stacklevel=4,
+                )
+            if size != self._size:
+                self._look()  # somebody else wrote
+        new = {name for row in rows for name in row}.difference(self._columns)
+        if new or self._remote:
+            columns = sorted(new.union(self._columns)) if new else self._columns
+            before = parse(self._text())[1]
+            text = table(columns, [*before, *rows])
+            self._replace(self.metrics_file_path, text)
+            self._columns, self._size, self._crc = columns, len(text), zlib.crc32(text)
+        else:
+            text = table(self._columns, rows, header=False)
+            self._append(text)
+            self._size, self._crc = self._size + len(text), zlib.crc32(text, self._crc)
+        self._rows += len(rows)
+
+    def _look(self) -> None:
+        text = self._text()
+        self._columns, rows = parse(text)
+        self._rows, self._size, self._crc = len(rows), len(text), zlib.crc32(text)
+
+    def _text(self) -> bytes:
+        """The file's content, its last line complete."""
+        try:
+            with self._files.open(self.metrics_file_path, "rb") as file:
+                text: bytes = file.read()
+        except FileNotFoundError:
+            return b""
+        if text and not text.endswith(b"\n"):
+            text += b"\n"  # a killed process left half a line
+            self._replace(self.metrics_file_path, text)
+        return text
+
+    def _append(self, text: bytes) -> None:
+        with open(self.metrics_file_path, "r+b", buffering=0) as file:
+            try:
+                file.seek(self._size)
+                written = file.write(text)
+                if written != len(text):
+                    raise OSError(f"only {written} of {len(text)} bytes were written")
+            except OSError:
+                file.truncate(self._size)
+                raise
+
+    def _replace(self, path: str, text: bytes) -> None:
+        self._files.makedirs(self.log_dir, exist_ok=True)
+        if self._remote:
+            self._files.pipe_file(path, text)
+            return
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(text)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def table(columns: list[str], rows: list[dict[str, Any]], *, header: bool = True) -> bytes:
+    """Rows as lines of CSV; what a row lacks stays empty."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def parse(text: bytes) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of a table."""
+    reader = csv.reader(io.StringIO(text.decode(errors="replace"), newline=""))
+    columns = next(reader, [])
+    return columns, [dict(zip(columns, row, strict=False)) for row in reader]
+
+
+def cut(path: str, position: Mapping[str, Any]) -> bool:
+    """Cut the table to ``position``. False, and nothing done, where it does not hold the rows recorded there."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except FileNotFoundError:
+        text = b""
+    kept = text[: position["bytes"]]
+    if len(kept) != position["bytes"] or zlib.crc32(kept) != position["crc"]:
+        # columns that came later made the file anew
+        kept = table(position["columns"], parse(text)[1][: position["rows"]]) if position["columns"] else b""
+        if zlib.crc32(kept) != position["crc"]:
+            return False
+    if kept != text:
+        temporary = f"{path}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(kept)
+        os.replace(temporary, path)
+    return True

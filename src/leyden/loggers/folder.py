@@ -1,0 +1,134 @@
+"""The folder of a run below an experiment's: ``save_dir/name/version_N``, with the next free N where none was asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]  # it ships no types
+
+from leyden.distributed.rank_zero import rank_zero_only
+from leyden.errors import InvalidOption, InvalidType
+from leyden.types import Path
+
+
+class RunFolder:
+    """Where a logger writes. Nothing is created before :meth:`claim`."""
+
+    def __init__(self, save_dir: Path, name: str | None, version: int | str | None, sub_dir: Path | None = None) -> None:
+        if not isinstance(save_dir, str | os.PathLike):
+            raise InvalidType("save_dir", save_dir, "a path or an URL")
+        if name is not None and not isinstance(name, str):
+            raise InvalidType("name", name, "a string, or None for no folder of its own")
+        if isinstance(version, bool) or not (version is None or isinstance(version, int | str)):
+            raise InvalidType("version", version, "a number, a string, or None for the next free number")
+        self.save_dir = os.path.expandvars(os.path.expanduser(os.fspath(save_dir)))
+        self.name = name or ""
+        self.sub_dir = None if sub_dir is None else os.path.expandvars(os.path.expanduser(os.fspath(sub_dir)))
+        self.asked = version is not None
+        self.claimed = False
+        self._version = version
+        self._settled = version is not None
+        self._made: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the folder is an URL and not a local path."""
+        return "://" in self.save_dir
+
+    @property
+    def root(self) -> str:
+        """The folder that holds all versions."""
+        return os.path.join(self.save_dir, self.name)
+
+    @property
+    def version(self) -> int | str:
+        """The run's version; the next free number where none was asked for."""
+        if self._version is None:
+            self._version = self._next()
+        return self._version
+
+    @property
+    def path(self) -> str:
+        """The folder of the run."""
+        version = self.version
+        folder = os.path.join(self.root, version if isinstance(version, str) else f"version_{version}")
+        return folder if self.sub_dir is None else os.path.join(folder, self.sub_dir)
+
+    def claim(self) -> None:
+        """Create the folder, on the first process. Two runs that start at once never get the same free number.
+
+        Raises :class:`InvalidOption` where the folder cannot be written.
+        """
+        if self.claimed:
+            return
+        self.claimed = True
+        if rank_zero_only.rank or self.remote:
+            _ = self.version
+            return
+        try:
+            if not self._settled:
+                os.makedirs(self.root, exist_ok=True)
+                self._take_number()
+            os.makedirs(self.path, exist_ok=True)
+        except OSError as error:
+            self.claimed = False
+            raise self._refusal(error.strerror or str(error)) from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            self.claimed = False
+            raise self._refusal("permission denied")
+
+    def agree(self, agree: Callable[[Any], Any] | None) -> None:
+        """Choose the version together: all processes take the first one's."""
+        if rank_zero_only.rank == 0:
+            self.claim()
+        if agree is not None:
+            self._version = agree(self._version)
+        self.claim()
+
+    def adopt(self, version: int | str) -> None:
+        """Go on in the folder of an earlier run, and give back a number that was taken and not used."""
+        if self._made is not None and version != self._version:
+            for folder in (self.path, self._made):
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    break
+        self._made = None
+        self._version = version
+        self._settled = True
+        self.claimed = False
+
+    def _take_number(self) -> None:
+        while True:
+            folder = os.path.join(self.root, f"version_{self.version}")
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                self._version = self._next()
+            else:
+                self._made = folder
+                self._settled = True
+                return
+
+    def _next(self) -> int:
+        try:
+            if self.remote:
+                files, root = fsspec.core.url_to_fs(self.root)
+                found = [os.path.basename(entry.rstrip("/")) for entry in files.ls(root, detail=False)]
+            else:
+                found = os.listdir(self.root)
+        except OSError:
+            return 0
+        taken = [int(match[1]) for match in (re.fullmatch(r"version_(\d+)", entry) for entry in found) if match]
+        return max(taken, default=-1) + 1
+
+    def _refusal(self, why: str) -> InvalidOption:
+        return InvalidOption(
+            "save_dir",
+            self.save_dir,
+            "a folder that can be written",
+            f"{self.path}: {why}. Give another save_dir, or logger=False.",
+        )

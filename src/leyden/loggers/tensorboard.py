@@ -1,0 +1,366 @@
+"""TensorBoardLogger: event files for TensorBoard, through PyTorch's SummaryWriter."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import struct
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from leyden.distributed.rank_zero import rank_zero_only
+from leyden.errors import InvalidType, LeydenWarning, MissingPackage
+from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.folder import RunFolder
+from leyden.loggers.readout import as_dict, check_scalar, flat, read, to_yaml
+from leyden.loggers.undisturbed import undisturbed
+from leyden.tree import tree_map
+from leyden.types import Path
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+ROWS = 200
+"""Rows that wait at most before they are written."""
+SECONDS = 10.0
+"""Seconds that a row waits at most, so that TensorBoard shows a slow run too."""
+
+
+class TensorBoardLogger(Logger):
+    """Write metrics to event files in ``save_dir/name/version_N[/sub_dir]``.
+
+    Args:
+        save_dir: The folder under which everything stands. It is created when a run starts.
+        name: The experiment's folder; ``None`` or ``""`` for none.
+        version: The run's folder: a number (``version_3``), or a string taken as it is. By default the next free number.
+        log_graph: Whether :meth:`log_graph` writes the model's graph, which needs an ``example_input_array``.
+        default_hp_metric: Whether hyper-parameters come with a metric ``hp_metric`` of -1 where none is given: TensorBoard
+            shows hyper-parameters only with a metric.
+        prefix: Stands before each metric's name, with a ``-`` between.
+        sub_dir: A folder below the run's, for the event files.
+        kwargs: For ``torch.utils.tensorboard.SummaryWriter``.
+
+    Raises :class:`MissingPackage` without the package ``tensorboard``, and :class:`InvalidOption` at the start of a run
+    when the folder cannot be written.
+    """
+
+    takes_tensors: ClassVar[bool] = True
+    LOGGER_JOIN_CHAR: ClassVar[str] = "-"
+    NAME_HPARAMS_FILE: ClassVar[str] = "hparams.yaml"
+
+    def __init__(
+        self,
+        save_dir: Path,
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        log_graph: bool = False,
+        default_hp_metric: bool = True,
+        prefix: str = "",
+        sub_dir: Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise MissingPackage("tensorboard", "TensorBoardLogger", "tensorboard")
+        self._folder = RunFolder(save_dir, name, version, sub_dir)
+        self._log_graph = log_graph
+        self._default_hp_metric = default_hp_metric
+        self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
+        self._kwargs = kwargs
+        self._writer: SummaryWriter | None = None
+        self._rows: list[tuple[dict[str, Any], int, float]] = []
+        self._counted = 0
+        self._written_at = time.monotonic()
+        self._files: dict[str, None] = {}  # event files of this run, in order, relative to its folder
+        self.hparams: dict[str, Any] = {}
+        self._hparams_wait: list[tuple[dict[str, Any], int, bool]] = []  # metrics, step, whether they are drawn
+        self._yaml_waits = False
+        self._hparams_written = False
+
+    @property
+    def name(self) -> str:
+        return self._folder.name
+
+    @property
+    def version(self) -> int | str:
+        return self._folder.version
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder.save_dir
+
+    @property
+    def root_dir(self) -> str:
+        return self._folder.root
+
+    @property
+    def log_dir(self) -> str:
+        return self._folder.path
+
+    @property
+    def sub_dir(self) -> str | None:
+        """The folder below the run's in which event files stand."""
+        return self._folder.sub_dir
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        """The ``SummaryWriter``, for images, histograms, text and the like."""
+        if self._writer is None:
+            self._folder.claim()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the package's imports warn of its own dependencies
+                from torch.utils.tensorboard import SummaryWriter
+            self._writer = SummaryWriter(log_dir=self._folder.path, **self._kwargs)
+        return self._writer
+
+    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+        self._folder.agree(agree)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep a row: numbers, 0-dim tensors that are read from their device when rows are written, or dicts of such.
+
+        A dict of values is one chart with several lines.
+        """
+        if not self._rows and self._writer is None and rank_zero_only.rank:
+            return
+        if step is None:
+            step = self._counted
+        self._counted += 1
+        self._rows.append((dict(metrics), step, time.time()))
+        if len(self._rows) >= ROWS or time.monotonic() - self._written_at >= SECONDS:
+            self._write()
+
+    def log_hyperparams(
+        self,
+        params: dict[str, Any] | Namespace | None = None,
+        metrics: dict[str, Any] | float | None = None,
+        step: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take hyper-parameters. They are written with the next :meth:`save`, after a resume only where they were not yet.
+
+        ``metrics`` are values to compare runs by: a number (``hp_metric``) or numbers by name, drawn at ``step`` (0).
+        """
+        if rank_zero_only.rank:
+            return
+        self.hparams.update(as_dict(params))
+        self._yaml_waits = True
+        if metrics is None:
+            compared: dict[str, Any] = {"hp_metric": -1} if self._default_hp_metric else {}
+        else:
+            compared = dict(metrics) if isinstance(metrics, Mapping) else {"hp_metric": metrics}
+        if compared:
+            drawn = metrics is not None or not self._hparams_written
+            self._hparams_wait.append((compared, step or 0, drawn))
+            self._hparams_written = True
+
+    def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
+        """Write the model's graph, where the logger was made with ``log_graph=True``.
+
+        The forward that this takes leaves random state, buffers and modes as they were.
+        """
+        if not self._log_graph or rank_zero_only.rank:
+            return
+        example = getattr(model, "example_input_array", None) if input_array is None else input_array
+        if example is None:
+            warnings.warn(
+                "log_graph=True needs an input: set example_input_array on the module, or pass input_array. No graph is written.",
+                LeydenWarning,
+                stacklevel=2,
+            )
+            return
+        place = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+        example = tree_map(example, Tensor, lambda tensor: tensor.to(place))
+        with undisturbed(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of every Python branch
+            self.experiment.add_graph(model, example)
+
+    def save(self) -> None:
+        """Write what waits. Nothing is created where nothing was logged."""
+        if rank_zero_only.rank:
+            return
+        self._write()
+        if self._writer is not None:
+            self._writer.flush()
+        if self._yaml_waits:
+            self._folder.claim()
+            if not self._folder.remote:
+                path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
+                os.makedirs(self._folder.path, exist_ok=True)
+                with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+                    file.write(to_yaml(self.hparams))
+                os.replace(f"{path}.tmp", path)
+            self._yaml_waits = False
+
+    def finalize(self, status: str) -> None:
+        """Write what waits, close the files and end the threads that write them. Logging on makes a new file."""
+        self.save()
+        if self._writer is not None:
+            self._note_files()
+            self._writer.close()
+            self._writer = None
+
+    def position(self) -> dict[str, Any]:
+        if rank_zero_only.rank or self._folder.remote:
+            return {}
+        self.save()
+        self._note_files()
+        sizes = {name: os.path.getsize(os.path.join(self._folder.path, name)) for name in self._files if self._there(name)}
+        return {
+            "version": self._folder.version,
+            "files": sizes,
+            "counted": self._counted,
+            "hparams": self._hparams_written,
+        }
+
+    def resume(self, position: dict[str, Any]) -> None:
+        """Go on in the run that ``position`` was taken from: its files are cut to it, later event files beside them go.
+
+        A version that was asked for and differs is a run of its own, and starts empty. Files that are shorter than
+        recorded are left as they are, with a :class:`LeydenWarning`.
+        """
+        if rank_zero_only.rank or "version" not in position or self._folder.remote:
+            return
+        if self._folder.asked and position["version"] != self._folder.version:
+            return
+        sizes: dict[str, int] = position["files"]
+        here = RunFolder(self._folder.save_dir, self._folder.name, position["version"], self._folder.sub_dir).path
+        for name, size in sizes.items():
+            path = os.path.join(here, name)
+            if not os.path.isfile(path) or os.path.getsize(path) < size:
+                warnings.warn(
+                    f"{path} does not hold the {size} bytes that were written when the checkpoint was made; "
+                    f"metrics from here on are written to {self._folder.path}.",
+                    LeydenWarning,
+                    stacklevel=2,
+                )
+                return
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        folders = {os.path.dirname(name) for name in sizes} | {""}
+        for folder in folders:
+            where = os.path.join(here, folder)
+            for entry in os.listdir(where) if os.path.isdir(where) else []:
+                name = os.path.join(folder, entry)
+                if entry.startswith("events.out.tfevents.") and name not in sizes:
+                    os.unlink(os.path.join(where, entry))
+        for name, size in sizes.items():
+            os.truncate(os.path.join(here, name), size)
+        self._folder.adopt(position["version"])
+        self._files = dict.fromkeys(sizes)
+        self._counted = position["counted"]
+        self._rows.clear()
+        if position["hparams"]:
+            self._hparams_written = True
+            self._hparams_wait.clear()
+
+    def _look_for_files(self) -> None:
+        """See that the open file still has its name: what is written to a deleted file is lost."""
+        if self._writer is None or self._folder.remote:
+            return
+        path = self._writer._get_file_writer().event_writer._file_name
+        if not os.path.isfile(path):
+            warnings.warn(
+                f"{path} is gone while the run goes on: what it held is lost. A new one is made.", LeydenWarning, stacklevel=4
+            )
+            self._writer.close()
+            self._writer = None
+            self._folder.claimed = False
+
+    def _there(self, name: str) -> bool:
+        return os.path.isfile(os.path.join(self._folder.path, name))
+
+    def _note_files(self) -> None:
+        if self._writer is None:
+            return
+        writers: dict[str, Any] = self._writer.all_writers  # type: ignore[assignment]  # declared None, filled by its constructor
+        for writer in writers.values():
+            path = writer.event_writer._file_name
+            self._files[os.path.relpath(path, self._folder.path)] = None
+
+    def _write(self) -> None:
+        """Hand all rows to the event writer, one record a row."""
+        self._written_at = time.monotonic()
+        if self._hparams_wait:
+            self._write_hparams()
+        if not self._rows:
+            return
+        rows, self._rows = self._rows, []
+        self._look_for_files()
+        writer = self.experiment
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for metrics, _, _ in rows:
+            for name, value in metrics.items():
+                for part in value.values() if isinstance(value, Mapping) else (value,):
+                    check_scalar(name, part)
+                    if isinstance(part, str | bytes | list | tuple) or part is None:
+                        raise InvalidType(f"metrics[{name!r}]", part, "a number", "Write other things through logger.experiment.")
+        numbers = iter(
+            read(
+                [
+                    part
+                    for metrics, _, _ in rows
+                    for value in metrics.values()
+                    for part in (value.values() if isinstance(value, Mapping) else (value,))
+                ]
+            )
+        )
+        records = []
+        for metrics, step, at in rows:
+            values = []
+            for name, value in metrics.items():
+                if isinstance(value, Mapping):
+                    writer.add_scalars(self._prefix + name, {key: next(numbers) for key in value}, step, at)
+                else:
+                    values.append(Summary.Value(tag=self._prefix + name, simple_value=float(next(numbers))))
+            if values:
+                event = Event(wall_time=at, step=int(step), summary=Summary(value=values))
+                records.append(event.SerializeToString())
+        if records:
+            self._append(writer, records)
+
+    def _append(self, writer: SummaryWriter, records: list[bytes]) -> None:
+        """Put records into the event file, in its frame of lengths and checksums.
+
+        By hand, and not through the writer's queue of ten: passing each record to its thread takes longer than all the rest.
+        """
+        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+        heads: dict[int, bytes] = {}
+        frames: list[bytes] = []
+        for record in records:
+            size = len(record)
+            if size not in heads:
+                length = struct.pack("<Q", size)
+                heads[size] = length + struct.pack("<I", masked_crc32c(length))
+            frames += (heads[size], record, struct.pack("<I", masked_crc32c(record)))
+        events = writer._get_file_writer().event_writer
+        events.flush()  # its thread has nothing to write now
+        events._general_file_writer.write(b"".join(frames))
+        events._general_file_writer.flush()
+
+    def _write_hparams(self) -> None:
+        waiting, self._hparams_wait = self._hparams_wait, []
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in flat(self.hparams).items()
+        }
+        compared: dict[str, Any] = {}
+        for metrics, step, drawn in waiting:
+            compared.update({self._prefix + name: value for name, value in metrics.items()})
+            if drawn:
+                self._rows.append((metrics, step, time.time()))
+        for summary in hparams(plain, compared):
+            self.experiment._get_file_writer().add_summary(summary)

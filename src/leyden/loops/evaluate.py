@@ -1,0 +1,108 @@
+"""Validation and test: every batch of every loader, and the epoch's values at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+
+from leyden.callback import Callback
+from leyden.loops.moving import Mover
+from leyden.state.loaders import samples_in
+from leyden.state.metrics import read_numbers
+from leyden.state.run import Run
+from leyden.state.stage import RunningStage
+
+STAGE_OF = {"val": RunningStage.VALIDATING, "test": RunningStage.TESTING}
+HOOK_STAGE = {"val": "validation", "test": "test", "predict": "predict"}
+
+
+def gradient_free(run: Run) -> AbstractContextManager[Any]:
+    """No gradients: inference mode, or ``no_grad`` where ``inference_mode=False`` was asked for."""
+    return torch.inference_mode() if run.options.behaviour.inference_mode else torch.no_grad()
+
+
+class EvaluateLoop:
+    """Evaluates once per call of :meth:`run_epoch`."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        assert run.hooks is not None
+        self.run = run
+        self.stage = stage
+        self.hooks = run.hooks
+        word = HOOK_STAGE[stage]
+        self.word = word
+        self.evaluation_step: Callable[..., Any] = run.steps[f"{word}_step"]
+        self.move = Mover(run)
+        self.on_start, self.on_end = getattr(Callback, f"on_{word}_start"), getattr(Callback, f"on_{word}_end")
+        self.on_epoch_start = getattr(Callback, f"on_{word}_epoch_start")
+        self.on_epoch_end = getattr(Callback, f"on_{word}_epoch_end")
+        self.on_batch_start = getattr(Callback, f"on_{word}_batch_start")
+        self.on_batch_end = getattr(Callback, f"on_{word}_batch_end")
+
+    def run_epoch(self, most: int | None = None) -> list[dict[str, float]]:
+        """Evaluate every loader, at most ``most`` batches of each; returns the metrics of each loader as numbers."""
+        run, metrics = self.run, self.run.metrics
+        source = run.loaders.eval[self.stage]
+        module = run.lightning_module
+        run.keep_modes()
+        self.hooks.call(f"on_{self.word}_model_eval", getattr(module, f"on_{self.word}_model_eval"))
+        try:
+            with gradient_free(run):
+                metrics.start_epoch(self.stage)
+                self.hooks.emit(self.on_start)
+                self.hooks.emit(self.on_epoch_start)
+                for position in range(len(source.loaders)):
+                    self._read(source, position, most)
+                metrics.end_batches()
+                self.hooks.emit(self.on_epoch_end)
+                results = self._publish(len(source.loaders))
+                self.hooks.emit(self.on_end)
+        finally:
+            self.hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
+        return results
+
+    def _read(self, source: Any, position: int, most: int | None) -> None:
+        run, metrics, several = self.run, self.run.metrics, len(source.loaders) > 1
+        number = position if several else None
+        count = partial(samples_in, source.loaders[position])
+        precision = run.strategy.precision
+        for batch, index, is_last in source.read(position, most):
+            run.is_last_batch = is_last
+            if not self.move.idle:
+                batch = self.move(batch, position)
+            arguments = (batch, index, position) if several else (batch, index)
+            metrics.at(batch, number, partial(count, index))
+            self.hooks.emit(self.on_batch_start, *arguments)
+            self.hooks.where = f"{self.word}_step"
+            if precision.has_forward_context:
+                with precision.forward_context():
+                    outputs = self.evaluation_step(*arguments)
+            else:
+                outputs = self.evaluation_step(*arguments)
+            if isinstance(outputs, dict):
+                outputs = run.read_mapping(self.stage, outputs)
+            self.hooks.where = None
+            self.hooks.emit(self.on_batch_end, outputs, *arguments)
+            if run.loggers and not run.sanity_checking:
+                row = metrics.step_row()
+                if row:
+                    run.log_row(row, index)
+
+    def _publish(self, loaders: int) -> list[dict[str, float]]:
+        """Write the epoch's values and return them, one dict a loader."""
+        metrics = self.run.metrics
+        metrics.callback()
+        if not self.run.sanity_checking:
+            row = metrics.epoch_row()
+            if row:
+                self.run.log_row(row)
+        common = metrics.epoch_results(None)
+        results = []
+        for position in range(loaders):
+            mine = {**common, **metrics.epoch_results(position)} if loaders > 1 else common
+            results.append(read_numbers(mine))
+        return results

@@ -1,0 +1,266 @@
+"""Training: epochs of batches, with validation when it is due."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from leyden.callback import Callback
+from leyden.checkpoint.random_state import preserved_random_state, random_state
+from leyden.errors import ConflictingOptions, InvalidOption
+from leyden.loops.evaluate import EvaluateLoop
+from leyden.loops.moving import Mover
+from leyden.loops.optimize import Automatic, Manual, detached
+from leyden.schedule import EveryDuration, EveryN
+from leyden.state.loaders import TrainSource
+from leyden.state.run import LOSSES_KEPT, Run
+from leyden.state.stage import RunningStage
+
+
+class FitLoop:
+    """Trains. What is finished is counted in ``run.progress``; a resumed run goes on from there."""
+
+    def __init__(self, run: Run, validates: bool) -> None:
+        assert run.hooks is not None
+        self.run = run
+        self.hooks = run.hooks
+        self.move = Mover(run)
+        self.validation = EvaluateLoop(run, "val") if validates else None
+        self.optimization: Automatic | Manual = (
+            Automatic(run) if run.lightning_module.automatic_optimization else Manual(run)
+        )
+        run.optimization = self.optimization
+        self.log_due = EveryN(run.options.watching.log_every_n_steps)
+        self.validation_clock: EveryDuration | None = None
+        self.validation_every: int | None = None  # batches; None: at the epoch's end
+        self.index = 0
+
+    # -- the story
+    def run_fit(self, resuming: bool) -> None:
+        self.hooks.emit(Callback.on_fit_start)
+        if not resuming:
+            self.check_sanity()
+        if self.run.options.limits.train == 0 or self.is_over():
+            self.hooks.emit(Callback.on_fit_end)
+            return
+        with self.run.in_stage(RunningStage.TRAINING):
+            source = self.load()
+            self.hooks.emit(Callback.on_train_start)
+            while not self.is_over():
+                source = self.reload_if_due(source)
+                self.train_epoch(source)
+            self.hooks.emit(Callback.on_train_end)
+            self.hooks.emit(Callback.on_fit_end)
+
+    def train_epoch(self, source: TrainSource) -> None:
+        """One epoch, or what is left of it."""
+        run, hooks, progress = self.run, self.hooks, self.run.progress
+        if progress.batch == 0 and progress.settled == progress.batches:
+            run.metrics.start_epoch("train")
+            self.follow_accumulation_schedule()
+            hooks.emit(Callback.on_train_epoch_start)
+            run.epoch_random_state = random_state()
+        else:
+            run.metrics.enter("train")
+            self.finish_batch(progress.batch == source.stop)
+        if not self.is_cut():
+            self.train_batches(source)
+        run.metrics.end_batches()
+        run.check_losses()
+        self.end_epoch()
+
+    def train_batches(self, source: TrainSource) -> None:
+        """The batches of an epoch."""
+        run, hooks, progress, metrics = self.run, self.hooks, self.run.progress, self.run.metrics
+        move, step, idle = self.move, self.optimization.step, self.move.idle
+        asks = hooks.listens(Callback.on_train_batch_start)
+        tells = hooks.listens(Callback.on_train_batch_end)
+        self.source = source
+        for batch, index, is_last in source.read(progress.epoch, progress.batch):
+            run.is_last_batch = is_last
+            if not idle:
+                batch = move(batch)
+            self.index = index
+            metrics.at(batch, None, self.samples_in_batch)
+            if asks and -1 in hooks.ask(Callback.on_train_batch_start, batch, index):
+                break
+            outputs = step(batch, index, is_last)
+            progress.batch += 1
+            progress.batches += 1
+            if progress.window == 0:
+                progress.stepped_batches += 1
+            if tells:
+                hooks.emit(Callback.on_train_batch_end, detached(outputs), batch, index)
+            self.finish_batch(is_last, outputs, batch)
+            if self.is_cut():
+                break
+
+    def finish_batch(self, is_last: bool, outputs: Any = None, batch: Any = None) -> None:
+        """What follows a batch: its row, checkpoints, validation. Does only what is not done yet, so a resume may call it."""
+        run, progress = self.run, self.run.progress
+        if progress.settled == progress.batches:
+            return
+        if progress.rows != progress.batches:
+            if progress.window == 0 and (self.log_due(progress.stepped_batches) or run.should_stop) and run.loggers:
+                row = run.metrics.step_row()
+                if row:
+                    run.log_row(row)
+            if run.losses_waiting >= LOSSES_KEPT:
+                run.check_losses()
+            progress.rows = progress.batches
+            self.hooks.emit_late(Callback.on_train_batch_end, outputs, batch, self.index)
+        if self.validation is not None and progress.validated != progress.batches and self.validation_is_due(is_last):
+            self.validate()
+            self.optimization.step_plateaus("step")
+            progress.settled = progress.batches
+            with run.in_stage(RunningStage.VALIDATING):
+                self.hooks.emit_late(Callback.on_validation_end)
+            return
+        self.optimization.step_plateaus("step")
+        progress.settled = progress.batches
+
+    def end_epoch(self) -> None:
+        """After the last batch: hooks, the epoch's row, schedulers that wait for a metric, checkpoints."""
+        run, progress = self.run, self.run.progress
+        self.hooks.emit(Callback.on_train_epoch_end)
+        run.metrics.callback()
+        row = run.metrics.epoch_row()
+        if row:
+            run.log_row(row)
+        self.optimization.step_plateaus("epoch")
+        run.note_epoch()
+        progress.epoch_ended = True
+        self.hooks.emit_late(Callback.on_train_epoch_end)
+        progress.start_next_epoch()
+
+    def close(self) -> None:
+        """Let go of what was hooked onto the optimizers."""
+        self.optimization.close()
+
+    # -- when to stop
+    def is_over(self) -> bool:
+        """Whether no epoch is to follow."""
+        limits, progress = self.run.options.limits, self.run.progress
+        if limits.max_epochs is not None and progress.epoch >= limits.max_epochs:
+            return True
+        return self.is_cut()
+
+    def is_cut(self) -> bool:
+        """Whether training ends here, in the middle of an epoch or not."""
+        run, limits, progress = self.run, self.run.options.limits, self.run.progress
+        if limits.max_steps is not None and progress.step >= limits.max_steps:
+            return True
+        if not run.should_stop:
+            return False
+        running = progress.batch > 0 and progress.epoch + 1 or progress.epoch
+        return running >= limits.min_epochs and progress.step >= limits.min_steps
+
+    # -- validation
+    def check_sanity(self) -> None:
+        """A few validation batches before training, so that its mistakes show now. Leaves no trace."""
+        run = self.run
+        most = run.options.validation.sanity_batches
+        if self.validation is None or most == 0:
+            return
+        with run.in_stage(RunningStage.SANITY_CHECKING), preserved_random_state():
+            self.hooks.emit(Callback.on_sanity_check_start)
+            if self.load_validation():
+                self.validation.run_epoch(most)
+            run.metrics.forget("val")
+            self.hooks.emit(Callback.on_sanity_check_end)
+
+    def load_validation(self) -> bool:
+        run = self.run
+        if "val" not in run.loaders.eval:
+            run.loaders.load_eval("val", run.options.limits.val)
+        return "val" in run.loaders.eval
+
+    def validation_is_due(self, is_last: bool) -> bool:
+        run, progress, options = self.run, self.run.progress, self.run.options.validation
+        if options.every_n_epochs is not None and (progress.epoch + 1) % options.every_n_epochs:
+            return False
+        if self.validation_clock is not None:
+            return self.validation_clock(time.monotonic())
+        if run.should_stop and self.is_cut():
+            return True
+        if self.validation_every is None:
+            return is_last
+        count = progress.batches if options.every_n_epochs is None else progress.batch
+        return count % self.validation_every == 0
+
+    def validate(self) -> None:
+        """Validate in the middle of training. Training's random state is put back afterwards, so validation changes nothing."""
+        run = self.run
+        assert self.validation is not None
+        run.check_losses()
+        run.training_random_state = random_state()
+        try:
+            with preserved_random_state(), run.in_stage(RunningStage.VALIDATING):
+                last = run.is_last_batch
+                if run.progress.window == 0:
+                    self.hooks.call(
+                        "on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad
+                    )
+                if self.load_validation():
+                    self.validation.run_epoch(None)
+                run.is_last_batch = last
+        finally:
+            run.training_random_state = None
+        run.metrics.leave("train")
+
+    # -- loaders
+    def load(self) -> TrainSource:
+        """Load training's loader, then validation's, and read when validation is due."""
+        run = self.run
+        source = run.loaders.train or run.loaders.load_train(run.options.limits)
+        if self.validation is not None:
+            self.load_validation()
+        self.read_interval(source)
+        return source
+
+    def reload_if_due(self, source: TrainSource) -> TrainSource:
+        run = self.run
+        every, epoch = run.options.behaviour.reload_every_n_epochs, run.progress.epoch
+        if not every or epoch % every or epoch == self.loaded_in:
+            return source
+        self.loaded_in = epoch
+        source = run.loaders.load_train(run.options.limits)
+        self.read_interval(source)
+        run.loaders.eval.pop("val", None)
+        if self.validation is not None:
+            self.load_validation()
+        return source
+
+    def read_interval(self, source: TrainSource) -> None:
+        self.loaded_in = self.run.progress.epoch
+        options = self.run.options.validation
+        interval = options.interval
+        if isinstance(interval, timedelta):
+            self.validation_clock = self.validation_clock or EveryDuration(interval.total_seconds())
+            self.validation_clock.start(time.monotonic())
+        elif isinstance(interval, int):
+            if options.every_n_epochs is not None and source.stop is not None and interval > source.stop and self.validation:
+                raise ConflictingOptions(
+                    f"val_check_interval={interval} is more than the {source.stop} training batches of an epoch, so validation "
+                    f"would never run. Lower it, or set check_val_every_n_epoch=None to count batches across epochs."
+                )
+            self.validation_every = interval
+        elif interval < 1.0:
+            if source.stop is None:
+                raise InvalidOption(
+                    "val_check_interval",
+                    interval,
+                    "1.0 or a number of batches (an int): the training loader does not tell its length, so a share is unknown",
+                )
+            self.validation_every = max(1, int(source.stop * interval))
+
+    def samples_in_batch(self) -> int | None:
+        return self.source.samples_in(self.index)
+
+    def follow_accumulation_schedule(self) -> None:
+        schedule = self.run.options.optimization.schedule
+        if schedule:
+            self.run.accumulate_grad_batches = next(
+                batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.run.progress.epoch
+            )

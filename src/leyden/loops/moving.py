@@ -1,0 +1,46 @@
+"""Bring a batch to the device, through the transfer hooks where somebody overrides them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from leyden.datamodule import LightningDataModule
+from leyden.hooks import overrides
+from leyden.module import LightningModule
+from leyden.state.run import Run
+
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class Mover:
+    """Moves batches. A datamodule's transfer hooks win over the module's; looked up once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.before, self.transfer, self.after = (self._owner(name) for name in HOOKS)
+        self.converts = run.strategy.precision.converts_input
+        self.idle = not (self.before or self.transfer or self.after or run.strategy.moves or self.converts)
+
+    def _owner(self, name: str) -> Any:
+        datamodule, module = self.run.datamodule, self.run.lightning_module
+        if datamodule is not None and overrides(datamodule, getattr(LightningDataModule, name)):
+            return getattr(datamodule, name)
+        if overrides(module, getattr(LightningModule, name)):
+            return getattr(module, name)
+        return None
+
+    def __call__(self, batch: Any, loader_index: int = 0) -> Any:
+        hooks = self.run.hooks
+        assert hooks is not None
+        strategy = self.run.strategy
+        if self.before is not None:
+            batch = hooks.call(HOOKS[0], self.before, batch, loader_index)
+        if self.converts:
+            batch = strategy.precision.convert_input(batch)
+        if self.transfer is not None:
+            batch = hooks.call(HOOKS[1], self.transfer, batch, strategy.root_device, loader_index)
+        elif strategy.moves:
+            batch = strategy.move(batch, dataloader_idx=loader_index)
+        if self.after is not None:
+            batch = hooks.call(HOOKS[2], self.after, batch, loader_index)
+        return batch

@@ -1,0 +1,370 @@
+"""From a batch to a step: automatic and manual optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leyden.callback import Callback
+from leyden.errors import ConflictingOptions, InvalidReturn, MissingMonitor, did_you_mean
+from leyden.hooks import overrides
+from leyden.module import LightningModule
+from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure
+from leyden.state.run import Run
+from leyden.tree import tree_map
+
+
+def read_loss(outputs: Any, run: Run) -> Tensor | None:
+    """The loss in what ``training_step`` returned; raises :class:`InvalidReturn` where there is none."""
+    if outputs is None or isinstance(outputs, Tensor):
+        return outputs
+    name = f"{type(run.lightning_module).__name__}.training_step"
+    if isinstance(outputs, Mapping):
+        if "loss" not in outputs:
+            raise InvalidReturn(
+                f"{name} returned a dict without the key 'loss' (its keys: {sorted(map(str, outputs))})."
+                f"{_nearest_to_loss(outputs)} Return the loss, a dict with 'loss', or None to skip the batch."
+            )
+        loss = outputs["loss"]
+        if loss is not None and not isinstance(loss, Tensor):
+            raise InvalidReturn(f"{name} returned {type(loss).__name__} under 'loss'. It must be a tensor to be differentiated.")
+        return loss
+    raise InvalidReturn(
+        f"{name} returned {type(outputs).__name__}. Return the loss as a tensor, a dict with the key 'loss', or None to skip the "
+        f"batch."
+    )
+
+
+def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
+    near = [key for key in map(str, outputs) if did_you_mean(key, ["loss"])]
+    return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
+
+
+def detached(outputs: Any) -> dict[str, Any]:
+    """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them."""
+    if outputs is None:
+        return {}
+    if isinstance(outputs, Tensor):
+        return {"loss": outputs.detach()}
+    if isinstance(outputs, Mapping):
+        return {key: tree_map(value, Tensor, Tensor.detach) for key, value in outputs.items()}
+    return {"loss": outputs}
+
+
+class Automatic:
+    """Forward, zero, backward, clip, step: as a hand-written loop does, with the hooks in between."""
+
+    def __init__(self, run: Run) -> None:
+        module = run.lightning_module
+        self.run = run
+        self.module = module
+        assert run.hooks is not None
+        self.hooks = run.hooks
+        self.optimizer: Optimizer | None = run.plan.optimizers[0] if run.plan.optimizers else None
+        self.precision = run.strategy.precision
+        self.training_step = run.steps["training_step"]
+        self.own_backward = overrides(module, LightningModule.backward) or type(self.precision).backward is not _plain_backward()
+        self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
+        self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
+        self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
+        self.must_close = self.optimizer is not None and (
+            overrides(module, LightningModule.optimizer_step) or requires_closure(self.optimizer)
+        )
+        self.clips = self.own_clipping or run.options.optimization.clip_value is not None
+        self.step_schedulers = [plan for plan in run.plan.schedulers if plan.interval == "step" and not plan.reduce_on_plateau]
+        self.epoch_schedulers = [plan for plan in run.plan.schedulers if plan.interval == "epoch" and not plan.reduce_on_plateau]
+        self.plateau_schedulers = [plan for plan in run.plan.schedulers if plan.reduce_on_plateau]
+        self.wrapped = (
+            [] if self.optimizer is None else [SteppingOptimizer(self.optimizer, self._step_wrapped, module.toggled_optimizer)]
+        )
+        self._divisor = 1
+        self._contributed = 0
+        self._closure: Callable[[], Any] | None = None
+        self._finished = False
+
+    # -- one batch
+    def step(self, batch: Any, index: int, is_last: bool) -> Any:
+        """Train on a batch; returns what ``training_step`` returned."""
+        progress = self.run.progress
+        if progress.window == 0:
+            self._divisor = self.run.window_length(index)
+            self._contributed = 0
+        full = progress.window + 1 >= self.run.accumulate_grad_batches or is_last
+        if self.must_close and full:
+            outputs = self._by_closure(batch, index)
+            stepped = True
+        else:
+            outputs = self._differentiate(batch, index)
+            stepped = full and self._contributed > 0
+            if stepped and self.optimizer is not None:
+                self._before_step(self.optimizer)
+                self.precision.step(self.optimizer)
+        progress.window = 0 if full else progress.window + 1
+        if stepped:
+            progress.step += 1
+        if full:
+            for plan in self.step_schedulers:
+                if progress.step % plan.frequency == 0:
+                    self.step_scheduler(plan)
+        if is_last:
+            self.end_epoch()
+        return outputs
+
+    def _differentiate(self, batch: Any, index: int) -> Any:
+        """Forward and backward of one batch."""
+        hooks = self.hooks
+        hooks.where = "training_step"
+        if self.precision.has_forward_context:
+            with self.precision.forward_context():
+                outputs = self.training_step(batch, index)
+        else:
+            outputs = self.training_step(batch, index)
+        loss: Any = outputs
+        if type(outputs) is not Tensor:
+            if outputs is not None:
+                outputs = self.run.read_mapping("train", outputs)
+            loss = read_loss(outputs, self.run)
+        hooks.where = None
+        if loss is None:
+            self.run.watch_loss(None)
+            return None
+        self.run.watch_loss(loss)
+        optimizer = self.optimizer
+        if self._contributed == 0 and optimizer is not None:
+            hooks.emit(Callback.on_before_zero_grad, optimizer)
+            if self.own_zero_grad:
+                hooks.call(
+                    "optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer
+                )
+            else:
+                optimizer.zero_grad()
+        self._contributed += 1
+        if self._divisor != 1:
+            loss = loss / self._divisor
+        hooks.emit(Callback.on_before_backward, loss)
+        if self.precision.scales:
+            loss = self.precision.scale(loss)
+        if self.own_backward:
+            hooks.call("backward", self.run.backward, loss)
+        else:
+            loss.backward()
+        hooks.emit(Callback.on_after_backward)
+        return outputs
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        """Gradients are complete: make them the window's mean, unscale, tell, clip."""
+        if self._contributed not in (0, self._divisor):
+            # the window came out shorter than its length was known to be (a loader that ended, a skipped batch)
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            if gradients:
+                torch._foreach_mul_(gradients, self._divisor / self._contributed)
+        if self.precision.scales:
+            self.precision.unscale(optimizer)
+        self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
+        if self.clips:
+            self.clip(optimizer)
+
+    def clip(self, optimizer: Optimizer) -> None:
+        options = self.run.options.optimization
+        if self.own_clipping:
+            self.hooks.call(
+                "configure_gradient_clipping",
+                self.module.configure_gradient_clipping,
+                optimizer,
+                options.clip_value,
+                options.clip_algorithm,
+            )
+        else:
+            self.run.clip_gradients(optimizer, options.clip_value, options.clip_algorithm)
+
+    # -- optimizers and modules that want a closure
+    def _by_closure(self, batch: Any, index: int) -> Any:
+        """The step is the module's or the optimizer's: hand it forward and backward as a closure."""
+        assert self.optimizer is not None
+        outputs: Any = None
+        calls = 0
+        fresh = self._contributed
+
+        def closure() -> Tensor | None:
+            nonlocal outputs, calls
+            calls += 1
+            if calls > 1:
+                if fresh > 0:
+                    raise ConflictingOptions(
+                        f"{type(self.optimizer).__name__} evaluates the loss several times in a step, and with "
+                        f"accumulate_grad_batches={self.run.accumulate_grad_batches} the earlier batches are gone by then. Use "
+                        f"accumulate_grad_batches=1."
+                    )
+                self._contributed = 0
+            with torch.enable_grad():
+                outputs = self._differentiate(batch, index)
+            loss = read_loss(outputs, self.run)
+            return loss.detach() if loss is not None else None
+
+        self._closure, self._finished = closure, False
+        try:
+            self.hooks.call(
+                "optimizer_step", self.run.steps["optimizer_step"], self.run.current_epoch, index, self.wrapped[0], closure
+            )
+            if calls == 0:
+                closure()  # the override decided against a step, not against the batch
+        finally:
+            self._closure = None
+        return outputs
+
+    def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
+        """``optimizer.step`` as an override calls it."""
+        inner = closure if closure is not None else self._closure
+
+        def complete() -> Any:
+            loss = inner() if inner is not None else None
+            self._before_step(optimizer)
+            return loss
+
+        if kwargs:
+            with torch.enable_grad():
+                complete()
+            return optimizer.step(**kwargs)
+        return self.precision.step(optimizer, complete)
+
+    # -- schedulers
+    def end_epoch(self) -> None:
+        """The epoch's last batch is done: step the schedulers that count epochs."""
+        for plan in self.epoch_schedulers:
+            if (self.run.current_epoch + 1) % plan.frequency == 0:
+                self.step_scheduler(plan)
+
+    def step_plateaus(self, interval: str) -> None:
+        """Step the schedulers that wait for a metric."""
+        for plan in self.plateau_schedulers:
+            count = self.run.current_epoch + 1 if interval == "epoch" else self.run.global_step
+            if plan.interval == interval and count % plan.frequency == 0:
+                self.step_scheduler(plan)
+
+    def step_scheduler(self, plan: SchedulerPlan) -> None:
+        metric = None
+        if plan.monitor is not None and (plan.reduce_on_plateau or self.own_scheduler_step):
+            found = self.run.callback_metrics
+            metric = found.get(plan.monitor)
+            if metric is None and plan.reduce_on_plateau:
+                text = (
+                    f"{type(plan.scheduler).__name__} monitors {plan.monitor!r}, which is not among the logged metrics "
+                    f"({', '.join(sorted(found)) or 'there are none'}).{did_you_mean(plan.monitor, found)}"
+                )
+                if plan.strict:
+                    raise MissingMonitor(f"{text} Log it, monitor another, or set strict=False in the lr_scheduler_config.")
+                self.run.warn(f"{text} Its step is left out.")
+                return
+        if self.own_scheduler_step:
+            self.hooks.call("lr_scheduler_step", self.module.lr_scheduler_step, plan.scheduler, metric)
+        elif metric is None:
+            plan.scheduler.step()
+        else:
+            plan.scheduler.step(metric)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        raise ConflictingOptions(
+            "manual_backward() belongs to manual optimization. Set self.automatic_optimization = False in __init__, or return "
+            "the loss and leave the backward to the trainer."
+        )
+
+
+class Manual:
+    """``training_step`` does backward and steps; steps are counted, hooks fired and precision heeded here."""
+
+    def __init__(self, run: Run) -> None:
+        options = run.options.optimization
+        if run.accumulate_grad_batches != 1 or options.schedule:
+            raise ConflictingOptions(
+                f"accumulate_grad_batches={options.schedule or run.accumulate_grad_batches} does not go with manual optimization "
+                f"(automatic_optimization = False). Accumulate in training_step."
+            )
+        if options.clip_value is not None:
+            raise ConflictingOptions(
+                f"gradient_clip_val={options.clip_value} does not go with manual optimization (automatic_optimization = False). "
+                f"Call self.clip_gradients(optimizer, gradient_clip_val=..., gradient_clip_algorithm=...) in training_step."
+            )
+        assert run.hooks is not None
+        self.run = run
+        self.hooks = run.hooks
+        self.module = run.lightning_module
+        self.precision = run.strategy.precision
+        self.training_step = run.steps["training_step"]
+        self.wrapped = [
+            SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
+        ]
+        self._stepped = False
+        self._handles = []
+        for optimizer in run.plan.optimizers:
+            register = getattr(optimizer, "register_step_post_hook", None)
+            if register is not None:
+                self._handles.append(register(self._count))
+
+    def step(self, batch: Any, index: int, is_last: bool) -> Any:
+        """Run ``training_step``; a batch in which any optimizer stepped counts as one step."""
+        self._stepped = False
+        self.hooks.where = "training_step"
+        with self.precision.forward_context() if self.precision.has_forward_context else nullcontext():
+            outputs = self.training_step(batch, index)
+        if not self.wrapped and not self._stepped:
+            self._count()  # optimizers that we never saw: the batch is the step
+        if outputs is not None and type(outputs) is not Tensor:
+            outputs = self.run.read_mapping("train", outputs)
+        self.hooks.where = None
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        self.run.watch_loss(loss if isinstance(loss, Tensor) and loss.numel() == 1 else None)
+        return outputs
+
+    def _count(self, *_: Any) -> None:
+        if not self._stepped:
+            self._stepped = True
+            self.run.progress.step += 1
+
+    def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
+        def complete() -> Any:
+            with torch.enable_grad():
+                loss = closure() if closure is not None else None
+            if self.precision.scales:
+                self.precision.unscale(optimizer)
+            self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
+            return loss
+
+        if closure is None:
+            complete()
+            result = optimizer.step(**kwargs) if kwargs else self.precision.step(optimizer)
+        else:
+            result = self.precision.step(optimizer, complete)
+        self._count()
+        return result
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backward with hooks and precision heeded."""
+        self.hooks.emit(Callback.on_before_backward, loss)
+        if self.precision.scales:
+            loss = self.precision.scale(loss)
+        self.run.backward(loss, *args, **kwargs)
+        self.hooks.emit(Callback.on_after_backward)
+
+    def end_epoch(self) -> None:
+        """Schedulers are the user's to step."""
+
+    def step_plateaus(self, interval: str) -> None:
+        """Schedulers are the user's to step."""
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _plain_backward() -> Any:
+    from leyden.devices.precision import Precision
+
+    return Precision.backward

@@ -1,0 +1,64 @@
+"""Prediction: every batch of every loader, its predictions kept or handed to callbacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.loops.evaluate import gradient_free
+from leyden.loops.moving import Mover
+from leyden.state.run import Run
+from leyden.tree import tree_map
+
+
+class PredictLoop:
+    """Predicts once. ``keep`` says whether predictions are returned, or dropped once the callbacks have seen them."""
+
+    def __init__(self, run: Run, keep: bool) -> None:
+        assert run.hooks is not None
+        self.run = run
+        self.hooks = run.hooks
+        self.keep = keep
+        self.predict_step = run.steps["predict_step"]
+        self.move = Mover(run)
+        self.predictions: list[list[Any]] = []
+
+    def run_epoch(self) -> list[list[Any]]:
+        """Predictions of each loader, a list of what ``predict_step`` returned for each batch, on the CPU."""
+        run, hooks = self.run, self.hooks
+        module = run.lightning_module
+        source = run.loaders.eval["predict"]
+        run.keep_modes()
+        hooks.call("on_predict_model_eval", module.on_predict_model_eval)
+        try:
+            with gradient_free(run):
+                hooks.emit(Callback.on_predict_start)
+                hooks.emit(Callback.on_predict_epoch_start)
+                for position in range(len(source.loaders)):
+                    self.predictions.append([])
+                    self._read(source, position)
+                hooks.emit(Callback.on_predict_epoch_end)
+                hooks.emit(Callback.on_predict_end)
+        finally:
+            hooks.call("on_predict_model_train", module.on_predict_model_train)
+        return self.predictions
+
+    def _read(self, source: Any, position: int) -> None:
+        run, hooks, several = self.run, self.hooks, len(source.loaders) > 1
+        for batch, index, is_last in source.read(position):
+            run.is_last_batch = is_last
+            if not self.move.idle:
+                batch = self.move(batch, position)
+            arguments = (batch, index, position) if several else (batch, index)
+            hooks.emit(Callback.on_predict_batch_start, *arguments)
+            hooks.where = "predict_step"
+            with run.strategy.precision.forward_context():
+                outputs = self.predict_step(*arguments)
+            hooks.where = None
+            if run.strategy.moves and outputs is not None:
+                outputs = tree_map(outputs, Tensor, Tensor.cpu)
+            hooks.emit(Callback.on_predict_batch_end, outputs, *arguments)
+            if self.keep:
+                self.predictions[position].append(outputs)

@@ -1,0 +1,593 @@
+"""LightningModule: the research code, as a torch module with steps and hooks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from leyden.devices.transfer import move_data_to_device
+from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod
+from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
+from leyden.state.metrics import AskedLog, flattened
+from leyden.types import STEP_OUTPUT, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from leyden.callback import Callback
+    from leyden.loggers.base import Logger
+    from leyden.trainer.trainer import Trainer
+
+class NotAttached(MisconfigurationException, RuntimeError):
+    """The module was asked for its trainer, and no trainer has run it yet."""
+
+
+class LightningModule(HyperparametersMixin, nn.Module):
+    """Your model and what it does with a batch. Override the steps and hooks you need.
+
+    A module with ``training_step`` and ``configure_optimizers`` can be given to :meth:`Trainer.fit`.
+    It is an ordinary :class:`torch.nn.Module` and stays usable without a trainer.
+    """
+
+    CHECKPOINT_HYPER_PARAMS_KEY = "hyper_parameters"
+    CHECKPOINT_HYPER_PARAMS_NAME = "hparams_name"
+    CHECKPOINT_HYPER_PARAMS_TYPE = "hparams_type"
+
+    __jit_unused_properties__: list[str] = [  # noqa: RUF012  # torch's own name and type
+        "device",
+        "dtype",
+        "trainer",
+        "logger",
+        "loggers",
+        "current_epoch",
+        "global_step",
+        "global_rank",
+        "local_rank",
+        "hparams",
+        "hparams_initial",
+        "example_input_array",
+        "on_gpu",
+        "automatic_optimization",
+        "strict_loading",
+        "device_mesh",
+    ]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._trainer: Trainer | None = None
+        self._where_am_i: torch.device | None = None
+        self._example_input_array: Any = None
+        self._automatic_optimization = True
+        self._strict_loading: bool | None = None
+        self.prepare_data_per_node: bool = True
+        self._said_unattached = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state["_trainer"] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_trainer", None)
+
+    # -- where we are
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that runs this module. Raises :class:`NotAttached` where none does."""
+        if self._trainer is None:
+            raise NotAttached(f"{type(self).__name__} is not attached to a `Trainer`: self.trainer is there once fit, "
+                              f"validate, test or predict was called with it.")  # fmt: skip
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        for child in self.modules():
+            if isinstance(child, LightningModule):
+                child.__dict__["_trainer"] = trainer
+
+    @property
+    def logger(self) -> Logger | None:
+        """The trainer's first logger, or ``None``."""
+        return None if self._trainer is None else self._trainer.logger
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """The trainer's loggers."""
+        return [] if self._trainer is None else list(self._trainer.loggers)
+
+    @property
+    def current_epoch(self) -> int:
+        """The number of the running epoch, from 0."""
+        return self._trainer.current_epoch if self._trainer is not None else 0
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken."""
+        return self._trainer.global_step if self._trainer is not None else 0
+
+    @property
+    def global_rank(self) -> int:
+        return self._trainer.global_rank if self._trainer is not None else 0
+
+    @property
+    def local_rank(self) -> int:
+        return self._trainer.local_rank if self._trainer is not None else 0
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the module's parameters."""
+        if self._where_am_i is None:
+            tensor = next(self.parameters(), None)
+            if tensor is None:
+                tensor = next(self.buffers(), None)
+            if tensor is not None:
+                self.__dict__["_where_am_i"] = tensor.device
+            elif self._trainer is not None:
+                return self._trainer.strategy.root_device
+            else:
+                return torch.device("cpu")
+        return cast(torch.device, self._where_am_i)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the module's floating-point parameters."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return torch.get_default_dtype()
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        for child in self.modules():
+            if isinstance(child, LightningModule):
+                child.__dict__["_where_am_i"] = None
+        return super()._apply(fn, recurse)
+
+    @property
+    def example_input_array(self) -> Any:
+        """A batch for :meth:`forward`, for the summary's shapes, a logger's graph and exports."""
+        return self._example_input_array
+
+    @example_input_array.setter
+    def example_input_array(self, example: Any) -> None:
+        self._example_input_array = example
+
+    @property
+    def automatic_optimization(self) -> bool:
+        """Whether the trainer does backward and steps. Set it to ``False`` to do them in ``training_step``."""
+        return self._automatic_optimization
+
+    @automatic_optimization.setter
+    def automatic_optimization(self, automatic: bool) -> None:
+        self._automatic_optimization = automatic
+
+    @property
+    def strict_loading(self) -> bool:
+        """Whether loading a checkpoint requires exactly this module's keys."""
+        return True if self._strict_loading is None else self._strict_loading
+
+    @strict_loading.setter
+    def strict_loading(self, strict: bool) -> None:
+        self._strict_loading = strict
+
+    # -- the steps
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model computes, as in any torch module."""
+        return super().forward(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """``training_step(batch, batch_idx)``: return the loss, a mapping with the key ``loss``, or ``None`` to skip the batch."""
+        raise MissingMethod(f"{type(self).__name__} has no `training_step`, which fit needs.")
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """``validation_step(batch, batch_idx, dataloader_idx=0)``: one batch of validation; log what matters."""
+        raise MissingMethod(f"{type(self).__name__} has no `validation_step`, which validation needs.")
+
+    def test_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """``test_step(batch, batch_idx, dataloader_idx=0)``: one batch of testing; log what matters."""
+        raise MissingMethod(f"{type(self).__name__} has no `test_step`, which test needs.")
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        """``predict_step(batch, batch_idx, dataloader_idx=0)``: return predictions; calls ``forward(batch)`` unless overridden."""
+        return self(kwargs.get("batch", args[0] if args else None))
+
+    # -- what the trainer asks for
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return what optimizes the module.
+
+        One of: an optimizer; a list of optimizers; ``([optimizers], [schedulers])``; a dict with ``optimizer`` and
+        ``lr_scheduler``; several such dicts; ``None`` for no optimization. A scheduler may be given as a dict with the keys
+        ``scheduler, interval ("epoch" or "step"), frequency, monitor, strict, name``.
+        """
+        raise MissingMethod(f"{type(self).__name__} has no `configure_optimizers`, which fit needs.")
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Callbacks that belong to this module. One of the same class in the trainer's list gives way to it."""
+        return []
+
+    def configure_model(self) -> None:
+        """Build large layers here, after devices are known. Called for every verb, so it must find its own work done."""
+
+    def prepare_data(self) -> None:
+        """Download or make data. Runs first, once; what it assigns to ``self`` is there on every process."""
+
+    def setup(self, stage: str) -> None:
+        """Before a verb; ``stage`` is ``fit``, ``validate``, ``test`` or ``predict``."""
+
+    def teardown(self, stage: str) -> None:
+        """After a verb, however it ended."""
+
+    def train_dataloader(self) -> Any:
+        """The training loader."""
+        raise MissingMethod(f"{type(self).__name__} has no `train_dataloader`, and none was passed to fit.")
+
+    def val_dataloader(self) -> Any:
+        """The validation loader, or several."""
+        raise MissingMethod(f"{type(self).__name__} has no `val_dataloader`, and none was passed.")
+
+    def test_dataloader(self) -> Any:
+        """The test loader, or several."""
+        raise MissingMethod(f"{type(self).__name__} has no `test_dataloader`, and none was passed.")
+
+    def predict_dataloader(self) -> Any:
+        """The loader of what to predict, or several."""
+        raise MissingMethod(f"{type(self).__name__} has no `predict_dataloader`, and none was passed.")
+
+    # -- hooks shared with callbacks
+    def on_fit_start(self) -> None:
+        """Very beginning of fit."""
+
+    def on_fit_end(self) -> None:
+        """Very end of fit."""
+
+    def on_train_start(self) -> None:
+        """Before the first training epoch."""
+
+    def on_train_end(self) -> None:
+        """After the last training epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        """Before an epoch's first batch."""
+
+    def on_train_epoch_end(self) -> None:
+        """After an epoch's last batch and validation."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Before a training step. Return ``-1`` to skip the rest of the epoch."""
+
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
+        """After a training step."""
+
+    def on_validation_start(self) -> None:
+        """Before validation."""
+
+    def on_validation_end(self) -> None:
+        """After validation."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Before the first validation batch."""
+
+    def on_validation_epoch_end(self) -> None:
+        """After the last validation batch."""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Before a validation step."""
+
+    def on_validation_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """After a validation step."""
+
+    def on_test_start(self) -> None:
+        """Before testing."""
+
+    def on_test_end(self) -> None:
+        """After testing."""
+
+    def on_test_epoch_start(self) -> None:
+        """Before the first test batch."""
+
+    def on_test_epoch_end(self) -> None:
+        """After the last test batch."""
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Before a test step."""
+
+    def on_test_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """After a test step."""
+
+    def on_predict_start(self) -> None:
+        """Before predicting."""
+
+    def on_predict_end(self) -> None:
+        """After predicting."""
+
+    def on_predict_epoch_start(self) -> None:
+        """Before the first batch to predict."""
+
+    def on_predict_epoch_end(self) -> None:
+        """After the last batch to predict."""
+
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Before a predict step."""
+
+    def on_predict_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """After a predict step."""
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        """Before gradients are set to none."""
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Before ``loss.backward()``."""
+
+    def on_after_backward(self) -> None:
+        """Gradients of this batch have been added."""
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Gradients are complete and not yet clipped."""
+
+    # -- hooks of the module alone
+    def on_validation_model_eval(self) -> None:
+        """Puts the model into eval mode before validation."""
+        self.eval()
+
+    def on_validation_model_train(self) -> None:
+        """Puts every submodule back into the mode it had before validation."""
+        self.trainer.restore_modes()
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Called before validation inside fit, where no gradients wait. Free them here if memory is short."""
+
+    def on_test_model_eval(self) -> None:
+        """Puts the model into eval mode before testing."""
+        self.eval()
+
+    def on_test_model_train(self) -> None:
+        """Puts every submodule back into the mode it had before testing."""
+        self.trainer.restore_modes()
+
+    def on_predict_model_eval(self) -> None:
+        """Puts the model into eval mode before predicting."""
+        self.eval()
+
+    def on_predict_model_train(self) -> None:
+        """Puts every submodule back into the mode it had before predicting."""
+        self.trainer.restore_modes()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add to a checkpoint before it is written."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take out of a checkpoint what was added, before the state is loaded."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change a batch before it moves to the device."""
+        return batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch to the device. Override for batch types that nothing else knows."""
+        return move_data_to_device(batch, device)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change a batch once it is on the device."""
+        return batch
+
+    # -- optimization
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """The optimizer, or the list of them where there are several, for manual optimization.
+
+        Their ``step`` counts steps, fires hooks and heeds the precision. ``use_pl_optimizer=False`` returns them bare.
+        """
+        found = self.trainer.optimizers_for_user(use_pl_optimizer)
+        return found[0] if len(found) == 1 else found
+
+    def lr_schedulers(self) -> Any:
+        """The scheduler, the list of them where there are several, or ``None``, for manual optimization."""
+        found = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        if not found:
+            return None
+        return found[0] if len(found) == 1 else found
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """``loss.backward()`` with hooks and precision heeded, for manual optimization."""
+        self.trainer.manual_backward(loss, *args, **kwargs)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients. Override to do more than ``loss.backward()``."""
+        loss.backward(*args, **kwargs)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Step the optimizer. Overrides may leave the closure out: forward and backward are then done before the step."""
+        optimizer.step(closure=optimizer_closure)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Reset gradients."""
+        optimizer.zero_grad()
+
+    def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: Any | None) -> None:
+        """Step a scheduler. Override for schedulers with another signature."""
+        if metric is None:
+            scheduler.step()  # type: ignore[call-arg]  # ReduceLROnPlateau always comes with a metric
+        else:
+            scheduler.step(metric)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip gradients before a step. Override to clip otherwise; :meth:`clip_gradients` does the plain kinds."""
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def clip_gradients(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradients of ``optimizer``'s parameters, by total norm (``"norm"``) or element-wise (``"value"``)."""
+        self.trainer.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def toggle_optimizer(self, optimizer: Any) -> None:
+        """Let only ``optimizer``'s parameters require gradients, until :meth:`untoggle_optimizer`."""
+        chosen = getattr(optimizer, "optimizer", optimizer)
+        mine = {id(p) for group in chosen.param_groups for p in group["params"]}
+        remembered: dict[Any, bool] = self.__dict__.setdefault("_toggled", {})
+        others = [getattr(o, "optimizer", o) for o in self.trainer.optimizers]
+        for other in others:
+            for group in other.param_groups:
+                for parameter in group["params"]:
+                    remembered.setdefault(parameter, parameter.requires_grad)
+        for parameter, required in remembered.items():
+            parameter.requires_grad = required and id(parameter) in mine
+
+    def untoggle_optimizer(self, optimizer: Any) -> None:
+        """Undo :meth:`toggle_optimizer`."""
+        for parameter, required in self.__dict__.pop("_toggled", {}).items():
+            parameter.requires_grad = required
+
+    @contextmanager
+    def toggled_optimizer(self, optimizer: Any) -> Iterator[None]:
+        """:meth:`toggle_optimizer` for the length of a ``with`` block."""
+        self.toggle_optimizer(optimizer)
+        try:
+            yield
+        finally:
+            self.untoggle_optimizer(optimizer)
+
+    # -- logging
+    def log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[[Tensor], Tensor] = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any | None = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        metric_attribute: str | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
+        """Log a value: a tensor with one element, a number, or a torchmetrics metric.
+
+        Args:
+            name: the metric's name. With both ``on_step`` and ``on_epoch`` it also appears as ``name_step`` and ``name_epoch``.
+            prog_bar: show it in the progress bar.
+            logger: send it to the loggers (default: yes).
+            on_step: log each batch's value. Default: in training steps.
+            on_epoch: log the epoch's value. Default: everywhere else.
+            reduce_fx: how batches become the epoch's value: ``mean`` (weighted by batch size), ``sum``, ``min``, ``max``,
+                ``last``, or a function of the stacked values.
+            add_dataloader_idx: with several loaders, append ``/dataloader_idx_N`` to the name.
+            batch_size: samples in the batch, the weight of this value in a mean. Default: read off the batch.
+            enable_graph: keep the autograd graph of the step's value.
+            sync_dist, sync_dist_group, rank_zero_only: for several processes; with one they change nothing.
+            metric_attribute: accepted, not needed here.
+
+        Raises:
+            IllegalLog: where nothing can be logged, or the value is no scalar. The message says where it is legal.
+        """
+        trainer = self._trainer
+        if trainer is None:
+            self._say_unattached(name)
+            return
+        trainer.metrics.log(
+            name,
+            value,
+            (prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist),
+            batch_size,
+        )
+
+    def log_dict(
+        self,
+        dictionary: Mapping[str, Any],
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[[Tensor], Tensor] = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any | None = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
+        """Log several values at once, as :meth:`log`. Nested dicts get names joined by ``/``; a ``MetricCollection`` is fine."""
+        trainer = self._trainer
+        if trainer is None:
+            self._say_unattached(", ".join(map(str, dictionary)))
+            return
+        asked: AskedLog = (prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist)
+        if not hasattr(dictionary, "items"):
+            raise IllegalLog(f"log_dict needs a mapping of names to values, and got {type(dictionary).__name__}.")
+        for name, value in flattened(dictionary):
+            trainer.metrics.log(name, value, asked, batch_size)
+
+    def _say_unattached(self, name: str) -> None:
+        if not self._said_unattached:
+            self._said_unattached = True
+            warnings.warn(
+                f"self.log({name!r}, ...) was called on a {type(self).__name__} that no trainer runs: the value is dropped.",
+                LeydenWarning,
+                stacklevel=3,
+            )
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print on the first process, above the progress bar."""
+        self.trainer.print(*args, **kwargs)
+
+    def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
+        """Gather tensors of every process, stacked along a new first dimension; with one process, ``data`` itself."""
+        return self.trainer.all_gather(data, group, sync_grads)
+
+    # -- weights
+    def freeze(self) -> Self:
+        """Put the module into eval mode, with no parameter requiring gradients."""
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+        return self.eval()
+
+    def unfreeze(self) -> Self:
+        """Put the module into train mode, with all parameters requiring gradients."""
+        for parameter in self.parameters():
+            parameter.requires_grad = True
+        return self.train()
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Path | Any,
+        map_location: MapLocation = None,
+        hparams_file: Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A new module with the constructor's arguments and the weights of a checkpoint. Random state is left untouched.
+
+        Args:
+            checkpoint_path: a file, an URL, or a file object.
+            map_location: as in :func:`torch.load`.
+            hparams_file: a ``.yaml`` or ``.csv`` with the constructor's arguments, for files that hold none.
+            strict: whether keys must match exactly (default: the module's :attr:`strict_loading`).
+            weights_only: ``False`` allows a foreign file to run code while it is read. Only for files you trust.
+            **kwargs: constructor arguments that override the file's.
+
+        Raises:
+            MissingHyperparameter: the constructor requires an argument that the file lacks.
+            CheckpointMissing, CheckpointDamaged, CheckpointForeign, CheckpointMismatch: the file cannot be used.
+        """
+        return load_module_from_checkpoint(
+            cls, checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+        )

@@ -1,0 +1,403 @@
+"""What the user asked for: every Trainer keyword lands in exactly one frozen record, and is checked there once."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
+
+
+def check_bool(name: str, given: object) -> bool:
+    """``given`` as a bool; raises :class:`InvalidType` for anything that is not one."""
+    if isinstance(given, bool):
+        return given
+    if given in (0, 1) and isinstance(given, int):
+        return bool(given)
+    raise InvalidType(name, given, "True or False")
+
+
+def check_count(name: str, given: object, least: int, expected: str) -> int:
+    """``given`` as a whole number that is at least ``least``."""
+    if isinstance(given, bool) or not isinstance(given, int):
+        if isinstance(given, float) and given.is_integer():
+            given = int(given)
+        else:
+            raise InvalidType(name, given, expected)
+    if given < least:
+        raise InvalidOption(name, given, expected)
+    return given
+
+
+def check_limit(name: str, given: object) -> int | float:
+    """A share of the batches (a float from 0.0 to 1.0) or a number of them (an int)."""
+    expected = "a whole number of batches (an int >= 0), or a share of them (a float from 0.0 to 1.0)"
+    if given is None:
+        return 1.0
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InvalidType(name, given, expected)
+    if isinstance(given, int):
+        if given < 0:
+            raise InvalidOption(name, given, expected)
+        return given
+    if 0.0 <= given <= 1.0:
+        return float(given)
+    if given > 1.0 and given.is_integer():
+        return int(given)
+    raise InvalidOption(name, given, expected)
+
+
+def limited(length: int | None, limit: int | float, name: str) -> int | None:
+    """How many batches remain of ``length`` under ``limit``; ``None`` where the length is unknown and unlimited."""
+    if isinstance(limit, int):
+        return limit if length is None else min(length, limit)
+    if limit == 1.0:
+        return length
+    if limit == 0.0:
+        return 0
+    if length is None:
+        raise InvalidOption(
+            name, limit, "a number of batches (an int): this loader does not tell its length, so a share of it is unknown"
+        )
+    share = int(length * limit)
+    if share == 0:
+        least = 1.0 / length
+        raise InvalidOption(
+            name, limit, f"0.0, or a share that leaves at least one of the {length} batches ({least:.3g} or more)"
+        )
+    return share
+
+
+def read_duration(name: str, given: object) -> timedelta | None:
+    """A duration from ``"DD:HH:MM:SS"``, a :class:`~datetime.timedelta` or a mapping of its keywords."""
+    if given is None or isinstance(given, timedelta):
+        return given
+    expected = 'a duration: "DD:HH:MM:SS", a datetime.timedelta, or a dict such as {"hours": 2}'
+    if isinstance(given, str):
+        parts = given.split(":")
+        if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+            raise InvalidOption(name, given, expected)
+        days, hours, minutes, seconds = (int(part) for part in parts)
+        if hours > 23 or minutes > 59 or seconds > 59:
+            raise InvalidOption(name, given, expected)
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if isinstance(given, Mapping):
+        try:
+            return timedelta(**given)
+        except TypeError as error:
+            raise InvalidOption(name, given, expected) from error
+    raise InvalidType(name, given, expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When training stops, and how much of each loader is used."""
+
+    max_epochs: int | None = None  # None: no limit
+    min_epochs: int = 0
+    max_steps: int | None = None  # None: no limit
+    min_steps: int = 0
+    max_time: timedelta | None = None
+    train: int | float = 1.0
+    val: int | float = 1.0
+    test: int | float = 1.0
+    predict: int | float = 1.0
+    overfit: int | float = 0.0
+    fast_dev_run: int = 0  # batches; 0: off
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        max_epochs: Any,
+        min_epochs: Any,
+        max_steps: Any,
+        min_steps: Any,
+        max_time: Any,
+        limit_train_batches: Any,
+        limit_val_batches: Any,
+        limit_test_batches: Any,
+        limit_predict_batches: Any,
+        overfit_batches: Any,
+        fast_dev_run: Any,
+    ) -> Limits:
+        if isinstance(fast_dev_run, bool):
+            dev = int(fast_dev_run)
+        else:
+            dev = check_count("fast_dev_run", fast_dev_run, 0, "True, False, or a number of batches >= 0")
+        epochs_asked = max_epochs
+        if max_epochs is not None:
+            max_epochs = check_count("max_epochs", max_epochs, -1, "a number of epochs >= 0, -1 for no limit, or None")
+        if max_steps is not None:
+            max_steps = check_count("max_steps", max_steps, -1, "a number of steps >= 0, -1 for no limit, or None")
+        if max_steps == -1:
+            max_steps = None
+        if max_epochs == -1:
+            max_epochs = None
+        duration = read_duration("max_time", max_time)
+        if duration is not None and duration <= timedelta(0):
+            raise InvalidOption("max_time", max_time, "a duration longer than zero")
+        low_epochs = 0 if min_epochs is None else check_count("min_epochs", min_epochs, 0, "a number of epochs >= 0, or None")
+        low_steps = 0 if min_steps is None else check_count("min_steps", min_steps, 0, "a number of steps >= 0, or None")
+        shares = {
+            "train": check_limit("limit_train_batches", limit_train_batches),
+            "val": check_limit("limit_val_batches", limit_val_batches),
+            "test": check_limit("limit_test_batches", limit_test_batches),
+            "predict": check_limit("limit_predict_batches", limit_predict_batches),
+        }
+        overfit = check_limit("overfit_batches", overfit_batches)
+        if overfit:
+            shares["train"] = shares["val"] = overfit
+        if dev:
+            shares = dict.fromkeys(shares, dev)
+            overfit, duration, low_epochs, low_steps = 0.0, None, 0, 0
+            max_epochs, max_steps = 1, dev
+        elif epochs_asked is None and max_steps is None and duration is None:
+            max_epochs = 1000
+        if max_epochs is not None and low_epochs > max_epochs:
+            raise ConflictingOptions(f"min_epochs={low_epochs} is more than max_epochs={max_epochs}. Lower one or raise the other.")
+        if max_steps is not None and low_steps > max_steps:
+            raise ConflictingOptions(f"min_steps={low_steps} is more than max_steps={max_steps}. Lower one or raise the other.")
+        return cls(
+            max_epochs=max_epochs,
+            min_epochs=low_epochs,
+            max_steps=max_steps,
+            min_steps=low_steps,
+            max_time=duration,
+            overfit=overfit,
+            fast_dev_run=dev,
+            **shares,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """When validation runs."""
+
+    interval: int | float | timedelta = 1.0  # batches, a share of an epoch, or a time
+    every_n_epochs: int | None = 1  # None: the interval counts across epochs
+    sanity_batches: int | None = 2  # None: all
+
+    @classmethod
+    def read(cls, *, val_check_interval: Any, check_val_every_n_epoch: Any, num_sanity_val_steps: Any, dev: int) -> Validation:
+        expected = (
+            "a share of an epoch (a float from 0.0 to 1.0), a number of training batches (an int >= 1), "
+            'or a time ("DD:HH:MM:SS", a timedelta, or a dict)'
+        )
+        interval: int | float | timedelta
+        if val_check_interval is None:
+            interval = 1.0
+        elif isinstance(val_check_interval, bool):
+            raise InvalidType("val_check_interval", val_check_interval, expected)
+        elif isinstance(val_check_interval, int):
+            interval = check_count("val_check_interval", val_check_interval, 1, expected)
+        elif isinstance(val_check_interval, float):
+            if not 0.0 < val_check_interval <= 1.0:
+                raise InvalidOption("val_check_interval", val_check_interval, expected)
+            interval = val_check_interval
+        else:
+            duration = read_duration("val_check_interval", val_check_interval)
+            assert duration is not None
+            if duration <= timedelta(0):
+                raise InvalidOption("val_check_interval", val_check_interval, "a time longer than zero")
+            interval = duration
+        every = check_val_every_n_epoch
+        if every is not None:
+            every = check_count("check_val_every_n_epoch", every, 1, "a number of epochs >= 1, or None")
+        elif isinstance(interval, float):
+            raise ConflictingOptions(
+                f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval must be a number of "
+                f"batches (an int) or a time, not {val_check_interval!r}."
+            )
+        sanity = 2 if num_sanity_val_steps is None else num_sanity_val_steps
+        sanity = check_count("num_sanity_val_steps", sanity, -1, "a number of batches >= 0, or -1 for all")
+        if dev:
+            return cls(sanity_batches=0)
+        return cls(interval=interval, every_n_epochs=every, sanity_batches=None if sanity == -1 else sanity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How gradients become steps."""
+
+    accumulate: int = 1
+    schedule: Mapping[int, int] | None = None  # epoch: batches per window, from that epoch on
+    clip_value: float | None = None  # None: gradients are not clipped
+    clip_algorithm: str = "norm"
+    check_finite: bool = True
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        accumulate_grad_batches: Any,
+        gradient_clip_val: Any,
+        gradient_clip_algorithm: Any,
+        stop_on_nonfinite_loss: Any,
+    ) -> Optimization:
+        expected = "a number of batches >= 1, or a dict of them by the epoch (from 0) from which they hold"
+        schedule = None
+        if isinstance(accumulate_grad_batches, Mapping):
+            schedule = check_accumulation("accumulate_grad_batches", accumulate_grad_batches)
+            accumulate = schedule.get(0, 1)
+        else:
+            accumulate = check_count("accumulate_grad_batches", accumulate_grad_batches, 1, expected)
+        clip = gradient_clip_val
+        if clip is not None:
+            wanted = "a positive number, or 0 or None for no clipping"
+            if isinstance(clip, bool) or not isinstance(clip, int | float):
+                raise InvalidType("gradient_clip_val", clip, wanted)
+            if clip < 0 or math.isnan(clip):
+                raise InvalidOption("gradient_clip_val", clip, wanted)
+        algorithm = "norm" if gradient_clip_algorithm is None else gradient_clip_algorithm
+        if not isinstance(algorithm, str):
+            raise InvalidType("gradient_clip_algorithm", algorithm, '"norm" or "value"')
+        if str(algorithm).lower() not in ("norm", "value"):
+            raise InvalidOption("gradient_clip_algorithm", algorithm, '"norm" or "value"')
+        return cls(
+            accumulate=accumulate,
+            schedule=schedule,
+            clip_value=float(clip) if clip else None,
+            clip_algorithm=str(getattr(algorithm, "value", algorithm)).lower(),
+            check_finite=check_bool("stop_on_nonfinite_loss", stop_on_nonfinite_loss),
+        )
+
+
+def check_accumulation(name: str, given: Mapping[Any, Any]) -> dict[int, int]:
+    """A schedule of accumulation: epochs (from 0) to numbers of batches, sorted."""
+    if not given:
+        raise InvalidOption(name, given, "at least one entry {epoch: batches}")
+    checked = {}
+    for epoch, batches in given.items():
+        start = check_count(f"an epoch in {name}", epoch, 0, "an epoch, counted from 0")
+        checked[start] = check_count(f"{name}[{epoch}]", batches, 1, "a number of batches >= 1")
+    return dict(sorted(checked.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """What is shown, logged and kept. None of it changes training."""
+
+    log_every_n_steps: int = 50
+    progress_bar: bool = True
+    model_summary: bool = True
+    checkpointing: bool = True
+    autolog_hparams: bool = True
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        log_every_n_steps: Any,
+        enable_progress_bar: Any,
+        enable_model_summary: Any,
+        enable_checkpointing: Any,
+        enable_autolog_hparams: Any,
+        dev: int,
+    ) -> Watching:
+        every = 50 if log_every_n_steps is None else log_every_n_steps
+        every = check_count("log_every_n_steps", every, 0, "a number of steps >= 1, or 0 to log no step")
+        return cls(
+            log_every_n_steps=1 if dev else every,
+            progress_bar=True if enable_progress_bar is None else check_bool("enable_progress_bar", enable_progress_bar),
+            model_summary=True if enable_model_summary is None else check_bool("enable_model_summary", enable_model_summary),
+            checkpointing=not dev
+            and (True if enable_checkpointing is None else check_bool("enable_checkpointing", enable_checkpointing)),
+            autolog_hparams=check_bool("enable_autolog_hparams", enable_autolog_hparams),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """Switches of PyTorch's, and of the loops, that hold while a verb runs."""
+
+    inference_mode: bool = True
+    detect_anomaly: bool = False
+    deterministic: bool | str | None = None  # True, False, "warn"; None: left as it is
+    benchmark: bool | None = None  # cudnn's; None: left as it is
+    barebones: bool = False
+    reload_every_n_epochs: int = 0  # 0: never
+    distributed_sampler: bool = True
+    sync_batchnorm: bool = False
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        inference_mode: Any,
+        detect_anomaly: Any,
+        deterministic: Any,
+        benchmark: Any,
+        barebones: Any,
+        reload_dataloaders_every_n_epochs: Any,
+        use_distributed_sampler: Any,
+        sync_batchnorm: Any,
+    ) -> Behaviour:
+        if deterministic is not None and deterministic != "warn":
+            deterministic = check_deterministic(deterministic)
+        return cls(
+            inference_mode=check_bool("inference_mode", inference_mode),
+            detect_anomaly=check_bool("detect_anomaly", detect_anomaly),
+            deterministic=deterministic,
+            benchmark=None if benchmark is None else check_bool("benchmark", benchmark),
+            barebones=check_bool("barebones", barebones),
+            reload_every_n_epochs=check_count(
+                "reload_dataloaders_every_n_epochs", reload_dataloaders_every_n_epochs, 0, "a number of epochs >= 0"
+            ),
+            distributed_sampler=check_bool("use_distributed_sampler", use_distributed_sampler),
+            sync_batchnorm=check_bool("sync_batchnorm", sync_batchnorm),
+        )
+
+
+def check_deterministic(given: object) -> bool:
+    if isinstance(given, bool):
+        return given
+    raise (InvalidOption if isinstance(given, str) else InvalidType)("deterministic", given, 'True, False, "warn" or None')
+
+
+BAREBONES_OFF = {
+    "enable_checkpointing": (True,),
+    "logger": (True,),
+    "enable_progress_bar": (True,),
+    "enable_model_summary": (True,),
+    "num_sanity_val_steps": (),
+    "fast_dev_run": (),
+    "detect_anomaly": (True,),
+    "profiler": (),
+    "log_every_n_steps": (),
+}
+
+
+def refuse_with_barebones(given: Mapping[str, Any]) -> None:
+    """Raise :class:`ConflictingOptions` where ``barebones=True`` meets a feature that it turns off."""
+    for name in BAREBONES_OFF:
+        value = given.get(name)
+        if value in (None, False, 0) and not (name == "logger" and value is not None and value is not False):
+            continue
+        raise ConflictingOptions(f"barebones=True turns {name} off, and {name}={value!r} asks for it. Leave one of them out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All that was asked of a Trainer, checked."""
+
+    limits: Limits
+    validation: Validation
+    optimization: Optimization
+    watching: Watching
+    behaviour: Behaviour
+    default_root_dir: str
+
+    @staticmethod
+    def read_root(given: Any) -> str:
+        if given is None:
+            return os.getcwd()
+        if not isinstance(given, str | os.PathLike):
+            raise InvalidType("default_root_dir", given, "a path or an URL")
+        root = os.fspath(given)
+        return root if "://" in root else os.path.abspath(os.path.expanduser(root))
+

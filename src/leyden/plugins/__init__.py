@@ -1,0 +1,23 @@
+"""What ``Trainer(plugins=...)`` takes, by its public names."""
+
+from leyden.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from leyden.plugins.io import CheckpointIO, TorchCheckpointIO
+from leyden.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
+
+__all__ = [
+    "CheckpointIO",
+    "ClusterEnvironment",
+    "DoublePrecision",
+    "HalfPrecision",
+    "LightningEnvironment",
+    "MixedPrecision",
+    "Precision",
+    "SLURMEnvironment",
+    "TorchCheckpointIO",
+    "TorchElasticEnvironment",
+]

@@ -1,0 +1,107 @@
+"""Which operators the time went to, on CPU and GPU, by PyTorch's own profiler."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from leyden.errors import InvalidOption
+from leyden.profilers.base import Profiler
+
+if TYPE_CHECKING:
+    from torch.profiler import profile as TorchProfile
+    from torch.profiler import record_function
+
+STEP = "run_training_batch"
+"""The action whose end is a step of the profiler's schedule; evaluation has no schedule of its own."""
+
+
+class PyTorchProfiler(Profiler):
+    """Runs ``torch.profiler.profile`` over a verb, with each action marked by ``record_function``.
+
+    Args:
+        group_by_input_shapes: count an operator once for each shape of its inputs.
+        export_to_chrome: write a trace for ``chrome://tracing`` beside the report (where there is a folder for it).
+        row_limit: lines of the report; -1 for all.
+        sort_by_key: the column by which operators are sorted; the total time of the device by default.
+        profiler_kwargs: handed on to ``torch.profiler.profile``: ``activities``, ``schedule``, ``profile_memory`` ...
+            Without a schedule, three training batches after the first two are recorded.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str] | None = None,
+        filename: str | None = None,
+        group_by_input_shapes: bool = False,
+        export_to_chrome: bool = True,
+        row_limit: int = 20,
+        sort_by_key: str | None = None,
+        **profiler_kwargs: Any,
+    ) -> None:
+        super().__init__(dirpath, filename)
+        self.group_by_input_shapes = group_by_input_shapes
+        self.export_to_chrome = export_to_chrome
+        self.row_limit = row_limit
+        self.sort_by_key = sort_by_key
+        self.profiler_kwargs = profiler_kwargs
+        self.profiler: TorchProfile | None = None
+        self._marks: list[tuple[str, record_function]] = []
+        self._report = ""
+
+    def start(self, action_name: str) -> None:
+        from torch.profiler import record_function
+
+        if self.profiler is None:
+            self.profiler = self._make()
+            self.profiler.start()
+        mark = record_function(action_name)
+        mark.__enter__()
+        self._marks.append((action_name, mark))
+
+    def stop(self, action_name: str) -> None:
+        """Raises :class:`InvalidOption` when the action was never started."""
+        at = next((at for at in reversed(range(len(self._marks))) if self._marks[at][0] == action_name), None)
+        if at is None:
+            raise InvalidOption("action_name", action_name, "an action that is running: it was never started")
+        self._marks.pop(at)[1].__exit__(None, None, None)
+        if action_name == STEP and self.profiler is not None:
+            self.profiler.step()
+
+    def summary(self) -> str:
+        self._finish()
+        return self._report
+
+    def teardown(self, stage: str | None) -> None:
+        self._finish()
+        self._report = ""
+
+    def _make(self) -> TorchProfile:
+        import torch.profiler
+
+        options: dict[str, Any] = {"record_shapes": self.group_by_input_shapes, **self.profiler_kwargs}
+        if "schedule" not in options and self._stage in (None, "fit"):
+            options["schedule"] = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)
+        options.setdefault("on_trace_ready", self._read)
+        return torch.profiler.profile(**options)
+
+    def _read(self, profiler: TorchProfile) -> None:
+        """A recording is complete: keep its table, write its trace."""
+        averages = profiler.key_averages(group_by_input_shape=self.group_by_input_shapes)
+        key = self.sort_by_key or _longest(averages)
+        self._report = "Profiler report\n" + averages.table(sort_by=key, row_limit=self.row_limit)
+        if self.export_to_chrome and (self.dirpath or self._log_dir):
+            path = self._path(".pt.trace.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(path))
+
+    def _finish(self) -> None:
+        while self._marks:
+            self._marks.pop()[1].__exit__(None, None, None)
+        if self.profiler is not None:
+            profiler, self.profiler = self.profiler, None
+            profiler.stop()
+
+
+def _longest(averages: Any) -> str:
+    used = any(getattr(event, "device_time_total", 0) for event in averages)
+    return "device_time_total" if used else "cpu_time_total"

@@ -1,0 +1,286 @@
+"""The loaders of a run: where they come from, how long they are under the limits, and their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+
+from leyden.data.combined import CombinedLoader
+from leyden.data.position import Position
+from leyden.data.reading import is_loader, length_of, read, reads_map_style, set_epoch
+from leyden.datamodule import LightningDataModule
+from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning
+from leyden.hooks import overrides
+from leyden.module import LightningModule
+from leyden.options import Limits, limited
+
+STAGE_HOOKS = {
+    "train": "train_dataloader",
+    "val": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+
+
+class Origin:
+    """Where a stage's loaders come from: what was passed to the verb, else the datamodule's method, else the module's."""
+
+    def __init__(self, stage: str, given: Any, datamodule: LightningDataModule | None, module: LightningModule) -> None:
+        self.stage = stage
+        self.given = given
+        self.hook = STAGE_HOOKS[stage]
+        self.owner: LightningDataModule | LightningModule | None = None
+        if given is None:
+            if datamodule is not None and overrides(datamodule, getattr(LightningDataModule, self.hook)):
+                self.owner = datamodule
+            elif overrides(module, getattr(LightningModule, self.hook)):
+                self.owner = module
+
+    @property
+    def exists(self) -> bool:
+        return self.given is not None or self.owner is not None
+
+    def load(self) -> Any:
+        """The loaders, fresh where a method makes them."""
+        if self.given is not None:
+            return self.given
+        if self.owner is None:
+            return None
+        return getattr(self.owner, self.hook)()
+
+    @property
+    def name(self) -> str:
+        if self.owner is not None:
+            return f"{type(self.owner).__name__}.{self.hook}()"
+        return f"the {self.stage} loader that was passed"
+
+
+def check_loaders(given: Any, name: str) -> None:
+    """Raise :class:`InvalidLoader` where something in ``given`` cannot be iterated for batches."""
+    if isinstance(given, CombinedLoader):
+        return
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            check_loaders(value, f"{name}[{key!r}]")
+    elif isinstance(given, list | tuple):
+        for position, value in enumerate(given):
+            if isinstance(value, Tensor) or (
+                isinstance(value, list | tuple | Mapping) and value and all(map(_is_data, _items(value)))
+            ):
+                raise InvalidLoader(
+                    f"{name} is a {type(given).__name__} of batches, and a {type(given).__name__} is read as several loaders. "
+                    f"Wrap the batches in a loader: DataLoader(batches, batch_size=None)."
+                )
+            check_loaders(value, f"{name}[{position}]")
+    elif isinstance(given, Tensor | str | bytes) or not is_loader(given) or isinstance(given, type):
+        raise InvalidLoader(
+            f"{name} is {_described(given)}, which is no loader. Expected a torch DataLoader, or anything that can be "
+            f"iterated for batches."
+        )
+    elif isinstance(given, Dataset) and not isinstance(given, IterableDataset):
+        raise InvalidLoader(
+            f"{name} is a dataset ({type(given).__name__}) and not a loader. Wrap it: DataLoader(dataset, batch_size=...)."
+        )
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, Mapping) else list(value)
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, Tensor | int | float | str)
+
+
+def _described(given: object) -> str:
+    if isinstance(given, Tensor):
+        return f"a tensor of shape {tuple(given.shape)}"
+    return f"{given!r} ({type(given).__name__})"
+
+
+class TrainSource:
+    """The training loader under its limit."""
+
+    def __init__(self, loader: Any, origin_name: str, limits: Limits) -> None:
+        check_loaders(loader, origin_name)
+        self.name = origin_name
+        self.combined: CombinedLoader | None = None
+        if isinstance(loader, CombinedLoader):
+            self.combined = loader
+        elif isinstance(loader, list | tuple | Mapping):
+            self.combined = CombinedLoader(loader, "max_size_cycle")
+        if self.combined is not None and limits.overfit:
+            self.combined.flattened = [unshuffled(each) for each in self.combined.flattened]
+        self.loader: Any = self.combined if self.combined is not None else loader
+        if limits.overfit:
+            self.loader = unshuffled(self.loader)
+        self.length = length_of(self.loader)
+        self.limit = limits.train
+        self.stop = limited(self.length, limits.train, "limit_train_batches")
+        if self.length == 0 and self.stop == 0 and limits.train != 0:
+            raise EmptyLoader(f"{origin_name} has no batch: its length is 0. (drop_last=True drops a lone small batch.)")
+        self.position = Position(self.loader)
+        self.ended_at: int | None = None
+
+    @property
+    def batches(self) -> int | float:
+        """Batches of an epoch; infinity where unknown."""
+        return float("inf") if self.stop is None else self.stop
+
+    @property
+    def knows_last(self) -> bool:
+        """Whether the length is exact, so that nothing has to be fetched ahead to know the last batch."""
+        if self.stop is None:
+            return False
+        leaves = self.combined.flattened if self.combined is not None else [self.loader]
+        return self.length is not None and all(map(_length_is_exact, leaves))
+
+    def read(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, int, bool]]:
+        """Batches of an epoch, from ``start``: ``(batch, index, is_last)``."""
+        for loader in self.combined.flattened if self.combined is not None else [self.loader]:
+            set_epoch(loader, epoch)
+        iterator = self.position.open(start)
+        if self.combined is not None:
+            iterator = (batch for batch, _, _ in iterator)
+        seen = start
+        for batch, index, is_last in read(self.loader, iterator, start, self.stop, self.knows_last):
+            yield batch, index, is_last
+            seen = index + 1
+        if seen == 0 and self.stop != 0:
+            raise EmptyLoader(f"{self.name} yielded no batch.")
+        self.ended_at = seen
+
+    def samples_in(self, index: int) -> int | None:
+        """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
+        return samples_in(self.loader, index)
+
+
+def _length_is_exact(loader: Any) -> bool:
+    return reads_map_style(loader) or isinstance(loader, list | tuple)
+
+
+def samples_in(loader: Any, index: int) -> int | None:
+    """The number of samples that a DataLoader's settings give batch ``index``."""
+    if not isinstance(loader, DataLoader) or not reads_map_style(loader):
+        return None
+    size = loader.batch_size
+    if size is None or type(loader.batch_sampler) is not BatchSampler:
+        return None
+    total = len(loader.sampler)  # type: ignore[arg-type]  # map-style samplers have a length
+    return min(size, total - index * size)
+
+
+def unshuffled(loader: Any) -> Any:
+    """A loader that reads in order: what ``overfit_batches`` needs. The one given is left as it is."""
+    if not isinstance(loader, DataLoader) or not reads_map_style(loader) or isinstance(loader.sampler, SequentialSampler):
+        return loader
+    import copy
+    import warnings
+
+    warnings.warn(
+        "overfit_batches reads the same batches again and again, so shuffling of the training loader is turned off.",
+        LeydenWarning,
+        stacklevel=2,
+    )
+    plain = copy.copy(loader)
+    sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]  # a map-style dataset has a length
+    plain.__dict__["sampler"] = sampler
+    if loader.batch_size is not None:
+        plain.__dict__["batch_sampler"] = BatchSampler(sampler, loader.batch_size, loader.drop_last)
+    plain.__dict__["_iterator"] = None
+    return plain
+
+
+class EvalSource:
+    """The loaders of an evaluation or prediction, read one after another under their limit."""
+
+    def __init__(self, given: Any, origin_name: str, limit: int | float, limit_name: str) -> None:
+        check_loaders(given, origin_name)
+        self.name = origin_name
+        self.combined: CombinedLoader | None = None
+        if isinstance(given, CombinedLoader) and given.mode != "sequential":
+            self.combined, self.loaders = given, [given]
+        elif isinstance(given, CombinedLoader):
+            self.loaders = given.flattened
+        elif isinstance(given, Mapping):
+            self.loaders = list(given.values())
+        else:
+            self.loaders = list(given) if isinstance(given, list | tuple) else [given]
+        self.stops = [limited(length_of(loader), limit, limit_name) for loader in self.loaders]
+        for loader, stop in zip(self.loaders, self.stops, strict=True):
+            if length_of(loader) == 0 and stop == 0 and limit != 0:
+                raise EmptyLoader(f"{origin_name} has no batch: the length of {type(loader).__name__} is 0.")
+
+    @property
+    def batches(self) -> list[int | float]:
+        """Batches of each loader; infinity where unknown."""
+        return [float("inf") if stop is None else stop for stop in self.stops]
+
+    def read(self, position: int, most: int | None = None, start: int = 0) -> Iterator[tuple[Any, int, bool]]:
+        """Batches of one loader, at most ``most``: ``(batch, index, is_last)``."""
+        loader, stop = self.loaders[position], self.stops[position]
+        if most is not None:
+            stop = most if stop is None else min(stop, most)
+        if stop == 0:
+            return
+        set_epoch(loader, 0)
+        iterator = iter(loader)
+        if self.combined is not None:
+            iterator = (batch for batch, _, _ in iterator)
+        seen = 0
+        exact = _length_is_exact(loader) and stop is not None
+        for batch, index, is_last in read(loader, iterator, start, stop, exact):
+            seen += 1
+            yield batch, index, is_last
+        if seen == 0:
+            raise EmptyLoader(f"{self.name} yielded no batch.")
+
+
+class Loaders:
+    """The loaders of the running verb."""
+
+    def __init__(self) -> None:
+        self.origins: dict[str, Origin] = {}
+        self.train_given: Any = None
+        self.train: TrainSource | None = None
+        self.eval_given: dict[str, Any] = {}
+        self.eval: dict[str, EvalSource] = {}
+
+    def begin(self, origins: dict[str, Origin]) -> None:
+        """A verb starts: forget what the last one loaded."""
+        self.__init__()  # type: ignore[misc]  # every attribute is declared there
+        self.origins = origins
+
+    def exists(self, stage: str) -> bool:
+        origin = self.origins.get(stage)
+        return origin is not None and origin.exists
+
+    def load_train(self, limits: Limits) -> TrainSource:
+        """The training source, made now."""
+        origin = self.origins["train"]
+        self.train_given = origin.load()
+        if self.train_given is None:
+            raise InvalidLoader(f"{origin.name} returned None. Expected a loader for training.")
+        self.train = TrainSource(self.train_given, origin.name, limits)
+        return self.train
+
+    def load_eval(self, stage: str, limit: int | float) -> EvalSource | None:
+        """The source of an evaluation, made now; ``None`` where its method returns none."""
+        origin = self.origins[stage]
+        given = origin.load()
+        if given is None or (isinstance(given, list | tuple | Mapping) and not given):
+            self.eval.pop(stage, None)
+            return None
+        self.eval_given[stage] = given
+        self.eval[stage] = EvalSource(given, origin.name, limit, f"limit_{stage}_batches")
+        return self.eval[stage]
+
+    @property
+    def num_training_batches(self) -> int | float:
+        return float("inf") if self.train is None else self.train.batches
+
+    def num_eval_batches(self, stage: str) -> list[int | float]:
+        source = self.eval.get(stage)
+        return [] if source is None else source.batches

@@ -1,0 +1,208 @@
+"""What configure_optimizers returned, read once into a plan."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from leyden.errors import InvalidReturn, UnknownName, did_you_mean
+
+
+@dataclass
+class SchedulerPlan:
+    """A scheduler and when it steps."""
+
+    scheduler: Any
+    interval: str = "epoch"  # "epoch" or "step"
+    frequency: int = 1  # every so many epochs or steps
+    monitor: str | None = None  # the metric that it is stepped with
+    strict: bool = True  # whether a missing metric is an error
+    name: str | None = None  # for the learning-rate monitor
+    reduce_on_plateau: bool = False
+
+
+_CONFIG_KEYS = {each.name for each in fields(SchedulerPlan)} | {"opt_idx"}
+_DICT_KEYS = {"optimizer", "lr_scheduler", "monitor", "frequency"}
+_EXPECTED = (
+    "one of: an optimizer; a list or tuple of optimizers; ([optimizers], [schedulers]); a dict with the key 'optimizer' and "
+    "perhaps 'lr_scheduler' and 'monitor'; a list or tuple of such dicts; None"
+)
+
+
+@dataclass(frozen=True)
+class OptimizerPlan:
+    """Optimizers and schedulers of a fit."""
+
+    optimizers: list[Optimizer] = field(default_factory=list)
+    schedulers: list[SchedulerPlan] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls) -> OptimizerPlan:
+        return cls()
+
+    @classmethod
+    def read(cls, returned: Any, automatic: bool) -> OptimizerPlan:
+        """The plan in what ``configure_optimizers`` returned; raises :class:`InvalidReturn` where there is none."""
+        optimizers: list[Any] = []
+        schedulers: list[Any] = []
+        monitor: str | None = None
+        if returned is None:
+            return cls()
+        if _is_optimizer(returned):
+            optimizers = [returned]
+        elif isinstance(returned, Mapping):
+            optimizers, schedulers = _from_dict(returned)
+        elif isinstance(returned, list | tuple):
+            items = list(returned)
+            if len(items) == 2 and isinstance(items[0], list | tuple) and isinstance(items[1], list | tuple):
+                optimizers, schedulers = list(items[0]), list(items[1])
+            elif len(items) == 2 and isinstance(items[0], list | tuple) and _is_scheduler(items[1]):
+                optimizers, schedulers = list(items[0]), [items[1]]
+            elif items and all(isinstance(item, Mapping) for item in items):
+                for item in items:
+                    mine, theirs = _from_dict(item)
+                    optimizers += mine
+                    schedulers += theirs
+            elif all(_is_optimizer(item) for item in items):
+                optimizers = items
+            else:
+                raise InvalidReturn(_refusal(returned))
+        else:
+            raise InvalidReturn(_refusal(returned))
+        if not all(_is_optimizer(optimizer) for optimizer in optimizers):
+            raise InvalidReturn(_refusal(returned))
+        plans = [_read_scheduler(given, monitor, automatic) for given in schedulers]
+        if automatic and len(optimizers) > 1:
+            raise InvalidReturn(
+                f"configure_optimizers returned {len(optimizers)} optimizers, and automatic optimization steps one. Set "
+                f"self.automatic_optimization = False in __init__ and step them in training_step."
+            )
+        for plan in plans:
+            owner = getattr(plan.scheduler, "optimizer", None)
+            if owner is not None and all(owner is not optimizer for optimizer in optimizers):
+                raise InvalidReturn(
+                    f"configure_optimizers returned a {type(plan.scheduler).__name__} for an optimizer that it did not return. "
+                    f"Return that optimizer too."
+                )
+        return cls(optimizers, plans)
+
+
+def _refusal(returned: object) -> str:
+    kinds = [type(item).__name__ for item in returned] if isinstance(returned, Sequence) else type(returned).__name__
+    return f"configure_optimizers returned {kinds}, which cannot be used. Expected {_EXPECTED}."
+
+
+def _is_optimizer(given: object) -> bool:
+    return isinstance(given, Optimizer) or (hasattr(given, "param_groups") and callable(getattr(given, "step", None)))
+
+
+def _is_scheduler(given: object) -> bool:
+    return isinstance(given, LRScheduler | ReduceLROnPlateau) or (
+        callable(getattr(given, "step", None)) and callable(getattr(given, "state_dict", None)) and not _is_optimizer(given)
+    )
+
+
+def _from_dict(given: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    for key in given:
+        if key not in _DICT_KEYS:
+            raise UnknownName(
+                f"configure_optimizers returned a dict with the key {key!r}, which means nothing. Known keys: "
+                f"{', '.join(sorted(_DICT_KEYS))}.{did_you_mean(str(key), _DICT_KEYS)}"
+            )
+    if "optimizer" not in given:
+        raise InvalidReturn(f"configure_optimizers returned a dict without the key 'optimizer'. Expected {_EXPECTED}.")
+    scheduler = given.get("lr_scheduler")
+    if scheduler is None:
+        return [given["optimizer"]], []
+    if isinstance(scheduler, list | tuple):
+        raise InvalidReturn(
+            "configure_optimizers returned a list under 'lr_scheduler'. Give one scheduler there, or return ([optimizers], "
+            "[schedulers])."
+        )
+    if "monitor" in given:
+        if isinstance(scheduler, Mapping):
+            scheduler = {"monitor": given["monitor"], **scheduler}
+        else:
+            scheduler = {"scheduler": scheduler, "monitor": given["monitor"]}
+    return [given["optimizer"]], [scheduler]
+
+
+def _read_scheduler(given: Any, monitor: str | None, automatic: bool) -> SchedulerPlan:
+    if isinstance(given, Mapping):
+        for key in given:
+            if key not in _CONFIG_KEYS:
+                raise UnknownName(
+                    f"An lr_scheduler_config has the key {key!r}, which means nothing. Known keys: "
+                    f"{', '.join(sorted(_CONFIG_KEYS - {'opt_idx'}))}.{did_you_mean(str(key), _CONFIG_KEYS)}"
+                )
+        if "scheduler" not in given:
+            raise InvalidReturn("An lr_scheduler_config needs the key 'scheduler', which holds the scheduler itself.")
+        plan = SchedulerPlan(**{key: value for key, value in given.items() if key != "opt_idx"})
+    else:
+        plan = SchedulerPlan(given, monitor=monitor)
+    if not _is_scheduler(plan.scheduler):
+        raise InvalidReturn(
+            f"configure_optimizers returned {type(plan.scheduler).__name__} as a scheduler. A scheduler has step(), state_dict() "
+            f"and load_state_dict()."
+        )
+    if plan.interval not in ("epoch", "step"):
+        raise InvalidReturn(f'An lr_scheduler_config has interval={plan.interval!r}. Expected "epoch" or "step".')
+    if isinstance(plan.frequency, bool) or not isinstance(plan.frequency, int) or plan.frequency < 1:
+        raise InvalidReturn(f"An lr_scheduler_config has frequency={plan.frequency!r}. Expected a whole number >= 1.")
+    plan.reduce_on_plateau = plan.reduce_on_plateau or isinstance(plan.scheduler, ReduceLROnPlateau)
+    if automatic and plan.reduce_on_plateau and plan.monitor is None:
+        raise InvalidReturn(
+            "configure_optimizers returned a ReduceLROnPlateau without a monitor. Return it as {'optimizer': optimizer, "
+            "'lr_scheduler': {'scheduler': scheduler, 'monitor': 'val_loss'}}, with the metric that it watches."
+        )
+    return plan
+
+
+def requires_closure(optimizer: Optimizer) -> bool:
+    """Whether ``optimizer.step`` must be given a closure. One that is not PyTorch's own is given it to be safe."""
+    step = inspect.unwrap(type(optimizer).step)
+    parameter = inspect.signature(step).parameters.get("closure")
+    if parameter is not None and parameter.default is inspect.Parameter.empty:
+        return True
+    return not type(optimizer).__module__.startswith("torch.optim")
+
+
+class SteppingOptimizer:
+    """An optimizer as hooks and manual optimization see it: ``step`` heeds precision, fires hooks and counts steps."""
+
+    def __init__(self, optimizer: Optimizer, step: Callable[..., Any], toggle: Callable[[Optimizer], Any]) -> None:
+        self.optimizer = optimizer
+        self._step = step
+        self._toggle = toggle
+
+    @property  # type: ignore[misc]  # isinstance() asks for it, so that users' checks for their optimizer's class hold
+    def __class__(self) -> type:
+        return type(self.optimizer)
+
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+        """One step. Returns what the closure returned."""
+        return self._step(self.optimizer, closure, **kwargs)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    def toggle_model(self, sync_grad: bool = True) -> Any:
+        """A context in which only this optimizer's parameters require gradients."""
+        return self._toggle(self.optimizer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["optimizer"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("optimizer", "_step", "_toggle"):
+            self.__dict__[name] = value
+        else:
+            setattr(self.optimizer, name, value)
+
+    def __repr__(self) -> str:
+        return repr(self.optimizer)

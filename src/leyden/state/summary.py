@@ -1,0 +1,293 @@
+"""ModelSummary: a module's layers with their types, parameters, modes and sizes, as data and as text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning
+from leyden.loggers.undisturbed import undisturbed
+from leyden.tree import tree_map
+
+UNKNOWN_SIZE = "?"
+NOT_APPLICABLE = "n/a"
+OTHER_PARAMETERS = "other params"
+Size = str | list[Any]
+
+
+class LayerSummary:
+    """One layer: its type, parameters, mode, and the sizes that went in and out, where they were seen."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.in_size: Size | None = None
+        self.out_size: Size | None = None
+
+    @property
+    def layer_type(self) -> str:
+        """The name of the layer's class."""
+        return (
+            str(self._module.original_name) if isinstance(self._module, torch.jit.ScriptModule) else type(self._module).__name__
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters in it, each counted once; those of lazy layers that do not exist yet count nothing."""
+        return sum(_numel(parameter) for parameter in self._module.parameters())
+
+    @property
+    def training(self) -> bool:
+        """Whether it is in train mode."""
+        return self._module.training
+
+
+class ModelSummary:
+    """The layers of ``model`` down to ``max_depth`` (-1: all of them, 0: none, only the totals).
+
+    With an ``example_input_array`` on the model, one forward without gradients in eval mode shows sizes and
+    floating-point operations. It leaves random state, modes and buffers as they were; where it fails, or would
+    initialise lazy layers, sizes stay unknown.
+    """
+
+    def __init__(
+        self, model: nn.Module, max_depth: int = 1, *, context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> None:
+        wanted = "a depth >= 0, or -1 for all layers"
+        if isinstance(max_depth, bool) or not isinstance(max_depth, int):
+            raise InvalidType("max_depth", max_depth, wanted)
+        if max_depth < -1:
+            raise InvalidOption("max_depth", max_depth, wanted)
+        self._model = model
+        self._max_depth = max_depth
+        self._layers = {name: LayerSummary(module) for name, module in self.named_modules}
+        self._flops: dict[str, int] = {}
+        self._seen = False
+        self._forward_example(context)
+
+    @property
+    def named_modules(self) -> list[tuple[str, nn.Module]]:
+        """The layers shown, with their names."""
+        if self._max_depth == 0:
+            return []
+        if self._max_depth == 1:
+            return list(self._model.named_children())
+        everything = list(self._model.named_modules())[1:]
+        return [(name, module) for name, module in everything if self._max_depth < 0 or name.count(".") < self._max_depth]
+
+    @property
+    def layer_names(self) -> list[str]:
+        return list(self._layers)
+
+    @property
+    def layer_types(self) -> list[str]:
+        return [layer.layer_type for layer in self._layers.values()]
+
+    @property
+    def in_sizes(self) -> list[Size]:
+        return [layer.in_size or UNKNOWN_SIZE for layer in self._layers.values()]
+
+    @property
+    def out_sizes(self) -> list[Size]:
+        return [layer.out_size or UNKNOWN_SIZE for layer in self._layers.values()]
+
+    @property
+    def param_nums(self) -> list[int]:
+        return [layer.num_parameters for layer in self._layers.values()]
+
+    @property
+    def training_modes(self) -> list[bool]:
+        return [layer.training for layer in self._layers.values()]
+
+    @property
+    def total_training_modes(self) -> dict[str, int]:
+        """Modules in ``train`` and in ``eval`` mode, the model itself left out."""
+        modes = [module.training for module in self._model.modules()][1:]
+        return {"train": modes.count(True), "eval": modes.count(False)}
+
+    @property
+    def total_parameters(self) -> int:
+        return sum(_numel(parameter) for parameter in self._model.parameters())
+
+    @property
+    def trainable_parameters(self) -> int:
+        return sum(_numel(parameter) for parameter in self._model.parameters() if parameter.requires_grad)
+
+    @property
+    def total_layer_params(self) -> int:
+        """Parameters in the layers shown, each counted once."""
+        shown = {parameter for _, module in self.named_modules for parameter in module.parameters()}
+        return sum(_numel(parameter) for parameter in shown)
+
+    @property
+    def model_size(self) -> float:
+        """Size of the parameters in MB (1e6 bytes)."""
+        sizes = [
+            _numel(parameter) * parameter.element_size() for parameter in self._model.parameters() if not _is_lazy(parameter)
+        ]
+        return sum(sizes) * 1e-6
+
+    @property
+    def flop_counts(self) -> list[int]:
+        """Floating-point operations of each layer in the example's forward."""
+        root = type(self._model).__name__
+        return [self._flops.get(f"{root}.{name}", 0) for name in self._layers]
+
+    @property
+    def total_flops(self) -> int:
+        """Floating-point operations of the example's forward; 0 without an example."""
+        return self._flops.get("Global", 0)
+
+    def _forward_example(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        example = getattr(self._model, "example_input_array", None)
+        if example is None:
+            return
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        if any(map(_is_lazy, tensors)):
+            return  # the first training batch is to initialise them
+        place = tensors[0].device if tensors else torch.device("cpu")
+        example = tree_map(example, Tensor, lambda tensor: tensor.to(place))
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self._model))
+            for layer in self._layers.values():
+                if not isinstance(layer._module, torch.jit.ScriptModule):
+                    stack.enter_context(_watched(layer))
+            try:
+                with context(), counter:
+                    if isinstance(example, Mapping):
+                        self._model(**example)
+                    elif isinstance(example, list | tuple):
+                        self._model(*example)
+                    else:
+                        self._model(example)
+            except Exception as error:
+                warnings.warn(
+                    f"example_input_array does not fit {type(self._model).__name__}.forward: {type(error).__name__}: {error}. "
+                    "The summary shows no sizes.",
+                    LeydenWarning,
+                    stacklevel=4,
+                )
+                for layer in self._layers.values():
+                    layer.in_size = layer.out_size = None
+                return
+        self._seen = True
+        self._flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+
+    def _get_summary_data(self) -> list[tuple[str, list[str]]]:
+        """The table by columns: head and cells."""
+        count = len(self._layers)
+        columns: list[tuple[str, list[str]]] = [
+            (" ", list(map(str, range(count)))),
+            ("Name", self.layer_names),
+            ("Type", self.layer_types),
+            ("Params", list(map(get_human_readable_count, self.param_nums))),
+            ("Mode", ["train" if mode else "eval" for mode in self.training_modes]),
+        ]
+        if self._seen:
+            columns += [
+                ("FLOPs", list(map(get_human_readable_count, self.flop_counts))),
+                ("In sizes", list(map(str, self.in_sizes))),
+                ("Out sizes", list(map(str, self.out_sizes))),
+            ]
+        other = self.total_parameters - self.total_layer_params
+        if other > 0:
+            row = {" ": " ", "Name": OTHER_PARAMETERS, "Params": get_human_readable_count(other)}
+            for head, cells in columns:
+                cells.append(row.get(head, NOT_APPLICABLE))
+        return columns
+
+    def totals(self) -> list[tuple[str, str]]:
+        """What stands below the table: value and meaning."""
+        trainable, everything, modes = self.trainable_parameters, self.total_parameters, self.total_training_modes
+        rows = [
+            (get_human_readable_count(trainable), "Trainable params"),
+            (get_human_readable_count(everything - trainable), "Non-trainable params"),
+            (get_human_readable_count(everything), "Total params"),
+            (f"{self.model_size:,.3f}", "Total estimated model params size (MB)"),
+            (str(modes["train"]), "Modules in train mode"),
+            (str(modes["eval"]), "Modules in eval mode"),
+        ]
+        if self._seen:
+            rows.append((get_human_readable_count(self.total_flops), "Total FLOPs"))
+        lazy = sum(_is_lazy(parameter) for parameter in self._model.parameters())
+        if lazy:
+            rows.append((str(lazy), "Parameters that do not exist before the first forward, and are not counted"))
+        return rows
+
+    @staticmethod
+    def text(columns: list[tuple[str, list[str]]], totals: list[tuple[str, str]]) -> str:
+        """Table and totals as plain text."""
+        sizes = [max(map(len, [head, *cells])) for head, cells in columns]
+        rows = list(zip(*(cells for _, cells in columns), strict=True))
+        lines = [_row([head for head, _ in columns], sizes), *(_row(row, sizes) for row in rows)]
+        rule = "-" * max(map(len, lines))
+        table = [lines[0], rule, *lines[1:], rule] if rows else []
+        return "\n".join([*table, *(f"{value:<10}{meaning}" for value, meaning in totals)])
+
+    def __str__(self) -> str:
+        return self.text(self._get_summary_data(), self.totals())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def summarize(lightning_module: nn.Module, max_depth: int = 1) -> ModelSummary:
+    """The summary of a module's layers down to ``max_depth``; -1 for all.
+
+    Raises :class:`InvalidOption` for a depth below -1.
+    """
+    return ModelSummary(lightning_module, max_depth)
+
+
+def get_human_readable_count(number: int) -> str:
+    """A count in at most three digits or so: ``2.4 K``, ``1.1 M``, ``12.0 B``, ``3.0 T``; below 1000 as it is."""
+    if number < 0:
+        raise InvalidOption("number", number, "a count >= 0")
+    if number < 1000:
+        return str(number)
+    power = min((len(str(number)) - 1) // 3, 4)
+    scaled = number / 1000**power
+    return f"{scaled:.1f} {' KMBT'[power]}" if scaled < 100 else f"{scaled:,.0f} {' KMBT'[power]}"
+
+
+def _row(cells: Any, sizes: list[int]) -> str:
+    return " | ".join(f"{cell:<{size}}" for cell, size in zip(cells, sizes, strict=True)).rstrip()
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+
+
+def _numel(parameter: Tensor) -> int:
+    return 0 if _is_lazy(parameter) else parameter.numel()
+
+
+@contextmanager
+def _watched(layer: LayerSummary) -> Iterator[None]:
+    def note(module: nn.Module, given: Any, returned: Any) -> None:
+        if given:
+            layer.in_size = parse_batch_shape(given[0] if len(given) == 1 else given)
+        layer.out_size = parse_batch_shape(returned)
+
+    handle = layer._module.register_forward_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def parse_batch_shape(batch: Any) -> Size:
+    """The shape of a tensor; of a list or tuple of them, their shapes; ``?`` for anything else."""
+    if isinstance(batch, Tensor):
+        return list(batch.shape)
+    if isinstance(batch, list | tuple):
+        return [parse_batch_shape(part) for part in batch]
+    return UNKNOWN_SIZE

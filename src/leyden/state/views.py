@@ -1,0 +1,350 @@
+"""What may be read off a run: every property that a trainer shows, derived from the parts that own the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leyden.callback import Callback
+from leyden.datamodule import LightningDataModule
+from leyden.errors import MisconfigurationException
+from leyden.loggers.base import Logger
+from leyden.module import LightningModule
+from leyden.options import Options
+from leyden.state.loaders import Loaders
+from leyden.state.metrics import Metrics
+from leyden.state.optimizers import OptimizerPlan, SchedulerPlan
+from leyden.state.progress import Progress
+from leyden.state.stage import RunningStage, TrainerFn, TrainerState
+from leyden.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from leyden.devices.precision import Precision
+
+
+class Views:
+    """The readable face of a :class:`~leyden.state.run.Run`. It holds nothing: the attributes below are Run's."""
+
+    options: Options
+    strategy: Strategy
+    loggers: list[Logger]
+    callbacks: list[Callback]
+    datamodule: LightningDataModule | None
+    state: TrainerState
+    progress: Progress
+    metrics: Metrics
+    loaders: Loaders
+    plan: OptimizerPlan
+    _module: LightningModule | None
+
+    # -- parts
+    @property
+    def lightning_module(self) -> LightningModule:
+        """The user's module, unwrapped."""
+        if self._module is None:
+            raise MisconfigurationException("The trainer has no module yet: call fit, validate, test or predict with one first.")
+        return self._module
+
+    @property
+    def model(self) -> LightningModule | None:
+        """The user's module, or ``None`` before the first verb."""
+        return self._module
+
+    @property
+    def logger(self) -> Logger | None:
+        """The first logger, or ``None``."""
+        return self.loggers[0] if self.loggers else None
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that ``configure_optimizers`` returned."""
+        return self.plan.optimizers
+
+    @property
+    def lr_scheduler_configs(self) -> list[SchedulerPlan]:
+        """The schedulers that ``configure_optimizers`` returned, each with its interval, frequency and monitor."""
+        return self.plan.schedulers
+
+    @property
+    def precision_plugin(self) -> Precision:
+        return self.strategy.precision
+
+    @property
+    def precision(self) -> str:
+        """The precision in Lightning's words, such as ``"32-true"`` or ``"bf16-mixed"``."""
+        return self.strategy.precision.name
+
+    @property
+    def scaler(self) -> Any:
+        """The gradient scaler of ``16-mixed``, or ``None``."""
+        return getattr(self.strategy.precision, "scaler", None)
+
+    @property
+    def accelerator(self) -> Any:
+        return self.strategy.accelerator
+
+    # -- where we are
+    @property
+    def current_epoch(self) -> int:
+        """Epochs that have ended; during an epoch, its number from 0."""
+        return self.progress.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken in training, however many optimizers there are."""
+        return self.progress.step
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs at which training ends; ``-1`` for no limit where another limit was given."""
+        limit = self.options.limits.max_epochs
+        return -1 if limit is None else limit
+
+    @property
+    def min_epochs(self) -> int:
+        return self.options.limits.min_epochs
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps at which training ends; ``-1`` for no limit."""
+        limit = self.options.limits.max_steps
+        return -1 if limit is None else limit
+
+    @property
+    def min_steps(self) -> int:
+        return self.options.limits.min_steps
+
+    @property
+    def fast_dev_run(self) -> int:
+        """The number of batches of a smoke run, or 0."""
+        return self.options.limits.fast_dev_run
+
+    @property
+    def log_every_n_steps(self) -> int:
+        return self.options.watching.log_every_n_steps
+
+    @property
+    def training(self) -> bool:
+        return self.state.stage is RunningStage.TRAINING
+
+    @property
+    def validating(self) -> bool:
+        return self.state.stage is RunningStage.VALIDATING
+
+    @property
+    def testing(self) -> bool:
+        return self.state.stage is RunningStage.TESTING
+
+    @property
+    def predicting(self) -> bool:
+        return self.state.stage is RunningStage.PREDICTING
+
+    @property
+    def sanity_checking(self) -> bool:
+        return self.state.stage is RunningStage.SANITY_CHECKING
+
+    @property
+    def evaluating(self) -> bool:
+        return self.state.stage is not None and self.state.stage.evaluating
+
+    @property
+    def fitting(self) -> bool:
+        return self.state.fn is TrainerFn.FITTING
+
+    @contextmanager
+    def in_stage(self, stage: RunningStage) -> Iterator[None]:
+        """Be in ``stage`` for a while."""
+        before, self.state.stage = self.state.stage, stage
+        try:
+            yield
+        finally:
+            self.state.stage = before
+
+    # -- metrics
+    @property
+    def callback_metrics(self) -> dict[str, Tensor]:
+        """The newest value of everything that was logged, as 0-dim tensors on their device."""
+        return self.metrics.callback()
+
+    @property
+    def logged_metrics(self) -> dict[str, Tensor]:
+        """What was last sent to the loggers."""
+        return self.metrics.logged()
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, float]:
+        """What the progress bar shows. Reading it waits for the device."""
+        return self.metrics.bar()
+
+    # -- places
+    @property
+    def default_root_dir(self) -> str:
+        """The folder under which everything is written."""
+        return self.options.default_root_dir
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder of the first logger that has one, else :attr:`default_root_dir`. No other process is asked."""
+        for logger in self.loggers:
+            folder = logger.log_dir
+            if folder is not None:
+                return folder
+            if logger.save_dir is not None:
+                return logger.save_dir
+        return self.default_root_dir
+
+    # -- processes
+    @property
+    def world_size(self) -> int:
+        return self.strategy.world_size
+
+    @property
+    def global_rank(self) -> int:
+        return self.strategy.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        return self.strategy.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        return self.strategy.node_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.strategy.global_rank == 0
+
+    @property
+    def num_nodes(self) -> int:
+        return self.strategy.num_nodes
+
+    @property
+    def num_devices(self) -> int:
+        return self.strategy.num_devices
+
+    @property
+    def device_ids(self) -> list[int]:
+        """Indices of the devices that this process drives."""
+        return [self.strategy.root_device.index or 0]
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, int]:
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+    # -- loaders
+    @property
+    def train_dataloader(self) -> Any:
+        """What trains, as the user gave it."""
+        return self.loaders.train_given
+
+    @property
+    def val_dataloaders(self) -> Any:
+        return self.loaders.eval_given.get("val")
+
+    @property
+    def test_dataloaders(self) -> Any:
+        return self.loaders.eval_given.get("test")
+
+    @property
+    def predict_dataloaders(self) -> Any:
+        return self.loaders.eval_given.get("predict")
+
+    @property
+    def num_training_batches(self) -> int | float:
+        """Batches of one training epoch, limits included; infinity where the loader does not tell."""
+        return self.loaders.num_training_batches
+
+    @property
+    def num_val_batches(self) -> list[int | float]:
+        """Validation batches of each loader, limits included."""
+        return self.loaders.num_eval_batches("val")
+
+    @property
+    def num_sanity_val_batches(self) -> list[int | float]:
+        """Sanity-check batches of each validation loader."""
+        most = self.options.validation.sanity_batches
+        return [batches if most is None else min(batches, most) for batches in self.num_val_batches]
+
+    @property
+    def num_test_batches(self) -> list[int | float]:
+        return self.loaders.num_eval_batches("test")
+
+    @property
+    def num_predict_batches(self) -> list[int | float]:
+        return self.loaders.num_eval_batches("predict")
+
+    @property
+    def limit_train_batches(self) -> int | float:
+        return self.options.limits.train
+
+    @property
+    def limit_val_batches(self) -> int | float:
+        return self.options.limits.val
+
+    @property
+    def limit_test_batches(self) -> int | float:
+        return self.options.limits.test
+
+    @property
+    def limit_predict_batches(self) -> int | float:
+        return self.options.limits.predict
+
+    @property
+    def overfit_batches(self) -> int | float:
+        return self.options.limits.overfit
+
+    @property
+    def check_val_every_n_epoch(self) -> int | None:
+        return self.options.validation.every_n_epochs
+
+    @property
+    def val_check_interval(self) -> Any:
+        return self.options.validation.interval
+
+    @property
+    def num_sanity_val_steps(self) -> int | float:
+        most = self.options.validation.sanity_batches
+        return float("inf") if most is None else most
+
+    @property
+    def reload_dataloaders_every_n_epochs(self) -> int:
+        return self.options.behaviour.reload_every_n_epochs
+
+    @property
+    def gradient_clip_val(self) -> float | None:
+        return self.options.optimization.clip_value
+
+    @property
+    def gradient_clip_algorithm(self) -> str:
+        return self.options.optimization.clip_algorithm
+
+    # -- callbacks by kind, asked by attribute and not by class
+    @property
+    def checkpoint_callbacks(self) -> list[Any]:
+        """Every callback that writes checkpoints (has ``best_model_path``)."""
+        return [callback for callback in self.callbacks if hasattr(callback, "best_model_path")]
+
+    @property
+    def checkpoint_callback(self) -> Any:
+        """The first callback that writes checkpoints, or ``None``."""
+        found = self.checkpoint_callbacks
+        return found[0] if found else None
+
+    @property
+    def early_stopping_callbacks(self) -> list[Any]:
+        """Every callback that stops by a metric (has ``stopped_epoch``)."""
+        return [callback for callback in self.callbacks if hasattr(callback, "stopped_epoch")]
+
+    @property
+    def early_stopping_callback(self) -> Any:
+        found = self.early_stopping_callbacks
+        return found[0] if found else None
+
+    @property
+    def progress_bar_callback(self) -> Any:
+        """The callback that draws the progress bar (has ``is_progress_bar``), or ``None``."""
+        return next((callback for callback in self.callbacks if getattr(callback, "is_progress_bar", False)), None)

@@ -1,0 +1,197 @@
+"""Small real things for tests, yours and ours: BoringModel, random data, a callback that records what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from leyden.callback import Callback
+from leyden.datamodule import LightningDataModule
+from leyden.hooks import HOOK_NAMES
+from leyden.module import LightningModule
+
+
+class RandomDataset(Dataset[Tensor]):
+    """``length`` random vectors of ``size`` numbers, drawn when it is made."""
+
+    def __init__(self, size: int, length: int) -> None:
+        self.len = length
+        self.data = torch.randn(length, size)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.data[index]
+
+    def __len__(self) -> int:
+        return self.len
+
+
+class RandomDictDataset(Dataset[dict[str, Tensor]]):
+    """As :class:`RandomDataset`, with samples ``{"a": vector, "b": vector}``."""
+
+    def __init__(self, size: int, length: int) -> None:
+        self.len = length
+        self.data = torch.randn(length, size)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"a": self.data[index], "b": self.data[index] + 2}
+
+    def __len__(self) -> int:
+        return self.len
+
+
+class RandomIterableDataset(IterableDataset[Tensor]):
+    """``count`` random vectors, drawn as they are read, without a length."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self.size = size
+        self.count = count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(self.count):
+            yield torch.randn(self.size)
+
+
+class RandomIterableDatasetWithLen(RandomIterableDataset):
+    """As :class:`RandomIterableDataset`, with a length."""
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class BoringModel(LightningModule):
+    """One linear layer that learns to say nothing: the smallest module with every step and loader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, of shape ``(batch, 2)``."""
+        out: Tensor = self.layer(x)
+        return out
+
+    def loss(self, preds: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean squared distance to ``labels``, or to ones."""
+        if labels is None:
+            labels = torch.ones_like(preds)
+        return nn.functional.mse_loss(preds, labels)
+
+    def step(self, batch: Any) -> Tensor:
+        """The loss of a batch."""
+        return self.loss(self(batch))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Returns ``{"loss": loss}``."""
+        return {"loss": self.step(batch)}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Returns ``{"x": loss}``."""
+        return {"x": self.step(batch)}
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        """Returns ``{"y": loss}``."""
+        return {"y": self.step(batch)}
+
+    def configure_optimizers(self) -> Any:
+        """SGD with a learning rate of 0.1, lowered by a tenth each epoch."""
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)]
+
+    def train_dataloader(self) -> Any:
+        """64 random batches of one."""
+        return DataLoader(RandomDataset(32, 64))
+
+    def val_dataloader(self) -> Any:
+        """64 random batches of one."""
+        return DataLoader(RandomDataset(32, 64))
+
+    def test_dataloader(self) -> Any:
+        """64 random batches of one."""
+        return DataLoader(RandomDataset(32, 64))
+
+    def predict_dataloader(self) -> Any:
+        """64 random batches of one."""
+        return DataLoader(RandomDataset(32, 64))
+
+
+class ManualOptimBoringModel(BoringModel):
+    """BoringModel with manual optimization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Backward and step by hand."""
+        optimizer = self.optimizers()
+        loss = self.step(batch)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
+class BoringDataModule(LightningDataModule):
+    """Loaders of 64 random vectors of 32 numbers for every stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random_full: Dataset[Tensor] | None = None
+
+    def prepare_data(self) -> None:
+        """Draw the data."""
+        self.random_full = RandomDataset(32, 64 * 4)
+
+    def setup(self, stage: str) -> None:
+        """Split it into four parts of 64."""
+        if self.random_full is None:
+            self.random_full = RandomDataset(32, 64 * 4)
+        parts = [torch.utils.data.Subset(self.random_full, range(i * 64, (i + 1) * 64)) for i in range(4)]
+        self.random_train, self.random_val, self.random_test, self.random_predict = parts
+
+    def train_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_train)
+
+    def val_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_val)
+
+    def test_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_test)
+
+    def predict_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_predict)
+
+
+def random_batches(batches: int, batch_size: int = 1, size: int = 32) -> DataLoader[Tensor]:
+    """A loader of so many batches of random vectors."""
+    return DataLoader(RandomDataset(size, batches * batch_size), batch_size=batch_size)
+
+
+class Recorder(Callback):
+    """Records the names of all hooks that fire, in order, and runs the functions given for some.
+
+    ``Recorder(on_train_batch_end=lambda trainer, *_: trainer.stop())``; the names are in :attr:`names`.
+    """
+
+    def __init__(self, **hooks: Callable[..., Any]) -> None:
+        self.names: list[str] = []
+        self.hooks = hooks
+        for name in HOOK_NAMES:
+            if name not in ("state_dict", "load_state_dict"):
+                setattr(self, name, self._recording(name))
+
+    def _recording(self, name: str) -> Callable[..., Any]:
+        def hook(*arguments: Any, **keywords: Any) -> Any:
+            self.names.append(name)
+            then = self.hooks.get(name)
+            return then(*arguments, **keywords) if then is not None else None
+
+        return hook

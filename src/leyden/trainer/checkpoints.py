@@ -1,0 +1,132 @@
+"""Which checkpoint a verb uses: a path, the best, the newest good one, or none."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from leyden.assemble import LOG_FOLDER
+from leyden.checkpoint.durable import quarantine
+from leyden.checkpoint.naming import newest_checkpoint
+from leyden.errors import CheckpointDamaged, CheckpointForeign, CheckpointMissing, LeydenWarning, Unsupported, did_you_mean
+from leyden.state import snapshot
+from leyden.state.run import Run
+
+
+@dataclass
+class Choice:
+    """A wish for a checkpoint; :meth:`read` turns it into a file's content."""
+
+    asked: str | None
+    implicit: bool = False  # nothing was asked: the best if there is one
+    fitting: bool = False
+    verbose: bool = True
+    path: str | None = None
+    checkpoint: dict[str, Any] | None = None
+
+    def read(self, run: Run, weights_only: bool | None) -> None:
+        """Find and read the file; raises :class:`CheckpointError` where it cannot be used."""
+        if self.asked is None:
+            if self.implicit and not self.fitting:
+                self._take_best_if_any(run, weights_only)
+            return
+        if self.asked == "best":
+            self._first_good(run, best_candidates(run), weights_only)
+            if self.checkpoint is None:
+                raise CheckpointMissing(
+                    "ckpt_path='best' was asked for, and there is no best checkpoint: no ModelCheckpoint with a monitor has saved "
+                    "one yet. Fit first, or pass a path."
+                )
+        elif self.asked == "last":
+            self._first_good(run, last_candidates(run), weights_only)
+            if self.checkpoint is None and not self.fitting:
+                raise CheckpointMissing(
+                    f"ckpt_path='last' was asked for, and there is no checkpoint under {run.default_root_dir}. Pass a path."
+                )
+            if self.checkpoint is None:
+                run.print("ckpt_path='last': there is no checkpoint yet, so training starts from the beginning.")
+            else:
+                run.print(f"ckpt_path='last': training goes on from {self.path}.")
+        else:
+            self._read_path(run, self.asked, weights_only)
+
+    def _read_path(self, run: Run, path: str, weights_only: bool | None) -> None:
+        if "://" not in path and not os.path.exists(path):
+            folder = os.path.dirname(path) or "."
+            near = did_you_mean(os.path.basename(path), os.listdir(folder)) if os.path.isdir(folder) else ""
+            raise CheckpointMissing(f"There is no checkpoint at {path}.{near} Pass the path of a file, 'best' or 'last'.")
+        self.checkpoint = snapshot.read(run, path, weights_only)
+        self.path = path
+
+    def _first_good(self, run: Run, candidates: list[str], weights_only: bool | None) -> None:
+        for path in candidates:
+            try:
+                self.checkpoint = snapshot.read(run, path, weights_only)
+            except CheckpointDamaged as error:
+                moved = quarantine(path)
+                run.warn(f"{error} It was moved to {moved}, and the next good checkpoint is used.", LeydenWarning)
+                continue
+            except CheckpointForeign:
+                if weights_only is False or self.asked != "last":
+                    raise
+                continue
+            self.path = path
+            return
+
+    def _take_best_if_any(self, run: Run, weights_only: bool | None) -> None:
+        self._first_good(run, best_candidates(run), weights_only)
+        if not self.verbose:
+            return
+        if self.path is not None:
+            run.print(f"Using the best checkpoint: {self.path}")
+        else:
+            run.print("Using the weights at hand: there is no best checkpoint.")
+
+    def forget(self) -> None:
+        """Let the content go once it has been put into the run."""
+        self.checkpoint = {snapshot.OURS: {}}
+
+
+def choose_checkpoint(
+    run: Run,
+    asked: str | os.PathLike[str] | None,
+    *,
+    fitting: bool = False,
+    implicit: bool = False,
+    verbose: bool = True,
+) -> Choice:
+    """The wish behind ``ckpt_path``."""
+    if asked in ("hpc", "registry"):
+        raise Unsupported(f"ckpt_path={asked!r} is not offered. Use 'last': it finds the newest checkpoint of the run's folder.")
+    return Choice(
+        asked=None if asked is None else os.fspath(asked), implicit=implicit, fitting=fitting, verbose=verbose
+    )
+
+
+def best_candidates(run: Run) -> list[str]:
+    """The best checkpoint of a callback that monitors a metric, and after it the next best."""
+    for writer in run.checkpoint_callbacks:
+        best = writer.best_model_path
+        if best and writer.monitor is not None:
+            scores = dict(getattr(writer, "best_k_models", {}))
+            sign = -1 if getattr(writer, "mode", "min") == "max" else 1
+            others = sorted((path for path in scores if path != best), key=lambda path: sign * float(scores[path]))
+            return [path for path in (best, *others) if "://" in path or os.path.exists(path)]
+    return []
+
+
+def last_candidates(run: Run) -> list[str]:
+    """Checkpoints of the run's folder, the newest first."""
+    folders: list[str] = []
+    for writer in run.checkpoint_callbacks:
+        folder = getattr(writer, "dirpath", None)
+        if folder is not None:
+            folders.append(os.fspath(folder))
+    found = [path for folder in folders for path in newest_checkpoint(folder)]
+    if found:
+        return found
+    versions = glob.glob(os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*", "checkpoints"))
+    everything = [path for folder in versions for path in newest_checkpoint(folder)]
+    return sorted(everything, key=os.path.getmtime, reverse=True)

@@ -1,0 +1,790 @@
+"""Trainer: options in, four verbs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from leyden import classic
+from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers, with_modules_callbacks
+from leyden.callback import Callback
+from leyden.datamodule import LightningDataModule
+from leyden.devices.switches import torch_switches
+from leyden.errors import (
+    ConflictingOptions,
+    InvalidOption,
+    InvalidType,
+    LeakedStopIteration,
+    MissingMethod,
+    PossibleUserWarning,
+    Unsupported,
+)
+from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, Hooks, fitted, overrides, refuse_misspelt
+from leyden.loggers.base import Logger
+from leyden.loops.evaluate import STAGE_OF, EvaluateLoop
+from leyden.loops.fit import FitLoop
+from leyden.loops.predict import PredictLoop
+from leyden.module import LightningModule
+from leyden.options import (
+    Behaviour,
+    Limits,
+    Optimization,
+    Options,
+    Validation,
+    Watching,
+    refuse_with_barebones,
+)
+from leyden.profilers.base import Profiler
+from leyden.profilers.choose import choose_profiler
+from leyden.state import snapshot
+from leyden.state.loaders import Origin
+from leyden.state.optimizers import OptimizerPlan
+from leyden.state.run import Run
+from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
+from leyden.strategies.base import Strategy
+from leyden.strategies.choose import choose_strategy
+from leyden.trainer.checkpoints import Choice, choose_checkpoint
+from leyden.trainer.result import FitResult
+
+MODULE_METHODS: frozenset[str] = frozenset(
+    {
+        *MODULE_HOOKS,
+        *("training_step", "validation_step", "test_step", "predict_step", "forward"),
+        *("configure_optimizers", "configure_callbacks", "configure_model", "configure_gradient_clipping"),
+        *("prepare_data", "setup", "teardown"),
+        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
+        *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
+        *("on_save_checkpoint", "on_load_checkpoint"),
+        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+        *("on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad"),
+        *("on_test_model_eval", "on_test_model_train", "on_predict_model_eval", "on_predict_model_train"),
+    }
+)
+"""What a module may override, and so what a misspelling in it is compared with."""
+DATAMODULE_METHODS: frozenset[str] = frozenset(
+    {
+        *("prepare_data", "setup", "teardown", "on_exception", "state_dict", "load_state_dict"),
+        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
+        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+    }
+)
+STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
+
+
+class Trainer(Run):
+    """Runs a :class:`LightningModule`: loops, devices, precision, logging, checkpoints, so that the module need not.
+
+    Args:
+        accelerator: ``"auto"``, ``"cpu"``, ``"gpu"``, ``"cuda"``, ``"mps"``, or an Accelerator.
+        strategy: ``"auto"``, a strategy's name, or a Strategy.
+        devices: a number of devices, their indices, or ``"auto"``.
+        num_nodes: machines; 1 for now.
+        precision: ``32`` (default), ``"bf16-mixed"``, ``"16-mixed"`` (also ``16``), ``64``, ``"16-true"``, ``"bf16-true"``.
+        logger: a Logger, several, ``False`` for none, ``True`` for a CSV logger.
+        callbacks: a Callback or several. The list is not changed.
+        fast_dev_run: run this many batches (``True``: one) of training, validation and test, and write nothing.
+        max_epochs: epochs to train; ``-1`` without limit. Default: 1000, where nothing else limits training.
+        min_epochs: epochs before a stop is heeded.
+        max_steps: optimizer steps to train; ``-1`` or ``None`` without limit.
+        min_steps: optimizer steps before a stop is heeded.
+        max_time: longest training: ``"DD:HH:MM:SS"``, a timedelta, or a dict of its keywords.
+        limit_train_batches, limit_val_batches, limit_test_batches, limit_predict_batches: batches to use of each loader: a
+            number (an int) or a share (a float up to 1.0).
+        overfit_batches: train and validate on this number or share of batches, without shuffling.
+        val_check_interval: when validation runs: a share of an epoch (a float), a number of training batches (an int), a time.
+        check_val_every_n_epoch: epochs between validations; ``None``: ``val_check_interval`` counts across epochs.
+        num_sanity_val_steps: validation batches before training, which leave no trace; ``-1`` for all.
+        log_every_n_steps: steps between rows of step metrics.
+        enable_checkpointing: keep checkpoints (default: the best and the last where there is a validation loss, else the last).
+        enable_progress_bar, enable_model_summary: show them.
+        accumulate_grad_batches: batches a step; or ``{epoch: batches}``. A short last window is scaled by its own length.
+        gradient_clip_val, gradient_clip_algorithm: clip gradients by total ``"norm"`` or by ``"value"``.
+        deterministic: use deterministic kernels only; ``"warn"`` warns where there is none.
+        benchmark: ``torch.backends.cudnn.benchmark`` while a verb runs.
+        inference_mode: evaluate under ``torch.inference_mode()``; else under ``no_grad``.
+        use_distributed_sampler: for several processes.
+        profiler: ``"simple"``, ``"advanced"``, ``"pytorch"``, or a Profiler.
+        detect_anomaly: ``torch.autograd.set_detect_anomaly`` while a verb runs.
+        barebones: turn everything off that is not training.
+        plugins: precision, checkpoint or cluster plug-ins.
+        sync_batchnorm: for several processes.
+        reload_dataloaders_every_n_epochs: make loaders anew after so many epochs.
+        default_root_dir: where everything is written (default: the working directory).
+        enable_autolog_hparams: log hyper-parameters to the loggers.
+        model_registry: not offered.
+        suggest_integrations: accepted; there are no adverts.
+        stop_on_nonfinite_loss: end with :class:`NonFiniteLoss` when the training loss becomes NaN or infinite.
+        **legacy: names of older Lightning versions (``gpus``, ``resume_from_checkpoint`` ...), each with one notice.
+
+    Raises:
+        MisconfigurationException: an argument does not fit; see :mod:`leyden.errors` for its kinds.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Any = "auto",
+        strategy: str | Strategy = "auto",
+        devices: Any = "auto",
+        num_nodes: int = 1,
+        precision: str | int | None = None,
+        logger: Logger | list[Logger] | bool | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        fast_dev_run: int | bool = False,
+        max_epochs: int | None = None,
+        min_epochs: int | None = None,
+        max_steps: int | None = -1,
+        min_steps: int | None = None,
+        max_time: str | timedelta | Mapping[str, int] | None = None,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | str | timedelta | Mapping[str, int] | None = None,
+        check_val_every_n_epoch: int | None = 1,
+        num_sanity_val_steps: int | None = None,
+        log_every_n_steps: int | None = None,
+        enable_checkpointing: bool | None = None,
+        enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
+        accumulate_grad_batches: int | Mapping[int, int] = 1,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        inference_mode: bool = True,
+        use_distributed_sampler: bool = True,
+        profiler: str | Profiler | None = None,
+        detect_anomaly: bool = False,
+        barebones: bool = False,
+        plugins: Any = None,
+        sync_batchnorm: bool = False,
+        reload_dataloaders_every_n_epochs: int = 0,
+        default_root_dir: str | os.PathLike[str] | None = None,
+        enable_autolog_hparams: bool = True,
+        model_registry: str | None = None,
+        suggest_integrations: bool = True,
+        stop_on_nonfinite_loss: bool = True,
+        **legacy: Any,
+    ) -> None:
+        given = {key: value for key, value in locals().items() if key not in ("self", "legacy", "__class__")}
+        self.classic = classic.translate(legacy, given)
+        given = self.classic.keywords
+        if model_registry is not None:
+            raise Unsupported(f"model_registry={model_registry!r}: model registries are not offered. Save with ModelCheckpoint.")
+        if given["barebones"] is True:
+            refuse_with_barebones(given)
+            given.update(
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=0,
+                stop_on_nonfinite_loss=False,
+            )
+        options = read_options(given)
+        super().__init__(
+            options=options,
+            strategy=choose_strategy(
+                given["strategy"],
+                given["accelerator"],
+                given["devices"],
+                given["num_nodes"],
+                given["precision"],
+                given["plugins"],
+            ),
+            loggers=choose_loggers(given["logger"], options),
+            callbacks=choose_callbacks(given["callbacks"], options),
+            profiler=choose_profiler(given["profiler"]),
+        )
+        self.metrics.silent = options.behaviour.barebones
+        self._trainers_callbacks = list(self.callbacks)
+        self._verb_running = False
+        self._tested_by_fit = False
+
+    # -- verbs
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
+        **legacy: Any,
+    ) -> FitResult:
+        """Train ``model``.
+
+        Args:
+            model: the module. A module compiled by :func:`torch.compile` is taken as what it was compiled from.
+            train_dataloaders: a loader, or a list or dict of loaders read side by side; or a datamodule. Default: the
+                module's own.
+            val_dataloaders: a loader, or several read one after another.
+            datamodule: where loaders come from, instead.
+            ckpt_path: continue from this checkpoint: a path or an URL; ``"last"`` (the newest good one of the run's folder, or
+                none, so that the same command can be repeated); ``"best"``.
+            weights_only: ``False`` allows a foreign file to run code while it is read.
+            **legacy: ``train_dataloader`` and ``test_dataloaders`` of older versions.
+
+        Returns:
+            FitResult: how it ended, metrics by epoch, checkpoints.
+
+        Raises:
+            MisconfigurationException, CheckpointError, NonFiniteLoss, and whatever the module's code raises.
+        """
+        loaders = classic.fit_loaders(legacy, train_dataloaders, val_dataloaders)
+        train_dataloaders, datamodule = take_datamodule(loaders["train"], datamodule, "train_dataloaders")
+        module = self._check_module(model)
+        ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
+        sources = {"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]}
+        with self._verb(TrainerFn.FITTING, module, datamodule, sources):
+            self.begin_fit()
+            self._check_fit(module)
+            choice = choose_checkpoint(self, ckpt_path, fitting=True)
+            self._prepare(module, choice, weights_only)
+            if choice.checkpoint is not None and self.fit_is_over():
+                self.print(f"The run in {choice.path} is finished: {self.stop_reason or 'its last epoch is done'}.")
+            loop = FitLoop(self, self._validates(module))
+            self._restore_training(choice)
+            try:
+                loop.run_fit(resuming=choice.checkpoint is not None)
+            finally:
+                loop.close()
+        self._test_after_dev_run(module, datamodule)
+        return self._result()
+
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """Run validation once; returns the metrics of each loader.
+
+        ``model`` defaults to the one last used. ``ckpt_path`` names the weights to use: a path, ``"best"`` or ``"last"``;
+        without ``model`` and ``ckpt_path`` the best checkpoint is used if there is one, else the weights at hand, and which is
+        said.
+        """
+        return self._evaluate("val", TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+        **legacy: Any,
+    ) -> list[dict[str, float]]:
+        """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
+        dataloaders = classic.test_loaders(legacy, dataloaders)
+        return self._evaluate("test", TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
+    ) -> list[Any] | None:
+        """Predict; returns a list with what ``predict_step`` returned for each batch (a list of such lists for several loaders).
+
+        ``return_predictions=False`` keeps nothing in memory: write from ``on_predict_batch_end``.
+        """
+        dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
+        asked = model is not None
+        module = self._check_module(model if asked else self._module_at_hand("predict"))
+        keep = return_predictions is not False
+        with self._verb(TrainerFn.PREDICTING, module, datamodule, {"predict": dataloaders}):
+            ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
+            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=not asked), weights_only)
+            self._load_eval("predict", self.options.limits.predict)
+            if not any(self.num_predict_batches):
+                return []
+            with self.in_stage(RunningStage.PREDICTING):
+                predictions = PredictLoop(self, keep).run_epoch()
+        if not keep:
+            return None
+        return predictions[0] if len(predictions) == 1 else predictions
+
+    # -- what the verbs share
+    def _evaluate(
+        self,
+        stage: str,
+        fn: TrainerFn,
+        model: LightningModule | None,
+        dataloaders: Any,
+        ckpt_path: str | os.PathLike[str] | None,
+        verbose: bool,
+        datamodule: LightningDataModule | None,
+        weights_only: bool | None,
+    ) -> list[dict[str, float]]:
+        dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
+        asked = model is not None
+        module = self._check_module(model if asked else self._module_at_hand(str(fn)))
+        with self._verb(fn, module, datamodule, {stage: dataloaders}):
+            self._require_step(module, stage)
+            ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
+            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=not asked, verbose=verbose), weights_only)
+            limit = self.options.limits.val if stage == "val" else self.options.limits.test
+            self._load_eval(stage, limit)
+            if not any(self.loaders.num_eval_batches(stage)):
+                return []
+            with self.in_stage(STAGE_OF[stage]):
+                loop = EvaluateLoop(self, stage)
+                results = loop.run_epoch()
+                assert self.hooks is not None
+                self.hooks.emit_late(loop.on_end)
+            if verbose and self.is_global_zero and self.options.watching.progress_bar and any(results):
+                from leyden.callbacks.progress.results import print_results
+
+                print_results(results, stage="validate" if stage == "val" else stage)
+        return results
+
+    @contextmanager
+    def _verb(
+        self,
+        fn: TrainerFn,
+        module: LightningModule,
+        datamodule: LightningDataModule | None,
+        given: dict[str, Any],
+    ) -> Iterator[None]:
+        """Everything that a verb starts is ended here, however the verb ends."""
+        if self._verb_running:
+            raise ConflictingOptions(
+                f"trainer.{fn} was called while trainer.{self.state.fn} is running. Use another Trainer inside hooks."
+            )
+        if datamodule is None and self.datamodule is not None and self._same_module(module):
+            datamodule = self.datamodule
+        self._verb_running = True
+        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, None
+        status = "failed"
+        begun = False
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch_switches(self.options.behaviour))
+                stack.enter_context(torch.enable_grad())
+                self.begin(module, datamodule)
+                self._check_names(module, datamodule)
+                self.callbacks = self._callbacks_of(module)
+                adapter = classic.adapt(self, module)
+                self.hooks = Hooks(self, [*self.callbacks, *adapter.callbacks], module)
+                self.steps = self._find_steps(module, adapter)
+                self.read_mapping = adapter.read_mapping
+                hooks = self.hooks
+                self.metrics.begin(lambda: hooks.where)
+                self.loaders.begin(
+                    {stage: Origin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
+                )
+                begun = True
+                yield
+                status = "success"
+                self.state.status = TrainerStatus.FINISHED
+        except KeyboardInterrupt as error:
+            self.interrupted = True
+            self.state.status = TrainerStatus.INTERRUPTED
+            self._tell_exception(error)
+            status = "interrupted"
+            if fn is not TrainerFn.FITTING:
+                raise
+        except StopIteration as error:
+            self.state.status = TrainerStatus.INTERRUPTED
+            leak = LeakedStopIteration(
+                "A StopIteration escaped from the code of a hook or step. It would have ended the epoch unnoticed. Find the "
+                "next() without a default in it."
+            )
+            self._tell_exception(leak)
+            raise leak from error
+        except BaseException as error:
+            self.state.status = TrainerStatus.INTERRUPTED
+            self._tell_exception(error)
+            raise
+        finally:
+            self._verb_running = False
+            self.state.stage = None
+            if begun:
+                self._end(fn, module, datamodule, status)
+
+    def _end(self, fn: TrainerFn, module: LightningModule, datamodule: LightningDataModule | None, status: str) -> None:
+        """Teardown and finalization. One that raises does not keep the others from running."""
+        while self._modes:
+            self.restore_modes()
+        with ExitStack() as stack:  # callbacks run in reverse order of entry, the first error is raised at the end
+            stack.callback(self._let_go)
+            if self.profiler is not None:
+                stack.callback(self.profiler.teardown, str(fn))
+            stack.callback(self.strategy.checkpoint_io.teardown)
+            stack.callback(self.strategy.teardown)
+            for logger in reversed(self.loggers):
+                stack.callback(logger.finalize, "success" if status == "success" else "failed")
+            stack.callback(module.teardown, stage=str(fn))
+            for callback in reversed(self.callbacks):
+                stack.callback(callback.teardown, self, module, stage=str(fn))
+            if datamodule is not None:
+                stack.callback(datamodule.teardown, stage=str(fn))
+
+    def _let_go(self) -> None:
+        self.optimization = None
+        if self.hooks is not None:
+            self.hooks.where = None
+
+    def _tell_exception(self, error: BaseException) -> None:
+        if self.hooks is None:
+            return
+        self.hooks.emit(Callback.on_exception, error)
+        if self.datamodule is not None:
+            self.datamodule.on_exception(error)
+
+    def _prepare(self, module: LightningModule, choice: Choice, weights_only: bool | None) -> None:
+        """From the user's objects to a module on its device, with its data and the checkpoint's state."""
+        datamodule, fn = self.datamodule, self.state.fn
+        assert self.hooks is not None
+        assert fn is not None
+        for logger in self.loggers:
+            logger.start()
+        if self.profiler is not None:
+            self.profiler.setup(str(fn), self.local_rank, self.log_dir)
+        if datamodule is not None:
+            datamodule.prepare_data()
+        self.hooks.call("prepare_data", module.prepare_data)
+        if datamodule is not None:
+            datamodule.setup(stage=str(fn))
+        for callback in self.callbacks:
+            self.hooks.call("setup", callback.setup, self, module, stage=str(fn))
+        self.hooks.call("setup", module.setup, stage=str(fn))
+        with self.strategy.precision.init_context():
+            self.hooks.call("configure_model", module.configure_model)
+        self._log_hyperparameters(module)
+        choice.read(self, weights_only)
+        self.ckpt_path = choice.path
+        self.strategy.connect(module)
+        if choice.checkpoint is not None:
+            self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, choice.checkpoint)
+        self.strategy.setup(module)
+        if fn is TrainerFn.FITTING:
+            if choice.checkpoint is not None:
+                snapshot.put_callbacks(self, choice.checkpoint)
+            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
+            if returned is None:
+                self.warn("configure_optimizers returned None: training runs without an optimizer, and no weight changes.")
+            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
+            self._train_mode(module)
+
+    def _restore_training(self, choice: Choice) -> None:
+        if choice.checkpoint is None:
+            return
+        snapshot.put_optimizers(self, choice.checkpoint, self.plan)
+        snapshot.put_training(self, choice.checkpoint)
+        positions = (choice.checkpoint.get(snapshot.OURS) or {}).get("loggers", [])
+        for logger, position in zip(self.loggers, positions, strict=False):
+            logger.resume(position)
+        choice.forget()
+
+    def fit_is_over(self) -> bool:
+        """Whether the limits were reached already when fit began."""
+        limits, progress = self.options.limits, self.progress
+        return (limits.max_epochs is not None and progress.epoch >= limits.max_epochs) or (
+            limits.max_steps is not None and progress.step >= limits.max_steps
+        )
+
+    def _log_hyperparameters(self, module: LightningModule) -> None:
+        if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
+            return
+        merged: dict[str, Any] = {}
+        for owner in (self.datamodule, module):
+            if owner is None or not getattr(owner, "_log_hyperparams", True):
+                continue
+            initial = owner.hparams_initial
+            clashing = [key for key in initial if key in merged and not same_value(merged[key], initial[key])]
+            if clashing:
+                raise ConflictingOptions(
+                    f"The datamodule and the module both save the hyper-parameters {clashing}, with different values, and a "
+                    f"logger can keep one. Rename one, or save with logger=False."
+                )
+            merged.update(initial)
+        for logger in self.loggers:
+            if merged:
+                logger.log_hyperparams(merged)
+            logger.log_graph(module)
+            logger.save()
+
+    def _train_mode(self, module: LightningModule) -> None:
+        """Train mode, but for submodules that the user put into eval mode on purpose."""
+        if not module.training:
+            module.train()
+            self.warn(
+                f"{type(module).__name__} was in eval mode when fit began: it was put into train mode, with all its submodules. "
+                f"To keep one in eval mode, call its eval() in on_train_epoch_start or leave the module itself in train mode."
+            )
+
+    # -- checks before anything runs
+    def _check_module(self, model: Any) -> LightningModule:
+        original = getattr(model, "_orig_mod", None)  # what torch.compile wraps
+        if isinstance(original, LightningModule):
+            model = original
+        if not isinstance(model, LightningModule):
+            raise InvalidType("model", model, "a leyden.LightningModule", module_hint(model))
+        if "_parameters" not in model.__dict__:
+            raise InvalidType(
+                "model", type(model).__name__, "a module whose __init__ calls super().__init__() before anything else"
+            )
+        return model
+
+    def _module_at_hand(self, verb: str) -> LightningModule:
+        if self._module is None:
+            raise MissingMethod(f"trainer.{verb}() was called without a model, and none was used before. Pass one.")
+        return self._module
+
+    def _same_module(self, module: LightningModule) -> bool:
+        return self._module is module
+
+    def _check_names(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
+        refuse_misspelt(module, LightningModule, MODULE_METHODS, classic.MODULE_NAMES)
+        if datamodule is not None:
+            if not isinstance(datamodule, LightningDataModule):
+                raise InvalidType("datamodule", datamodule, "a leyden.LightningDataModule")
+            refuse_misspelt(datamodule, LightningDataModule, DATAMODULE_METHODS, classic.DATAMODULE_NAMES)
+        for callback in self._trainers_callbacks:
+            refuse_misspelt(callback, Callback, HOOK_NAMES, classic.CALLBACK_NAMES)
+
+    def _callbacks_of(self, module: LightningModule) -> list[Callback]:
+        own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
+        for callback in own:
+            refuse_misspelt(callback, Callback, HOOK_NAMES, classic.CALLBACK_NAMES)
+        if self.callbacks != self._trainers_callbacks and not own:
+            return list(self.callbacks)  # callbacks that the user added to trainer.callbacks since
+        return with_modules_callbacks(self.callbacks, own) if own else list(self.callbacks)
+
+    def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
+        steps: dict[str, Any] = {}
+        for name, count in STEPS.items():
+            method = adapter.steps.get(name, getattr(module, name))
+            steps[name] = fitted(method, count)
+        steps["configure_optimizers"] = adapter.steps.get("configure_optimizers", module.configure_optimizers)
+        steps["optimizer_step"] = adapter.steps.get("optimizer_step", module.optimizer_step)
+        return steps
+
+    def _has_step(self, module: LightningModule, name: str) -> bool:
+        return overrides(module, getattr(LightningModule, name)) or self.steps[name].__name__ != name
+
+    def _check_fit(self, module: LightningModule) -> None:
+        name = type(module).__name__
+        if not overrides(module, LightningModule.training_step):
+            own = [method for method in dir(type(module)) if "train" in method and "step" in method and method != "training_step"]
+            hint = f" Did you mean to call {own[0]!r} that?" if own else ""
+            raise MissingMethod(f"{name} has no `training_step`, which fit needs: def training_step(self, batch, batch_idx).{hint}")
+        if not overrides(module, LightningModule.configure_optimizers) and (
+            self.steps["configure_optimizers"] == module.configure_optimizers
+        ):
+            raise MissingMethod(
+                f"{name} has no `configure_optimizers`, which fit needs: def configure_optimizers(self): return "
+                f"torch.optim.Adam(self.parameters()). To train without an optimizer, let it return None."
+            )
+        if not self.loaders.exists("train"):
+            raise MissingMethod(
+                f"fit has nothing to train on: pass train_dataloaders=, or give {name} (or the datamodule) a `train_dataloader`."
+            )
+        if "dataloader_iter" in fitted_names(module.training_step):
+            raise Unsupported(
+                "training_step(self, dataloader_iter) is not offered. Take (self, batch, batch_idx): batches come one by one."
+            )
+
+    def _require_step(self, module: LightningModule, stage: str) -> None:
+        step = "validation_step" if stage == "val" else "test_step"
+        verb = "validate" if stage == "val" else "test"
+        if self.steps[step] == fitted(getattr(module, step), 3) and not overrides(module, getattr(LightningModule, step)):
+            raise MissingMethod(
+                f"{type(module).__name__} has no `{step}`, which {verb} needs: def {step}(self, batch, batch_idx)."
+            )
+        if not self.loaders.exists(stage):
+            raise MissingMethod(
+                f"{verb} has no data: pass dataloaders=, or give {type(module).__name__} (or the datamodule) a "
+                f"`{stage}_dataloader`."
+            )
+
+    def _validates(self, module: LightningModule) -> bool:
+        """Whether fit validates; where data or step is missing, says which."""
+        if self.options.limits.val == 0:
+            return False
+        has_loader = self.loaders.exists("val")
+        has_step = overrides(module, LightningModule.validation_step) or self.steps["validation_step"] != module.validation_step
+        name = type(module).__name__
+        if has_loader and not has_step:
+            self.warn(f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning)
+        elif has_step and not has_loader:
+            self.warn(
+                f"{name} has a `validation_step`, and there is no validation loader: no validation runs.", PossibleUserWarning
+            )
+        return has_loader and has_step
+
+    def _load_eval(self, stage: str, limit: int | float) -> None:
+        if not self.loaders.exists(stage):
+            raise MissingMethod(
+                f"There is no data to {'predict' if stage == 'predict' else stage}: pass dataloaders=, or give the module (or the "
+                f"datamodule) a `{stage}_dataloader`."
+            )
+        if self.loaders.load_eval(stage, limit) is None:
+            raise MissingMethod(f"{self.loaders.origins[stage].name} returned no loader.")
+
+    # -- after fit
+    def _test_after_dev_run(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
+        """2020's promise of ``fast_dev_run``: train, validation and test, where there is something to test."""
+        if not self.fast_dev_run or self.interrupted:
+            return
+        has_step = overrides(module, LightningModule.test_step)
+        origin = self.loaders.origins.get("test")
+        if has_step and origin is not None and origin.exists and self.options.limits.test:
+            self.test(module, dataloaders=origin.given, datamodule=datamodule)
+            self.state.fn = TrainerFn.FITTING
+
+    def _result(self) -> FitResult:
+        writer = self.checkpoint_callback
+        monitors = getattr(writer, "monitor", None) is not None
+        best = (getattr(writer, "best_model_path", "") or None) if monitors else None
+        score = getattr(writer, "best_model_score", None)
+        last = getattr(writer, "last_model_path", "") or getattr(writer, "best_model_path", "") or None
+        if self.interrupted:
+            status, reason = "interrupted", "Ctrl-C"
+        elif self.should_stop:
+            status, reason = "stopped", self.stop_reason
+        else:
+            status, reason = "finished", None
+        return FitResult(
+            status=status,
+            reason=reason,
+            epochs=self.progress.epoch,
+            steps=self.progress.step,
+            history=list(self.history),
+            best_checkpoint=best,
+            best_score=float(score) if score is not None else None,
+            last_checkpoint=last,
+        )
+
+    # -- more of what scripts use
+    @property
+    def lr_schedulers(self) -> list[Any]:
+        """The schedulers themselves."""
+        return [plan.scheduler for plan in self.plan.schedulers]
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether fit validates: there is a validation loader, a ``validation_step``, and the limits leave batches."""
+        if self._module is None or self.options.limits.val == 0:
+            return False
+        return self.loaders.exists("val") and overrides(self._module, LightningModule.validation_step)
+
+    @contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
+        """Make a module's parameters on the run's device and in its precision. ``empty_init`` leaves them unfilled."""
+        with ExitStack() as stack:
+            stack.enter_context(self.strategy.precision.init_context())
+            stack.enter_context(self.strategy.root_device)
+            if empty_init:
+                stack.enter_context(torch.nn.utils.skip_init.__globals__["torch"].device("meta"))
+            yield
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """Every keyword of the Trainer, checked, in its record."""
+    limits = Limits.read(
+        **{
+            name: given[name]
+            for name in (
+                *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "overfit_batches", "fast_dev_run"),
+                *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+            )
+        }
+    )
+    dev = limits.fast_dev_run
+    return Options(
+        limits=limits,
+        validation=Validation.read(
+            val_check_interval=given["val_check_interval"],
+            check_val_every_n_epoch=given["check_val_every_n_epoch"],
+            num_sanity_val_steps=given["num_sanity_val_steps"],
+            dev=dev,
+        ),
+        optimization=Optimization.read(
+            accumulate_grad_batches=given["accumulate_grad_batches"],
+            gradient_clip_val=given["gradient_clip_val"],
+            gradient_clip_algorithm=given["gradient_clip_algorithm"],
+            stop_on_nonfinite_loss=given["stop_on_nonfinite_loss"],
+        ),
+        watching=Watching.read(
+            log_every_n_steps=given["log_every_n_steps"],
+            enable_progress_bar=given["enable_progress_bar"],
+            enable_model_summary=given["enable_model_summary"],
+            enable_checkpointing=given["enable_checkpointing"],
+            enable_autolog_hparams=given["enable_autolog_hparams"],
+            dev=dev,
+        ),
+        behaviour=Behaviour.read(
+            **{
+                name: given[name]
+                for name in (
+                    *("inference_mode", "detect_anomaly", "deterministic", "benchmark", "barebones"),
+                    *("reload_dataloaders_every_n_epochs", "use_distributed_sampler", "sync_batchnorm"),
+                )
+            }
+        ),
+        default_root_dir=Options.read_root(given["default_root_dir"]),
+    )
+
+
+def take_datamodule(
+    loaders: Any, datamodule: LightningDataModule | None, name: str
+) -> tuple[Any, LightningDataModule | None]:
+    """A datamodule may stand where loaders do; both at once exclude each other."""
+    if isinstance(loaders, LightningDataModule):
+        if datamodule is not None:
+            raise ConflictingOptions(f"A datamodule was passed as {name} and as datamodule. Leave one of them out.")
+        return None, loaders
+    if loaders is not None and datamodule is not None:
+        raise ConflictingOptions(f"{name}= and datamodule= were both passed, and each brings loaders. Leave one of them out.")
+    return loaders, datamodule
+
+
+def stages_of(fn: TrainerFn) -> tuple[str, ...]:
+    return {
+        TrainerFn.FITTING: ("train", "val", "test"),
+        TrainerFn.VALIDATING: ("val",),
+        TrainerFn.TESTING: ("test",),
+        TrainerFn.PREDICTING: ("predict",),
+    }[fn]
+
+
+def same_value(first: Any, second: Any) -> bool:
+    try:
+        return bool(first == second)
+    except (ValueError, RuntimeError):
+        return first is second
+
+
+def module_hint(model: Any) -> str:
+    if isinstance(model, type):
+        return "That is the class itself: make an instance of it."
+    if isinstance(model, torch.nn.Module):
+        return "A plain torch module has no training_step: inherit from leyden.LightningModule."
+    return ""
+
+
+def fitted_names(method: Any) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(method).parameters)
+
+
+__all__ = ["InvalidOption", "Trainer"]

@@ -1,0 +1,65 @@
+"""Walk nested batches: apply a function to every leaf of a type, keeping the containers' own classes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Leaf = type | tuple[type, ...]
+
+
+def tree_map(data: Any, leaf: Leaf, function: Callable[[Any], Any]) -> Any:
+    """Return ``data`` with ``function`` applied to every instance of ``leaf`` in it.
+
+    Dicts, lists, tuples, named tuples and dataclass instances are rebuilt as what they were; anything else is handed
+    on as it is. The containers given are never changed.
+    """
+    if isinstance(data, leaf):
+        return function(data)
+    kind = type(data)
+    if kind is list:
+        return [tree_map(item, leaf, function) for item in data]
+    if kind is tuple:
+        return tuple([tree_map(item, leaf, function) for item in data])
+    if kind is dict:
+        return {key: tree_map(value, leaf, function) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return kind(*(tree_map(item, leaf, function) for item in data))
+    if isinstance(data, defaultdict):
+        return defaultdict(data.default_factory, {k: tree_map(v, leaf, function) for k, v in data.items()})
+    if isinstance(data, OrderedDict):
+        return OrderedDict((key, tree_map(value, leaf, function)) for key, value in data.items())
+    if isinstance(data, Mapping):
+        rebuilt = copy.copy(data)
+        for key, value in data.items():
+            rebuilt[key] = tree_map(value, leaf, function)  # type: ignore[index]  # a Mapping that can be copied is mutable here
+        return rebuilt
+    if isinstance(data, list | tuple | set | frozenset):
+        return kind([tree_map(item, leaf, function) for item in data])
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        rebuilt = copy.copy(data)
+        for field in dataclasses.fields(data):
+            if hasattr(data, field.name):
+                value = tree_map(getattr(data, field.name), leaf, function)
+                object.__setattr__(rebuilt, field.name, value)  # frozen dataclasses too
+        return rebuilt
+    return data
+
+
+def tree_leaves(data: Any, leaf: Leaf) -> Iterator[Any]:
+    """Yield every instance of ``leaf`` in nested ``data``, in order."""
+    if isinstance(data, leaf):
+        yield data
+    elif isinstance(data, Mapping):
+        for value in data.values():
+            yield from tree_leaves(value, leaf)
+    elif isinstance(data, list | tuple | set | frozenset):
+        for item in data:
+            yield from tree_leaves(item, leaf)
+    elif dataclasses.is_dataclass(data) and not isinstance(data, type):
+        for field in dataclasses.fields(data):
+            if hasattr(data, field.name):
+                yield from tree_leaves(getattr(data, field.name), leaf)

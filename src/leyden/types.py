@@ -1,0 +1,60 @@
+"""Type names that documented signatures use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+Path = str | PathLike[str]
+STEP_OUTPUT = Tensor | Mapping[str, Any] | None
+"""What a step may return: the loss, a mapping with the key ``loss``, or ``None`` to skip the batch."""
+LRSchedulerTypeUnion = LRScheduler | ReduceLROnPlateau
+LRSchedulerPLType = LRSchedulerTypeUnion
+TRAIN_DATALOADERS = Any
+"""A loader, or a list, tuple or dict of loaders that are read side by side."""
+EVAL_DATALOADERS = Any
+"""A loader, or a list, tuple or dict of loaders that are read one after another."""
+MapLocation = str | torch.device | dict[str, str] | None
+
+
+class LRSchedulerConfigType(TypedDict, total=False):
+    """The keys of an ``lr_scheduler_config``, as :meth:`LightningModule.configure_optimizers` may return it."""
+
+    scheduler: LRSchedulerTypeUnion
+    name: str | None
+    interval: str
+    frequency: int
+    reduce_on_plateau: bool
+    monitor: str | None
+    strict: bool
+
+
+class OptimizerConfig(TypedDict):
+    """``configure_optimizers`` may return a dict with an optimizer alone."""
+
+    optimizer: Optimizer
+
+
+class OptimizerLRSchedulerConfig(TypedDict):
+    """``configure_optimizers`` may return a dict with an optimizer and its scheduler."""
+
+    optimizer: Optimizer
+    lr_scheduler: LRSchedulerTypeUnion | LRSchedulerConfigType
+
+
+OptimizerLRScheduler = (
+    Optimizer
+    | Sequence[Optimizer]
+    | tuple[Sequence[Optimizer], Sequence[LRSchedulerTypeUnion | LRSchedulerConfigType]]
+    | OptimizerConfig
+    | OptimizerLRSchedulerConfig
+    | Sequence[OptimizerConfig | OptimizerLRSchedulerConfig]
+    | None
+)
+ParameterGroups = Iterable[Any]

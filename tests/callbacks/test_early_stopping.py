@@ -1,0 +1,256 @@
+"""EarlyStopping: when it looks, when it stops, and what it says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import leyden
+from leyden.callbacks import EarlyStopping
+from leyden.callbacks.early_stopping import EarlyStoppingReason
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning, MisconfigurationException, MissingMonitor
+
+NAN = float("nan")
+
+
+class Scripted(leyden.LightningModule):
+    """Logs a validation metric that is written down beforehand, and the epoch's number in training."""
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.scores = list(scores)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.layer(batch[0]).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if not self.trainer.sanity_checking and self.scores:
+            self.log("val_loss", self.scores.pop(0))
+
+    def on_train_epoch_end(self) -> None:
+        self.log("epoch_number", float(self.current_epoch))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def loader(batches: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.ones(batches, 2)), batch_size=1)
+
+
+def fit(stopping: EarlyStopping, *scores: float, epochs: int = 8, validates: bool = True, **options: Any) -> Any:
+    trainer = leyden.Trainer(
+        max_epochs=epochs,
+        callbacks=[stopping],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(Scripted(*scores), loader(2), loader(1) if validates else None)
+    return trainer
+
+
+def test_the_name_alone_is_enough() -> None:
+    stopping = EarlyStopping("val_loss")
+    trainer = fit(stopping, 3.0, 1.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0)
+    assert trainer.current_epoch == 5
+    assert stopping.stopped_epoch == 4
+    assert stopping.wait_count == stopping.patience == 3
+    assert stopping.best_score == torch.tensor(1.0)
+    assert stopping.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
+    assert "val_loss did not improve in the last 3 checks" in str(stopping.stopping_reason_message)
+    assert trainer.stop_reason == stopping.stopping_reason_message
+
+
+def test_improvement_begins_the_wait_anew() -> None:
+    stopping = EarlyStopping("val_loss", patience=2)
+    assert fit(stopping, 5.0, 3.0, 4.0, 2.0, 6.0, 1.0, 7.0, 8.0).current_epoch == 8
+    assert stopping.best_score == torch.tensor(1.0)
+
+
+def test_no_stop() -> None:
+    stopping = EarlyStopping("val_loss")
+    fit(stopping, 3.0, 2.0, 1.0, epochs=3)
+    assert stopping.stopped_epoch == 0
+    assert stopping.stopping_reason is EarlyStoppingReason.NOT_STOPPED
+    assert stopping.stopping_reason_message is None
+
+
+def test_mode_max() -> None:
+    stopping = EarlyStopping("val_loss", mode="max", patience=1)
+    assert fit(stopping, 1.0, 2.0, 2.0).current_epoch == 3
+    assert stopping.monitor_op is torch.gt
+
+
+@pytest.mark.parametrize(("mode", "scores"), [("min", (5.0, 4.0, 3.5)), ("max", (1.0, 2.0, 2.5))])
+def test_min_delta_is_what_an_improvement_takes(mode: str, scores: tuple[float, ...]) -> None:
+    stopping = EarlyStopping("val_loss", min_delta=1.0, patience=2, mode=mode)
+    assert fit(stopping, *scores).current_epoch == 3
+    assert float(stopping.best_score) == scores[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "scores", "reason"),
+    [
+        ({"stopping_threshold": 2.5}, (5.0, 2.0), EarlyStoppingReason.STOPPING_THRESHOLD),
+        ({"stopping_threshold": 4.0, "mode": "max"}, (1.0, 5.0), EarlyStoppingReason.STOPPING_THRESHOLD),
+        ({"divergence_threshold": 6.0}, (5.0, 7.0), EarlyStoppingReason.DIVERGENCE_THRESHOLD),
+        ({"divergence_threshold": 0.0, "mode": "max"}, (1.0, -1.0), EarlyStoppingReason.DIVERGENCE_THRESHOLD),
+        ({}, (5.0, NAN), EarlyStoppingReason.NON_FINITE_METRIC),
+        ({}, (5.0, math.inf), EarlyStoppingReason.NON_FINITE_METRIC),
+        ({"check_finite": False, "patience": 1}, (5.0, NAN), EarlyStoppingReason.PATIENCE_EXHAUSTED),
+    ],
+)
+def test_other_reasons(options: dict[str, Any], scores: tuple[float, ...], reason: EarlyStoppingReason) -> None:
+    stopping = EarlyStopping("val_loss", **options)
+    assert fit(stopping, *scores).current_epoch == 2
+    assert stopping.stopping_reason is reason
+    assert "val_loss" in str(stopping.stopping_reason_message)
+
+
+def test_min_epochs_are_trained_all_the_same() -> None:
+    assert fit(EarlyStopping("val_loss", patience=1), 1.0, 1.0, 1.0, 1.0, 1.0, min_epochs=4).current_epoch == 4
+
+
+# -- when it looks
+@pytest.mark.parametrize("at_epoch_end", [None, True, False])
+def test_epochs_without_validation_cost_no_patience(at_epoch_end: bool | None) -> None:
+    stopping = EarlyStopping("val_loss", patience=2, check_on_train_epoch_end=at_epoch_end)
+    trainer = fit(stopping, 3.0, 4.0, 4.0, epochs=20, check_val_every_n_epoch=3)
+    assert trainer.current_epoch == 9
+    assert stopping.wait_count == 2
+
+
+def test_every_validation_within_an_epoch_is_judged() -> None:
+    trainer = fit(EarlyStopping("val_loss", patience=3), 1.0, 2.0, 2.0, 2.0, val_check_interval=1)
+    assert trainer.global_step == 4
+
+
+def test_a_metric_of_training() -> None:
+    trainer = fit(EarlyStopping("epoch_number", patience=2), validates=False)
+    assert trainer.current_epoch == 3
+
+
+def test_a_metric_of_training_while_validation_decides_when() -> None:
+    """It is there from the end of the first epoch on, and the validations before that do not miss it."""
+    trainer = fit(EarlyStopping("epoch_number", patience=1, mode="max"), 1.0, 1.0, 1.0, 1.0, epochs=2, val_check_interval=1)
+    assert trainer.current_epoch == 2
+
+
+def test_the_sanity_check_is_not_judged() -> None:
+    stopping = EarlyStopping("val_loss", patience=1)
+    fit(stopping, 1.0, 0.0, epochs=2, num_sanity_val_steps=1)
+    assert stopping.wait_count == 0
+
+
+def test_a_smoke_run_needs_no_metric() -> None:
+    stopping = EarlyStopping("nothing")
+    assert fit(stopping, 1.0, fast_dev_run=True).global_step == 1
+
+
+# -- a metric that is not there
+def test_missing_metric_is_an_error_with_its_nearest() -> None:
+    with pytest.raises(MissingMonitor, match="Did you mean 'val_loss'") as caught:
+        fit(EarlyStopping("val_los"), 1.0)
+    assert "'epoch_number'" in str(caught.value)
+    assert isinstance(caught.value, RuntimeError)
+    assert isinstance(caught.value, MisconfigurationException)
+
+
+@pytest.mark.parametrize("options", [{"val_check_interval": 1}, {"check_on_train_epoch_end": False}])
+def test_missing_metric_is_found_in_the_first_epoch(options: dict[str, Any]) -> None:
+    when = options.pop("check_on_train_epoch_end", None)
+    stopping = EarlyStopping("nothing", check_on_train_epoch_end=when)
+    with pytest.raises(MissingMonitor, match="'nothing', which was not logged"):
+        fit(stopping, 1.0, 1.0, **options)
+
+
+def test_missing_metric_is_a_warning_where_not_strict() -> None:
+    with pytest.warns(LeydenWarning, match="EarlyStopping stops nothing") as seen:
+        trainer = fit(EarlyStopping("nothing", strict=False), 1.0, 1.0, epochs=2)
+    assert trainer.current_epoch == 2
+    assert len(seen) == 1
+
+
+# -- kept
+def test_state_goes_into_a_checkpoint_and_comes_back() -> None:
+    first = EarlyStopping("val_loss", patience=5)
+    fit(first, 3.0, 1.0, 2.0, epochs=3)
+    state = first.state_dict()
+    assert {"wait_count", "stopped_epoch", "best_score", "patience"} <= set(state)
+    second = EarlyStopping("val_loss")
+    second.load_state_dict(state)
+    assert (second.wait_count, second.patience, float(second.best_score)) == (1, 5, 1.0)
+    assert second.state_key == first.state_key == "EarlyStopping{'monitor': 'val_loss', 'mode': 'min'}"
+
+
+def test_a_state_of_lightnings_is_taken() -> None:
+    stopping = EarlyStopping("val_loss")
+    stopping.load_state_dict({"wait_count": 2, "stopped_epoch": 0, "best_score": torch.tensor(0.5), "patience": 4})
+    assert (stopping.wait_count, stopping.patience, float(stopping.best_score)) == (2, 4, 0.5)
+
+
+def test_a_resumed_run_stops_where_the_whole_one_does() -> None:
+    scores = (3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0)
+    whole = fit(EarlyStopping("val_loss"), *scores)
+    options: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    first = leyden.Trainer(max_epochs=3, callbacks=[EarlyStopping("val_loss")], **options)
+    first.fit(Scripted(*scores), loader(2), loader(1))
+    first.save_checkpoint("three.ckpt")
+    second = leyden.Trainer(max_epochs=8, callbacks=[EarlyStopping("val_loss")], **options)
+    second.fit(Scripted(*scores[3:]), loader(2), loader(1), ckpt_path="three.ckpt")
+    assert second.current_epoch == whole.current_epoch == 5
+
+
+def test_a_second_fit_is_judged_by_itself() -> None:
+    stopping = EarlyStopping("val_loss", patience=1)
+    trainer = fit(stopping, 1.0, 2.0)
+    trainer.fit(Scripted(5.0, 4.0, 4.0), loader(2), loader(1))
+    assert trainer.current_epoch == 3
+    assert float(stopping.best_score) == 4.0
+
+
+def test_verbose_says_what_improved_and_why_it_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="leyden"):
+        fit(EarlyStopping("val_loss", patience=1, verbose=True), 3.0, 1.0, 1.0)
+    assert "val_loss has its first value: 3.000." in caplog.text
+    assert "val_loss improved by 2.000 to 1.000." in caplog.text
+    assert "did not improve" in caplog.text
+
+
+def test_a_subclass_may_decide_by_itself() -> None:
+    class Never(EarlyStopping):
+        def _evaluate_stopping_criteria(self, current: Any) -> tuple[bool, str | None]:
+            return False, None
+
+    assert fit(Never("val_loss", patience=1), 1.0, 1.0, 1.0, epochs=3).current_epoch == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "text"),
+    [
+        ((3,), {}, InvalidType, "monitor=3"),
+        (("val_loss",), {"mode": "auto"}, InvalidOption, "mode='auto'"),
+        (("val_loss",), {"patience": -1}, InvalidOption, "patience=-1"),
+        (("val_loss",), {"patience": "3"}, InvalidType, "patience='3'"),
+        ((), {}, TypeError, "monitor"),
+    ],
+)
+def test_bad_arguments(arguments: Any, options: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        EarlyStopping(*arguments, **options)
+
+
+def test_positions_of_the_arguments() -> None:
+    stopping = EarlyStopping("acc", 0.1, 7, True, "max", False, False, 0.9, 0.2, True, True)
+    assert (stopping.monitor, stopping.min_delta, stopping.patience, stopping.verbose) == ("acc", 0.1, 7, True)
+    assert (stopping.mode, stopping.strict, stopping.check_finite) == ("max", False, False)
+    assert (stopping.stopping_threshold, stopping.divergence_threshold, stopping.log_rank_zero_only) == (0.9, 0.2, True)

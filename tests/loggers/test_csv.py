@@ -1,0 +1,406 @@
+"""CSVLogger: real files, read back."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from leyden.distributed.rank_zero import rank_zero_only
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning
+from leyden.loggers.csv import CSVLogger
+
+
+def rows(logger: CSVLogger) -> list[dict[str, str]]:
+    """The rows of the logger's file, empty cells left out."""
+    with open(Path(logger.log_dir) / "metrics.csv", newline="") as file:
+        return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def test_rows_stand_under_sorted_columns(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"zz": 1.5, "epoch": 0, "aa": torch.tensor(3)}, step=4)
+    logger.log_metrics({"Bval": True, "aa": float("nan")}, step=9)
+    logger.save()
+    assert (tmp_path / "lightning_logs/version_0/metrics.csv").read_text() == (
+        "Bval,aa,epoch,step,zz\n,3,0,4,1.5\nTrue,nan,,9,\n"
+    )
+    assert logger.experiment.metrics_keys == ["Bval", "aa", "epoch", "zz"]
+
+
+def test_nothing_is_created_before_something_is_logged(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "logs", name="mine")
+    assert (logger.name, logger.version) == ("mine", 0)
+    assert logger.save_dir == str(tmp_path / "logs")
+    assert logger.root_dir == str(tmp_path / "logs/mine")
+    assert logger.log_dir == str(tmp_path / "logs/mine/version_0")
+    logger.save()
+    logger.finalize("success")
+    assert logger.position() == {}
+    assert list(tmp_path.iterdir()) == []
+    logger.start()
+    assert os.listdir(tmp_path / "logs/mine") == ["version_0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "folder"),
+    [
+        ("nm", None, "nm/version_0"),
+        ("nm", 3, "nm/version_3"),
+        ("nm", "abc", "nm/abc"),
+        (None, None, "version_0"),
+        ("", 5, "version_5"),
+        ("nm", "", "nm"),
+    ],
+)
+def test_folders(tmp_path: Path, name: str | None, version: Any, folder: str) -> None:
+    logger = CSVLogger(tmp_path, name=name, version=version)
+    logger.log_metrics({"a": 1})
+    logger.save()
+    assert (tmp_path / folder / "metrics.csv").is_file()
+    assert logger.name == (name or "")
+
+
+def test_the_next_free_version_is_taken_by_one_only(tmp_path: Path) -> None:
+    (tmp_path / "lightning_logs/version_7").mkdir(parents=True)
+    (tmp_path / "lightning_logs/version_x").mkdir()
+    first, second = CSVLogger(tmp_path), CSVLogger(tmp_path)
+    assert first.version == second.version == 8
+    first.start()
+    second.start()
+    assert (first.version, second.version) == (8, 9)
+
+
+def test_a_row_waits_on_its_device_until_it_is_due(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, flush_logs_every_n_steps=3)
+    logger.start()
+    value = torch.tensor(0.25, requires_grad=True)
+    logger.log_metrics({"a": value}, 0)
+    logger.log_metrics({"a": value}, 1)
+    assert os.listdir(logger.log_dir) == []
+    assert logger.experiment.metrics[0][0]["a"] is value
+    logger.log_metrics({"a": value}, 2)
+    assert rows(logger) == [{"a": "0.25", "step": str(step)} for step in range(3)]
+
+
+def test_rows_are_due_by_steps_too(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, flush_logs_every_n_steps=100)
+    logger.start()
+    logger.log_metrics({"a": 1}, 49)
+    assert os.listdir(logger.log_dir) == []
+    logger.log_metrics({"a": 1}, 100)
+    assert [row["step"] for row in rows(logger)] == ["49", "100"]
+
+
+def test_rows_are_read_in_one_transfer_a_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = CSVLogger(tmp_path)
+    for step in range(10):
+        logger.log_metrics({"a": torch.tensor(step), "b": torch.tensor([0.5]), "c": torch.tensor(0.5, dtype=torch.float64)}, step)
+    transfers = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: transfers.append(tensor.dtype) or tolist(tensor))
+    logger.save()
+    assert sorted(map(str, transfers)) == ["torch.float32", "torch.float64", "torch.int64"]
+    assert rows(logger)[9] == {"a": "9", "b": "0.5", "c": "0.5", "step": "9"}
+
+
+def test_no_row_is_written_anew_but_for_a_new_column(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    path = Path(logger.log_dir) / "metrics.csv"
+    logger.log_metrics({"a": 1, "b": 2}, 0)
+    logger.save()
+    node = path.stat().st_ino
+    logger.log_metrics({"b": 3}, 1)
+    logger.save()
+    assert path.stat().st_ino == node
+    logger.log_metrics({"0": "text, with comma"}, 2)
+    logger.save()
+    assert path.stat().st_ino != node
+    assert path.read_text() == '0,a,b,step\n,1,2,0\n,,3,1\n"text, with comma",,,2\n'
+    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.csv"]
+
+
+def test_rows_without_a_step_are_counted(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    for value in (1, 2):
+        logger.log_metrics({"a": value})
+        logger.save()
+    logger.log_metrics({"a": 3})
+    logger.save()
+    assert [row["step"] for row in rows(logger)] == ["0", "1", "2"]
+
+
+def test_an_existing_folder_is_gone_on_with(tmp_path: Path) -> None:
+    for value in (1, 2):
+        logger = CSVLogger(tmp_path, version="mine")
+        logger.log_metrics({"a": value}, value)
+        logger.finalize("success")
+    assert [row["a"] for row in rows(logger)] == ["1", "2"]
+
+
+def test_two_loggers_in_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
+    first, second = CSVLogger(tmp_path, version=0), CSVLogger(tmp_path, version=0)
+    first.log_metrics({"a": 1}, 0)
+    second.log_metrics({"b": 2}, 1)
+    first.save()
+    second.save()
+    first.log_metrics({"a": 3}, 2)
+    first.save()
+    assert rows(first) == [{"a": "1", "step": "0"}, {"b": "2", "step": "1"}, {"a": "3", "step": "2"}]
+
+
+def test_half_a_line_left_by_a_killed_process_is_kept_apart(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/metrics.csv").write_text("a,step\n1,0\n2")
+    logger = CSVLogger(tmp_path, name="", version="mine")
+    logger.log_metrics({"a": 3}, 2)
+    logger.save()
+    assert rows(logger) == [{"a": "1", "step": "0"}, {"a": "2"}, {"a": "3", "step": "2"}]
+
+
+def test_a_prefix_stands_before_metrics(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, prefix="run")
+    logger.log_metrics({"a": 1}, 5)
+    logger.save()
+    assert rows(logger) == [{"run-a": "1", "step": "5"}]
+
+
+@dataclass
+class Net:
+    width: int = 3
+
+
+def test_hyperparameters_are_plain_yaml(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    logger.log_hyperparams({"lr": 1e-05, "name": "adam w", "n": None, "yes": "no", "size": [1, {"a": True}], "empty": {}})
+    logger.log_hyperparams(argparse.Namespace(act=torch.relu, big=float("inf"), net=Net(), dtype=torch.float16, where=tmp_path))
+    logger.log_hyperparams()
+    logger.finalize("success")
+    text = (Path(logger.log_dir) / "hparams.yaml").read_text()
+    assert text.startswith(
+        'lr: 1.0e-05\nname: adam w\n"n": null\n"yes": "no"\nsize:\n  - 1\n  -\n    a: true\nempty: {}\nact: "<built-in'
+    )
+    assert "big: .inf\nnet:\n  width: 3\ndtype: torch.float16\n" in text
+    assert logger.experiment.hparams["lr"] == 1e-05
+    with pytest.raises(InvalidType, match="params=3 cannot be used: expected a dict, a Namespace or a dataclass"):
+        logger.log_hyperparams(3)  # type: ignore[arg-type]  # this is the point
+
+
+def test_hyperparameters_come_back_from_yaml(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    given = {
+        "lr": 1e-05, "big": 1e300, "flag": False, "text": "a: b # c", "line": "two\nlines", "on": "off", "n": "12",
+        "list": [[1, 2], []], "deep": {"x": {"y": [{"z": "ü"}]}}, "none": None, "-": "-", "space ": " x", "1e3": "1e3",
+        "~": "~", "date": "2020-01-01",
+    }  # fmt: skip
+    logger = CSVLogger(tmp_path)
+    logger.log_hyperparams(given)
+    logger.save()
+    assert yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text()) == given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"save_dir": 3}, InvalidType, "save_dir=3 cannot be used: expected a path or an URL"),
+        ({"name": 3}, InvalidType, "name=3"),
+        ({"version": 1.5}, InvalidType, "version=1.5"),
+        ({"version": True}, InvalidType, "version=True"),
+        ({"flush_logs_every_n_steps": 0}, InvalidOption, "a number of steps >= 1"),
+        ({"flush_logs_every_n_steps": "5"}, InvalidType, "a number of steps >= 1"),
+    ],
+)
+def test_arguments_are_checked(tmp_path: Path, arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        CSVLogger(**{"save_dir": tmp_path, **arguments})
+
+
+def test_a_place_that_cannot_be_written_is_named_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    logger = CSVLogger(tmp_path / "file")
+    with pytest.raises(InvalidOption, match=r"lightning_logs/version_0: Not a directory\. Give another save_dir, or"):
+        logger.start()
+    with pytest.raises(InvalidOption, match="a folder that can be written"):
+        logger.log_metrics({"a": 1})
+
+
+def test_a_read_only_folder_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may be allowed everything
+    with pytest.raises(InvalidOption, match="permission denied"):
+        CSVLogger(tmp_path).start()
+
+
+def test_a_value_that_is_no_number_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"a": 1}, 0)
+    logger.log_metrics({"b": torch.ones(3)}, 1)
+    logger.log_metrics({"a": 2}, 2)
+    with pytest.raises(InvalidType, match=r"metrics\['b'\]='tensor of shape \(3,\)' cannot be used: expected one number"):
+        logger.save()
+    logger.save()
+    assert [row["a"] for row in rows(logger)] == ["1", "2"]
+
+
+def test_a_full_disk_is_said_and_rows_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = CSVLogger(tmp_path)
+    logger.start()
+    logger.log_metrics({"a": 1}, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.warns(LeydenWarning, match=r"metrics\.csv cannot be written \(.*No space left.*\); 1 rows wait"):
+            logger.save()
+    assert os.listdir(logger.log_dir) == []
+    logger.save()
+    assert rows(logger) == [{"a": "1", "step": "0"}]
+
+
+def test_a_folder_that_vanished_is_made_again_and_said(tmp_path: Path) -> None:
+    import shutil
+
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"a": 1}, 0)
+    logger.save()
+    shutil.rmtree(tmp_path / "lightning_logs")
+    logger.log_metrics({"a": 2}, 1)
+    with pytest.warns(LeydenWarning, match=r"metrics\.csv is gone while the run goes on: 1 rows are lost"):
+        logger.save()
+    assert rows(logger) == [{"a": "2", "step": "1"}]
+
+
+def test_other_processes_write_nothing_and_share_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lightning_logs/version_4").mkdir(parents=True)
+    monkeypatch.setattr(rank_zero_only, "_rank", 1)
+    logger = CSVLogger(tmp_path)
+    logger.start(lambda mine: 2)
+    logger.log_metrics({"a": 1})
+    logger.log_hyperparams({"a": 1})
+    logger.save()
+    assert logger.version == 2
+    assert logger.position() == {}
+    logger.resume({"version": 0})
+    assert os.listdir(tmp_path / "lightning_logs") == ["version_4"]
+
+
+def test_an_url(tmp_path: Path) -> None:
+    import fsspec
+
+    logger = CSVLogger("memory://logs/here", name="x")
+    for step in range(3):
+        logger.log_metrics({f"m{step % 2}": step}, step)
+        logger.save()
+    logger.log_hyperparams({"a": 1})
+    logger.finalize("success")
+    with fsspec.open("memory://logs/here/x/version_0/metrics.csv", "r") as file:
+        assert file.read() == "m0,m1,step\n0,,0\n,1,1\n2,,2\n"
+    assert logger.position() == {}
+    assert CSVLogger("memory://logs/here", name="x").version == 1
+
+
+def test_a_step_costs_few_calls(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    logger.start()
+    value = torch.tensor(1.0)
+    calls = []
+    sys.setprofile(lambda frame, event, argument: calls.append(event) if event == "call" else None)
+    logger.log_metrics({"a": value, "b": value}, 3)
+    sys.setprofile(None)
+    assert len(calls) <= 2
+
+
+def test_a_resumed_run_writes_the_same_file(tmp_path: Path) -> None:
+    whole = CSVLogger(tmp_path, name="whole")
+    for step in range(6):
+        whole.log_metrics({"a": step / 7}, step)
+    whole.save()
+    cut = CSVLogger(tmp_path, name="cut")
+    for step in range(3):
+        cut.log_metrics({"a": step / 7}, step)
+    position = cut.position()
+    for step in range(3, 5):
+        cut.log_metrics({"a": step / 7}, step)
+    cut.save()
+    again = CSVLogger(tmp_path, name="cut")
+    again.start()
+    again.log_hyperparams({"lr": 1})
+    again.resume(position)
+    assert again.version == 0
+    assert os.listdir(tmp_path / "cut") == ["version_0"]
+    for step in range(3, 6):
+        again.log_metrics({"a": step / 7}, step)
+    again.finalize("success")
+    assert rows(again) == rows(whole)
+    assert "lr: 1" in (Path(again.log_dir) / "hparams.yaml").read_text()
+
+
+@given(
+    before=st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(width=32), min_size=1), max_size=6),
+    lost=st.lists(st.dictionaries(st.sampled_from("cdefg"), st.integers(), min_size=1), max_size=4),
+    after=st.lists(st.dictionaries(st.sampled_from("abefg"), st.booleans(), min_size=1), max_size=4),
+    every=st.integers(1, 5),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_row_is_doubled_or_lost_by_a_resume(
+    tmp_path_factory: pytest.TempPathFactory, before: Any, lost: Any, after: Any, every: int
+) -> None:
+    root = tmp_path_factory.mktemp("resume")
+    killed = CSVLogger(root, name="killed", flush_logs_every_n_steps=every)
+    for step, row in enumerate(before):
+        killed.log_metrics(row, step)
+    killed.start()
+    position = killed.position()
+    for step, row in enumerate(lost):
+        killed.log_metrics(row, len(before) + step)
+    killed.save()
+    resumed = CSVLogger(root, name="killed", flush_logs_every_n_steps=every)
+    resumed.resume(position)
+    whole = CSVLogger(root, name="whole", flush_logs_every_n_steps=every)
+    for step, row in enumerate(before):
+        whole.log_metrics(row, step)
+    for step, row in enumerate(after):
+        resumed.log_metrics(row, len(before) + step)
+        whole.log_metrics(row, len(before) + step)
+    for logger in (resumed, whole):
+        _ = logger.experiment
+        logger.save()
+    paths = [Path(logger.log_dir) / "metrics.csv" for logger in (resumed, whole)]
+    if before or after:
+        assert paths[0].read_text() == paths[1].read_text()
+    else:
+        assert not paths[1].exists()
+        assert not paths[0].exists() or not paths[0].read_text()
+
+
+def test_a_file_that_is_not_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    first = CSVLogger(tmp_path)
+    first.log_metrics({"a": 1}, 0)
+    position = first.position()
+    path = Path(first.log_dir) / "metrics.csv"
+    path.write_text("a,step\n5,0\n6,1\n")
+    again = CSVLogger(tmp_path)
+    with pytest.warns(LeydenWarning, match=r"version_0 does not hold the 1 rows .* written to .*version_1"):
+        again.resume(position)
+    again.log_metrics({"a": 2}, 1)
+    again.save()
+    assert path.read_text() == "a,step\n5,0\n6,1\n"
+    assert rows(again) == [{"a": "2", "step": "1"}]
+
+
+def test_a_version_that_was_asked_for_is_a_run_of_its_own(tmp_path: Path) -> None:
+    first = CSVLogger(tmp_path)
+    first.log_metrics({"a": 1}, 0)
+    position = first.position()
+    other = CSVLogger(tmp_path, version="other")
+    other.resume(position)
+    other.log_metrics({"a": 2}, 1)
+    other.save()
+    assert rows(first) == [{"a": "1", "step": "0"}]
+    assert rows(other) == [{"a": "2", "step": "1"}]

@@ -1,0 +1,164 @@
+"""From the Trainer's keywords to a strategy: every name, every plug-in, every conflict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.devices.accelerators import CPUAccelerator
+from leyden.errors import ConflictingOptions, DeviceUnavailable, InvalidOption, InvalidType, Unsupported
+from leyden.plugins import LightningEnvironment, MixedPrecision
+from leyden.strategies import SingleDeviceStrategy
+from leyden.strategies.choose import choose_strategy
+
+LAUNCHES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
+LATER = [
+    *LAUNCHES,
+    *(f"{launch}_find_unused_parameters_{found}" for launch in LAUNCHES for found in ("true", "false")),
+    "fsdp",
+    "fsdp_cpu_offload",
+    "DDP",
+]
+REFUSED = [
+    "dp",
+    "ddp2",
+    "deepspeed",
+    "deepspeed_stage_1",
+    "deepspeed_stage_2",
+    "deepspeed_stage_2_offload",
+    "deepspeed_stage_3",
+    "deepspeed_stage_3_offload",
+    "deepspeed_stage_3_offload_nvme",
+    "single_xla",
+    "single_tpu",
+    "xla",
+    "xla_debug",
+]
+
+
+class ThreeProcesses(LightningEnvironment):
+    def world_size(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize("strategy", ["auto", "single_device", None])
+def test_one_device(strategy: Any) -> None:
+    chosen = choose_strategy(strategy, accelerator="cpu", devices=1)
+    assert isinstance(chosen, SingleDeviceStrategy)
+    assert chosen.root_device == torch.device("cpu")
+    assert chosen.precision.name == "32-true"
+
+
+def test_no_argument_at_all_works_on_any_machine() -> None:
+    assert choose_strategy().num_devices == 1
+
+
+@pytest.mark.parametrize("precision", [16, "bf16-true", 64, "bf16"])
+def test_the_precision_asked_for(precision: Any) -> None:
+    expected = {16: "16-mixed", "bf16-true": "bf16-true", 64: "64-true", "bf16": "bf16-mixed"}[precision]
+    assert choose_strategy(accelerator="cpu", precision=precision).precision.name == expected
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_names_that_come_later(name: str) -> None:
+    with pytest.raises(Unsupported, match=f"strategy='{name}' trains in several processes.*Use strategy='auto' with devices=1"):
+        choose_strategy(name)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(Unsupported, match=f"strategy='{name}' is not offered.*Use strategy='auto' with devices=1"):
+        choose_strategy(name)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(
+        InvalidOption, match=r"strategy='single_devices' .*one of 'auto', 'single_device'.*Did you mean 'single_device'\?"
+    ):
+        choose_strategy("single_devices")
+    with pytest.raises(InvalidType, match="strategy=3"):
+        choose_strategy(3)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceUnavailable, match="accelerator='gpu' asks for a GPU"):
+        choose_strategy(accelerator="gpu")
+
+
+@pytest.mark.parametrize("options", [{"devices": 2}, {"num_nodes": 2}, {"plugins": [ThreeProcesses()]}])
+def test_several_processes(options: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match=r"not offered yet.*(devices|num_nodes)=1"):
+        choose_strategy(accelerator="cpu", **options)
+
+
+def test_plug_ins_find_their_place() -> None:
+    rules, storage = MixedPrecision("bf16-mixed", "cpu"), TorchCheckpointIO()
+    chosen = choose_strategy(accelerator="cpu", plugins=[rules, storage, LightningEnvironment()])
+    assert chosen.precision is rules
+    assert chosen.checkpoint_io is storage
+    assert choose_strategy(accelerator="cpu", plugins=rules).precision is rules
+
+
+def test_the_list_of_plug_ins_is_not_changed() -> None:
+    plugins = [MixedPrecision("bf16-mixed", "cpu")]
+    choose_strategy(accelerator="cpu", plugins=plugins)
+    assert len(plugins) == 1
+
+
+@pytest.mark.parametrize("plugins", [3, ["16-mixed"], "16-mixed", [None]])
+def test_what_is_no_plug_in(plugins: Any) -> None:
+    with pytest.raises(InvalidType, match="expected a Precision, a CheckpointIO or a ClusterEnvironment"):
+        choose_strategy(plugins=plugins)
+
+
+def test_a_class_is_no_plug_in() -> None:
+    with pytest.raises(InvalidType, match=r"Pass an instance: TorchCheckpointIO\(\.\.\.\)"):
+        choose_strategy(plugins=[TorchCheckpointIO])
+
+
+def test_two_plug_ins_of_a_kind() -> None:
+    with pytest.raises(ConflictingOptions, match="plugins has 2 of the kind CheckpointIO"):
+        choose_strategy(plugins=[TorchCheckpointIO(), TorchCheckpointIO()])
+
+
+def test_two_precisions() -> None:
+    with pytest.raises(ConflictingOptions, match=r"precision=16 and plugins=MixedPrecision\('16-mixed'\) were both given"):
+        choose_strategy(precision=16, plugins=[MixedPrecision("16-mixed", "cpu")])
+
+
+def test_a_strategy_object_is_completed() -> None:
+    mine, storage = SingleDeviceStrategy("cpu"), TorchCheckpointIO()
+    assert choose_strategy(mine, accelerator="cpu", devices=1, precision="bf16-mixed", plugins=[storage]) is mine
+    assert mine.precision.name == "bf16-mixed"
+    assert mine.checkpoint_io is storage
+
+
+def test_a_strategy_object_with_a_precision_of_its_own() -> None:
+    mine = SingleDeviceStrategy("cpu", precision=MixedPrecision("bf16-mixed", "cpu"))
+    assert choose_strategy(mine).precision.name == "bf16-mixed"
+    with pytest.raises(ConflictingOptions, match="already brings MixedPrecision"):
+        choose_strategy(mine, precision=64)
+
+
+def test_a_strategy_object_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    mine = SingleDeviceStrategy("cuda:1")
+    assert choose_strategy(mine, accelerator="gpu", devices=1) is mine
+    assert choose_strategy(mine, devices=[1]) is mine
+    with pytest.raises(
+        ConflictingOptions, match=r"accelerator='cpu', devices='auto' asks for 'cpu', but .* already brings 'cuda:1'"
+    ):
+        choose_strategy(mine, accelerator="cpu")
+    with pytest.raises(ConflictingOptions, match=r"devices=\[2\] asks for 'cuda:2'"):
+        choose_strategy(mine, devices=[2])
+
+
+def test_a_strategy_object_with_another_accelerator() -> None:
+    mine = SingleDeviceStrategy("cpu")
+    with pytest.raises(ConflictingOptions, match=r"accelerator=CPUAccelerator\(\) was asked for"):
+        choose_strategy(mine, accelerator=CPUAccelerator())

@@ -1,0 +1,170 @@
+"""The house itself: its public names, what importing it loads and changes, and its rules that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from importlib.metadata import requires, version
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+import leyden
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+FILES = sorted((SOURCE / "leyden").rglob("*.py"))
+FACES = sorted(file for file in FILES if file.name == "__init__.py" and "__all__" in file.read_text())
+HEAVY = [
+    "jsonargparse",
+    "matplotlib",
+    "mlflow",
+    "pandas",
+    "rich",
+    "scipy",
+    "sklearn",
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "torchdata",
+    "torchmetrics",
+    "torchvision",
+    "tqdm",
+    "wandb",
+    "yaml",
+]
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def in_a_fresh_process(source: str) -> list[str]:
+    """What a program prints when it has a Python process to itself."""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+# Public names
+
+
+@pytest.mark.parametrize("file", FACES, ids=module_name)
+def test_all_is_complete_and_in_order(file: Path) -> None:
+    face = importlib.import_module(module_name(file))
+    names: list[str] = face.__all__
+    assert handed_on(file) <= set(names)
+    assert [name for name in names if not hasattr(face, name)] == []
+    assert names == sorted(set(names), key=constants_classes_functions)
+
+
+def handed_on(face: Path) -> set[str]:
+    """What a face imports from files of ours, at once or lazily (then it is named under TYPE_CHECKING), but for its own errors."""
+    tree = ast.parse(face.read_text())
+    body = [*tree.body, *(node for block in tree.body if isinstance(block, ast.If) for node in block.body)]
+    imports = [node for node in body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("leyden.")]
+    return {alias.asname or alias.name for node in imports if node.module != "leyden.errors" for alias in node.names}
+
+
+def constants_classes_functions(name: str) -> tuple[int, str]:
+    """The order that ruff (RUF022) keeps in ``__all__``."""
+    return (0 if name.isupper() else 1 if name[:1].isupper() else 2), name
+
+
+def test_the_names_of_the_tutorial_are_there() -> None:
+    assert {"Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"} <= set(leyden.__all__)
+
+
+def test_dir_shows_every_public_name() -> None:
+    assert set(leyden.__all__) <= set(dir(leyden))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Trainr"):
+        leyden.Trainr  # noqa: B018
+
+
+# Version and metadata
+
+
+def test_the_version_is_the_distribution_s() -> None:
+    assert leyden.__version__ == version("leyden")
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", leyden.__version__)
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    assert f"## {leyden.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_core_needs_few_packages() -> None:
+    core = {re.split(r"[^\w-]", line)[0] for line in requires("leyden") or [] if "extra ==" not in line}
+    assert core == {"torch", "numpy", "fsspec", "rich", "packaging"}
+
+
+def test_constraints_pin_everything_exactly() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+(; python_version (<|>=) \"3\.11\")?", line) for line in lines)
+    assert "torch==2.13.0" in lines
+
+
+# What importing leyden loads and changes
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    loaded = in_a_fresh_process("import torch, sys; before = set(sys.modules); import leyden; print(*set(sys.modules) - before)")
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_importing_changes_nothing() -> None:
+    program = """
+        import logging, os, random, signal, sys, warnings, numpy, torch
+        def state():
+            return [
+                list(warnings.filters), list(logging.root.handlers), logging.root.level, logging.root.manager.disable,
+                dict(os.environ), os.getcwd(), sys.excepthook, list(sys.path), list(sys.meta_path),
+                random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads(),
+                torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled(),
+                [signal.getsignal(number) for number in signal.valid_signals()],
+            ]
+        before = state()
+        import leyden
+        for number, (was, now) in enumerate(zip(before, state())):
+            if was != now:
+                print("changed", number)
+    """
+    assert in_a_fresh_process(dedent(program)) == []
+
+
+def test_the_package_under_test_is_this_one() -> None:
+    assert Path(leyden.__file__).is_relative_to(SOURCE)
+
+
+# Rules of the house
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_a_file_opens_with_one_sentence(file: Path) -> None:
+    told = ast.get_docstring(ast.parse(file.read_text()))
+    assert told, f"{file} does not say what it is for"
+    assert told.splitlines()[0].rstrip().endswith((".", ":")), f"{file} opens with {told.splitlines()[0]!r}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file not in FACES], ids=module_name)
+def test_inside_the_house_one_imports_from_the_file(file: Path) -> None:
+    faces, files = {module_name(face) for face in FACES}, {module_name(other) for other in FILES}
+    imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    taken = [(node.module, alias.name) for node in imports if node.module in faces for alias in node.names]
+    assert [f"from {face} import {name}" for face, name in taken if f"{face}.{name}" not in files] == []
+
+
+def test_no_room_is_called_by_a_name_that_says_nothing() -> None:
+    vague = ("helper", "manager", "connector", "utils", "handler", "misc", "common")
+    assert [module_name(file) for file in FILES if any(word in module_name(file) for word in vague)] == []
+
+
+def test_an_ignored_type_error_has_a_reason() -> None:
+    bare = re.compile(r"#\s*type:\s*ignore(?!\[[\w, -]+\]\s*#?\s*[^\s#])")
+    lines = [(file, number, line) for file in FILES for number, line in enumerate(file.read_text().splitlines(), 1)]
+    assert [f"{module_name(file)}:{number}" for file, number, line in lines if bare.search(line)] == []
