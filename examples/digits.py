@@ -128,9 +128,8 @@ def main() -> int:
     seconds = time.perf_counter() - begin
     accuracy = trainer.test(datamodule=data, ckpt_path="best")[0]["test_acc"]
 
-    print(
-        f"\nTest accuracy {accuracy:.4f} (wanted: {WANTED}), after {trainer.current_epoch} epochs in {seconds:.0f} s of training"
-    )
+    print(f"\nTest accuracy     {accuracy:.4f} (wanted: {WANTED})")
+    print(f"Training          {trainer.current_epoch} epochs in {seconds:.0f} s")
     print(f"Best checkpoint   {best.best_model_path}")
     print(f"Last checkpoint   {best.last_model_path}")
     print(f"Metrics           {csv.log_dir}/metrics.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 def shown_by(example: str, *options: str) -> str:
     """What an example prints. It fails the test if it fails."""
     command = [sys.executable, *options, str(EXAMPLES / example)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # One thread: beside other tests, more threads than cores wait for each other.
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -61,7 +61,7 @@ def test_all_is_complete_and_in_order(file: Path) -> None:
 
 
 def handed_on(face: Path) -> set[str]:
-    """What a face imports from files of ours, at once or lazily (then it is named under TYPE_CHECKING), but for its own errors."""
+    """What a face imports from files of ours, at once or lazily (named under TYPE_CHECKING), but for errors it raises."""
     tree = ast.parse(face.read_text())
     body = [*tree.body, *(node for block in tree.body if isinstance(block, ast.If) for node in block.body)]
     imports = [node for node in body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("leyden.")]

@@ -45,6 +45,10 @@ def __getattr__(name: str) -> Any:
     raise UnknownName(f"leyden has no {name!r}.{did_you_mean(name, [*__all__, *_ROOMS])}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
+
+
 __all__ = [
     "Callback",
     "FitResult",

@@ -26,6 +26,10 @@ class Callback:
     reads_epoch_metrics: ClassVar[bool] = False
     """Whether ``on_train_epoch_end`` reads metrics, and so has to fire after the module's own ``on_train_epoch_end``."""
 
+    def hears(self, hook: str) -> bool:
+        """Asked once when a verb starts: ``False`` keeps an overridden hook from being called in vain, batch after batch."""
+        return True
+
     @property
     def state_key(self) -> str:
         """The name of this callback's state in a checkpoint. Two callbacks of one class need different keys."""

@@ -29,7 +29,9 @@ def notice(name: str, today: str, stacklevel: int = 4) -> None:
     """Say once per process what ``name`` is called today."""
     if name not in _noticed:
         _noticed.add(name)
-        warnings.warn(f"{name} is a name of an older Lightning. It works; today's is {today}.", LegacyNotice, stacklevel=stacklevel)
+        warnings.warn(
+            f"{name} is a name of an older Lightning. It works; today's is {today}.", LegacyNotice, stacklevel=stacklevel
+        )
 
 
 # -- the Trainer's arguments
@@ -54,8 +56,14 @@ def _renamed(new: str) -> Translation:
 
 def _set(old: str, new: str, value: Any, keywords: dict[str, Any]) -> None:
     if new in keywords.get("_given", ()):
-        raise ConflictingOptions(f"{old}={value!r} and {new}={keywords[new]!r} were both passed, and mean the same. Leave {old} out.")
+        raise ConflictingOptions(
+            f"{old}={value!r} and {new}={keywords[new]!r} were both passed, and mean the same. Leave {old} out."
+        )
     keywords[new] = value
+
+
+_AMP = "Mixed precision is PyTorch's own now: precision='16-mixed'."
+_LATER = "It is not offered yet: "
 
 
 def _refused(alternative: str, *harmless: Any) -> Translation:
@@ -229,8 +237,8 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "print_nan_grads": ("detect_anomaly=True", _print_nan_grads),
     "weights_summary": ("callbacks=[ModelSummary(max_depth=...)]", _weights_summary),
     "weights_save_path": ("callbacks=[ModelCheckpoint(dirpath=...)]", _weights_save_path),
-    "amp_level": ("precision='16-mixed'", _refused("Mixed precision is PyTorch's own now: precision='16-mixed'.", None, "O1")),
-    "amp_backend": ("precision='16-mixed'", _refused("Mixed precision is PyTorch's own now: precision='16-mixed'.", None, "native")),
+    "amp_level": ("precision='16-mixed'", _refused(_AMP, None, "O1")),
+    "amp_backend": ("precision='16-mixed'", _refused(_AMP, None, "native")),
     "nb_sanity_val_steps": ("num_sanity_val_steps", _renamed("num_sanity_val_steps")),
     "truncated_bptt_steps": ("manual optimization", _refused(
         "Split the batch along time in training_step, with automatic_optimization = False, and detach the hidden state.", None)),
@@ -238,13 +246,13 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "replace_sampler_ddp": ("use_distributed_sampler", _renamed("use_distributed_sampler")),
     "terminate_on_nan": ("stop_on_nonfinite_loss", _terminate_on_nan),
     "num_processes": ("devices", _renamed("devices")),
-    "auto_lr_find": ("Tuner(trainer).lr_find(model)", _refused("It is not offered yet: choose the learning rate yourself.", None, False)),
+    "auto_lr_find": ("Tuner(trainer).lr_find(model)", _refused(_LATER + "choose the learning rate yourself.", None, False)),
     "auto_scale_batch_size": ("Tuner(trainer).scale_batch_size(model)", _refused(
         "It is not offered yet: choose the batch size yourself.", None, False)),
     "auto_select_gpus": ("devices", _refused("Choose by devices=.", None, False)),
     "ipus": ("accelerator", _refused("There is no support for IPUs; use accelerator='gpu' or 'cpu'.", None)),
-    "stochastic_weight_avg": ("torch.optim.swa_utils", _refused("Average weights with torch.optim.swa_utils in a callback.", None, False)),
-    "move_metrics_to_cpu": ("nothing: metrics are read at flush points only", _refused("Metrics wait on the device for a flush.", None, False)),
+    "stochastic_weight_avg": ("torch.optim.swa_utils", _refused("Average in a callback, with its tools.", None, False)),
+    "move_metrics_to_cpu": ("nothing: metrics are read in bulk", _refused("Metrics wait on the device.", None, False)),
     "multiple_trainloader_mode": ("CombinedLoader(loaders, mode)", _refused(
         "Pass CombinedLoader(loaders, mode=...) as the training loader.", None, "max_size_cycle")),
 }  # fmt: skip
@@ -358,7 +366,7 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
     has = {name for name in MODULE_NAMES if callable(getattr(module, name, None))}
     if "configure_optimizer" in has and not overrides(module, LightningModule.configure_optimizers):
         notice("configure_optimizer", "configure_optimizers", 6)
-        adapter.steps["configure_optimizers"] = module.configure_optimizer
+        adapter.steps["configure_optimizers"] = getattr(module, "configure_optimizer")  # noqa: B009  # not an attribute that LightningModule has
     for old, new in STEP_ALIASES.items():
         if old in has and not overrides(module, getattr(LightningModule, new)):
             notice(old, new, 6)
@@ -402,16 +410,33 @@ def _old_optimizer_step(module: LightningModule) -> Callable[..., Any]:
 
     names = list(inspect.signature(module.optimizer_step).parameters)
     today = {"epoch", "batch_idx", "optimizer", "optimizer_closure"}
-    old = {"current_epoch", "batch_nb", "optimizer_idx", "optimizer_i", "second_order_closure", "on_tpu", "using_native_amp", "using_lbfgs"}
+    old = {
+        "current_epoch",
+        "batch_nb",
+        "optimizer_idx",
+        "optimizer_i",
+        "second_order_closure",
+        "on_tpu",
+        "using_native_amp",
+        "using_lbfgs",
+    }
     if not any(name in old for name in names):
         return fitted(module.optimizer_step, 4)
 
     def step(epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> Any:
         values = {
-            **{"epoch": epoch, "current_epoch": epoch, "batch_idx": batch_idx, "batch_nb": batch_idx},
-            **{"optimizer": optimizer, "optimizer_idx": 0, "optimizer_i": 0},
-            **{"optimizer_closure": closure, "second_order_closure": None},
-            **{"on_tpu": False, "using_native_amp": False, "using_lbfgs": False},
+            "epoch": epoch,
+            "current_epoch": epoch,
+            "batch_idx": batch_idx,
+            "batch_nb": batch_idx,
+            "optimizer": optimizer,
+            "optimizer_idx": 0,
+            "optimizer_i": 0,
+            "optimizer_closure": closure,
+            "second_order_closure": None,
+            "on_tpu": False,
+            "using_native_amp": False,
+            "using_lbfgs": False,
         }
         return module.optimizer_step(**{name: values[name] for name in names if name in values or name in today})
 
@@ -451,9 +476,9 @@ class Reader:
         for name, (value, asked) in flags.items():
             self.run.metrics.log(name, value, asked, None)
 
-    def _refuse_misspelt(self, stage: str, outputs: Mapping[str, Any]) -> None:
+    def _refuse_misspelt(self, stage: str, outputs: Mapping[Any, Any]) -> None:
         for key, value in outputs.items():
-            if not isinstance(key, str) or key in RETURNED:
+            if key in RETURNED or not isinstance(key, str):
                 continue
             near = [name for name in RETURNED if one_edit_apart(key, name)]
             if near and (isinstance(value, Mapping) or (near[0] == "loss" and stage == "train" and "loss" not in outputs)):
@@ -487,8 +512,13 @@ def tell(outputs: Mapping[str, Any]) -> Told:
         nested = True
         for name, value in values.items():
             if _is_scalar(value):
-                flags[name] = (value, _BAR if key == "progress_bar" and name not in _names(outputs, "log", "logs") else _BAR_AND_LOGGER)
-    return Told(flags if not nested or "loss" not in outputs else {k: v for k, v in flags.items() if v[1] is not _NEITHER}, nested)
+                flags[name] = (
+                    value,
+                    _BAR if key == "progress_bar" and name not in _names(outputs, "log", "logs") else _BAR_AND_LOGGER,
+                )
+    return Told(
+        flags if not nested or "loss" not in outputs else {k: v for k, v in flags.items() if v[1] is not _NEITHER}, nested
+    )
 
 
 def _names(outputs: Mapping[str, Any], *keys: str) -> set[str]:
@@ -537,7 +567,9 @@ class EpochEnds(Callback):
         if returned is None:
             return
         if not isinstance(returned, Mapping):
-            raise InvalidReturn(f"{type(self.module).__name__}.{name} returned {type(returned).__name__}. Expected a dict or None.")
+            raise InvalidReturn(
+                f"{type(self.module).__name__}.{name} returned {type(returned).__name__}. Expected a dict or None."
+            )
         for metric, (value, asked) in tell(returned).flags.items():
             trainer.metrics.log(metric, value, asked, None)
 

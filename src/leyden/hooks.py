@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Hook = Callable[..., Any]
 
-_NOT_EMITTED = {"state_dict", "load_state_dict", "setup", "teardown"}
+_NOT_EMITTED = {"hears", "state_dict", "load_state_dict", "setup", "teardown"}
 HOOK_NAMES: tuple[str, ...] = tuple(
-    name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("_")
+    name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("_") and name != "hears"
 )
 """Every hook of a callback, in firing order."""
 EMITTED: tuple[str, ...] = tuple(name for name in HOOK_NAMES if name not in _NOT_EMITTED)
@@ -36,7 +36,7 @@ class Hooks:
         callbacks = list(callbacks)
         for name in HOOK_NAMES:
             hook = getattr(Callback, name)
-            listening = [callback for callback in callbacks if overrides(callback, hook)]
+            listening = [callback for callback in callbacks if overrides(callback, hook) and callback.hears(name)]
             late = [callback for callback in listening if _fires_late(callback, name)]
             receivers = [self._to_callback(callback, name, module) for callback in listening if callback not in late]
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
@@ -87,6 +87,10 @@ class Hooks:
         """Whether anybody overrides ``hook``."""
         return bool(self._receivers[hook])
 
+    def listens_late(self, hook: Hook) -> bool:
+        """Whether any callback hears of ``hook`` late."""
+        return bool(self._late[hook])
+
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a module's method with ``name`` noted as the place where we are."""
         before, self.where = self.where, name
@@ -131,7 +135,7 @@ def fitted(method: Callable[..., Any], given: int) -> Callable[..., Any]:
         )
     if most >= given:
         return method
-    return partial(_call_cut, method, most)
+    return partial(_call_cut, method, int(most))
 
 
 def _call_cut(method: Callable[..., Any], most: int, *args: Any) -> Any:

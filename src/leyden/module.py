@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from leyden.loggers.base import Logger
     from leyden.trainer.trainer import Trainer
 
+
 class NotAttached(MisconfigurationException, RuntimeError):
     """The module was asked for its trainer, and no trainer has run it yet."""
 
@@ -39,7 +40,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
     CHECKPOINT_HYPER_PARAMS_NAME = "hparams_name"
     CHECKPOINT_HYPER_PARAMS_TYPE = "hparams_type"
 
-    __jit_unused_properties__: list[str] = [  # noqa: RUF012  # torch's own name and type
+    __jit_unused_properties__: ClassVar[list[str]] = [
         "device",
         "dtype",
         "trainer",
@@ -74,7 +75,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no annotation there
         self.__dict__.setdefault("_trainer", None)
 
     # -- where we are
@@ -124,7 +125,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
     def device(self) -> torch.device:
         """The device of the module's parameters."""
         if self._where_am_i is None:
-            tensor = next(self.parameters(), None)
+            tensor: Tensor | None = next(self.parameters(), None)
             if tensor is None:
                 tensor = next(self.buffers(), None)
             if tensor is not None:
@@ -151,7 +152,8 @@ class LightningModule(HyperparametersMixin, nn.Module):
         for child in self.modules():
             if isinstance(child, LightningModule):
                 child.__dict__["_where_am_i"] = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no annotation there
+        return self
 
     @property
     def example_input_array(self) -> Any:
@@ -186,7 +188,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         return super().forward(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """``training_step(batch, batch_idx)``: return the loss, a mapping with the key ``loss``, or ``None`` to skip the batch."""
+        """``training_step(batch, batch_idx)``: return the loss, a mapping with ``loss``, or ``None`` to skip the batch."""
         raise MissingMethod(f"{type(self).__name__} has no `training_step`, which fit needs.")
 
     def validation_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -198,7 +200,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         raise MissingMethod(f"{type(self).__name__} has no `test_step`, which test needs.")
 
     def predict_step(self, *args: Any, **kwargs: Any) -> Any:
-        """``predict_step(batch, batch_idx, dataloader_idx=0)``: return predictions; calls ``forward(batch)`` unless overridden."""
+        """``predict_step(batch, batch_idx, dataloader_idx=0)``: return predictions; by default ``forward(batch)``."""
         return self(kwargs.get("batch", args[0] if args else None))
 
     # -- what the trainer asks for
@@ -588,6 +590,4 @@ class LightningModule(HyperparametersMixin, nn.Module):
             MissingHyperparameter: the constructor requires an argument that the file lacks.
             CheckpointMissing, CheckpointDamaged, CheckpointForeign, CheckpointMismatch: the file cannot be used.
         """
-        return load_module_from_checkpoint(
-            cls, checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
-        )
+        return load_module_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs)

@@ -159,7 +159,9 @@ class Limits:
         elif epochs_asked is None and max_steps is None and duration is None:
             max_epochs = 1000
         if max_epochs is not None and low_epochs > max_epochs:
-            raise ConflictingOptions(f"min_epochs={low_epochs} is more than max_epochs={max_epochs}. Lower one or raise the other.")
+            raise ConflictingOptions(
+                f"min_epochs={low_epochs} is more than max_epochs={max_epochs}. Lower one or raise the other."
+            )
         if max_steps is not None and low_steps > max_steps:
             raise ConflictingOptions(f"min_steps={low_steps} is more than max_steps={max_steps}. Lower one or raise the other.")
         return cls(
@@ -400,4 +402,3 @@ class Options:
             raise InvalidType("default_root_dir", given, "a path or an URL")
         root = os.fspath(given)
         return root if "://" in root else os.path.abspath(os.path.expanduser(root))
-

@@ -33,14 +33,14 @@ def tree_map(data: Any, leaf: Leaf, function: Callable[[Any], Any]) -> Any:
     if isinstance(data, OrderedDict):
         return OrderedDict((key, tree_map(value, leaf, function)) for key, value in data.items())
     if isinstance(data, Mapping):
-        rebuilt = copy.copy(data)
+        mapping: Any = copy.copy(data)
         for key, value in data.items():
-            rebuilt[key] = tree_map(value, leaf, function)  # type: ignore[index]  # a Mapping that can be copied is mutable here
-        return rebuilt
+            mapping[key] = tree_map(value, leaf, function)
+        return mapping
     if isinstance(data, list | tuple | set | frozenset):
         return kind([tree_map(item, leaf, function) for item in data])
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
-        rebuilt = copy.copy(data)
+        rebuilt: Any = copy.copy(data)
         for field in dataclasses.fields(data):
             if hasattr(data, field.name):
                 value = tree_map(getattr(data, field.name), leaf, function)

@@ -60,7 +60,7 @@ def test_every_hook_can_be_given_and_costs_nothing_otherwise(name: str) -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="'on_train_epoch_ends', which is no hook. Did you mean 'on_train_epoch_end'"):
+    with pytest.raises(UnknownName, match=r"'on_train_epoch_ends', which is no hook\. Did you mean 'on_train_epoch_end'"):
         LambdaCallback(on_train_epoch_ends=print)
     with pytest.raises(TypeError, match="unexpected keyword argument 'state_dict'"):
         LambdaCallback(state_dict=dict)

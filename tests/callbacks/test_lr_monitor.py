@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import LearningRateMonitor
-from leyden.errors import ConflictingOptions, InvalidOption, InvalidReturn, MisconfigurationException
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidReturn, LeydenWarning, MisconfigurationException
 from leyden.loggers import Logger
 
 
@@ -205,7 +205,8 @@ def test_rates_that_are_tensors_are_read_when_they_are_written() -> None:
 
 
 def test_no_optimizer_no_rate() -> None:
-    monitor, rows, _ = run(lambda m: None)
+    with pytest.warns(LeydenWarning, match="without an optimizer"):
+        monitor, rows, _ = run(lambda m: None)
     assert rows == []
     assert monitor.lrs == {}
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,6 +24,7 @@ from leyden.errors import (
     ConflictingOptions,
     InvalidOption,
     InvalidType,
+    LeydenWarning,
     MisconfigurationException,
     MissingMonitor,
     PossibleUserWarning,
@@ -29,12 +34,12 @@ NAN = float("nan")
 
 
 class Scripted(leyden.LightningModule):
-    """Logs a metric that is written down beforehand, one value a validation."""
+    """Trains four batches an epoch. Its subclass validates, and logs scores that are written down beforehand."""
 
-    def __init__(self, *scores: float, name: str = "val_loss", fails_at: int | None = None) -> None:
+    def __init__(self, *scores: float, fails_at: int | None = None) -> None:
         super().__init__()
         self.layer = nn.Linear(2, 1)
-        self.scores, self.name, self.fails_at = scores, name, fails_at
+        self.scores, self.fails_at = scores, fails_at
         self.validations = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -42,11 +47,6 @@ class Scripted(leyden.LightningModule):
             raise ValueError("by order")
         self.log("train_loss", float(100 - self.global_step))
         return self.layer(batch[0]).sum()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        if not self.trainer.sanity_checking and batch_idx == 0 and self.scores:
-            self.log(self.name, self.scores[self.validations % len(self.scores)])
-            self.validations += 1
 
     def on_train_epoch_end(self) -> None:
         self.log("epoch_number", float(self.current_epoch))
@@ -65,6 +65,11 @@ class Scripted(leyden.LightningModule):
 
 
 class Validated(Scripted):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if not self.trainer.sanity_checking and batch_idx == 0 and self.scores:
+            self.log("val_loss", self.scores[self.validations % len(self.scores)])
+            self.validations += 1
+
     def val_dataloader(self) -> Any:
         return loader(1)
 
@@ -161,6 +166,29 @@ def test_epoch_and_step_can_be_monitored() -> None:
 def test_a_training_metric_can_be_monitored() -> None:
     fit(Scripted(), ModelCheckpoint(monitor="epoch_number", mode="max"))
     assert names() == ["epoch=2-step=12.ckpt"]
+
+
+@given(
+    st.lists(st.one_of(st.integers(-3, 3).map(float), st.just(NAN)), min_size=1, max_size=6),
+    st.integers(-1, 3),
+    st.sampled_from(["min", "max"]),
+)
+@settings(max_examples=25)
+def test_the_folder_holds_the_best_and_the_last_and_nothing_else(scores: list[float], k: int, mode: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        callback = ModelCheckpoint(
+            dirpath=folder, monitor="val_loss", save_top_k=k, mode=mode, save_last=True, filename="{epoch}"
+        )
+        fit(Validated(*scores), callback, epochs=len(scores))
+        worst = math.inf if mode == "min" else -math.inf
+        costs = [worst if math.isnan(score) else score for score in scores]
+        order = sorted(range(len(scores)), key=lambda epoch: (costs[epoch] if mode == "min" else -costs[epoch], epoch))
+        kept = order if k == -1 else order[:k]
+        assert names(folder) == sorted([*(f"epoch={epoch}.ckpt" for epoch in kept), "last.ckpt"])
+        assert step_of(os.path.join(folder, "last.ckpt")) == 4 * len(scores)
+        if kept:
+            assert Path(callback.best_model_path).name == f"epoch={kept[0]}.ckpt"
+            assert float(callback.best_model_score or 0) == costs[kept[0]]
 
 
 # -- last
@@ -288,7 +316,8 @@ def test_without_an_optimizer_epochs_are_saved_all_the_same() -> None:
             return None
 
     callback = ModelCheckpoint(save_top_k=-1, filename="{epoch}")
-    fit(Plain(), callback, epochs=2)
+    with pytest.warns(LeydenWarning, match="without an optimizer"):
+        fit(Plain(), callback, epochs=2)
     assert names() == ["epoch=0.ckpt", "epoch=1.ckpt"]
 
 
@@ -305,7 +334,7 @@ def test_a_missing_monitor_is_named_with_its_nearest() -> None:
 def test_a_metric_that_comes_later_is_waited_for() -> None:
     with pytest.warns(PossibleUserWarning, match="has not been logged yet"):
         fit(Scripted(), ModelCheckpoint(monitor="epoch_number", every_n_train_steps=3, mode="max", save_top_k=-1))
-    assert names() == ["epoch=1-step=6.ckpt", "epoch=2-step=9.ckpt"] or names()[0] == "epoch=1-step=6.ckpt"
+    assert names() == ["epoch=1-step=6.ckpt", "epoch=2-step=12.ckpt", "epoch=2-step=9.ckpt"]
 
 
 def test_on_exception_an_extra_file_is_written_when_asked() -> None:
@@ -467,6 +496,29 @@ def test_in_another_folder_only_the_best_path_is_taken() -> None:
     assert second.best_k_models == {}
 
 
+def test_the_best_of_a_logger_s_earlier_folder_stay_the_best() -> None:
+    def run(epochs: int, ckpt_path: str | None = None) -> ModelCheckpoint:
+        callback = ModelCheckpoint(monitor="val_loss", save_last=True)
+        trainer = leyden.Trainer(
+            max_epochs=epochs,
+            callbacks=[callback],
+            logger=leyden.loggers.CSVLogger("logs"),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(Validated(5.0, 1.0, 3.0), ckpt_path=ckpt_path)
+        return callback
+
+    first = run(2)
+    second = run(3, first.last_model_path)
+    assert first.dirpath != second.dirpath
+    assert second.best_model_path == first.best_model_path
+    assert second.best_model_score == torch.tensor(1.0)
+    assert os.path.dirname(second.last_model_path) == second.dirpath
+    assert step_of(second.last_model_path) == 12
+    assert os.path.exists(first.last_model_path)
+
+
 def test_a_folder_that_was_moved_is_recognised() -> None:
     first = ModelCheckpoint(dirpath="one", monitor="val_loss", save_last=True)
     fit(Validated(1.0), first, epochs=1)
@@ -478,8 +530,8 @@ def test_a_folder_that_was_moved_is_recognised() -> None:
     assert list(second.best_k_models) == [second.best_model_path]
 
 
-def make(**options: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(dirpath="kept", monitor="val_loss", save_top_k=2, save_last=True, **options)
+def make(kind: type[ModelCheckpoint] = ModelCheckpoint) -> ModelCheckpoint:
+    return kind(dirpath="kept", monitor="val_loss", save_top_k=2, save_last=True)
 
 
 SCORES = (5.0, 3.0, 4.0, 2.0)
@@ -500,31 +552,46 @@ def test_a_resumed_run_goes_on_with_the_same_files() -> None:
 
 
 def test_a_crash_between_writing_and_removing_leaves_nothing_behind() -> None:
-    class Killed(ModelCheckpoint):
-        def _remove_checkpoint(self, trainer: Any, filepath: str) -> None:
-            raise KeyboardInterrupt if trainer.current_epoch == 2 else AssertionError
-
     class Crash(Exception):
         pass
 
     class Crashing(ModelCheckpoint):
+        state_key = make().state_key
+
         def _remove_checkpoint(self, trainer: Any, filepath: str) -> None:
             raise Crash
 
-    options: Any = {"dirpath": "kept", "monitor": "val_loss", "save_top_k": 2, "save_last": True}
     with pytest.raises(Crash):
-        fit(Validated(*SCORES), Crashing(**options), epochs=4)
+        fit(Validated(*SCORES), make(Crashing), epochs=4)
     assert names("kept") == ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt", "epoch=2-step=12.ckpt", "last.ckpt"]
-    resumed = ModelCheckpoint(**options)
-    checkpoint = torch.load("kept/last.ckpt", weights_only=True)
-    assert resumed.state_key in {key.replace("Crashing", "ModelCheckpoint") for key in checkpoint["callbacks"]}
-
-    class Same(ModelCheckpoint):
-        state_key = next(iter(key for key in checkpoint["callbacks"] if key.startswith("Crashing")))
-
-    fit(Validated(*SCORES), Same(**options), epochs=3, ckpt_path="kept/epoch=2-step=12.ckpt")
-    fit(Validated(*SCORES), Same(**options), epochs=4, ckpt_path="kept/epoch=2-step=12.ckpt")
+    fit(Validated(*SCORES), make(), epochs=4, ckpt_path="kept/last.ckpt")
     assert names("kept") == ["epoch=1-step=8.ckpt", "epoch=3-step=16.ckpt", "last.ckpt"]
+
+
+def test_a_crash_before_last_was_renewed_is_mended() -> None:
+    fit(Validated(*SCORES), make(), epochs=2)
+    os.link("kept/last.ckpt", "older.ckpt")
+    fit(Validated(*SCORES), make(), epochs=3, ckpt_path="kept/last.ckpt")
+    os.replace("older.ckpt", "kept/last.ckpt")
+    assert step_of("kept/last.ckpt") == 8
+    fit(Validated(*SCORES), make(), epochs=4, ckpt_path="kept/epoch=2-step=12.ckpt", limit_train_batches=1, max_steps=13)
+    assert step_of("kept/last.ckpt") == 13
+
+
+def test_what_is_resumed_from_stays_until_something_newer_is_written() -> None:
+    seen = []
+
+    class Watching(ModelCheckpoint):
+        state_key = make().state_key
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_start(trainer, pl_module)
+            seen.append(names("kept"))
+
+    fit(Validated(1.0, 2.0, 3.0), make(), epochs=3)
+    os.link("kept/last.ckpt", "kept/epoch=2-step=12.ckpt")
+    fit(Validated(1.0, 2.0, 3.0, 0.0), make(Watching), epochs=4, ckpt_path="kept/epoch=2-step=12.ckpt")
+    assert seen == [["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt", "epoch=2-step=12.ckpt", "last.ckpt"]]
 
 
 def test_files_of_the_future_that_is_given_up_are_written_anew_and_have_no_twins() -> None:

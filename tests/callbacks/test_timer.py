@@ -26,16 +26,24 @@ class Clock:
 
 
 class Slow(leyden.LightningModule):
-    """Every training batch takes a second, every validation batch ten."""
+    """Every training batch takes a second."""
 
-    def __init__(self, clock: Clock) -> None:
+    clock: Clock
+
+    def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(2, 1)
-        self.clock = clock
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.clock.now += 1
         return self.layer(batch[0]).sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Watched(Slow):
+    """Every validation batch takes ten seconds, every test batch five."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.clock.now += 10
@@ -43,8 +51,11 @@ class Slow(leyden.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.clock.now += 5
 
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+def slow(clock: Clock, kind: type[Slow] = Slow) -> Slow:
+    module = kind()
+    module.clock = clock  # set here: the constructor's arguments stand in checkpoints, and a clock cannot
+    return module
 
 
 def loader(batches: int) -> DataLoader[Any]:
@@ -67,7 +78,7 @@ def test_it_measures_training_validation_and_test() -> None:
     clock = Clock()
     timer = Timer(clock=clock)
     trainer = trainer_with(timer)
-    trainer.fit(Slow(clock), loader(4), loader(1))
+    trainer.fit(slow(clock, Watched), loader(4), loader(1))
     assert timer.time_elapsed() == timer.time_elapsed("train") == 3 * 4 + 3 * 10
     assert timer.time_elapsed("validate") == 10
     assert timer.time_elapsed("test") == 0
@@ -83,7 +94,7 @@ def test_it_ends_training(interval: str, steps: int) -> None:
     clock = Clock()
     timer = Timer(timedelta(seconds=6), interval=interval, clock=clock)
     trainer = trainer_with(timer)
-    trainer.fit(Slow(clock), loader(4))
+    trainer.fit(slow(clock), loader(4))
     assert trainer.global_step == steps
     assert timer.time_remaining() == 6 - steps
     assert "time limit of 0:00:06" in trainer.stop_reason
@@ -93,14 +104,14 @@ def test_a_resumed_run_has_what_was_left() -> None:
     clock = Clock()
     first = Timer({"seconds": 10}, clock=clock)
     trainer = trainer_with(first, epochs=1)
-    trainer.fit(Slow(clock), loader(4))
+    trainer.fit(slow(clock), loader(4))
     state = first.state_dict()
     assert state["time_elapsed"]["train"] == 4
     trainer.save_checkpoint("one.ckpt")
     clock.now += 1000
     second = Timer({"seconds": 10}, clock=clock)
     trainer = trainer_with(second, epochs=10)
-    trainer.fit(Slow(clock), loader(4), ckpt_path="one.ckpt")
+    trainer.fit(slow(clock), loader(4), ckpt_path="one.ckpt")
     assert trainer.global_step == 10
     assert second.time_elapsed() == 10
 
@@ -109,10 +120,10 @@ def test_a_run_with_no_time_left_trains_no_batch() -> None:
     clock = Clock()
     timer = Timer({"seconds": 4}, clock=clock)
     trainer = trainer_with(timer, epochs=9)
-    trainer.fit(Slow(clock), loader(9))
+    trainer.fit(slow(clock), loader(9))
     trainer.save_checkpoint("done.ckpt")
     again = trainer_with(Timer({"seconds": 4}, clock=clock), epochs=9)
-    again.fit(Slow(clock), loader(9), ckpt_path="done.ckpt")
+    again.fit(slow(clock), loader(9), ckpt_path="done.ckpt")
     assert again.global_step == 4
 
 
@@ -120,9 +131,9 @@ def test_a_second_fit_has_all_the_time_again() -> None:
     clock = Clock()
     timer = Timer({"seconds": 5}, clock=clock)
     trainer = trainer_with(timer)
-    trainer.fit(Slow(clock), loader(4))
+    trainer.fit(slow(clock), loader(4))
     clock.now += 50
-    trainer.fit(Slow(clock), loader(4))
+    trainer.fit(slow(clock), loader(4))
     assert trainer.global_step == 5
     assert timer.time_elapsed() == 5
 
@@ -137,11 +148,11 @@ def test_lightnings_state_is_taken() -> None:
 def test_it_says_that_the_time_is_over(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     with caplog.at_level("INFO", logger="leyden"):
-        trainer_with(Timer({"seconds": 2}, clock=clock)).fit(Slow(clock), loader(4))
+        trainer_with(Timer({"seconds": 2}, clock=clock)).fit(slow(clock), loader(4))
     assert "The time is over: training took 0:00:02." in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", logger="leyden"):
-        trainer_with(Timer({"seconds": 2}, verbose=False, clock=clock)).fit(Slow(clock), loader(4))
+        trainer_with(Timer({"seconds": 2}, verbose=False, clock=clock)).fit(slow(clock), loader(4))
     assert "The time is over" not in caplog.text
 
 

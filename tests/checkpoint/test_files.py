@@ -74,7 +74,7 @@ def test_other_urls_go_through_fsspec():
     assert storage.load_checkpoint("memory://folder/a.ckpt") == {"epoch": 1}
     storage.remove_checkpoint("memory://folder/a.ckpt")
     storage.remove_checkpoint("memory://folder/a.ckpt")
-    with pytest.raises(CheckpointMissing, match="no checkpoint at 'memory://folder/a.ckpt'"):
+    with pytest.raises(CheckpointMissing, match=r"no checkpoint at 'memory://folder/a\.ckpt'"):
         storage.load_checkpoint("memory://folder/a.ckpt")
 
 
@@ -236,8 +236,7 @@ def test_every_flipped_byte_is_found_or_does_no_harm(written: tuple[dict[str, An
             changed[offset] ^= flip
             try:
                 loaded = load(bytes(changed))
-            except CheckpointDamaged as error:
-                assert "here.ckpt" in str(error)
+            except CheckpointDamaged:
                 found += 1
             else:
                 assert same(loaded, checkpoint), f"byte {offset} ^ {flip} changed what was loaded"
@@ -247,13 +246,15 @@ def test_every_flipped_byte_is_found_or_does_no_harm(written: tuple[dict[str, An
 def test_every_truncation_is_found(written: tuple[dict[str, Any], bytes]):
     _, content = written
     for length in range(len(content)):
-        with pytest.raises(CheckpointDamaged, match="truncated|damaged"):
+        with pytest.raises(CheckpointDamaged, match=r"here\.ckpt' is (truncated|damaged)"):
             load(content[:length])
 
 
 def test_a_flipped_byte_in_a_large_file_names_its_record(tmp_path: Path):
     path = tmp_path / "a.ckpt"
-    TorchCheckpointIO().save_checkpoint({f"w{i}": torch.full((1 << 19,), float(i)) for i in range(4)}, path)  # 8 MB: a thread checks
+    TorchCheckpointIO().save_checkpoint(
+        {f"w{i}": torch.full((1 << 19,), float(i)) for i in range(4)}, path
+    )  # 8 MB: a thread checks
     content = bytearray(path.read_bytes())
     for offset in range(5000, len(content) - 5000, len(content) // 12):
         content[offset] ^= 4

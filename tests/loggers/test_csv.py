@@ -301,8 +301,11 @@ def test_an_url(tmp_path: Path) -> None:
     logger.finalize("success")
     with fsspec.open("memory://logs/here/x/version_0/metrics.csv", "r") as file:
         assert file.read() == "m0,m1,step\n0,,0\n,1,1\n2,,2\n"
-    assert logger.position() == {}
-    assert CSVLogger("memory://logs/here", name="x").version == 1
+    again = CSVLogger("memory://logs/here", name="x")
+    assert again.version == 1
+    again.resume(logger.position())
+    with fsspec.open("memory://logs/here/x/version_1/metrics.csv", "r") as file:
+        assert file.read() == "m0,m1,step\n0,,0\n,1,1\n2,,2\n"
 
 
 def test_a_step_costs_few_calls(tmp_path: Path) -> None:
@@ -316,29 +319,49 @@ def test_a_step_costs_few_calls(tmp_path: Path) -> None:
     assert len(calls) <= 2
 
 
-def test_a_resumed_run_writes_the_same_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, "mine"])
+def test_a_resumed_run_writes_the_same_file(tmp_path: Path, version: str | None) -> None:
     whole = CSVLogger(tmp_path, name="whole")
     for step in range(6):
         whole.log_metrics({"a": step / 7}, step)
     whole.save()
-    cut = CSVLogger(tmp_path, name="cut")
+    cut = CSVLogger(tmp_path, name="cut", version=version)
     for step in range(3):
         cut.log_metrics({"a": step / 7}, step)
     position = cut.position()
     for step in range(3, 5):
         cut.log_metrics({"a": step / 7}, step)
     cut.save()
-    again = CSVLogger(tmp_path, name="cut")
+    again = CSVLogger(tmp_path, name="cut", version=version)
     again.start()
     again.log_hyperparams({"lr": 1})
+    again.save()
     again.resume(position)
-    assert again.version == 0
-    assert os.listdir(tmp_path / "cut") == ["version_0"]
     for step in range(3, 6):
         again.log_metrics({"a": step / 7}, step)
     again.finalize("success")
     assert rows(again) == rows(whole)
     assert "lr: 1" in (Path(again.log_dir) / "hparams.yaml").read_text()
+    if version is None:  # the cut run keeps what it has
+        assert [row["step"] for row in rows(cut)] == ["0", "1", "2", "3", "4"]
+        assert again.version == 1
+
+
+def test_rows_that_came_after_an_early_checkpoint_go(tmp_path: Path) -> None:
+    first = CSVLogger(tmp_path, version=0)
+    first.start()
+    position = first.position()
+    first.log_metrics({"a": 1}, 0)
+    first.save()
+    again = CSVLogger(tmp_path, version=0)
+    again.resume(position)
+    again.log_metrics({"a": 2}, 0)
+    again.save()
+    assert rows(again) == [{"a": "2", "step": "0"}]
+    other = CSVLogger(tmp_path)
+    other.resume(position)
+    other.save()
+    assert os.listdir(other.log_dir) == []
 
 
 @given(
@@ -346,13 +369,14 @@ def test_a_resumed_run_writes_the_same_file(tmp_path: Path) -> None:
     lost=st.lists(st.dictionaries(st.sampled_from("cdefg"), st.integers(), min_size=1), max_size=4),
     after=st.lists(st.dictionaries(st.sampled_from("abefg"), st.booleans(), min_size=1), max_size=4),
     every=st.integers(1, 5),
+    version=st.sampled_from([None, 3]),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_row_is_doubled_or_lost_by_a_resume(
-    tmp_path_factory: pytest.TempPathFactory, before: Any, lost: Any, after: Any, every: int
+    tmp_path_factory: pytest.TempPathFactory, before: Any, lost: Any, after: Any, every: int, version: int | None
 ) -> None:
     root = tmp_path_factory.mktemp("resume")
-    killed = CSVLogger(root, name="killed", flush_logs_every_n_steps=every)
+    killed = CSVLogger(root, name="killed", version=version, flush_logs_every_n_steps=every)
     for step, row in enumerate(before):
         killed.log_metrics(row, step)
     killed.start()
@@ -360,7 +384,7 @@ def test_no_row_is_doubled_or_lost_by_a_resume(
     for step, row in enumerate(lost):
         killed.log_metrics(row, len(before) + step)
     killed.save()
-    resumed = CSVLogger(root, name="killed", flush_logs_every_n_steps=every)
+    resumed = CSVLogger(root, name="killed", version=version, flush_logs_every_n_steps=every)
     resumed.resume(position)
     whole = CSVLogger(root, name="whole", flush_logs_every_n_steps=every)
     for step, row in enumerate(before):
@@ -369,38 +393,47 @@ def test_no_row_is_doubled_or_lost_by_a_resume(
         resumed.log_metrics(row, len(before) + step)
         whole.log_metrics(row, len(before) + step)
     for logger in (resumed, whole):
-        _ = logger.experiment
+        logger.start()
         logger.save()
     paths = [Path(logger.log_dir) / "metrics.csv" for logger in (resumed, whole)]
-    if before or after:
-        assert paths[0].read_text() == paths[1].read_text()
-    else:
-        assert not paths[1].exists()
-        assert not paths[0].exists() or not paths[0].read_text()
+    assert [path.read_text() if path.exists() else "" for path in paths[:1]] == [
+        path.read_text() if path.exists() else "" for path in paths[1:]
+    ]
 
 
-def test_a_file_that_is_not_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, 0])
+def test_rows_that_are_gone_are_said(tmp_path: Path, version: int | None) -> None:
     first = CSVLogger(tmp_path)
     first.log_metrics({"a": 1}, 0)
     position = first.position()
     path = Path(first.log_dir) / "metrics.csv"
     path.write_text("a,step\n5,0\n6,1\n")
-    again = CSVLogger(tmp_path)
-    with pytest.warns(LeydenWarning, match=r"version_0 does not hold the 1 rows .* written to .*version_1"):
+    again = CSVLogger(tmp_path, version=version)
+    with pytest.warns(LeydenWarning, match=r"version_0 does not hold the 1 rows .* goes on without them"):
         again.resume(position)
     again.log_metrics({"a": 2}, 1)
     again.save()
-    assert path.read_text() == "a,step\n5,0\n6,1\n"
-    assert rows(again) == [{"a": "2", "step": "1"}]
+    assert path.read_text().startswith("a,step\n5,0\n6,1\n")
+    assert rows(again)[-1] == {"a": "2", "step": "1"}
 
 
-def test_a_version_that_was_asked_for_is_a_run_of_its_own(tmp_path: Path) -> None:
-    first = CSVLogger(tmp_path)
+def test_a_folder_that_holds_rows_keeps_them(tmp_path: Path) -> None:
+    first, other = CSVLogger(tmp_path), CSVLogger(tmp_path, version="other")
+    first.log_metrics({"a": 1}, 0)
+    other.log_metrics({"b": 1}, 0)
+    other.save()
+    other.resume(first.position())
+    assert rows(other) == [{"b": "1", "step": "0"}]
+
+
+def test_a_run_that_moved_is_found(tmp_path: Path) -> None:
+    first = CSVLogger(tmp_path / "here")
     first.log_metrics({"a": 1}, 0)
     position = first.position()
-    other = CSVLogger(tmp_path, version="other")
-    other.resume(position)
-    other.log_metrics({"a": 2}, 1)
-    other.save()
-    assert rows(first) == [{"a": "1", "step": "0"}]
-    assert rows(other) == [{"a": "2", "step": "1"}]
+    elsewhere = CSVLogger(tmp_path / "new")
+    elsewhere.resume(position)
+    assert rows(elsewhere) == [{"a": "1", "step": "0"}]
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = CSVLogger(tmp_path / "there")
+    moved.resume(position)
+    assert rows(moved) == [{"a": "1", "step": "0"}]

@@ -237,7 +237,8 @@ def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, 0])
+def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path, version: int | None) -> None:
     def log(logger: TensorBoardLogger, steps: range) -> None:
         for step in steps:
             logger.log_metrics({"a": step / 7, "d": {"x": step}}, step)
@@ -247,7 +248,7 @@ def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path) -> None:
     log(whole, range(6))
     whole.finalize("success")
 
-    killed = TensorBoardLogger(tmp_path, name="cut")
+    killed = TensorBoardLogger(tmp_path, name="cut", version=version)
     killed.log_hyperparams({"lr": 0.1})
     log(killed, range(3))
     position = killed.position()
@@ -255,34 +256,77 @@ def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path) -> None:
     killed.finalize("failed")
 
     for last in (4, 6):  # killed twice, the second time before another checkpoint
-        again = TensorBoardLogger(tmp_path, name="cut")
+        again = TensorBoardLogger(tmp_path, name="cut", version=version)
         again.start()
         again.log_hyperparams({"lr": 0.1})
+        again.save()
         again.resume(position)
-        assert again.version == 0
         log(again, range(3, last))
         again.finalize("success")
-    assert os.listdir(tmp_path / "cut") == ["version_0"]
+    assert len(os.listdir(tmp_path / "cut")) == (3 if version is None else 1)
     # within one second, the order of files by name is not the order of time
     assert {name: sorted(rows) for name, rows in scalars(again).items()} == scalars(whole)
     assert sorted(scalars(again, "d_x")["d"]) == scalars(whole, "d_x")["d"]
 
 
-def test_a_resumed_run_goes_on_from_a_resumed_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, "mine"])
+def test_a_resumed_run_goes_on_from_a_resumed_run(tmp_path: Path, version: str | None) -> None:
     position: dict[str, Any] = {}
     for step in range(3):
-        logger = TensorBoardLogger(tmp_path)
+        logger = TensorBoardLogger(tmp_path, version=version)
         logger.resume(position)
         logger.log_metrics({"a": step}, step)
         position = logger.position()
         logger.log_metrics({"a": 99}, 99)
         logger.finalize("failed")
-    logger = TensorBoardLogger(tmp_path)
+    logger = TensorBoardLogger(tmp_path, version=version)
     logger.resume(position)
     assert sorted(scalars(logger)["a"]) == [(0, 0.0), (1, 1.0), (2, 2.0)]
 
 
-def test_a_file_that_is_not_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+def test_events_that_came_after_an_early_checkpoint_go(tmp_path: Path) -> None:
+    first = TensorBoardLogger(tmp_path, version=0)
+    position = first.position()
+    first.log_metrics({"a": 1}, 0)
+    first.finalize("failed")
+    other = TensorBoardLogger(tmp_path)
+    other.resume(position)
+    assert not os.path.exists(other.log_dir)
+    again = TensorBoardLogger(tmp_path, version=0)
+    again.resume(position)
+    again.log_metrics({"a": 2}, 0)
+    again.finalize("success")
+    assert scalars(again) == {"a": [(0, 2.0)]}
+
+
+def test_a_run_that_moved_is_found(tmp_path: Path) -> None:
+    first = TensorBoardLogger(tmp_path / "here")
+    first.log_metrics({"a": 1}, 0)
+    position = first.position()
+    first.finalize("failed")
+    elsewhere = TensorBoardLogger(tmp_path / "new")
+    elsewhere.resume(position)
+    assert scalars(elsewhere) == {"a": [(0, 1.0)]}
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = TensorBoardLogger(tmp_path / "there")
+    moved.resume(position)
+    assert scalars(moved) == {"a": [(0, 1.0)]}
+
+
+def test_hyperparameters_that_the_first_run_lacked_are_kept(tmp_path: Path) -> None:
+    first = TensorBoardLogger(tmp_path, version=0)
+    first.log_metrics({"a": 1}, 0)
+    position = first.position()
+    first.finalize("success")
+    again = TensorBoardLogger(tmp_path, version=0)
+    again.log_hyperparams({"lr": 0.1})
+    again.save()
+    again.resume(position)
+    again.finalize("success")
+    assert scalars(again) == {"a": [(0, 1.0)], "hp_metric": [(0, -1.0)]}
+
+
+def test_events_that_are_gone_are_said(tmp_path: Path) -> None:
     first = TensorBoardLogger(tmp_path)
     first.log_metrics({"a": 1}, 0)
     position = first.position()
@@ -290,11 +334,20 @@ def test_a_file_that_is_not_the_checkpoints_is_left_alone(tmp_path: Path) -> Non
     (name,) = position["files"]
     os.truncate(Path(first.log_dir) / name, 10)
     again = TensorBoardLogger(tmp_path)
-    with pytest.warns(LeydenWarning, match=r"does not hold the \d+ bytes .* written to .*version_1"):
+    with pytest.warns(LeydenWarning, match=r"version_0 does not hold the \d+ bytes of events .* goes on without them"):
         again.resume(position)
     again.log_metrics({"a": 2}, 1)
     again.finalize("success")
-    assert again.version == 1
-    other = TensorBoardLogger(tmp_path, version="other")
-    other.resume(position)
-    assert other.version == "other"
+    assert scalars(again) == {"a": [(1, 2.0)]}
+
+
+def test_a_folder_that_holds_events_keeps_them(tmp_path: Path) -> None:
+    first, other = TensorBoardLogger(tmp_path), TensorBoardLogger(tmp_path, version="other")
+    for logger in (first, other):
+        logger.log_metrics({logger.log_dir[-1]: 1}, 0)
+    position = first.position()
+    other.finalize("success")
+    first.finalize("success")
+    again = TensorBoardLogger(tmp_path, version="other")
+    again.resume(position)
+    assert tags(again) == ["r"]

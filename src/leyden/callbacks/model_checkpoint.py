@@ -207,6 +207,11 @@ class ModelCheckpoint(Checkpoint):
         else:
             self._warn_if_not_empty(trainer)
 
+    def hears(self, hook: str) -> bool:
+        by_steps = bool(self._every_n_train_steps) or self._time is not None
+        mine = type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+        return hook != "on_train_batch_end" or by_steps or not mine
+
     def on_train_batch_end(
         self, trainer: Run, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
@@ -219,7 +224,7 @@ class ModelCheckpoint(Checkpoint):
             return
         if self._should_skip_saving_checkpoint(trainer):
             return
-        if self.monitor is not None and getattr(trainer, "validation_follows", False):
+        if self.monitor is not None and trainer.validation_follows:
             self._pending = True  # the metric will be this step's, and no older one
             return
         self._save(trainer, epoch_over=False)
@@ -440,7 +445,7 @@ class ModelCheckpoint(Checkpoint):
         """Whether the first process sees a file at ``filepath``. All processes get its answer."""
         path = os.fspath(filepath)
         if is_remote(path):
-            import fsspec
+            import fsspec  # type: ignore[import-untyped]  # it ships no types
 
             filesystem, place = fsspec.core.url_to_fs(path)
             there = trainer.is_global_zero and bool(filesystem.exists(place))
@@ -536,11 +541,16 @@ class ModelCheckpoint(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave, Lightning's too. In another folder only ``best_model_path`` is taken."""
+        """Take back what :meth:`state_dict` gave, Lightning's too.
+
+        Files in another folder count among the best, and are never removed: there the logger of a resumed run has begun a
+        folder of its own. Where ``dirpath`` itself was set to another folder, only ``best_model_path`` is taken.
+        """
         self._begin()
         self._has_run = False
         state = self._moved(state_dict)
-        if self.dirpath is not None and state.get("dirpath", self.dirpath) != self.dirpath:
+        elsewhere = self.dirpath is not None and state.get("dirpath", self.dirpath) != self.dirpath
+        if elsewhere and self._given_dirpath is not None:
             self.best_model_path = state["best_model_path"]
             warnings.warn(
                 f"The run that wrote the checkpoint saved to {state['dirpath']!r}, and this one saves to {self.dirpath!r}. "
@@ -551,6 +561,8 @@ class ModelCheckpoint(Checkpoint):
             return
         self._resumed = True
         self._read_books(state)
+        if elsewhere:
+            self.best_k_models = {path: score for path, score in self.best_k_models.items() if _may_exist(path)}
         if self.monitor is not None:
             self._rank()  # fewer are kept where save_top_k was lowered
 
@@ -584,13 +596,13 @@ class ModelCheckpoint(Checkpoint):
         return {**state, **paths, "dirpath": now, "best_k_models": kept, "outdated": [new(p) for p in state.get("outdated", ())]}
 
 
-def default_checkpoint() -> ModelCheckpoint:
+def default_checkpoint(dirpath: Path | None = None) -> ModelCheckpoint:
     """What a Trainer without a checkpoint callback gets.
 
     With a validation loss among the metrics (see :func:`validation_loss`) the best file by it and ``last.ckpt`` are kept,
     else ``last.ckpt`` alone. Which of the two is decided at the first save that finds such a loss.
     """
-    callback = ModelCheckpoint(save_top_k=0)
+    callback = ModelCheckpoint(dirpath, save_top_k=0)
     callback._chooses_monitor = True
     return callback
 
@@ -629,6 +641,10 @@ def _read_text(name: str, given: str | None, expected: str) -> str | None:
     if given is not None and not isinstance(given, str):
         raise InvalidType(name, given, expected)
     return given
+
+
+def _may_exist(path: str) -> bool:
+    return is_remote(path) or os.path.exists(local_path(path))
 
 
 def _without_folder(name: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -20,8 +20,8 @@ class AsyncCheckpointIO(CheckpointIO):
     """Writes through another :class:`CheckpointIO` in one background thread, in the order asked for.
 
     At most one checkpoint is in flight: the next save waits for the last one. An error surfaces at the next call of a
-    method; while one is unseen, nothing is removed, so that what was written before stays. The end of the process waits for
-    what is in flight.
+    method, or else in a warning at the end of the process, which waits for what is in flight. While one is unseen, nothing
+    is removed, so that what was written before stays.
 
     Args:
         checkpoint_io: What writes, reads and removes. Default: :class:`TorchCheckpointIO`.
@@ -32,7 +32,8 @@ class AsyncCheckpointIO(CheckpointIO):
         self._executor: ThreadPoolExecutor | None = None
         self._saving: Future[None] | None = None
         self._removing: list[Future[None]] = []
-        self._failed = threading.Event()
+        self._unseen: list[BaseException] = []
+        weakref.finalize(self, _report, self._unseen)  # also at the end of the process, after the thread's
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
@@ -64,7 +65,7 @@ class AsyncCheckpointIO(CheckpointIO):
         removing, self._removing = self._removing, []
         saving, self._saving = self._saving, None
         errors = [future.exception() for future in (*([saving] if saving else []), *removing)]
-        self._failed.clear()
+        self._unseen.clear()
         for error in errors:
             if error is not None:
                 raise error
@@ -95,14 +96,17 @@ class AsyncCheckpointIO(CheckpointIO):
         try:
             self._checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
         except BaseException as error:
-            self._failed.set()
-            if not threading.main_thread().is_alive():  # nobody will ask any more
-                warnings.warn(str(error), LeydenWarning, stacklevel=2)
+            self._unseen.append(error)
             raise
 
     def _remove(self, path: Path) -> None:
-        if not self._failed.is_set():
+        if not self._unseen:
             self._checkpoint_io.remove_checkpoint(path)
+
+
+def _report(unseen: list[BaseException]) -> None:
+    for error in unseen:
+        warnings.warn(str(error), LeydenWarning, stacklevel=2)
 
 
 def snapshot(value: Any) -> Any:

@@ -99,7 +99,7 @@ class _Encoder:
     def encode(self, value: Any, name: str) -> Any:
         kind = type(value)
         if kind in _SAME:
-            return value
+            return {MARK: "bytes"} if value == b"" and kind is bytes else value  # pickled as a call of `bytes`
         if kind is int:
             return value if value.bit_length() <= _LARGEST_INT_BITS else {MARK: "int", "hex": hex(value)}
         if isinstance(value, torch.Tensor):
@@ -167,7 +167,7 @@ class _Encoder:
         return {MARK: "omegaconf", "values": self.encode(to_container(value, resolve=False), name)}
 
     def _encode_dict(self, value: dict[Any, Any], name: str) -> Any:
-        if value.get(MARK) in _DECODERS:
+        if isinstance(value.get(MARK), str) and value[MARK] in _DECODERS:
             return value  # encoded already
         if MARK in value or not all(_is_plain_key(key) for key in value):
             items = [[self.encode(key, f"{name} key"), self.encode(item, _inside(name, key))] for key, item in value.items()]
@@ -357,8 +357,15 @@ def _decode_enum(plain: dict[str, Any]) -> Any:
 
 
 def _decode_array(plain: dict[str, Any]) -> Any:
-    data = plain["data"].cpu().numpy().tobytes()
-    return np.frombuffer(bytearray(data), dtype=_decode_dtype(plain["dtype"])).reshape(plain["shape"])
+    dtype, data = _decode_dtype(plain["dtype"]), bytearray(plain["data"].cpu().numpy().tobytes())
+    return (
+        np.frombuffer(data, dtype=dtype).reshape(plain["shape"]) if data and dtype.itemsize else np.zeros(plain["shape"], dtype)
+    )
+
+
+def _decode_scalar(plain: dict[str, Any]) -> Any:
+    dtype, data = _decode_dtype(plain["dtype"]), plain["data"]
+    return np.frombuffer(data, dtype=dtype)[0] if dtype.itemsize else np.zeros((), dtype)[()]
 
 
 def _decode_dtype(described: Any) -> np.dtype[Any]:
@@ -416,6 +423,7 @@ def _decode_items(plain: dict[str, Any]) -> list[tuple[Any, Any]]:
 
 _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "array": _decode_array,
+    "bytes": lambda plain: b"",
     "attributes": lambda plain: AttributeDict(decode(plain["values"])),
     "dataclass": _decode_dataclass,
     "date": lambda plain: datetime.date(*plain["numbers"]),
@@ -436,7 +444,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "ordered": lambda plain: OrderedDict(_decode_items(plain)),
     "path": lambda plain: next((kind for kind in _PURE_PATHS if kind.__name__ == plain["of"]), pathlib.Path)(plain["value"]),
     "range": lambda plain: range(*plain["numbers"]),
-    "scalar": lambda plain: np.frombuffer(plain["data"], dtype=_decode_dtype(plain["dtype"]))[0],
+    "scalar": _decode_scalar,
     "set": lambda plain: set(decode(plain["items"])),
     "slice": lambda plain: slice(*decode(plain["items"])),
     "time": _decode_time,
@@ -478,6 +486,8 @@ def _is_plain_key(key: Any) -> bool:
     kind = type(key)
     if kind is int:
         return bool(key.bit_length() <= _LARGEST_INT_BITS)
+    if kind is bytes:
+        return bool(key)
     return kind in _SAME or (kind is tuple and all(_is_plain_key(item) for item in key))
 
 

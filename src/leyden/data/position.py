@@ -14,7 +14,7 @@ class Position:
 
     def open(self, start: int) -> Iterator[Any]:
         """An iterator whose next batch is batch ``start`` of the epoch."""
-        iterator = iter(self.loader)
+        iterator: Iterator[Any] = iter(self.loader)
         for _ in range(start):
             next(iterator)
         return iterator

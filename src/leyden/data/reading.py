@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from leyden.errors import LeakedStopIteration
+from leyden.errors import EmptyLoader, LeakedStopIteration
 
 
 def length_of(loader: Any) -> int | None:
@@ -47,20 +47,24 @@ def refuse_leak(error: StopIteration, loader: Any, index: int) -> None:
         ) from error
 
 
-def read(loader: Any, iterator: Iterator[Any], start: int, stop: int | None, exact: bool) -> Iterator[tuple[Any, int, bool]]:
+def read(
+    loader: Any, iterator: Iterator[Any], start: int, stop: int | None, knows_length: bool, name: str
+) -> Iterator[tuple[Any, int, bool]]:
     """Yield ``(batch, index, is_last)`` from ``start`` up to ``stop``.
 
-    With ``exact`` the loader tells its length, and nothing is fetched ahead; else one batch is, so that the last is known.
+    Where the loader knows its length nothing is fetched ahead; else one batch is, so that the last is known to be it.
+    Raises :class:`EmptyLoader` for a loader without a batch.
     """
     if stop is not None and start >= stop:
         return
     index = start
-    if exact and stop is not None:
+    if knows_length and stop is not None:
         while index < stop:
             try:
                 batch = next(iterator)
             except StopIteration as error:
                 refuse_leak(error, loader, index)
+                refuse_empty(index, name)
                 return
             yield batch, index, index + 1 == stop
             index += 1
@@ -69,6 +73,7 @@ def read(loader: Any, iterator: Iterator[Any], start: int, stop: int | None, exa
         ahead = next(iterator)
     except StopIteration as error:
         refuse_leak(error, loader, index)
+        refuse_empty(index, name)
         return
     while True:
         batch = ahead
@@ -83,6 +88,11 @@ def read(loader: Any, iterator: Iterator[Any], start: int, stop: int | None, exa
         if is_last:
             return
         index += 1
+
+
+def refuse_empty(index: int, name: str) -> None:
+    if index == 0:
+        raise EmptyLoader(f"{name} yielded no batch.")
 
 
 def set_epoch(loader: Any, epoch: int) -> None:

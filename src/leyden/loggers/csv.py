@@ -106,34 +106,33 @@ class CSVLogger(Logger):
         self.save()
 
     def position(self) -> dict[str, Any]:
-        if rank_zero_only.rank or self._folder.remote or not self._folder.claimed:
+        if rank_zero_only.rank or not self._folder.claimed:
             return {}
-        return {"version": self._folder.version, **self.experiment.position()}
+        return {"version": self._folder.version, "folder": self._folder.absolute, **self.experiment.position()}
 
     def resume(self, position: dict[str, Any]) -> None:
-        """Go on in the run that ``position`` was taken from, cut to it.
+        """Go on in the run that ``position`` was taken from.
 
-        A version that was asked for and differs is a run of its own, and starts empty. A file that does not hold the
-        recorded rows is left as it is, with a :class:`LeydenWarning`.
+        In the same folder the file is cut to it. A run in another folder begins with a copy of the rows written until
+        then, unless rows stand there already. Where these rows are not found any more, a :class:`LeydenWarning` says so.
         """
-        if rank_zero_only.rank or "version" not in position:
+        if rank_zero_only.rank or "rows" not in position:
             return
-        if self._folder.asked and position["version"] != self._folder.version:
+        writer = self.experiment
+        here = self._folder.absolute == position["folder"]
+        if not here and position["rows"] == 0:
             return
-        waiting = self._writer
-        here = RunFolder(self._folder.save_dir, self._folder.name, position["version"]).path
-        if cut(os.path.join(here, ExperimentWriter.NAME_METRICS_FILE), position):
-            self._folder.adopt(position["version"])
-            self._writer = None
-            if waiting is not None:
-                self.experiment.take_over(waiting)
-        else:
-            warnings.warn(
-                f"{here} does not hold the {position['rows']} rows that were written when the checkpoint was made; "
-                f"rows from here on are written to {self._folder.path}.",
-                LeydenWarning,
-                stacklevel=2,
-            )
+        for folder in [writer.log_dir] if here else self._folder.earlier(position):
+            if writer.has_rows and folder != writer.log_dir:
+                return
+            if writer.begin_with(os.path.join(folder, ExperimentWriter.NAME_METRICS_FILE), position):
+                return
+        warnings.warn(
+            f"{position['folder']} does not hold the {position['rows']} rows that were written when the checkpoint was made. "
+            f"{writer.metrics_file_path} goes on without them.",
+            LeydenWarning,
+            stacklevel=2,
+        )
 
 
 class ExperimentWriter:
@@ -203,10 +202,20 @@ class ExperimentWriter:
                 os.fsync(file.fileno())
         return {"rows": self._rows, "bytes": self._size, "columns": list(self._columns), "crc": self._crc}
 
-    def take_over(self, other: ExperimentWriter) -> None:
-        """Take hyper-parameters and rows that wait in another writer."""
-        self.metrics += other.metrics
-        self.log_hparams(other.hparams)
+    @property
+    def has_rows(self) -> bool:
+        """Whether the file holds any row."""
+        return self._rows > 0
+
+    def begin_with(self, path: str, position: Mapping[str, Any]) -> bool:
+        """Let the file hold what stood in the table ``path`` at ``position``; false where that is not there any more."""
+        kept = until(self._text(path), position)
+        if kept is None:
+            return False
+        if path != self.metrics_file_path or kept != self._text():
+            self._replace(self.metrics_file_path, kept)
+        self._look()
+        return True
 
     def _read(self) -> list[dict[str, Any]]:
         for index, (metrics, _) in enumerate(self.metrics):
@@ -248,19 +257,19 @@ class ExperimentWriter:
 
     def _look(self) -> None:
         text = self._text()
-        self._columns, rows = parse(text)
-        self._rows, self._size, self._crc = len(rows), len(text), zlib.crc32(text)
-
-    def _text(self) -> bytes:
-        """The file's content, its last line complete."""
-        try:
-            with self._files.open(self.metrics_file_path, "rb") as file:
-                text: bytes = file.read()
-        except FileNotFoundError:
-            return b""
         if text and not text.endswith(b"\n"):
             text += b"\n"  # a killed process left half a line
             self._replace(self.metrics_file_path, text)
+        self._columns, rows = parse(text)
+        self._rows, self._size, self._crc = len(rows), len(text), zlib.crc32(text)
+
+    def _text(self, path: str | None = None) -> bytes:
+        """A file's content, by default this one's; nothing where there is none."""
+        try:
+            with self._files.open(path or self.metrics_file_path, "rb") as file:
+                text: bytes = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
         return text
 
     def _append(self, text: bytes) -> None:
@@ -307,22 +316,10 @@ def parse(text: bytes) -> tuple[list[str], list[dict[str, Any]]]:
     return columns, [dict(zip(columns, row, strict=False)) for row in reader]
 
 
-def cut(path: str, position: Mapping[str, Any]) -> bool:
-    """Cut the table to ``position``. False, and nothing done, where it does not hold the rows recorded there."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except FileNotFoundError:
-        text = b""
+def until(text: bytes, position: Mapping[str, Any]) -> bytes | None:
+    """What a table held at ``position``; ``None`` where it does not hold that any more."""
     kept = text[: position["bytes"]]
     if len(kept) != position["bytes"] or zlib.crc32(kept) != position["crc"]:
         # columns that came later made the file anew
-        kept = table(position["columns"], parse(text)[1][: position["rows"]]) if position["columns"] else b""
-        if zlib.crc32(kept) != position["crc"]:
-            return False
-    if kept != text:
-        temporary = f"{path}.{os.getpid()}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(kept)
-        os.replace(temporary, path)
-    return True
+        kept = table(position["columns"], parse(text)[1][: position["rows"]])
+    return kept if zlib.crc32(kept) == position["crc"] else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]  # it ships no types
@@ -27,11 +27,9 @@ class RunFolder:
         self.save_dir = os.path.expandvars(os.path.expanduser(os.fspath(save_dir)))
         self.name = name or ""
         self.sub_dir = None if sub_dir is None else os.path.expandvars(os.path.expanduser(os.fspath(sub_dir)))
-        self.asked = version is not None
         self.claimed = False
         self._version = version
         self._settled = version is not None
-        self._made: str | None = None
 
     @property
     def remote(self) -> bool:
@@ -53,9 +51,12 @@ class RunFolder:
     @property
     def path(self) -> str:
         """The folder of the run."""
-        version = self.version
-        folder = os.path.join(self.root, version if isinstance(version, str) else f"version_{version}")
-        return folder if self.sub_dir is None else os.path.join(folder, self.sub_dir)
+        return self.of(self.version)
+
+    @property
+    def absolute(self) -> str:
+        """The same, wherever the process stands."""
+        return self.path if self.remote else os.path.abspath(self.path)
 
     def claim(self) -> None:
         """Create the folder, on the first process. Two runs that start at once never get the same free number.
@@ -88,18 +89,14 @@ class RunFolder:
             self._version = agree(self._version)
         self.claim()
 
-    def adopt(self, version: int | str) -> None:
-        """Go on in the folder of an earlier run, and give back a number that was taken and not used."""
-        if self._made is not None and version != self._version:
-            for folder in (self.path, self._made):
-                try:
-                    os.rmdir(folder)
-                except OSError:
-                    break
-        self._made = None
-        self._version = version
-        self._settled = True
-        self.claimed = False
+    def of(self, version: int | str) -> str:
+        """The folder of another version."""
+        folder = os.path.join(self.root, version if isinstance(version, str) else f"version_{version}")
+        return folder if self.sub_dir is None else os.path.join(folder, self.sub_dir)
+
+    def earlier(self, position: Mapping[str, Any]) -> list[str]:
+        """Where the run that wrote ``position`` may stand: beside this one, or where it stood then."""
+        return list(dict.fromkeys([self.of(position["version"]), position["folder"]]))
 
     def _take_number(self) -> None:
         while True:
@@ -109,7 +106,6 @@ class RunFolder:
             except FileExistsError:
                 self._version = self._next()
             else:
-                self._made = folder
                 self._settled = True
                 return
 

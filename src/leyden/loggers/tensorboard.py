@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import struct
 import time
 import warnings
@@ -215,52 +216,66 @@ class TensorBoardLogger(Logger):
         sizes = {name: os.path.getsize(os.path.join(self._folder.path, name)) for name in self._files if self._there(name)}
         return {
             "version": self._folder.version,
+            "folder": self._folder.absolute,
             "files": sizes,
             "counted": self._counted,
             "hparams": self._hparams_written,
         }
 
     def resume(self, position: dict[str, Any]) -> None:
-        """Go on in the run that ``position`` was taken from: its files are cut to it, later event files beside them go.
+        """Go on in the run that ``position`` was taken from.
 
-        A version that was asked for and differs is a run of its own, and starts empty. Files that are shorter than
-        recorded are left as they are, with a :class:`LeydenWarning`.
+        In the same folder its files are cut to it, and later event files beside them go. A run in another folder begins
+        with a copy of what was written until then, unless event files stand there already. Where that is not found any
+        more, a :class:`LeydenWarning` says so.
         """
-        if rank_zero_only.rank or "version" not in position or self._folder.remote:
-            return
-        if self._folder.asked and position["version"] != self._folder.version:
+        if rank_zero_only.rank or "files" not in position or self._folder.remote:
             return
         sizes: dict[str, int] = position["files"]
-        here = RunFolder(self._folder.save_dir, self._folder.name, position["version"], self._folder.sub_dir).path
-        for name, size in sizes.items():
-            path = os.path.join(here, name)
-            if not os.path.isfile(path) or os.path.getsize(path) < size:
-                warnings.warn(
-                    f"{path} does not hold the {size} bytes that were written when the checkpoint was made; "
-                    f"metrics from here on are written to {self._folder.path}.",
-                    LeydenWarning,
-                    stacklevel=2,
-                )
-                return
+        here = self._folder.path
+        before = [here] if self._folder.absolute == position["folder"] else self._folder.earlier(position) if sizes else []
+        there = next((folder for folder in before if _holds(folder, sizes)), None)
+        self._note_files()
+        mine = set(self._files)
+        if not before or (there != here and here not in before[:1] and self._event_files({""}) - mine):
+            return
+        if there is None:
+            warnings.warn(
+                f"{position['folder']} does not hold the {sum(sizes.values())} bytes of events that were written when the "
+                f"checkpoint was made. {here} goes on without them.",
+                LeydenWarning,
+                stacklevel=2,
+            )
+            return
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        folders = {os.path.dirname(name) for name in sizes} | {""}
-        for folder in folders:
-            where = os.path.join(here, folder)
-            for entry in os.listdir(where) if os.path.isdir(where) else []:
-                name = os.path.join(folder, entry)
-                if entry.startswith("events.out.tfevents.") and name not in sizes:
-                    os.unlink(os.path.join(where, entry))
+        later = self._event_files({os.path.dirname(name) for name in sizes} | {""}) - set(sizes)
+        for name in later - (set() if position["hparams"] else mine):
+            os.unlink(os.path.join(here, name))
+        self._folder.claim()
         for name, size in sizes.items():
-            os.truncate(os.path.join(here, name), size)
-        self._folder.adopt(position["version"])
+            path = os.path.join(here, name)
+            if there != here:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                shutil.copyfile(os.path.join(there, name), path)
+            os.truncate(path, size)
         self._files = dict.fromkeys(sizes)
         self._counted = position["counted"]
         self._rows.clear()
         if position["hparams"]:
             self._hparams_written = True
             self._hparams_wait.clear()
+
+    def _event_files(self, folders: set[str]) -> set[str]:
+        """The event files in some folders below the run's, named from there."""
+        found = set()
+        for folder in folders:
+            where = os.path.join(self._folder.path, folder)
+            for entry in os.listdir(where) if os.path.isdir(where) else []:
+                if entry.startswith("events.out.tfevents."):
+                    found.add(os.path.join(folder, entry))
+        return found
 
     def _look_for_files(self) -> None:
         """See that the open file still has its name: what is written to a deleted file is lost."""
@@ -364,3 +379,8 @@ class TensorBoardLogger(Logger):
                 self._rows.append((metrics, step, time.time()))
         for summary in hparams(plain, compared):
             self.experiment._get_file_writer().add_summary(summary)
+
+
+def _holds(folder: str, sizes: Mapping[str, int]) -> bool:
+    paths = [(os.path.join(folder, name), size) for name, size in sizes.items()]
+    return all(os.path.isfile(path) and os.path.getsize(path) >= size for path, size in paths)

@@ -14,7 +14,7 @@ from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic, Manual, detached
 from leyden.schedule import EveryDuration, EveryN
 from leyden.state.loaders import TrainSource
-from leyden.state.run import LOSSES_KEPT, Run
+from leyden.state.run import Run
 from leyden.state.stage import RunningStage
 
 
@@ -27,14 +27,18 @@ class FitLoop:
         self.hooks = run.hooks
         self.move = Mover(run)
         self.validation = EvaluateLoop(run, "val") if validates else None
-        self.optimization: Automatic | Manual = (
-            Automatic(run) if run.lightning_module.automatic_optimization else Manual(run)
-        )
+        self.optimization: Automatic | Manual = Automatic(run) if run.lightning_module.automatic_optimization else Manual(run)
         run.optimization = self.optimization
         self.log_due = EveryN(run.options.watching.log_every_n_steps)
         self.validation_clock: EveryDuration | None = None
         self.validation_every: int | None = None  # batches; None: at the epoch's end
+        self.logs = bool(run.loggers)
+        self.tells_late = self.hooks.listens_late(Callback.on_train_batch_end)
+        self.has_plateaus = any(plan.reduce_on_plateau for plan in run.plan.schedulers)
+        limit = run.options.limits.max_steps
+        self.max_steps: float = float("inf") if limit is None else limit
         self.index = 0
+        self.loaded_in = 0  # the epoch in which the loaders were made
 
     # -- the story
     def run_fit(self, resuming: bool) -> None:
@@ -73,52 +77,83 @@ class FitLoop:
     def train_batches(self, source: TrainSource) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics = self.run, self.hooks, self.run.progress, self.run.metrics
-        move, step, idle = self.move, self.optimization.step, self.move.idle
+        move, step, samples = self.move, self.optimization.step, self.samples_in_batch
+        moves = not move.idle
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
         self.source = source
+        is_last = False
         for batch, index, is_last in source.read(progress.epoch, progress.batch):
             run.is_last_batch = is_last
-            if not idle:
+            if moves:
                 batch = move(batch)
             self.index = index
-            metrics.at(batch, None, self.samples_in_batch)
+            metrics.at(batch, None, samples)
             if asks and -1 in hooks.ask(Callback.on_train_batch_start, batch, index):
-                break
+                return
             outputs = step(batch, index, is_last)
+            told: Any = None
             progress.batch += 1
             progress.batches += 1
             if progress.window == 0:
                 progress.stepped_batches += 1
             if tells:
-                hooks.emit(Callback.on_train_batch_end, detached(outputs), batch, index)
-            self.finish_batch(is_last, outputs, batch)
-            if self.is_cut():
-                break
+                told = detached(outputs, run.latest_loss)
+                hooks.emit(Callback.on_train_batch_end, told, batch, index)
+            elif self.tells_late:
+                told = detached(outputs, run.latest_loss)
+            self.finish_batch(is_last, told, batch)
+            if (run.should_stop or progress.step >= self.max_steps) and self.is_cut():
+                return
+        if not is_last and progress.batch and source.stop is not None and progress.batch < source.stop:
+            self.end_short(source)
 
     def finish_batch(self, is_last: bool, outputs: Any = None, batch: Any = None) -> None:
         """What follows a batch: its row, checkpoints, validation. Does only what is not done yet, so a resume may call it."""
         run, progress = self.run, self.run.progress
-        if progress.settled == progress.batches:
+        batches = progress.batches
+        if progress.settled == batches:
             return
-        if progress.rows != progress.batches:
-            if progress.window == 0 and (self.log_due(progress.stepped_batches) or run.should_stop) and run.loggers:
+        if progress.rows != batches:
+            if self.logs and progress.window == 0 and (self.log_due(progress.stepped_batches) or run.should_stop):
                 row = run.metrics.step_row()
                 if row:
                     run.log_row(row)
-            if run.losses_waiting >= LOSSES_KEPT:
+            if batches >= run.losses_due:
                 run.check_losses()
-            progress.rows = progress.batches
-            self.hooks.emit_late(Callback.on_train_batch_end, outputs, batch, self.index)
-        if self.validation is not None and progress.validated != progress.batches and self.validation_is_due(is_last):
+            progress.rows = batches
+            if self.validation is not None:
+                run.validation_follows = progress.validated != batches and self.validation_is_due(is_last)
+            if self.tells_late:
+                self.hooks.emit_late(Callback.on_train_batch_end, outputs, batch, self.index)
+        elif self.validation is not None:
+            run.validation_follows = progress.validated != batches and self.validation_is_due(is_last)
+        if run.validation_follows:
+            run.validation_follows = False
             self.validate()
             self.optimization.step_plateaus("step")
-            progress.settled = progress.batches
+            progress.settled = batches
             with run.in_stage(RunningStage.VALIDATING):
                 self.hooks.emit_late(Callback.on_validation_end)
             return
-        self.optimization.step_plateaus("step")
-        progress.settled = progress.batches
+        if self.has_plateaus:
+            self.optimization.step_plateaus("step")
+        progress.settled = batches
+
+    def end_short(self, source: TrainSource) -> None:
+        """The loader ended before its own length: say so, and do what was to follow its last batch."""
+        run, progress = self.run, self.run.progress
+        run.warn(
+            f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
+            f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
+        )
+        run.is_last_batch = True
+        self.optimization.end_window()
+        self.optimization.end_epoch()
+        if self.validation is not None and progress.validated != progress.batches and self.validation_is_due(True):
+            self.validate()
+            with run.in_stage(RunningStage.VALIDATING):
+                self.hooks.emit_late(Callback.on_validation_end)
 
     def end_epoch(self) -> None:
         """After the last batch: hooks, the epoch's row, schedulers that wait for a metric, checkpoints."""
@@ -153,7 +188,7 @@ class FitLoop:
             return True
         if not run.should_stop:
             return False
-        running = progress.batch > 0 and progress.epoch + 1 or progress.epoch
+        running = (progress.batch > 0 and progress.epoch + 1) or progress.epoch
         return running >= limits.min_epochs and progress.step >= limits.min_steps
 
     # -- validation
@@ -199,9 +234,7 @@ class FitLoop:
             with preserved_random_state(), run.in_stage(RunningStage.VALIDATING):
                 last = run.is_last_batch
                 if run.progress.window == 0:
-                    self.hooks.call(
-                        "on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad
-                    )
+                    self.hooks.call("on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad)
                 if self.load_validation():
                     self.validation.run_epoch(None)
                 run.is_last_batch = last

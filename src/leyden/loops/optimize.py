@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
+from leyden.devices.precision import Precision
 from leyden.errors import ConflictingOptions, InvalidReturn, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
 from leyden.module import LightningModule
@@ -45,12 +46,15 @@ def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
     return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
 
 
-def detached(outputs: Any) -> dict[str, Any]:
-    """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them."""
+def detached(outputs: Any, loss: Tensor | None = None) -> dict[str, Any]:
+    """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them.
+
+    ``loss`` is the loss that was detached already, where the step returned nothing else.
+    """
     if outputs is None:
         return {}
     if isinstance(outputs, Tensor):
-        return {"loss": outputs.detach()}
+        return {"loss": outputs.detach() if loss is None else loss}
     if isinstance(outputs, Mapping):
         return {key: tree_map(value, Tensor, Tensor.detach) for key, value in outputs.items()}
     return {"loss": outputs}
@@ -68,7 +72,7 @@ class Automatic:
         self.optimizer: Optimizer | None = run.plan.optimizers[0] if run.plan.optimizers else None
         self.precision = run.strategy.precision
         self.training_step = run.steps["training_step"]
-        self.own_backward = overrides(module, LightningModule.backward) or type(self.precision).backward is not _plain_backward()
+        self.own_backward = overrides(module, LightningModule.backward) or type(self.precision).backward is not Precision.backward
         self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
         self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
         self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
@@ -82,35 +86,47 @@ class Automatic:
         self.wrapped = (
             [] if self.optimizer is None else [SteppingOptimizer(self.optimizer, self._step_wrapped, module.toggled_optimizer)]
         )
-        self._divisor = 1
-        self._contributed = 0
+        self.progress = run.progress
+        self.autocasts, self.scales = self.precision.has_forward_context, self.precision.scales
+        self.tells_zero_grad = self.hooks.listens(Callback.on_before_zero_grad)
+        self.tells_before_backward = self.hooks.listens(Callback.on_before_backward)
+        self.tells_after_backward = self.hooks.listens(Callback.on_after_backward)
+        self.prepares_step = self.scales or self.clips or self.hooks.listens(Callback.on_before_optimizer_step)
+        plain_step = type(self.precision).step is Precision.step
+        self.take_step: Callable[[Any], Any] = _step_plainly if plain_step else self.precision.step
+        self._window = 1  # batches that make a step
+        self._divisor = 1  # batches of the running window, so that its gradient is their mean
+        self._contributed = 0  # batches whose gradients are in
         self._closure: Callable[[], Any] | None = None
-        self._finished = False
 
     # -- one batch
     def step(self, batch: Any, index: int, is_last: bool) -> Any:
         """Train on a batch; returns what ``training_step`` returned."""
-        progress = self.run.progress
+        progress = self.progress
         if progress.window == 0:
-            self._divisor = self.run.window_length(index)
+            self._window = self.run.accumulate_grad_batches
+            self._divisor = 1 if self._window == 1 else self.run.window_length(index)
             self._contributed = 0
-        full = progress.window + 1 >= self.run.accumulate_grad_batches or is_last
-        if self.must_close and full:
+        full = is_last or progress.window + 1 >= self._window
+        if full and self.must_close:
             outputs = self._by_closure(batch, index)
             stepped = True
         else:
             outputs = self._differentiate(batch, index)
             stepped = full and self._contributed > 0
             if stepped and self.optimizer is not None:
-                self._before_step(self.optimizer)
-                self.precision.step(self.optimizer)
-        progress.window = 0 if full else progress.window + 1
+                if self.prepares_step or self._contributed != self._divisor:
+                    self._before_step(self.optimizer)
+                self.take_step(self.optimizer)
+        if not full:
+            progress.window += 1
+            return outputs
+        progress.window = 0
         if stepped:
             progress.step += 1
-        if full:
-            for plan in self.step_schedulers:
-                if progress.step % plan.frequency == 0:
-                    self.step_scheduler(plan)
+        for plan in self.step_schedulers:
+            if progress.step % plan.frequency == 0:
+                self.step_scheduler(plan)
         if is_last:
             self.end_epoch()
         return outputs
@@ -119,7 +135,7 @@ class Automatic:
         """Forward and backward of one batch."""
         hooks = self.hooks
         hooks.where = "training_step"
-        if self.precision.has_forward_context:
+        if self.autocasts:
             with self.precision.forward_context():
                 outputs = self.training_step(batch, index)
         else:
@@ -131,29 +147,29 @@ class Automatic:
             loss = read_loss(outputs, self.run)
         hooks.where = None
         if loss is None:
-            self.run.watch_loss(None)
             return None
         self.run.watch_loss(loss)
         optimizer = self.optimizer
         if self._contributed == 0 and optimizer is not None:
-            hooks.emit(Callback.on_before_zero_grad, optimizer)
+            if self.tells_zero_grad:
+                hooks.emit(Callback.on_before_zero_grad, optimizer)
             if self.own_zero_grad:
-                hooks.call(
-                    "optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer
-                )
+                hooks.call("optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
             else:
                 optimizer.zero_grad()
         self._contributed += 1
         if self._divisor != 1:
             loss = loss / self._divisor
-        hooks.emit(Callback.on_before_backward, loss)
-        if self.precision.scales:
+        if self.tells_before_backward:
+            hooks.emit(Callback.on_before_backward, loss)
+        if self.scales:
             loss = self.precision.scale(loss)
         if self.own_backward:
             hooks.call("backward", self.run.backward, loss)
         else:
             loss.backward()
-        hooks.emit(Callback.on_after_backward)
+        if self.tells_after_backward:
+            hooks.emit(Callback.on_after_backward)
         return outputs
 
     def _before_step(self, optimizer: Optimizer) -> None:
@@ -206,7 +222,7 @@ class Automatic:
             loss = read_loss(outputs, self.run)
             return loss.detach() if loss is not None else None
 
-        self._closure, self._finished = closure, False
+        self._closure = closure
         try:
             self.hooks.call(
                 "optimizer_step", self.run.steps["optimizer_step"], self.run.current_epoch, index, self.wrapped[0], closure
@@ -231,6 +247,15 @@ class Automatic:
                 complete()
             return optimizer.step(**kwargs)
         return self.precision.step(optimizer, complete)
+
+    def end_window(self) -> None:
+        """The data ended inside a window: step with what there is."""
+        if self.progress.window and self._contributed and self.optimizer is not None:
+            self._before_step(self.optimizer)
+            self.precision.step(self.optimizer)
+            self.progress.step += 1
+            self.progress.stepped_batches += 1
+        self.progress.window = 0
 
     # -- schedulers
     def end_epoch(self) -> None:
@@ -320,7 +345,8 @@ class Manual:
             outputs = self.run.read_mapping("train", outputs)
         self.hooks.where = None
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        self.run.watch_loss(loss if isinstance(loss, Tensor) and loss.numel() == 1 else None)
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            self.run.watch_loss(loss)
         return outputs
 
     def _count(self, *_: Any) -> None:
@@ -353,6 +379,9 @@ class Manual:
         self.run.backward(loss, *args, **kwargs)
         self.hooks.emit(Callback.on_after_backward)
 
+    def end_window(self) -> None:
+        """Windows are the user's."""
+
     def end_epoch(self) -> None:
         """Schedulers are the user's to step."""
 
@@ -364,7 +393,5 @@ class Manual:
             handle.remove()
 
 
-def _plain_backward() -> Any:
-    from leyden.devices.precision import Precision
-
-    return Precision.backward
+def _step_plainly(optimizer: Optimizer) -> None:
+    optimizer.step()

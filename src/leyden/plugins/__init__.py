@@ -6,10 +6,11 @@ from leyden.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from leyden.plugins.io import CheckpointIO, TorchCheckpointIO
+from leyden.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from leyden.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
 __all__ = [
+    "AsyncCheckpointIO",
     "CheckpointIO",
     "ClusterEnvironment",
     "DoublePrecision",

@@ -122,7 +122,6 @@ class TrainSource:
         if self.length == 0 and self.stop == 0 and limits.train != 0:
             raise EmptyLoader(f"{origin_name} has no batch: its length is 0. (drop_last=True drops a lone small batch.)")
         self.position = Position(self.loader)
-        self.ended_at: int | None = None
 
     @property
     def batches(self) -> int | float:
@@ -131,11 +130,8 @@ class TrainSource:
 
     @property
     def knows_last(self) -> bool:
-        """Whether the length is exact, so that nothing has to be fetched ahead to know the last batch."""
-        if self.stop is None:
-            return False
-        leaves = self.combined.flattened if self.combined is not None else [self.loader]
-        return self.length is not None and all(map(_length_is_exact, leaves))
+        """Whether the loader tells its length, so that nothing has to be fetched ahead to know the last batch."""
+        return self.length is not None
 
     def read(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, int, bool]]:
         """Batches of an epoch, from ``start``: ``(batch, index, is_last)``."""
@@ -144,21 +140,11 @@ class TrainSource:
         iterator = self.position.open(start)
         if self.combined is not None:
             iterator = (batch for batch, _, _ in iterator)
-        seen = start
-        for batch, index, is_last in read(self.loader, iterator, start, self.stop, self.knows_last):
-            yield batch, index, is_last
-            seen = index + 1
-        if seen == 0 and self.stop != 0:
-            raise EmptyLoader(f"{self.name} yielded no batch.")
-        self.ended_at = seen
+        return read(self.loader, iterator, start, self.stop, self.knows_last, self.name)
 
     def samples_in(self, index: int) -> int | None:
         """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
         return samples_in(self.loader, index)
-
-
-def _length_is_exact(loader: Any) -> bool:
-    return reads_map_style(loader) or isinstance(loader, list | tuple)
 
 
 def samples_in(loader: Any, index: int) -> int | None:
@@ -224,18 +210,12 @@ class EvalSource:
         if most is not None:
             stop = most if stop is None else min(stop, most)
         if stop == 0:
-            return
+            return iter(())
         set_epoch(loader, 0)
         iterator = iter(loader)
         if self.combined is not None:
             iterator = (batch for batch, _, _ in iterator)
-        seen = 0
-        exact = _length_is_exact(loader) and stop is not None
-        for batch, index, is_last in read(loader, iterator, start, stop, exact):
-            seen += 1
-            yield batch, index, is_last
-        if seen == 0:
-            raise EmptyLoader(f"{self.name} yielded no batch.")
+        return read(loader, iterator, start, stop, length_of(loader) is not None, self.name)
 
 
 class Loaders:

@@ -35,9 +35,7 @@ _TRAIN_STEP_HOOKS = (
 )
 WHERE_LEGAL: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(_TRAIN_STEP_HOOKS, (_BOTH, _STEP)),
-    **{
-        f"on_{stage}_batch_{when}": (_BOTH, _EPOCH) for stage in ("validation", "test") for when in ("start", "end")
-    },
+    **{f"on_{stage}_batch_{when}": (_BOTH, _EPOCH) for stage in ("validation", "test") for when in ("start", "end")},
     "validation_step": (_BOTH, _EPOCH),
     "test_step": (_BOTH, _EPOCH),
     **dict.fromkeys(
@@ -74,7 +72,8 @@ def _is_collection(value: object) -> bool:
 def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Names and values of a nested mapping, names joined by ``/``."""
     # a collection's groups share their states; copying them here would break the sharing
-    items: Any = values.items(copy_state=False) if _is_collection(values) else values.items()
+    collection: Any = values
+    items = collection.items(copy_state=False) if _is_collection(values) else values.items()
     for name, value in items:
         if not isinstance(name, str):
             raise IllegalLog(f"A metric's name must be a string, and {name!r} is {type(name).__name__}.")
@@ -358,7 +357,6 @@ class Metrics:
         self._size: int | None = None
         self._sample_count: Callable[[], int | None] = lambda: None
         self._loader: int | None = None
-        self._loss: Tensor | None = None
         self.silent = False  # barebones: nothing is logged
 
     # -- said by the loops
@@ -370,7 +368,7 @@ class Metrics:
         self._epoch_over = False
         self._callback, self._logged, self._bar = {}, {}, {}
         self._ask_where = where
-        self._batch = self._size = self._loader = self._loss = None
+        self._batch = self._size = self._loader = None
 
     def enter(self, stage: str) -> None:
         """Log into ``stage``'s collection from now on."""
@@ -408,14 +406,11 @@ class Metrics:
 
     def end_batches(self) -> None:
         """The epoch's batches are over: from now on its values are the epoch's."""
+        self._keep()
         self._batch = None
         self._size = None
         self._epoch_over = True
         self._loader = None
-
-    def show_loss(self, loss: Tensor | None) -> None:
-        """The newest training loss, for the bar."""
-        self._loss = loss
 
     # -- said by the module
     def log(self, name: str, value: Any, asked: AskedLog, batch_size: int | None) -> None:
@@ -549,12 +544,12 @@ class Metrics:
         """What was last sent to the loggers."""
         return {name: _as_tensor(value) for name, value in self._logged.items()}
 
-    def bar(self) -> dict[str, float]:
-        """What the bar shows, as numbers: reads the device."""
+    def bar(self, loss: Tensor | None = None) -> dict[str, float]:
+        """What the bar shows, as numbers, the training loss among them: reads the device."""
         self._keep()
         shown = dict(self._bar)
-        if self._loss is not None:
-            shown.setdefault("loss", self._loss)
+        if loss is not None:
+            shown.setdefault("loss", loss)
         return read_numbers(shown)
 
     def bar_keys(self) -> list[str]:
@@ -611,7 +606,6 @@ class Metrics:
             "callback": dict(self._callback),
             "logged": dict(self._logged),
             "bar": dict(self._bar),
-            "loss": self._loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -632,7 +626,6 @@ class Metrics:
         self._callback = dict(state["callback"])
         self._logged = dict(state["logged"])
         self._bar = dict(state["bar"])
-        self._loss = state["loss"]
 
 
 def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ class SchedulerPlan:
 
     scheduler: Any
     interval: str = "epoch"  # "epoch" or "step"
-    frequency: int = 1  # every so many epochs or steps
+    frequency: Any = 1  # every so many epochs or steps
     monitor: str | None = None  # the metric that it is stepped with
     strict: bool = True  # whether a missing metric is an error
     name: str | None = None  # for the learning-rate monitor

@@ -75,6 +75,7 @@ class Run(Views):
         self.plan = OptimizerPlan.empty()
         self.ckpt_path: str | None = None
         self.is_last_batch = False
+        self.validation_follows = False  # the batch that just ended is followed by a validation
         self.interrupted = False
         self.received_sigterm = False
         self.training_random_state: dict[str, Any] | None = None  # while validation draws from the generators
@@ -87,7 +88,9 @@ class Run(Views):
         self._accumulate = options.optimization.accumulate
         self._modes: list[dict[torch.nn.Module, bool]] = []
         self._losses: list[Tensor] = []
-        self._losses_from = 0
+        self._losses_from = 0  # `progress.batches` when the first of them was noted
+        self._checked_loss: Tensor | None = None
+        self.losses_due = LOSSES_KEPT  # `progress.batches` at which they are checked
 
     # -- wishes
     def stop(self, because: str = "trainer.stop() was called") -> None:
@@ -112,18 +115,22 @@ class Run(Views):
         return max(1, min(self._accumulate, source.stop - index))
 
     # -- what the loops tell
-    def watch_loss(self, loss: Tensor | None) -> None:
+    def watch_loss(self, loss: Tensor) -> None:
         """Note a batch's training loss: for the bar, and to see at the next flush whether it was finite."""
-        if loss is None:
-            return
-        loss = loss.detach()
-        self.metrics.show_loss(loss)
-        self._losses.append(loss)
+        self._losses.append(loss.detach())
+
+    @property
+    def latest_loss(self) -> Tensor | None:
+        """The newest training loss, on its device."""
+        return self._losses[-1] if self._losses else self._checked_loss
 
     def check_losses(self) -> None:
         """Raise :class:`NonFiniteLoss` where a loss since the last check was NaN or infinite. Waits for the device."""
         losses, self._losses = self._losses, []
         first, self._losses_from = self._losses_from, self.progress.batches
+        self.losses_due = self.progress.batches + LOSSES_KEPT
+        if losses:
+            self._checked_loss = losses[-1]
         if not losses or not self.options.optimization.check_finite:
             return
         values = stack_scalars(losses)
@@ -140,10 +147,6 @@ class Run(Views):
         )
 
     @property
-    def losses_waiting(self) -> int:
-        return len(self._losses)
-
-    @property
     def losses(self) -> list[Tensor]:
         """Losses that are not checked yet."""
         return self._losses
@@ -152,6 +155,7 @@ class Run(Views):
         """The losses that were not checked when a checkpoint was taken."""
         self._losses = list(losses)
         self._losses_from = self.progress.batches - len(losses)
+        self.losses_due = self._losses_from + LOSSES_KEPT
 
     def note_epoch(self) -> None:
         """Write the running epoch's metrics into the history. Waits for the device."""
@@ -177,6 +181,8 @@ class Run(Views):
         self.history = []
         self._losses = []
         self._losses_from = 0
+        self._checked_loss = None
+        self.losses_due = LOSSES_KEPT
         self._accumulate = self.options.optimization.accumulate
         self.epoch_random_state = None
 

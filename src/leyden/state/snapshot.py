@@ -47,6 +47,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     checkpoint.update(dump_hparams(module))
     datamodule = run.datamodule
     if datamodule is not None:
+        checkpoint[OURS]["datamodule_init_arguments"] = datamodule._init_arguments()
         checkpoint.update(dump_hparams(datamodule, "datamodule_"))
         state = datamodule.state_dict()
         if state:

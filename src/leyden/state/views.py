@@ -39,6 +39,7 @@ class Views:
     metrics: Metrics
     loaders: Loaders
     plan: OptimizerPlan
+    latest_loss: Any
     _module: LightningModule | None
 
     # -- parts
@@ -178,7 +179,7 @@ class Views:
     @property
     def progress_bar_metrics(self) -> dict[str, float]:
         """What the progress bar shows. Reading it waits for the device."""
-        return self.metrics.bar()
+        return self.metrics.bar(self.latest_loss)
 
     # -- places
     @property

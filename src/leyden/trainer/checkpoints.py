@@ -36,8 +36,8 @@ class Choice:
             self._first_good(run, best_candidates(run), weights_only)
             if self.checkpoint is None:
                 raise CheckpointMissing(
-                    "ckpt_path='best' was asked for, and there is no best checkpoint: no ModelCheckpoint with a monitor has saved "
-                    "one yet. Fit first, or pass a path."
+                    "ckpt_path='best' was asked for, and there is none: no ModelCheckpoint with a monitor has saved one yet. Fit "
+                    "first, or pass a path."
                 )
         elif self.asked == "last":
             self._first_good(run, last_candidates(run), weights_only)
@@ -100,9 +100,7 @@ def choose_checkpoint(
     """The wish behind ``ckpt_path``."""
     if asked in ("hpc", "registry"):
         raise Unsupported(f"ckpt_path={asked!r} is not offered. Use 'last': it finds the newest checkpoint of the run's folder.")
-    return Choice(
-        asked=None if asked is None else os.fspath(asked), implicit=implicit, fitting=fitting, verbose=verbose
-    )
+    return Choice(asked=None if asked is None else os.fspath(asked), implicit=implicit, fitting=fitting, verbose=verbose)
 
 
 def best_candidates(run: Run) -> list[str]:

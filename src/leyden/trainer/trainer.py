@@ -585,7 +585,9 @@ class Trainer(Run):
         if not overrides(module, LightningModule.training_step):
             own = [method for method in dir(type(module)) if "train" in method and "step" in method and method != "training_step"]
             hint = f" Did you mean to call {own[0]!r} that?" if own else ""
-            raise MissingMethod(f"{name} has no `training_step`, which fit needs: def training_step(self, batch, batch_idx).{hint}")
+            raise MissingMethod(
+                f"{name} has no `training_step`, which fit needs: def training_step(self, batch, batch_idx).{hint}"
+            )
         if not overrides(module, LightningModule.configure_optimizers) and (
             self.steps["configure_optimizers"] == module.configure_optimizers
         ):
@@ -623,7 +625,9 @@ class Trainer(Run):
         has_step = overrides(module, LightningModule.validation_step) or self.steps["validation_step"] != module.validation_step
         name = type(module).__name__
         if has_loader and not has_step:
-            self.warn(f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning)
+            self.warn(
+                f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning
+            )
         elif has_step and not has_loader:
             self.warn(
                 f"{name} has a `validation_step`, and there is no validation loader: no validation runs.", PossibleUserWarning
@@ -633,8 +637,8 @@ class Trainer(Run):
     def _load_eval(self, stage: str, limit: int | float) -> None:
         if not self.loaders.exists(stage):
             raise MissingMethod(
-                f"There is no data to {'predict' if stage == 'predict' else stage}: pass dataloaders=, or give the module (or the "
-                f"datamodule) a `{stage}_dataloader`."
+                f"There is no data to {'validate' if stage == 'val' else stage}: pass dataloaders=, or give the module (or "
+                f"the datamodule) a `{stage}_dataloader`."
             )
         if self.loaders.load_eval(stage, limit) is None:
             raise MissingMethod(f"{self.loaders.origins[stage].name} returned no loader.")
@@ -656,6 +660,7 @@ class Trainer(Run):
         best = (getattr(writer, "best_model_path", "") or None) if monitors else None
         score = getattr(writer, "best_model_score", None)
         last = getattr(writer, "last_model_path", "") or getattr(writer, "best_model_path", "") or None
+        reason: str | None
         if self.interrupted:
             status, reason = "interrupted", "Ctrl-C"
         elif self.should_stop:
@@ -744,9 +749,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     )
 
 
-def take_datamodule(
-    loaders: Any, datamodule: LightningDataModule | None, name: str
-) -> tuple[Any, LightningDataModule | None]:
+def take_datamodule(loaders: Any, datamodule: LightningDataModule | None, name: str) -> tuple[Any, LightningDataModule | None]:
     """A datamodule may stand where loaders do; both at once exclude each other."""
     if isinstance(loaders, LightningDataModule):
         if datamodule is not None:

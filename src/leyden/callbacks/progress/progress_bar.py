@@ -137,7 +137,10 @@ class ProgressBar(Callback):
             version = trainer.loggers[0].version
             if version is not None and version != "":
                 shown["v_num"] = str(version)[-4:]
-        shown.update(trainer.progress_bar_metrics)
+        metrics = trainer.progress_bar_metrics
+        if "loss" in metrics:
+            shown["loss"] = metrics["loss"]  # first of all
+        shown.update(metrics)
         return shown
 
 
