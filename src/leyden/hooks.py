@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
@@ -28,8 +28,16 @@ EMITTED: tuple[str, ...] = tuple(name for name in HOOK_NAMES if name not in _NOT
 class Hooks:
     """Who overrides what, looked up once when a verb starts. A hook that nobody overrides costs one empty tuple."""
 
-    def __init__(self, run: Run, callbacks: Iterable[Callback], module: LightningModule) -> None:
+    def __init__(
+        self,
+        run: Run,
+        callbacks: Iterable[Callback],
+        module: LightningModule,
+        instead: Mapping[tuple[int, str], Callable[..., Any]] | None = None,
+    ) -> None:
         self.run = run
+        self._instead = instead or {}  # by owner's id and hook's name: what to call where the signature is another year's
+        self._profiler = run.profiler if run.profiler.active else None
         self.where: str | None = None  # the hook or step that runs now: `self.log` asks
         self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         self._late: dict[Hook, tuple[Callable[..., Any], ...]] = {}
@@ -40,13 +48,30 @@ class Hooks:
             late = [callback for callback in listening if _fires_late(callback, name)]
             receivers = [self._to_callback(callback, name, module) for callback in listening if callback not in late]
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
-                receivers.append(fitted(getattr(module, name), MODULE_HOOKS[name]))
+                receivers.append(self._measured(module, name, fitted(self._method(module, name), MODULE_HOOKS[name])))
             self._receivers[hook] = tuple(receivers)
             self._late[hook] = tuple(self._to_callback(callback, name, module) for callback in late)
 
     def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
         positions = len(inspect.signature(getattr(Callback, name)).parameters) - 1
-        return partial(fitted(getattr(callback, name), positions), self.run, module)
+        return self._measured(callback, name, partial(fitted(self._method(callback, name), positions), self.run, module))
+
+    def _method(self, owner: object, name: str) -> Callable[..., Any]:
+        return self._instead.get((id(owner), name)) or getattr(owner, name)  # type: ignore[no-any-return]  # a hook
+
+    def _measured(self, owner: object, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function if self._profiler is None else self._profiler.around(self._action(owner, name), function)
+
+    def _action(self, owner: object, name: str) -> str:
+        """The profiler's name of what ``owner`` does under ``name``."""
+        if owner is self.run:
+            return name
+        if isinstance(owner, Callback):
+            alike = [other for other in self.run.callbacks if type(other) is type(owner)]
+            return f"[Callback]{owner.state_key if len(alike) > 1 else type(owner).__qualname__}.{name}"
+        if owner is self.run.datamodule:
+            return f"[LightningDataModule]{type(owner).__name__}.{name}"
+        return f"[LightningModule]{type(self.run.lightning_module).__name__}.{name}"
 
     def emit(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call ``hook`` on every callback that overrides it, then on the module."""
@@ -83,6 +108,10 @@ class Hooks:
         hook = getattr(Callback, name)
         self.emit(hook, checkpoint)
 
+    def receivers(self, hook: Hook) -> tuple[Callable[..., Any], ...]:
+        """Who hears of ``hook``, each to be called with the hook's own arguments."""
+        return self._receivers[hook]
+
     def listens(self, hook: Hook) -> bool:
         """Whether anybody overrides ``hook``."""
         return bool(self._receivers[hook])
@@ -93,6 +122,9 @@ class Hooks:
 
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a module's method with ``name`` noted as the place where we are."""
+        if self._profiler is not None:
+            told = args[0] if function is tell_stage else function
+            function = self._profiler.around(self._action(getattr(told, "__self__", None), name), function)
         before, self.where = self.where, name
         try:
             return function(*args, **kwargs)
@@ -136,6 +168,15 @@ def fitted(method: Callable[..., Any], given: int) -> Callable[..., Any]:
     if most >= given:
         return method
     return partial(_call_cut, method, int(most))
+
+
+def tell_stage(method: Callable[..., Any], stage: str) -> None:
+    """Call ``setup`` or ``teardown`` with the stage, by whatever name it takes it, or without it."""
+    parameters = inspect.signature(method).parameters
+    if "stage" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        method(stage=stage)
+    else:
+        fitted(method, 1)(stage)
 
 
 def _call_cut(method: Callable[..., Any], most: int, *args: Any) -> Any:

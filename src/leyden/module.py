@@ -553,6 +553,25 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """Gather tensors of every process, stacked along a new first dimension; with one process, ``data`` itself."""
         return self.trainer.all_gather(data, group, sync_grads)
 
+    # -- shown
+    def summarize(self, mode: str | None = "top", max_depth: int | None = None) -> Any:
+        """The table of layers and parameters, as a :class:`ModelSummary`: ``mode="top"`` one level deep, ``"full"`` all."""
+        from leyden.state.summary import summarize  # it is asked for by hand, and a run never needs it
+
+        return summarize(self, max_depth if max_depth is not None else -1 if mode == "full" else 1)
+
+    def get_progress_bar_dict(self) -> dict[str, Any]:
+        """What the bar shows by itself: the loss and the logger's version. Override it to change that."""
+        loss = self.trainer.latest_loss
+        shown: dict[str, Any] = {"loss": float("nan") if loss is None else float(loss)}
+        if self.logger is not None and self.logger.version is not None:
+            shown["v_num"] = self.logger.version
+        return shown
+
+    def get_tqdm_dict(self) -> dict[str, Any]:
+        """The first name of :meth:`get_progress_bar_dict`."""
+        return self.get_progress_bar_dict()
+
     # -- weights
     def freeze(self) -> Self:
         """Put the module into eval mode, with no parameter requiring gradients."""

@@ -210,6 +210,8 @@ class Validation:
         every = check_val_every_n_epoch
         if every is not None:
             every = check_count("check_val_every_n_epoch", every, 1, "a number of epochs >= 1, or None")
+        elif val_check_interval is None:
+            every = 1
         elif isinstance(interval, float):
             raise ConflictingOptions(
                 f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval must be a number of "

@@ -74,6 +74,7 @@ class ModelCheckpoint(Checkpoint):
     CHECKPOINT_JOIN_CHAR = "-"
     CHECKPOINT_EQUALS_CHAR = "="
     CHECKPOINT_NAME_LAST = "last"
+    CHECKPOINT_NAME_INTERRUPTED = "interrupted"
     FILE_EXTENSION = ".ckpt"
     STARTING_VERSION = 1
 
@@ -158,6 +159,7 @@ class ModelCheckpoint(Checkpoint):
         self.best_model_score: Tensor | None = None
         self.best_model_path = ""
         self.last_model_path = ""
+        self._interim = ""  # what a signal made us write, until the next save
         self._outdated: list[str] = []  # ours, no longer wanted, and perhaps still on the disk
         self._written: set[str] = set()  # in this process
         self._last_moment_saved: int | None = None
@@ -261,6 +263,7 @@ class ModelCheckpoint(Checkpoint):
         only_last = self._chooses_monitor or (self.save_last and no_rhythm)
         if only_last and trainer.progress.batches > 0 and not self._should_skip_saving_checkpoint(trainer):
             self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)))
+        self._drop_interim(trainer)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
         if not self.save_on_exception or isinstance(exception, CheckpointWriteFailed):
@@ -270,6 +273,24 @@ class ModelCheckpoint(Checkpoint):
         candidates = self._monitor_candidates(trainer)
         path = self._free_path(trainer, candidates, None, ())
         self._write(trainer, path, self._last_path(trainer, candidates) if self.save_last else None)
+
+    def save_now(self, trainer: Run) -> None:
+        """Write the present state: the run is about to be ended by a signal.
+
+        It goes to ``last.ckpt`` where that is kept, else to ``interrupted.ckpt``, which the next save removes.
+        """
+        if not trainer.fitting or trainer.fast_dev_run or self.dirpath is None:
+            return
+        if self.save_last or self._chooses_monitor:
+            self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)))
+        else:
+            self._interim = os.path.join(self.dirpath, self.CHECKPOINT_NAME_INTERRUPTED + self.FILE_EXTENSION)
+            trainer.save_checkpoint(self._interim)
+
+    def _drop_interim(self, trainer: Run) -> None:
+        if self._interim:
+            self._remove_checkpoint(trainer, self._interim)
+            self._interim = ""
 
     def _should_skip_saving_checkpoint(self, trainer: Run) -> bool:
         return (
@@ -307,6 +328,7 @@ class ModelCheckpoint(Checkpoint):
             score = "" if self.monitor is None else f": {self.monitor} = {float(self.best_k_models[path]):.6g}"
             rank_zero_info(f"Epoch {trainer.current_epoch}, step {trainer.global_step}{score}; saved {path!r}.")
         self._remove_outdated(trainer)
+        self._drop_interim(trainer)
 
     def _take_in(self, trainer: Run, candidates: dict[str, Tensor], epoch_over: bool) -> str | None:
         """Enter the present state into the books; the path under which to write it, ``None`` where it is not wanted."""
@@ -536,6 +558,7 @@ class ModelCheckpoint(Checkpoint):
             "kth_value": self.kth_value,
             "last_model_path": self.last_model_path,
             "outdated": list(self._outdated),
+            "interim": self._interim,
             "last_moment_saved": self._last_moment_saved,
             "metric": self._metric.state_dict(),
         }
@@ -575,6 +598,7 @@ class ModelCheckpoint(Checkpoint):
         self.kth_value = state.get("kth_value", self._worst())
         self.last_model_path = state.get("last_model_path", "")
         self._outdated = list(state.get("outdated", ()))
+        self._interim = state.get("interim", "")
         self._last_moment_saved = state.get("last_moment_saved")
         self._metric.load_state_dict(state.get("metric", {}))
         if self._chooses_monitor and state.get("monitor") is not None:

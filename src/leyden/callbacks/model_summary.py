@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from leyden.callback import Callback
+from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import InvalidOption, InvalidType
 from leyden.module import LightningModule
 from leyden.state.run import Run
@@ -94,9 +95,10 @@ class RichModelSummary(ModelSummary):
         **summarize_kwargs: Any,
     ) -> None:
         """Print it with rich."""
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+        with preserved_random_state():  # rich draws from Python's generator when it is imported
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
 
         totals = summarize_kwargs.pop("totals")
         console = Console()

@@ -81,7 +81,7 @@ def next_free(folder: str, name: str, taken: Iterable[str] = (), extension: str 
 def newest_checkpoint(folder: str | os.PathLike[str], extension: str = FILE_EXTENSION) -> list[str]:
     """All checkpoints of ``folder`` in the order in which to try them for ``ckpt_path="last"``.
 
-    ``last*.ckpt`` first, then the others; each newest first by the time of writing, and by name where that is the same.
+    Newest first by the time of writing; where that is the same (a hard link to another), ``last*.ckpt`` first, then by name.
     Empty where there is none, or no folder. Whether they are whole is seen when they are read.
     """
     found = []
@@ -90,7 +90,7 @@ def newest_checkpoint(folder: str | os.PathLike[str], extension: str = FILE_EXTE
             for entry in entries:
                 if entry.name.endswith(extension) and not entry.name.startswith("."):
                     try:
-                        found.append((bool(_LAST.match(entry.name)), entry.stat().st_mtime_ns, entry.name, entry.path))
+                        found.append((entry.stat().st_mtime_ns, bool(_LAST.match(entry.name)), entry.name, entry.path))
                     except FileNotFoundError:
                         continue  # gone since it was listed
     except (FileNotFoundError, NotADirectoryError):

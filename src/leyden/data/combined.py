@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
@@ -35,7 +35,7 @@ class CombinedLoader:
         flat: tuple[list[Any], TreeSpec] = tree_flatten(iterables)
         self._flat, self._spec = flat
         self.limits: list[int | float] | None = None
-        self._iterators: list[Iterator[Any]] = []
+        self._iterators: list[Iterator[Any] | None] = []
         self.finished: list[bool] = []
 
     @property
@@ -66,7 +66,7 @@ class CombinedLoader:
         return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flat], self._spec)
 
     @property
-    def iterators(self) -> list[Iterator[Any]]:
+    def iterators(self) -> list[Iterator[Any] | None]:
         """The loaders' iterators of the running pass."""
         return self._iterators
 
@@ -91,21 +91,29 @@ class CombinedLoader:
         self._iterators = []
         self.finished = []
 
-    def start(self) -> None:
-        """Open an iterator over every loader."""
-        self._iterators = [iter(loader) for loader in self._flat]
-        self.finished = [False] * len(self._flat)
-
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
+        return self.read(lambda position: iter(self._flat[position]))
+
+    def read(
+        self,
+        opener: Callable[[int], Iterator[Any]],
+        iterators: list[Iterator[Any] | None] | None = None,
+        finished: list[bool] | None = None,
+        index: int = 0,
+    ) -> Iterator[tuple[Any, int, int]]:
+        """As iterating, with loaders opened by ``opener``; from batch ``index`` on where ``iterators`` stand there already."""
+        self._iterators = list(iterators) if iterators is not None else [None] * len(self._flat)
+        self.finished = finished if finished is not None else [False] * len(self._flat)
         if self.mode == "sequential":
-            yield from self._one_by_one()
+            yield from self._one_by_one(opener, index)
             return
-        self.start()
-        index = 0
+        for position, iterator in enumerate(self._iterators):
+            if iterator is None:
+                self._iterators[position] = opener(position)
         while self._flat:
             batches = []
             for position, loader in enumerate(self._flat):
-                batch, ended = self._next(position, loader, index)
+                batch, ended = self._next(position, loader, index, opener)
                 if ended and self.mode == "min_size":
                     return
                 batches.append(batch)
@@ -114,36 +122,43 @@ class CombinedLoader:
             yield tree_unflatten(batches, self._spec), index, 0
             index += 1
 
-    def _next(self, position: int, loader: Any, index: int) -> tuple[Any, bool]:
+    def _next(self, position: int, loader: Any, index: int, opener: Callable[[int], Iterator[Any]]) -> tuple[Any, bool]:
         over = self.limits is not None and index >= self.limits[position]
         if self.finished[position] and self.mode != "max_size_cycle":
             return None, True
         if not over:
             try:
-                return next(self._iterators[position]), False
+                return self._take(position), False
             except StopIteration as error:
                 refuse_leak(error, loader, index)
         self.finished[position] = True
         if self.mode != "max_size_cycle" or all(self.finished):
             return None, True
-        self._iterators[position] = iter(loader)
+        self._iterators[position] = opener(position)
         try:
-            return next(self._iterators[position]), False
+            return self._take(position), False
         except StopIteration as error:
             refuse_leak(error, loader, index)
             return None, True
 
-    def _one_by_one(self) -> Iterator[tuple[Any, int, int]]:
-        self.finished = [False] * len(self._flat)
+    def _take(self, position: int) -> Any:
+        iterator = self._iterators[position]
+        assert iterator is not None
+        return next(iterator)
+
+    def _one_by_one(self, opener: Callable[[int], Iterator[Any]], index: int) -> Iterator[tuple[Any, int, int]]:
         for position, loader in enumerate(self._flat):
-            iterator = iter(loader)
-            index = 0
+            if self.finished[position]:
+                continue
+            if self._iterators[position] is None:
+                self._iterators[position] = opener(position)
             while self.limits is None or index < self.limits[position]:
                 try:
-                    batch = next(iterator)
+                    batch = self._take(position)
                 except StopIteration as error:
                     refuse_leak(error, loader, index)
                     break
                 yield batch, index, position
                 index += 1
             self.finished[position] = True
+            index = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -48,18 +48,25 @@ def refuse_leak(error: StopIteration, loader: Any, index: int) -> None:
 
 
 def read(
-    loader: Any, iterator: Iterator[Any], start: int, stop: int | None, knows_length: bool, name: str
+    loader: Any,
+    iterator: Iterator[Any],
+    start: int,
+    stop: int | None,
+    one_by_one: bool,
+    name: str,
+    before_ahead: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Any, int, bool]]:
     """Yield ``(batch, index, is_last)`` from ``start`` up to ``stop``.
 
-    Where the loader knows its length nothing is fetched ahead; else one batch is, so that the last is known to be it.
+    With ``one_by_one`` nothing is fetched ahead: the loader knows its length, or must not be read further than it is used.
+    Else one batch is, so that the last is known to be it; ``before_ahead`` is told before each such fetch.
     Raises :class:`EmptyLoader` for a loader without a batch.
     """
     if stop is not None and start >= stop:
         return
     index = start
-    if knows_length and stop is not None:
-        while index < stop:
+    if one_by_one:
+        while stop is None or index < stop:
             try:
                 batch = next(iterator)
             except StopIteration as error:
@@ -79,6 +86,8 @@ def read(
         batch = ahead
         is_last = stop is not None and index + 1 >= stop
         if not is_last:
+            if before_ahead is not None:
+                before_ahead()
             try:
                 ahead = next(iterator)
             except StopIteration as error:

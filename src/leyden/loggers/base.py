@@ -92,6 +92,13 @@ class Logger(ABC):
         """
         return
 
+    def go_on(self, position: dict[str, Any]) -> None:
+        """The run that ``position`` was taken from goes on in this process: take its place, where no other was asked for.
+
+        Called before :meth:`start`.
+        """
+        return
+
     def position(self) -> dict[str, Any]:
         """How far the logger has written, after writing all that it was given. Kept in a checkpoint: plain values only."""
         return {}

@@ -105,6 +105,9 @@ class CSVLogger(Logger):
     def finalize(self, status: str) -> None:
         self.save()
 
+    def go_on(self, position: dict[str, Any]) -> None:
+        self._folder.go_on(position)
+
     def position(self) -> dict[str, Any]:
         if rank_zero_only.rank or not self._folder.claimed:
             return {}

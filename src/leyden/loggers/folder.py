@@ -81,6 +81,14 @@ class RunFolder:
             self.claimed = False
             raise self._refusal("permission denied")
 
+    def go_on(self, position: Mapping[str, Any]) -> None:
+        """Be the folder that ``position`` was taken in, if it is still there and no version was asked for."""
+        if self._settled or self.claimed or "version" not in position:
+            return
+        if os.path.isdir(self.of(position["version"])) and self.of(position["version"]) in self.earlier(position):
+            self._version = position["version"]
+            self._settled = True
+
     def agree(self, agree: Callable[[Any], Any] | None) -> None:
         """Choose the version together: all processes take the first one's."""
         if rank_zero_only.rank == 0:

@@ -208,6 +208,9 @@ class TensorBoardLogger(Logger):
             self._writer.close()
             self._writer = None
 
+    def go_on(self, position: dict[str, Any]) -> None:
+        self._folder.go_on(position)
+
     def position(self) -> dict[str, Any]:
         if rank_zero_only.rank or self._folder.remote:
             return {}

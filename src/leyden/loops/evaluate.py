@@ -35,7 +35,9 @@ class EvaluateLoop:
         self.hooks = run.hooks
         word = HOOK_STAGE[stage]
         self.word = word
-        self.evaluation_step: Callable[..., Any] = run.steps[f"{word}_step"]
+        self.evaluation_step: Callable[..., Any] = run.profiler.around(
+            f"[LightningModule]{type(run.lightning_module).__name__}.{word}_step", run.steps[f"{word}_step"]
+        )
         self.move = Mover(run)
         self.on_start, self.on_end = getattr(Callback, f"on_{word}_start"), getattr(Callback, f"on_{word}_end")
         self.on_epoch_start = getattr(Callback, f"on_{word}_epoch_start")
@@ -61,6 +63,7 @@ class EvaluateLoop:
                 self.hooks.emit(self.on_epoch_end)
                 results = self._publish(len(source.loaders))
                 self.hooks.emit(self.on_end)
+                metrics.end_epoch()
         finally:
             self.hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
         return results
@@ -70,10 +73,16 @@ class EvaluateLoop:
         number = position if several else None
         count = partial(samples_in, source.loaders[position])
         precision = run.strategy.precision
-        for batch, index, is_last in source.read(position, most):
-            run.is_last_batch = is_last
+        move = run.profiler.around("batch_to_device", self.move)
+        inside_fit = run.fitting  # there `is_last_batch` keeps speaking of training
+        batches = run.profiler.along(f"{self.stage}_dataloader_next", source.read(position, most))
+        for batch, index, is_last in batches:
+            if run.received_signal is not None:
+                run.heed_signal()
+            if not inside_fit:
+                run.is_last_batch = is_last
             if not self.move.idle:
-                batch = self.move(batch, position)
+                batch = move(batch, position)
             arguments = (batch, index, position) if several else (batch, index)
             metrics.at(batch, number, partial(count, index))
             self.hooks.emit(self.on_batch_start, *arguments)

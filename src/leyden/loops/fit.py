@@ -15,6 +15,7 @@ from leyden.loops.optimize import Automatic, Manual, detached
 from leyden.schedule import EveryDuration, EveryN
 from leyden.state.loaders import TrainSource
 from leyden.state.run import Run
+from leyden.state.snapshot import put_random_state
 from leyden.state.stage import RunningStage
 
 
@@ -50,10 +51,16 @@ class FitLoop:
             return
         with self.run.in_stage(RunningStage.TRAINING):
             source = self.load()
+            train_epoch = self.run.profiler.around("run_training_epoch", self.train_epoch)
             self.hooks.emit(Callback.on_train_start)
-            while not self.is_over():
-                source = self.reload_if_due(source)
-                self.train_epoch(source)
+            put_random_state(self.run)
+            try:
+                while not self.is_over():
+                    source = self.reload_if_due(source)
+                    train_epoch(source)
+            except BaseException:
+                self.save_if_safe()
+                raise
             self.hooks.emit(Callback.on_train_end)
             self.hooks.emit(Callback.on_fit_end)
 
@@ -64,11 +71,11 @@ class FitLoop:
             run.metrics.start_epoch("train")
             self.follow_accumulation_schedule()
             hooks.emit(Callback.on_train_epoch_start)
-            run.epoch_random_state = random_state()
         else:
             run.metrics.enter("train")
-            self.finish_batch(progress.batch == source.stop)
-        if not self.is_cut():
+            self.optimization.continue_window()
+            self.finish_batch(progress.closed)
+        if not progress.closed and not self.is_cut():
             self.train_batches(source)
         run.metrics.end_batches()
         run.check_losses()
@@ -77,19 +84,23 @@ class FitLoop:
     def train_batches(self, source: TrainSource) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics = self.run, self.hooks, self.run.progress, self.run.metrics
-        move, step, samples = self.move, self.optimization.step, self.samples_in_batch
-        moves = not move.idle
+        samples, moves = self.samples_in_batch, not self.move.idle
+        move = run.profiler.around("batch_to_device", self.move)
+        step = run.profiler.around("run_training_batch", self.optimization.step)
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
         self.source = source
         is_last = False
-        for batch, index, is_last in source.read(progress.epoch, progress.batch):
+        for batch, index, is_last in run.profiler.along(
+            "train_dataloader_next", source.read(progress.epoch, progress.batch)
+        ):
             run.is_last_batch = is_last
             if moves:
                 batch = move(batch)
             self.index = index
             metrics.at(batch, None, samples)
             if asks and -1 in hooks.ask(Callback.on_train_batch_start, batch, index):
+                self.close_data()
                 return
             outputs = step(batch, index, is_last)
             told: Any = None
@@ -97,15 +108,19 @@ class FitLoop:
             progress.batches += 1
             if progress.window == 0:
                 progress.stepped_batches += 1
+            if is_last:
+                progress.closed = True
             if tells:
                 told = detached(outputs, run.latest_loss)
                 hooks.emit(Callback.on_train_batch_end, told, batch, index)
             elif self.tells_late:
                 told = detached(outputs, run.latest_loss)
             self.finish_batch(is_last, told, batch)
+            if run.received_signal is not None:
+                run.heed_signal()
             if (run.should_stop or progress.step >= self.max_steps) and self.is_cut():
                 return
-        if not is_last and progress.batch and source.stop is not None and progress.batch < source.stop:
+        if not is_last and progress.batch and (source.stop is None or progress.batch < source.stop):
             self.end_short(source)
 
     def finish_batch(self, is_last: bool, outputs: Any = None, batch: Any = None) -> None:
@@ -143,17 +158,23 @@ class FitLoop:
     def end_short(self, source: TrainSource) -> None:
         """The loader ended before its own length: say so, and do what was to follow its last batch."""
         run, progress = self.run, self.run.progress
-        run.warn(
-            f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
-            f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
-        )
-        run.is_last_batch = True
-        self.optimization.end_window()
-        self.optimization.end_epoch()
+        if source.length is not None:
+            run.warn(
+                f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
+                f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
+            )
+        self.close_data()
         if self.validation is not None and progress.validated != progress.batches and self.validation_is_due(True):
             self.validate()
             with run.in_stage(RunningStage.VALIDATING):
                 self.hooks.emit_late(Callback.on_validation_end)
+
+    def close_data(self) -> None:
+        """No batch follows in this epoch, and the last one did not know it: do what was left to it."""
+        self.run.is_last_batch = True
+        self.optimization.end_window()
+        self.optimization.end_epoch()
+        self.run.progress.closed = True
 
     def end_epoch(self) -> None:
         """After the last batch: hooks, the epoch's row, schedulers that wait for a metric, checkpoints."""
@@ -163,14 +184,24 @@ class FitLoop:
         row = run.metrics.epoch_row()
         if row:
             run.log_row(row)
-        self.optimization.step_plateaus("epoch")
+        if progress.closed:
+            self.optimization.step_plateaus("epoch")
         run.note_epoch()
         progress.epoch_ended = True
         self.hooks.emit_late(Callback.on_train_epoch_end)
+        run.metrics.end_epoch()
         progress.start_next_epoch()
 
+    def save_if_safe(self) -> None:
+        """A signal ends the run between two batches: keep all that was done."""
+        if self.run.at_safe_place and self.run.progress.batches:
+            for writer in self.run.checkpoint_callbacks[:1]:
+                writer.save_now(self.run)
+
     def close(self) -> None:
-        """Let go of what was hooked onto the optimizers."""
+        """Let go of what was hooked onto the optimizers, and of the loaders' workers."""
+        if self.run.loaders.train is not None:
+            self.run.loaders.train.position.close()
         self.optimization.close()
 
     # -- when to stop
@@ -188,8 +219,7 @@ class FitLoop:
             return True
         if not run.should_stop:
             return False
-        running = (progress.batch > 0 and progress.epoch + 1) or progress.epoch
-        return running >= limits.min_epochs and progress.step >= limits.min_steps
+        return progress.epoch >= limits.min_epochs and progress.step >= limits.min_steps
 
     # -- validation
     def check_sanity(self) -> None:
@@ -208,7 +238,8 @@ class FitLoop:
     def load_validation(self) -> bool:
         run = self.run
         if "val" not in run.loaders.eval:
-            run.loaders.load_eval("val", run.options.limits.val)
+            with preserved_random_state():  # the method that makes the loader may draw
+                run.loaders.load_eval("val", run.options.limits.val)
         return "val" in run.loaders.eval
 
     def validation_is_due(self, is_last: bool) -> bool:
@@ -232,12 +263,10 @@ class FitLoop:
         run.training_random_state = random_state()
         try:
             with preserved_random_state(), run.in_stage(RunningStage.VALIDATING):
-                last = run.is_last_batch
                 if run.progress.window == 0:
                     self.hooks.call("on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad)
                 if self.load_validation():
                     self.validation.run_epoch(None)
-                run.is_last_batch = last
         finally:
             run.training_random_state = None
         run.metrics.leave("train")

@@ -15,7 +15,7 @@ from leyden.devices.precision import Precision
 from leyden.errors import ConflictingOptions, InvalidReturn, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
 from leyden.module import LightningModule
-from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure
+from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure, takes_closure
 from leyden.state.run import Run
 from leyden.tree import tree_map
 
@@ -60,6 +60,10 @@ def detached(outputs: Any, loss: Tensor | None = None) -> dict[str, Any]:
     return {"loss": outputs}
 
 
+class NothingToStep(Exception):
+    """Leaves an optimizer's step where every batch of the window was skipped."""
+
+
 class Automatic:
     """Forward, zero, backward, clip, step: as a hand-written loop does, with the hooks in between."""
 
@@ -71,8 +75,13 @@ class Automatic:
         self.hooks = run.hooks
         self.optimizer: Optimizer | None = run.plan.optimizers[0] if run.plan.optimizers else None
         self.precision = run.strategy.precision
-        self.training_step = run.steps["training_step"]
-        self.own_backward = overrides(module, LightningModule.backward) or type(self.precision).backward is not Precision.backward
+        profiler = run.profiler
+        self.training_step = profiler.around(f"[LightningModule]{type(module).__name__}.training_step", run.steps["training_step"])
+        self.own_backward = (
+            overrides(module, LightningModule.backward)
+            or type(self.precision).backward is not Precision.backward
+            or profiler.active
+        )
         self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
         self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
         self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
@@ -93,11 +102,15 @@ class Automatic:
         self.tells_after_backward = self.hooks.listens(Callback.on_after_backward)
         self.prepares_step = self.scales or self.clips or self.hooks.listens(Callback.on_before_optimizer_step)
         plain_step = type(self.precision).step is Precision.step
-        self.take_step: Callable[[Any], Any] = _step_plainly if plain_step else self.precision.step
+        self.step_optimizer: Callable[..., Any] = profiler.around(
+            "optimizer_step", _step_plainly if plain_step else self.precision.step
+        )
         self._window = 1  # batches that make a step
         self._divisor = 1  # batches of the running window, so that its gradient is their mean
         self._contributed = 0  # batches whose gradients are in
-        self._closure: Callable[[], Any] | None = None
+        self._closure: Callable[[], Any] | None = None  # of the running batch, until it was called
+        self._takes_closure = self.optimizer is not None and takes_closure(self.optimizer)
+        self.stepped = True  # whether the newest batch that filled its window took a step
 
     # -- one batch
     def step(self, batch: Any, index: int, is_last: bool) -> Any:
@@ -110,23 +123,24 @@ class Automatic:
         full = is_last or progress.window + 1 >= self._window
         if full and self.must_close:
             outputs = self._by_closure(batch, index)
-            stepped = True
+            self.stepped = self._contributed > 0
         else:
             outputs = self._differentiate(batch, index)
-            stepped = full and self._contributed > 0
+            self.stepped = stepped = full and self._contributed > 0
             if stepped and self.optimizer is not None:
                 if self.prepares_step or self._contributed != self._divisor:
                     self._before_step(self.optimizer)
-                self.take_step(self.optimizer)
+                self.step_optimizer(self.optimizer)
         if not full:
             progress.window += 1
+            progress.contributed = self._contributed
             return outputs
         progress.window = 0
-        if stepped:
+        if self.stepped:
             progress.step += 1
-        for plan in self.step_schedulers:
-            if progress.step % plan.frequency == 0:
-                self.step_scheduler(plan)
+            for plan in self.step_schedulers:
+                if progress.step % plan.frequency == 0:
+                    self.step_scheduler(plan)
         if is_last:
             self.end_epoch()
         return outputs
@@ -172,6 +186,14 @@ class Automatic:
             hooks.emit(Callback.on_after_backward)
         return outputs
 
+    def continue_window(self) -> None:
+        """A resumed run begins inside a window: the gradients of its first batches are there already."""
+        progress = self.progress
+        if progress.window:
+            self._window = self.run.accumulate_grad_batches
+            self._divisor = 1 if self._window == 1 else self.run.window_length(progress.batch - progress.window)
+            self._contributed = progress.contributed
+
     def _before_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete: make them the window's mean, unscale, tell, clip."""
         if self._contributed not in (0, self._divisor):
@@ -208,6 +230,7 @@ class Automatic:
 
         def closure() -> Tensor | None:
             nonlocal outputs, calls
+            self._closure = None
             calls += 1
             if calls > 1:
                 if fresh > 0:
@@ -222,16 +245,19 @@ class Automatic:
             loss = read_loss(outputs, self.run)
             return loss.detach() if loss is not None else None
 
+        self._step_by_hook(closure, index)
+        if calls == 0:
+            closure()  # the override decided against a step, not against the batch
+        return outputs
+
+    def _step_by_hook(self, closure: Callable[[], Any], index: int) -> None:
         self._closure = closure
         try:
             self.hooks.call(
                 "optimizer_step", self.run.steps["optimizer_step"], self.run.current_epoch, index, self.wrapped[0], closure
             )
-            if calls == 0:
-                closure()  # the override decided against a step, not against the batch
         finally:
             self._closure = None
-        return outputs
 
     def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
         """``optimizer.step`` as an override calls it."""
@@ -239,23 +265,36 @@ class Automatic:
 
         def complete() -> Any:
             loss = inner() if inner is not None else None
+            if self._contributed == 0:
+                raise NothingToStep  # old gradients may still be there, and must not be used again
             self._before_step(optimizer)
             return loss
 
-        if kwargs:
-            with torch.enable_grad():
-                complete()
-            return optimizer.step(**kwargs)
-        return self.precision.step(optimizer, complete)
+        try:
+            if kwargs or not self._takes_closure:
+                with torch.enable_grad():
+                    loss = complete()
+                result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
+                return loss if result is None else result
+            return self.step_optimizer(optimizer, complete)
+        except NothingToStep:
+            return None
 
     def end_window(self) -> None:
         """The data ended inside a window: step with what there is."""
-        if self.progress.window and self._contributed and self.optimizer is not None:
-            self._before_step(self.optimizer)
-            self.precision.step(self.optimizer)
-            self.progress.step += 1
-            self.progress.stepped_batches += 1
-        self.progress.window = 0
+        progress = self.progress
+        if progress.window and self._contributed:
+            if self.must_close:
+                self._step_by_hook(lambda: None, progress.batch - 1)
+            elif self.optimizer is not None:
+                self._before_step(self.optimizer)
+                self.step_optimizer(self.optimizer)
+            progress.step += 1
+            progress.stepped_batches += 1
+            for plan in self.step_schedulers:
+                if progress.step % plan.frequency == 0:
+                    self.step_scheduler(plan)
+        progress.window = 0
 
     # -- schedulers
     def end_epoch(self) -> None:
@@ -266,6 +305,8 @@ class Automatic:
 
     def step_plateaus(self, interval: str) -> None:
         """Step the schedulers that wait for a metric."""
+        if interval == "step" and (self.progress.window or not self.stepped):
+            return
         for plan in self.plateau_schedulers:
             count = self.run.current_epoch + 1 if interval == "epoch" else self.run.global_step
             if plan.interval == interval and count % plan.frequency == 0:
@@ -322,7 +363,10 @@ class Manual:
         self.hooks = run.hooks
         self.module = run.lightning_module
         self.precision = run.strategy.precision
-        self.training_step = run.steps["training_step"]
+        self.training_step = run.profiler.around(
+            f"[LightningModule]{type(self.module).__name__}.training_step", run.steps["training_step"]
+        )
+        self.step_optimizer = run.profiler.around("optimizer_step", self.precision.step)
         self.wrapped = [
             SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
         ]
@@ -365,9 +409,9 @@ class Manual:
 
         if closure is None:
             complete()
-            result = optimizer.step(**kwargs) if kwargs else self.precision.step(optimizer)
+            result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
         else:
-            result = self.precision.step(optimizer, complete)
+            result = self.step_optimizer(optimizer, complete)
         self._count()
         return result
 
@@ -376,8 +420,11 @@ class Manual:
         self.hooks.emit(Callback.on_before_backward, loss)
         if self.precision.scales:
             loss = self.precision.scale(loss)
-        self.run.backward(loss, *args, **kwargs)
+        self.hooks.call("backward", self.run.backward, loss, *args, **kwargs)
         self.hooks.emit(Callback.on_after_backward)
+
+    def continue_window(self) -> None:
+        """Windows are the user's."""
 
     def end_window(self) -> None:
         """Windows are the user's."""
@@ -393,5 +440,5 @@ class Manual:
             handle.remove()
 
 
-def _step_plainly(optimizer: Optimizer) -> None:
-    optimizer.step()
+def _step_plainly(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+    return optimizer.step() if closure is None else optimizer.step(closure)

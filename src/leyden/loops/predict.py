@@ -21,7 +21,9 @@ class PredictLoop:
         self.run = run
         self.hooks = run.hooks
         self.keep = keep
-        self.predict_step = run.steps["predict_step"]
+        self.predict_step = run.profiler.around(
+            f"[LightningModule]{type(run.lightning_module).__name__}.predict_step", run.steps["predict_step"]
+        )
         self.move = Mover(run)
         self.predictions: list[list[Any]] = []
 
@@ -47,10 +49,13 @@ class PredictLoop:
 
     def _read(self, source: Any, position: int) -> None:
         run, hooks, several = self.run, self.hooks, len(source.loaders) > 1
-        for batch, index, is_last in source.read(position):
+        move = run.profiler.around("batch_to_device", self.move)
+        for batch, index, is_last in run.profiler.along("predict_dataloader_next", source.read(position)):
+            if run.received_signal is not None:
+                run.heed_signal()
             run.is_last_batch = is_last
             if not self.move.idle:
-                batch = self.move(batch, position)
+                batch = move(batch, position)
             arguments = (batch, index, position) if several else (batch, index)
             hooks.emit(Callback.on_predict_batch_start, *arguments)
             hooks.where = "predict_step"

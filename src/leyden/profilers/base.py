@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from leyden.distributed.rank_zero import rank_zero_print
+
+
+T = TypeVar("T")
 
 
 class Profiler(ABC):
@@ -47,6 +51,31 @@ class Profiler(ABC):
             yield action_name
         finally:
             self.stop(action_name)
+
+    def around(self, action_name: str, function: Callable[..., T]) -> Callable[..., T]:
+        """``function``, measured at each call; the function itself where nothing is measured."""
+        if not self.active:
+            return function
+
+        @wraps(function)
+        def measured(*args: Any, **kwargs: Any) -> T:
+            with self.profile(action_name):
+                return function(*args, **kwargs)
+
+        return measured
+
+    def along(self, action_name: str, iterator: Iterator[T]) -> Iterator[T]:
+        """``iterator``, with each fetch measured; the iterator itself where nothing is measured."""
+        return self._fetches(action_name, iterator) if self.active else iterator
+
+    def _fetches(self, action_name: str, iterator: Iterator[T]) -> Iterator[T]:
+        while True:
+            with self.profile(action_name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
 
     def summary(self) -> str:
         """The report; empty where there is nothing to say."""

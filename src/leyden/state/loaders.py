@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from leyden.data.combined import CombinedLoader
+from leyden.data.generators import generators_in, put_states, states_of
 from leyden.data.position import Position
 from leyden.data.reading import is_loader, length_of, read, reads_map_style, set_epoch
 from leyden.datamodule import LightningDataModule
-from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning
+from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning, MissingMethod
 from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.options import Limits, limited
@@ -122,6 +123,7 @@ class TrainSource:
         if self.length == 0 and self.stop == 0 and limits.train != 0:
             raise EmptyLoader(f"{origin_name} has no batch: its length is 0. (drop_last=True drops a lone small batch.)")
         self.position = Position(self.loader)
+        self.cut: dict[str, Any] | None = None  # where a resumed run goes on
 
     @property
     def batches(self) -> int | float:
@@ -135,12 +137,22 @@ class TrainSource:
 
     def read(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, int, bool]]:
         """Batches of an epoch, from ``start``: ``(batch, index, is_last)``."""
+        if start and self.stop is not None and start >= self.stop:
+            return iter(())
         for loader in self.combined.flattened if self.combined is not None else [self.loader]:
             set_epoch(loader, epoch)
-        iterator = self.position.open(start)
+        position, cut = self.position, self.cut
+        self.cut = None
+        if start or (cut is not None and epoch == cut["epoch"]):
+            iterator = position.reopen(cut or {}, epoch, start)
+        else:
+            if cut is not None:
+                position.resumed()
+            iterator = position.open(epoch)
         if self.combined is not None:
             iterator = (batch for batch, _, _ in iterator)
-        return read(self.loader, iterator, start, self.stop, self.knows_last, self.name)
+        note = None if self.knows_last or not position.fetches_ahead else position.note_fetch
+        return read(self.loader, iterator, start, self.stop, self.knows_last or not position.fetches_ahead, self.name, note)
 
     def samples_in(self, index: int) -> int | None:
         """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
@@ -227,11 +239,19 @@ class Loaders:
         self.train: TrainSource | None = None
         self.eval_given: dict[str, Any] = {}
         self.eval: dict[str, EvalSource] = {}
+        self._generators: dict[str, dict[str, Any]] = {}  # random generators that the loaders hold, by stage
+        self._states: dict[str, dict[str, Any]] = {}  # of such generators, to be put back once their loader is there
+        self._cut: dict[str, Any] | None = None  # where a resumed run goes on in its training data
 
     def begin(self, origins: dict[str, Origin]) -> None:
-        """A verb starts: forget what the last one loaded."""
-        self.__init__()  # type: ignore[misc]  # every attribute is declared there
-        self.origins = origins
+        """A verb starts: forget what the last one loaded for these stages."""
+        self.origins.update(origins)
+        self._generators, self._states, self._cut = {}, {}, None
+        for stage in origins:
+            self.eval_given.pop(stage, None)
+            self.eval.pop(stage, None)
+        if "train" in origins:
+            self.train_given = self.train = None
 
     def exists(self, stage: str) -> bool:
         origin = self.origins.get(stage)
@@ -239,11 +259,15 @@ class Loaders:
 
     def load_train(self, limits: Limits) -> TrainSource:
         """The training source, made now."""
+        if "train" not in self.origins:
+            raise MissingMethod("There is no training loader yet: fit gets one. Ask for it inside fit, or afterwards.")
         origin = self.origins["train"]
         self.train_given = origin.load()
         if self.train_given is None:
             raise InvalidLoader(f"{origin.name} returned None. Expected a loader for training.")
         self.train = TrainSource(self.train_given, origin.name, limits)
+        self._put_back("train", self.train_given)
+        self.train.cut, self._cut = self._cut, None
         return self.train
 
     def load_eval(self, stage: str, limit: int | float) -> EvalSource | None:
@@ -255,7 +279,28 @@ class Loaders:
             return None
         self.eval_given[stage] = given
         self.eval[stage] = EvalSource(given, origin.name, limit, f"limit_{stage}_batches")
+        self._put_back(stage, given)
         return self.eval[stage]
+
+    # -- kept across a resume
+    def generator_states(self) -> dict[str, dict[str, Any]]:
+        """The states of random generators that the loaders hold, by stage."""
+        return {stage: states_of(found) for stage, found in self._generators.items()}
+
+    def restore(self, cut: dict[str, Any] | None, states: Mapping[str, dict[str, Any]]) -> None:
+        """Go on at ``cut``, with the loaders' own generators in these states."""
+        self._states = dict(states)
+        if self.train is not None:
+            self.train.cut = cut
+        else:
+            self._cut = cut
+        for stage, given in [("train", self.train_given), *self.eval_given.items()]:
+            if given is not None:
+                self._put_back(stage, given)
+
+    def _put_back(self, stage: str, given: Any) -> None:
+        self._generators[stage] = generators_in(given)
+        put_states(self._generators[stage], self._states.pop(stage, {}))
 
     @property
     def num_training_batches(self) -> int | float:

@@ -169,7 +169,13 @@ def requires_closure(optimizer: Optimizer) -> bool:
     parameter = inspect.signature(step).parameters.get("closure")
     if parameter is not None and parameter.default is inspect.Parameter.empty:
         return True
-    return not type(optimizer).__module__.startswith("torch.optim")
+    return takes_closure(optimizer) and not type(optimizer).__module__.startswith("torch.optim")
+
+
+def takes_closure(optimizer: Optimizer) -> bool:
+    """Whether ``optimizer.step`` can be given a closure at all."""
+    parameters = list(inspect.signature(inspect.unwrap(type(optimizer).step)).parameters.values())[1:]
+    return any(parameter.kind is not inspect.Parameter.KEYWORD_ONLY for parameter in parameters)
 
 
 class SteppingOptimizer:

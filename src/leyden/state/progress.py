@@ -15,10 +15,12 @@ class Progress:
     step: int = 0  # optimizer steps of training, whatever the number of optimizers
     batches: int = 0  # finished training batches since the fit began
     window: int = 0  # batches whose gradients wait for the next step
+    contributed: int = 0  # how many of them had a loss
     stepped_batches: int = 0  # batches that ended with a step: the loggers' x-axis
     rows: int = 0  # `batches` whose row has gone to the loggers, if one was due
     validated: int = 0  # `batches` at the last validation that ended
     settled: int = 0  # `batches` after which nothing is left to do: row, validation, schedulers
+    closed: bool = False  # the running epoch's last batch is done, with its step and schedulers
     epoch_ended: bool = False  # everything of the running epoch is done but counting it
 
     def start_next_epoch(self) -> None:
@@ -26,6 +28,7 @@ class Progress:
         self.epoch += 1
         self.batch = 0
         self.window = 0
+        self.closed = False
         self.epoch_ended = False
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +15,8 @@ from torch.optim import Optimizer
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
-from leyden.errors import ConflictingOptions, InvalidOption, LeydenWarning, MisconfigurationException, NonFiniteLoss
-from leyden.hooks import Hooks
+from leyden.errors import ConflictingOptions, InvalidOption, LeydenWarning, MisconfigurationException, NonFiniteLoss, TrainingTerminated
+from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
 from leyden.options import Options, check_count
@@ -53,7 +54,7 @@ class Run(Views):
         strategy: Strategy,
         loggers: list[Logger],
         callbacks: list[Callback],
-        profiler: Profiler | None,
+        profiler: Profiler,
     ) -> None:
         # parts
         self.options = options
@@ -66,6 +67,7 @@ class Run(Views):
         self.hooks: Hooks | None = None
         self.steps: dict[str, Callable[..., Any]] = {}
         self.read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = lambda stage, outputs: outputs
+        self.bar_items: Callable[[], Mapping[str, Any]] | None = None  # what the module wants the bar to show
         self.optimization: Stepping | None = None
         # where we are
         self.state = TrainerState()
@@ -78,8 +80,10 @@ class Run(Views):
         self.validation_follows = False  # the batch that just ended is followed by a validation
         self.interrupted = False
         self.received_sigterm = False
+        self.at_safe_place = False  # a signal was heeded between two batches: the state can be saved
+        self.received_signal: int | None = None  # SIGTERM, SIGUSR1 or Ctrl-C, to be heeded once the batch is done
+        self.own_generators: dict[str, Any] | None = None  # random generators that the module holds, looked for once
         self.training_random_state: dict[str, Any] | None = None  # while validation draws from the generators
-        self.epoch_random_state: dict[str, Any] | None = None  # before the running epoch's loader was opened
         self.random_state_to_restore: dict[str, Any] | None = None  # a checkpoint's, put back once nothing else draws
         self.history: list[dict[str, float]] = []  # one row of metrics an epoch
         # wishes
@@ -97,6 +101,21 @@ class Run(Views):
         """Ask training to end after the running batch, once ``min_epochs`` and ``min_steps`` are reached."""
         self.should_stop = True
         self.stop_reason = because
+
+    def note_signal(self, number: int) -> None:
+        """A signal arrived: to be heeded once the batch is done."""
+        self.received_signal = number
+        self.received_sigterm = number != signal.SIGINT
+
+    def heed_signal(self) -> None:
+        """Raise what the signal that arrived stands for: :class:`KeyboardInterrupt`, or :class:`TrainingTerminated`."""
+        number, self.received_signal = self.received_signal, None
+        if number is None:
+            return
+        self.at_safe_place = True
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise TrainingTerminated(f"{signal.Signals(number).name} arrived: the run was ended after batch {self.progress.batches}.")
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -170,6 +189,9 @@ class Run(Views):
             datamodule.trainer = self  # type: ignore[assignment]  # as above
         self._modes = []
         self.interrupted = False
+        self.received_signal = None
+        self.received_sigterm = False
+        self.at_safe_place = False
 
     def begin_fit(self) -> None:
         """A fit starts from nothing: forget how far the last one came."""
@@ -178,13 +200,15 @@ class Run(Views):
         self.optimization = None
         self.should_stop = False
         self.stop_reason = None
+        self.is_last_batch = False
         self.history = []
         self._losses = []
         self._losses_from = 0
         self._checked_loss = None
         self.losses_due = LOSSES_KEPT
         self._accumulate = self.options.optimization.accumulate
-        self.epoch_random_state = None
+        self.random_state_to_restore = None
+        self.own_generators = None
 
     def keep_modes(self) -> None:
         """Remember which submodules are in train mode, until :meth:`restore_modes`."""
@@ -223,8 +247,8 @@ class Run(Views):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The module's ``backward`` where it has its own, else the strategy's."""
         module = self.lightning_module
-        if type(module).backward is not LightningModule.backward or "backward" in module.__dict__:
-            module.backward(loss, *args, **kwargs)
+        if overrides(module, LightningModule.backward):
+            self.steps["backward"](loss, *args, **kwargs)
         else:
             self.strategy.backward(loss, *args, **kwargs)
 

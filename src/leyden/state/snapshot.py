@@ -11,10 +11,12 @@ from leyden.checkpoint.format import decode, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
 from leyden.checkpoint.random_state import random_state, set_random_state
+from leyden.data.generators import generators_in, put_states, states_of
 from leyden.datamodule import LightningDataModule
 from leyden.errors import CheckpointForeign, CheckpointMismatch, LeydenWarning
 from leyden.hooks import overrides
 from leyden.hparams import dump_hparams
+from leyden.state.metric_objects import state_of
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.version import __version__
@@ -81,7 +83,8 @@ def training_state(run: Run) -> dict[str, Any]:
     return {
         "progress": run.progress.state_dict(),
         "random": run.training_random_state or random_state(),
-        "epoch_random": run.epoch_random_state,
+        "data": data_position(run),
+        "generators": own_generators(run),
         "metrics": run.metrics.state_dict(),
         "loggers": [logger.position() for logger in run.loggers],
         "accumulate": run.accumulate_grad_batches,
@@ -91,6 +94,27 @@ def training_state(run: Run) -> dict[str, Any]:
         "metric_objects": metric_objects(run),
         "losses": list(run.losses),
     }
+
+
+def data_position(run: Run) -> dict[str, Any] | None:
+    """Where training is in its data, in the epoch that runs."""
+    source = run.loaders.train
+    if source is None or source.position.leaves[0].opened is None and not source.position.leaves[0].stateful:
+        return None
+    return {"epoch": run.progress.epoch, **source.position.state_dict(run.progress.batch)}
+
+
+def generators_of(run: Run) -> dict[str, Any]:
+    """Random generators among the module's attributes."""
+    if run.own_generators is None:
+        run.own_generators = generators_in(run.lightning_module)
+    return run.own_generators
+
+
+def own_generators(run: Run) -> dict[str, Any]:
+    """The states of random generators that loaders, datasets and the module hold."""
+    states = {"module": states_of(generators_of(run)), **run.loaders.generator_states()}
+    return {owner: found for owner, found in states.items() if found}
 
 
 def gradients(run: Run) -> dict[str, Any]:
@@ -107,11 +131,7 @@ def metric_objects(run: Run) -> dict[str, Any]:
     for name, child in run.lightning_module.named_modules():
         states = getattr(child, "_defaults", None)
         if isinstance(states, dict) and hasattr(child, "_update_count"):
-            found[name] = {
-                "states": {key: getattr(child, key) for key in states},
-                "updates": child._update_count,
-                "forward": getattr(child, "_forward_cache", None),
-            }
+            found[name] = run.metrics.set_aside(child) or state_of(child)
     return found
 
 
@@ -204,7 +224,8 @@ def put_training(run: Run, checkpoint: dict[str, Any]) -> None:
         return
     run.progress.load_state_dict(ours["progress"])
     run.random_state_to_restore = ours["random"]
-    run.epoch_random_state = ours["epoch_random"]
+    run.loaders.restore(ours["data"], ours["generators"])
+    put_states(generators_of(run), ours["generators"].get("module", {}))
     run.metrics.load_state_dict(ours["metrics"])
     run.accumulate_grad_batches = ours["accumulate"]
     run.history = list(ours["history"])

@@ -40,6 +40,7 @@ class Views:
     loaders: Loaders
     plan: OptimizerPlan
     latest_loss: Any
+    bar_items: Any
     _module: LightningModule | None
 
     # -- parts
@@ -179,7 +180,8 @@ class Views:
     @property
     def progress_bar_metrics(self) -> dict[str, float]:
         """What the progress bar shows. Reading it waits for the device."""
-        return self.metrics.bar(self.latest_loss)
+        shown = self.metrics.bar(self.latest_loss)
+        return shown if self.bar_items is None else {**shown, **self.bar_items()}
 
     # -- places
     @property

@@ -26,6 +26,11 @@ class Choice:
     path: str | None = None
     checkpoint: dict[str, Any] | None = None
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What was read, or nothing."""
+        return self.checkpoint or {}
+
     def read(self, run: Run, weights_only: bool | None) -> None:
         """Find and read the file; raises :class:`CheckpointError` where it cannot be used."""
         if self.asked is None:
@@ -120,11 +125,18 @@ def last_candidates(run: Run) -> list[str]:
     folders: list[str] = []
     for writer in run.checkpoint_callbacks:
         folder = getattr(writer, "dirpath", None)
-        if folder is not None:
+        if folder is not None and getattr(writer, "_given_dirpath", folder) is not None:
             folders.append(os.fspath(folder))
     found = [path for folder in folders for path in newest_checkpoint(folder)]
     if found:
         return found
-    versions = glob.glob(os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*", "checkpoints"))
+    places = [os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*")]
+    for logger in run.loggers:
+        root, here = logger.root_dir, logger.log_dir
+        places += [os.path.join(glob.escape(root), "version_*")] if root is not None else []
+        places += [glob.escape(here)] if here is not None else []
+    if not run.loggers:
+        places.append(glob.escape(run.default_root_dir))
+    versions = sorted({os.path.abspath(found) for place in places for found in glob.glob(os.path.join(place, "checkpoints"))})
     everything = [path for folder in versions for path in newest_checkpoint(folder)]
     return sorted(everything, key=os.path.getmtime, reverse=True)

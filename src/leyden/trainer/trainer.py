@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,7 @@ from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers, with
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
+from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import (
     ConflictingOptions,
     InvalidOption,
@@ -22,9 +23,10 @@ from leyden.errors import (
     LeakedStopIteration,
     MissingMethod,
     PossibleUserWarning,
+    TrainingTerminated,
     Unsupported,
 )
-from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, Hooks, fitted, overrides, refuse_misspelt
+from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, Hooks, fitted, overrides, refuse_misspelt, tell_stage
 from leyden.loggers.base import Logger
 from leyden.loops.evaluate import STAGE_OF, EvaluateLoop
 from leyden.loops.fit import FitLoop
@@ -42,13 +44,15 @@ from leyden.options import (
 from leyden.profilers.base import Profiler
 from leyden.profilers.choose import choose_profiler
 from leyden.state import snapshot
-from leyden.state.loaders import Origin
+from leyden.state.loaders import Loaders, Origin
+from leyden.state.metrics import Metrics
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import choose_strategy
 from leyden.trainer.checkpoints import Choice, choose_checkpoint
+from leyden.trainer.ending import Ending
 from leyden.trainer.result import FitResult
 
 MODULE_METHODS: frozenset[str] = frozenset(
@@ -73,6 +77,12 @@ DATAMODULE_METHODS: frozenset[str] = frozenset(
         *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
     }
 )
+FIRST_STAGE = {
+    TrainerFn.FITTING: RunningStage.TRAINING,
+    TrainerFn.VALIDATING: RunningStage.VALIDATING,
+    TrainerFn.TESTING: RunningStage.TESTING,
+    TrainerFn.PREDICTING: RunningStage.PREDICTING,
+}
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
 
 
@@ -174,7 +184,7 @@ class Trainer(Run):
         **legacy: Any,
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "legacy", "__class__")}
-        self.classic = classic.translate(legacy, given)
+        self.classic = classic.translate(legacy, given, classic.defaults_of(Trainer))
         given = self.classic.keywords
         if model_registry is not None:
             raise Unsupported(f"model_registry={model_registry!r}: model registries are not offered. Save with ModelCheckpoint.")
@@ -207,7 +217,9 @@ class Trainer(Run):
         self.metrics.silent = options.behaviour.barebones
         self._trainers_callbacks = list(self.callbacks)
         self._verb_running = False
+        self._started: list[object] = []  # the parts of the running verb that have to be torn down
         self._tested_by_fit = False
+        classic.tell_init(self)
 
     # -- verbs
     def fit(
@@ -239,7 +251,7 @@ class Trainer(Run):
         Raises:
             MisconfigurationException, CheckpointError, NonFiniteLoss, and whatever the module's code raises.
         """
-        loaders = classic.fit_loaders(legacy, train_dataloaders, val_dataloaders)
+        loaders = classic.fit_loaders(self.classic, legacy, train_dataloaders, val_dataloaders)
         train_dataloaders, datamodule = take_datamodule(loaders["train"], datamodule, "train_dataloaders")
         module = self._check_module(model)
         ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
@@ -249,10 +261,10 @@ class Trainer(Run):
             self._check_fit(module)
             choice = choose_checkpoint(self, ckpt_path, fitting=True)
             self._prepare(module, choice, weights_only)
-            if choice.checkpoint is not None and self.fit_is_over():
-                self.print(f"The run in {choice.path} is finished: {self.stop_reason or 'its last epoch is done'}.")
             loop = FitLoop(self, self._validates(module))
             self._restore_training(choice)
+            if choice.checkpoint is not None and loop.is_over():
+                self.print(f"The run in {choice.path} is finished: {self.stop_reason or 'it has reached its limit'}.")
             try:
                 loop.run_fit(resuming=choice.checkpoint is not None)
             finally:
@@ -268,6 +280,7 @@ class Trainer(Run):
         verbose: bool = True,
         datamodule: LightningDataModule | None = None,
         weights_only: bool | None = None,
+        **legacy: Any,
     ) -> list[dict[str, float]]:
         """Run validation once; returns the metrics of each loader.
 
@@ -275,6 +288,7 @@ class Trainer(Run):
         without ``model`` and ``ckpt_path`` the best checkpoint is used if there is one, else the weights at hand, and which is
         said.
         """
+        dataloaders = classic.evaluation_loaders("validate", legacy, dataloaders)
         return self._evaluate("val", TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
     def test(
@@ -288,7 +302,7 @@ class Trainer(Run):
         **legacy: Any,
     ) -> list[dict[str, float]]:
         """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
-        dataloaders = classic.test_loaders(legacy, dataloaders)
+        dataloaders = classic.test_loaders(self.classic, legacy, dataloaders, datamodule)
         return self._evaluate("test", TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
     def predict(
@@ -299,11 +313,13 @@ class Trainer(Run):
         return_predictions: bool | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
         weights_only: bool | None = None,
+        **legacy: Any,
     ) -> list[Any] | None:
         """Predict; returns a list with what ``predict_step`` returned for each batch (a list of such lists for several loaders).
 
         ``return_predictions=False`` keeps nothing in memory: write from ``on_predict_batch_end``.
         """
+        dataloaders = classic.evaluation_loaders("predict", legacy, dataloaders)
         dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
         asked = model is not None
         module = self._check_module(model if asked else self._module_at_hand("predict"))
@@ -370,22 +386,29 @@ class Trainer(Run):
         if datamodule is None and self.datamodule is not None and self._same_module(module):
             datamodule = self.datamodule
         self._verb_running = True
-        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, None
+        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, FIRST_STAGE[fn]
+        self._started.clear()
+        self.hooks = None
         status = "failed"
+        failure: BaseException | None = None
         begun = False
         try:
             with ExitStack() as stack:
                 stack.enter_context(torch_switches(self.options.behaviour))
                 stack.enter_context(torch.enable_grad())
+                stack.enter_context(heeded(self.note_signal, interrupts=fn is TrainerFn.FITTING))
                 self.begin(module, datamodule)
                 self._check_names(module, datamodule)
                 self.callbacks = self._callbacks_of(module)
                 adapter = classic.adapt(self, module)
-                self.hooks = Hooks(self, [*self.callbacks, *adapter.callbacks], module)
+                self.hooks = Hooks(
+                    self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead
+                )
                 self.steps = self._find_steps(module, adapter)
                 self.read_mapping = adapter.read_mapping
+                self.bar_items = adapter.bar_items
                 hooks = self.hooks
-                self.metrics.begin(lambda: hooks.where)
+                self.metrics.begin(lambda: hooks.where, module)
                 self.loaders.begin(
                     {stage: Origin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
                 )
@@ -396,45 +419,75 @@ class Trainer(Run):
         except KeyboardInterrupt as error:
             self.interrupted = True
             self.state.status = TrainerStatus.INTERRUPTED
-            self._tell_exception(error)
             status = "interrupted"
-            if fn is not TrainerFn.FITTING:
+            failure = None if fn is TrainerFn.FITTING else error
+            self._tell_exception(error)
+            if failure is not None:
                 raise
-        except StopIteration as error:
+        except StopIteration:
             self.state.status = TrainerStatus.INTERRUPTED
             leak = LeakedStopIteration(
                 "A StopIteration escaped from the code of a hook or step. It would have ended the epoch unnoticed. Find the "
                 "next() without a default in it."
             )
+            failure = leak
             self._tell_exception(leak)
-            raise leak from error
+            raise leak  # noqa: B904  # with "from", contextlib would take it for the StopIteration itself
         except BaseException as error:
             self.state.status = TrainerStatus.INTERRUPTED
+            failure = error
             self._tell_exception(error)
-            raise
+            if isinstance(error, TrainingTerminated) and fn is TrainerFn.FITTING and in_notebook():
+                self.interrupted = True  # the process is the user's session: give control back
+                failure = None
+            else:
+                raise
         finally:
-            self._verb_running = False
-            self.state.stage = None
-            if begun:
-                self._end(fn, module, datamodule, status)
+            try:
+                if begun:
+                    self._end(fn, module, datamodule, status, failure)
+            finally:
+                self._verb_running = False
+                self.state.stage = None
 
-    def _end(self, fn: TrainerFn, module: LightningModule, datamodule: LightningDataModule | None, status: str) -> None:
-        """Teardown and finalization. One that raises does not keep the others from running."""
+    def _end(
+        self,
+        fn: TrainerFn,
+        module: LightningModule,
+        datamodule: LightningDataModule | None,
+        status: str,
+        failure: BaseException | None,
+    ) -> None:
+        """Teardown and finalization of all that was started."""
+        ending = Ending(failure)
         while self._modes:
-            self.restore_modes()
-        with ExitStack() as stack:  # callbacks run in reverse order of entry, the first error is raised at the end
-            stack.callback(self._let_go)
-            if self.profiler is not None:
-                stack.callback(self.profiler.teardown, str(fn))
-            stack.callback(self.strategy.checkpoint_io.teardown)
-            stack.callback(self.strategy.teardown)
-            for logger in reversed(self.loggers):
-                stack.callback(logger.finalize, "success" if status == "success" else "failed")
-            stack.callback(module.teardown, stage=str(fn))
-            for callback in reversed(self.callbacks):
-                stack.callback(callback.teardown, self, module, stage=str(fn))
-            if datamodule is not None:
-                stack.callback(datamodule.teardown, stage=str(fn))
+            ending.call(self.restore_modes)
+        if "_toggled" in module.__dict__:
+            ending.call(module.untoggle_optimizer, None)
+        if datamodule is not None and self._has_started(datamodule):
+            ending.call(tell_stage, datamodule.teardown, str(fn))
+        for callback in self.callbacks:
+            if self._has_started(callback):
+                ending.call(callback.teardown, self, module, stage=str(fn))
+        if self._has_started(module):
+            ending.call(tell_stage, module.teardown, str(fn))
+        for logger in self.loggers:
+            if self._has_started(logger):
+                ending.call(logger.finalize, "success" if status == "success" else "failed")
+        ending.call(self.strategy.teardown)
+        ending.call(self.strategy.checkpoint_io.teardown)
+        if self._has_started(self.profiler):
+            ending.call(self.profiler.describe)
+            ending.call(self.profiler.teardown, str(fn))
+        self._let_go()
+        ending.settle()
+
+    def _start(self, part: object) -> None:
+        """Note that ``part`` is being set up, so that it will be torn down."""
+        self._started.append(part)
+
+    def _has_started(self, part: object) -> bool:
+        return any(part is started for started in self._started)
 
     def _let_go(self) -> None:
         self.optimization = None
@@ -444,31 +497,46 @@ class Trainer(Run):
     def _tell_exception(self, error: BaseException) -> None:
         if self.hooks is None:
             return
-        self.hooks.emit(Callback.on_exception, error)
+        ending = Ending(error)
+        for receiver in self.hooks.receivers(Callback.on_exception):
+            ending.call(receiver, error)
         if self.datamodule is not None:
-            self.datamodule.on_exception(error)
+            ending.call(self.datamodule.on_exception, error)
+        ending.settle()
 
     def _prepare(self, module: LightningModule, choice: Choice, weights_only: bool | None) -> None:
         """From the user's objects to a module on its device, with its data and the checkpoint's state."""
         datamodule, fn = self.datamodule, self.state.fn
         assert self.hooks is not None
         assert fn is not None
+        if fn is TrainerFn.FITTING:
+            choice.read(self, weights_only)
+            positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
+            for logger, position in zip(self.loggers, positions, strict=False):
+                if choice.asked == "last":
+                    logger.go_on(position)
         for logger in self.loggers:
+            self._start(logger)
             logger.start()
-        if self.profiler is not None:
+        if self.profiler.active:
+            self._start(self.profiler)
             self.profiler.setup(str(fn), self.local_rank, self.log_dir)
         if datamodule is not None:
-            datamodule.prepare_data()
+            self.hooks.call("prepare_data", datamodule.prepare_data)
         self.hooks.call("prepare_data", module.prepare_data)
         if datamodule is not None:
-            datamodule.setup(stage=str(fn))
+            self._start(datamodule)
+            self.hooks.call("setup", tell_stage, datamodule.setup, str(fn))
         for callback in self.callbacks:
+            self._start(callback)
             self.hooks.call("setup", callback.setup, self, module, stage=str(fn))
-        self.hooks.call("setup", module.setup, stage=str(fn))
+        self._start(module)
+        self.hooks.call("setup", tell_stage, module.setup, str(fn))
         with self.strategy.precision.init_context():
-            self.hooks.call("configure_model", module.configure_model)
+            self.hooks.call("configure_model", self.steps["configure_model"])
         self._log_hyperparameters(module)
-        choice.read(self, weights_only)
+        if fn is not TrainerFn.FITTING:
+            choice.read(self, weights_only)
         self.ckpt_path = choice.path
         self.strategy.connect(module)
         if choice.checkpoint is not None:
@@ -478,9 +546,9 @@ class Trainer(Run):
             if choice.checkpoint is not None:
                 snapshot.put_callbacks(self, choice.checkpoint)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
-            if returned is None:
-                self.warn("configure_optimizers returned None: training runs without an optimizer, and no weight changes.")
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
+            if not self.plan.optimizers and module.automatic_optimization:
+                self.warn(f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes.")
             self._train_mode(module)
 
     def _restore_training(self, choice: Choice) -> None:
@@ -488,17 +556,10 @@ class Trainer(Run):
             return
         snapshot.put_optimizers(self, choice.checkpoint, self.plan)
         snapshot.put_training(self, choice.checkpoint)
-        positions = (choice.checkpoint.get(snapshot.OURS) or {}).get("loggers", [])
+        positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
         for logger, position in zip(self.loggers, positions, strict=False):
             logger.resume(position)
         choice.forget()
-
-    def fit_is_over(self) -> bool:
-        """Whether the limits were reached already when fit began."""
-        limits, progress = self.options.limits, self.progress
-        return (limits.max_epochs is not None and progress.epoch >= limits.max_epochs) or (
-            limits.max_steps is not None and progress.step >= limits.max_steps
-        )
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
@@ -573,12 +634,9 @@ class Trainer(Run):
         for name, count in STEPS.items():
             method = adapter.steps.get(name, getattr(module, name))
             steps[name] = fitted(method, count)
-        steps["configure_optimizers"] = adapter.steps.get("configure_optimizers", module.configure_optimizers)
-        steps["optimizer_step"] = adapter.steps.get("optimizer_step", module.optimizer_step)
+        for name in ("configure_optimizers", "configure_model", "optimizer_step", "backward"):
+            steps[name] = adapter.steps.get(name, getattr(module, name))
         return steps
-
-    def _has_step(self, module: LightningModule, name: str) -> bool:
-        return overrides(module, getattr(LightningModule, name)) or self.steps[name].__name__ != name
 
     def _check_fit(self, module: LightningModule) -> None:
         name = type(module).__name__
@@ -651,8 +709,15 @@ class Trainer(Run):
         has_step = overrides(module, LightningModule.test_step)
         origin = self.loaders.origins.get("test")
         if has_step and origin is not None and origin.exists and self.options.limits.test:
-            self.test(module, dataloaders=origin.given, datamodule=datamodule)
-            self.state.fn = TrainerFn.FITTING
+            kept = self.loaders, self.metrics
+            self.loaders, self.metrics = Loaders(), Metrics()
+            try:
+                self.test(module, dataloaders=origin.given, datamodule=datamodule)
+                tested = self.callback_metrics
+            finally:
+                self.loaders, self.metrics = kept  # what fit measured and read stays to be seen
+                self.state.fn = TrainerFn.FITTING
+            self.metrics.publish(tested)
 
     def _result(self) -> FitResult:
         writer = self.checkpoint_callback
@@ -677,6 +742,27 @@ class Trainer(Run):
             best_score=float(score) if score is not None else None,
             last_checkpoint=last,
         )
+
+    # -- of older versions
+    @classmethod
+    def add_argparse_args(cls, parent_parser: Any, **_: Any) -> Any:
+        """Add an option for every keyword of the Trainer to an ``argparse`` parser, which is returned."""
+        return classic.add_argparse_args(cls, parent_parser)
+
+    @classmethod
+    def from_argparse_args(cls, args: Any, **kwargs: Any) -> Trainer:
+        """A Trainer with the keywords that stand in ``args`` (an ``argparse.Namespace``); ``kwargs`` override them."""
+        return cls(**classic.keywords_from(cls, args, kwargs))
+
+    @classmethod
+    def default_attributes(cls) -> dict[str, Any]:
+        """The Trainer's keywords with their defaults."""
+        return classic.default_attributes(cls)
+
+    if not TYPE_CHECKING:  # for a type checker, a name that is not declared stays an error
+
+        def __getattr__(self, name: str) -> Any:
+            return classic.old_attribute(self, name)
 
     # -- more of what scripts use
     @property

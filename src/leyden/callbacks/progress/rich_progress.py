@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from leyden.callbacks.progress import lines
 from leyden.callbacks.progress.progress_bar import Metrics, is_terminal
 from leyden.callbacks.progress.throttled import ThrottledProgressBar
+from leyden.checkpoint.random_state import preserved_random_state
 from leyden.state.run import Run
 
 if TYPE_CHECKING:
@@ -113,9 +114,10 @@ class RichProgressBar(ThrottledProgressBar):
         return {**self.__dict__, "progress": None, "_console": None, "_screen": None, "_tasks": {}}
 
     def _open(self, trainer: Run) -> bool:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.progress import Progress
+        with preserved_random_state():  # rich draws from Python's generator when it is imported
+            from rich.console import Console
+            from rich.live import Live
+            from rich.progress import Progress
 
         self._console = console = Console(**self._console_kwargs)
         forced = self._console_kwargs.get("force_terminal") or self._console_kwargs.get("force_interactive")

@@ -1,0 +1,321 @@
+"""The Trainer's arguments of older Lightnings: one table from each name to today's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from leyden.assemble import as_callbacks
+from leyden.callback import Callback
+from leyden.classic.gradients import GradNorms, NanGrads
+from leyden.classic.notices import notice
+from leyden.devices.accelerators import parse_gpus
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, UnknownName, Unsupported, did_you_mean
+from leyden.options import check_bool, check_count
+
+
+@dataclass
+class Classic:
+    """Today's keywords for what was given in yesterday's, and what has no keyword of today."""
+
+    keywords: dict[str, Any]
+    given: set[str] = field(default_factory=set)  # today's keywords that hold what the caller or an old name said
+    legacy: Mapping[str, Any] = field(default_factory=dict)
+    resume_from: Any = None
+    test_loaders: Any = None  # what `fit` was given for a later `test`
+
+    def set(self, old: str, new: str, value: Any) -> None:
+        """Take ``value`` for ``new``; raises :class:`ConflictingOptions` where that was given another value."""
+        if new in self.given and self.keywords[new] != value:
+            raise ConflictingOptions(
+                f"{old}={self.legacy.get(old, value)!r} and {new}={self.keywords[new]!r} were both passed, and mean the same. "
+                f"Leave {old} out."
+            )
+        self.keywords[new] = value
+        self.given.add(new)
+
+    def add_callback(self, callback: Callback) -> None:
+        self.keywords["callbacks"] = [*as_callbacks(self.keywords.get("callbacks"), "callbacks"), callback]
+
+
+Translation = Callable[[str, Any, Classic], None]
+
+
+def _renamed(new: str) -> Translation:
+    def translate(old: str, value: Any, classic: Classic) -> None:
+        if value is not None:
+            classic.set(old, new, value)
+
+    return translate
+
+
+def _refused(alternative: str, *harmless: Any) -> Translation:
+    def translate(old: str, value: Any, classic: Classic) -> None:
+        if not any(value is each or (type(value) is type(each) and value == each) for each in harmless):
+            raise Unsupported(f"{old}={value!r} is not offered. {alternative}")
+
+    return translate
+
+
+def _share(new: str) -> Translation:
+    """0.7's shares are floats, and 1.0 there is everything."""
+
+    def translate(old: str, value: Any, classic: Classic) -> None:
+        expected = "a share of the batches from 0.0 to 1.0"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidType(old, value, expected)
+        if not 0 <= value <= 1:
+            raise InvalidOption(old, value, expected, f"For a number of batches pass {new}={value!r}.")
+        classic.set(old, new, float(value))
+
+    return translate
+
+
+def _gpus(old: str, value: Any, classic: Classic) -> None:
+    if value is None and {"accelerator", "devices"} & classic.given:
+        return  # "not said", as in the years between
+    for new, chosen in parse_gpus(value).items():
+        classic.set(old, new, chosen)
+
+
+def _checkpoint_callback(old: str, value: Any, classic: Classic) -> None:
+    from leyden.callbacks.checkpoint import Checkpoint
+
+    if isinstance(value, Checkpoint):
+        classic.add_callback(value)
+    elif value is None or isinstance(value, bool):
+        classic.set(old, "enable_checkpointing", bool(value))
+    else:
+        raise InvalidType(old, value, "True, False, or a ModelCheckpoint")
+
+
+def _early_stop_callback(old: str, value: Any, classic: Classic) -> None:
+    from leyden.callbacks.early_stopping import EarlyStopping
+
+    if isinstance(value, EarlyStopping):
+        classic.add_callback(value)
+    elif value is True:
+        classic.add_callback(EarlyStopping(monitor="val_loss", patience=3, verbose=True, mode="min"))
+    elif value is not False and value is not None:
+        raise InvalidType(old, value, "True, False, or an EarlyStopping")
+
+
+def _bar_rate(old: str, value: Any, classic: Classic) -> None:
+    if value is None:
+        return
+    rate = check_count(old, value, 0, "a number of batches >= 1, or 0 for no bar")
+    if rate == 0:
+        classic.set(old, "enable_progress_bar", False)
+    elif classic.keywords.get("enable_progress_bar") is False:
+        return
+    elif classic.legacy.get("process_position"):
+        from leyden.callbacks.progress.tqdm_progress import TQDMProgressBar
+
+        classic.add_callback(TQDMProgressBar(refresh_rate=rate, process_position=classic.legacy["process_position"]))
+    else:
+        from leyden.callbacks.progress.rich_progress import RichProgressBar
+
+        classic.add_callback(RichProgressBar(refresh_rate=rate))
+
+
+def _process_position(old: str, value: Any, classic: Classic) -> None:
+    position = check_count(old, value, 0, "the bar's line, counted from 0")
+    if (
+        position
+        and classic.legacy.get("progress_bar_refresh_rate") is None
+        and classic.keywords["enable_progress_bar"] is not False
+    ):
+        from leyden.callbacks.progress.tqdm_progress import TQDMProgressBar
+
+        classic.add_callback(TQDMProgressBar(process_position=position))
+
+
+def _weights_summary(old: str, value: Any, classic: Classic) -> None:
+    if value is None:
+        classic.set(old, "enable_model_summary", False)
+        return
+    depths = {"full": -1, "top": 1}
+    if not isinstance(value, str) or value not in depths:
+        raise InvalidOption(old, value, "'full', 'top' or None")
+    classic.set(old, "enable_model_summary", True)
+    from leyden.callbacks.model_summary import ModelSummary
+
+    classic.add_callback(ModelSummary(max_depth=depths[value]))
+
+
+def _weights_save_path(old: str, value: Any, classic: Classic) -> None:
+    if value is None or classic.keywords.get("enable_checkpointing") is False:
+        return
+    callbacks = as_callbacks(classic.keywords.get("callbacks"), "callbacks")
+    writers = [callback for callback in callbacks if hasattr(callback, "best_model_path")]
+    if writers:
+        raise ConflictingOptions(
+            f"{old}={value!r} and a {type(writers[0]).__name__} were both passed. Leave {old} out, and give the folder to the "
+            f"callback as dirpath."
+        )
+    from leyden.callbacks.model_checkpoint import default_checkpoint
+
+    classic.add_callback(default_checkpoint(dirpath=value))
+
+
+def _distributed_backend(old: str, value: Any, classic: Classic) -> None:
+    if value in ("dp", "ddp2"):
+        raise Unsupported(f"{old}={value!r} is not offered: it has been given up for strategy='ddp'. Use {old}='ddp'.")
+    if value == "ddp_cpu":
+        classic.set(old, "accelerator", "cpu")
+        value = "ddp"
+    if value is not None:
+        classic.set(old, "strategy", value)
+
+
+def _use_amp(old: str, value: Any, classic: Classic) -> None:
+    if check_bool(old, value):
+        classic.set(old, "precision", 16)
+
+
+def _track_grad_norm(old: str, value: Any, classic: Classic) -> None:
+    if value == -1 and not isinstance(value, bool):
+        return
+    if isinstance(value, bool) or not (value == "inf" or (isinstance(value, int | float) and value > 0)):
+        raise InvalidOption(old, value, "a positive number (the norm's p), 'inf', or -1 for off")
+    classic.add_callback(GradNorms(value))
+
+
+def _print_nan_grads(old: str, value: Any, classic: Classic) -> None:
+    if check_bool(old, value):
+        classic.add_callback(NanGrads())
+
+
+def _log_save_interval(old: str, value: Any, classic: Classic) -> None:
+    if value is None:
+        return
+    every = check_count(old, value, 1, "a number of batches >= 1")
+    if classic.keywords.get("logger") in (None, True):
+        from leyden.assemble import LOG_FOLDER
+        from leyden.loggers.csv import CSVLogger
+        from leyden.options import Options
+
+        root = Options.read_root(classic.keywords.get("default_root_dir"))
+        classic.keywords["logger"] = CSVLogger(root, name=LOG_FOLDER, flush_logs_every_n_steps=every)
+
+
+def _reload_every_epoch(old: str, value: Any, classic: Classic) -> None:
+    if check_bool(old, value):
+        classic.set(old, "reload_dataloaders_every_n_epochs", 1)
+
+
+def _resume_from(old: str, value: Any, classic: Classic) -> None:
+    import os
+
+    if value is not None and not isinstance(value, str | os.PathLike):
+        raise InvalidType(old, value, "the path of a checkpoint, or None")
+    classic.resume_from = value
+
+
+def _terminate_on_nan(old: str, value: Any, classic: Classic) -> None:
+    if value is not None:
+        classic.set(old, "stop_on_nonfinite_loss", check_bool(old, value))
+
+
+_AMP = "Mixed precision is PyTorch's own now: precision='16-mixed'."
+_TPU = "There is no support for TPUs; use accelerator='gpu' or 'cpu'."
+
+TRAINER: dict[str, tuple[str, Translation]] = {
+    # old name: (today's, in words), how it is read; in this order
+    "gpus": ("accelerator='gpu', devices=...", _gpus),
+    "resume_from_checkpoint": ("fit(ckpt_path=...)", _resume_from),
+    "checkpoint_callback": ("enable_checkpointing=... or callbacks=[ModelCheckpoint(...)]", _checkpoint_callback),
+    "early_stop_callback": ("callbacks=[EarlyStopping(...)]", _early_stop_callback),
+    "default_save_path": ("default_root_dir", _renamed("default_root_dir")),
+    "gradient_clip": ("gradient_clip_val", _renamed("gradient_clip_val")),
+    "nb_gpu_nodes": ("num_nodes", _renamed("num_nodes")),
+    "num_tpu_cores": ("accelerator", _refused(_TPU, None, 0)),
+    "tpu_cores": ("accelerator", _refused(_TPU, None, 0)),
+    "log_gpu_memory": ("torch.cuda.memory_stats() in a callback", _refused(
+        "Log torch.cuda.max_memory_allocated() in a callback's on_train_batch_end.", None, False)),
+    "show_progress_bar": ("enable_progress_bar", _renamed("enable_progress_bar")),
+    "progress_bar_refresh_rate": ("callbacks=[RichProgressBar(refresh_rate=...)]", _bar_rate),
+    "process_position": ("callbacks=[TQDMProgressBar(process_position=...)]", _process_position),
+    "overfit_pct": ("overfit_batches", _share("overfit_batches")),
+    "track_grad_norm": ("leyden.utilities.grad_norm in on_before_optimizer_step", _track_grad_norm),
+    "max_nb_epochs": ("max_epochs", _renamed("max_epochs")),
+    "min_nb_epochs": ("min_epochs", _renamed("min_epochs")),
+    "train_percent_check": ("limit_train_batches", _share("limit_train_batches")),
+    "val_percent_check": ("limit_val_batches", _share("limit_val_batches")),
+    "test_percent_check": ("limit_test_batches", _share("limit_test_batches")),
+    "log_save_interval": ("CSVLogger(flush_logs_every_n_steps=...)", _log_save_interval),
+    "flush_logs_every_n_steps": ("CSVLogger(flush_logs_every_n_steps=...)", _log_save_interval),
+    "row_log_interval": ("log_every_n_steps", _renamed("log_every_n_steps")),
+    "add_row_log_interval": ("log_every_n_steps", _renamed("log_every_n_steps")),
+    "distributed_backend": ("strategy", _distributed_backend),
+    "use_amp": ("precision=16", _use_amp),
+    "print_nan_grads": ("detect_anomaly=True", _print_nan_grads),
+    "weights_summary": ("callbacks=[ModelSummary(max_depth=...)]", _weights_summary),
+    "weights_save_path": ("callbacks=[ModelCheckpoint(dirpath=...)]", _weights_save_path),
+    "amp_level": ("precision='16-mixed'", _refused(_AMP, None, "O1")),
+    "amp_backend": ("precision='16-mixed'", _refused(_AMP, None, "native")),
+    "nb_sanity_val_steps": ("num_sanity_val_steps", _renamed("num_sanity_val_steps")),
+    "truncated_bptt_steps": ("manual optimization", _refused(
+        "Split the batch along time in training_step, with automatic_optimization = False, and detach the hidden state.", None)),
+    "reload_dataloaders_every_epoch": ("reload_dataloaders_every_n_epochs=1", _reload_every_epoch),
+    "replace_sampler_ddp": ("use_distributed_sampler", _renamed("use_distributed_sampler")),
+    "terminate_on_nan": ("stop_on_nonfinite_loss", _terminate_on_nan),
+    "num_processes": ("devices", _renamed("devices")),
+    "automatic_optimization": ("the module's attribute automatic_optimization", _refused(
+        "Set self.automatic_optimization = False in the module's __init__.", None, True)),
+    "enable_pl_optimizer": ("nothing: every optimizer is wrapped", _refused(
+        "self.optimizers(use_pl_optimizer=False) gives the bare ones.", None, True)),
+    "prepare_data_per_node": ("the module's attribute prepare_data_per_node", _refused(
+        "Set self.prepare_data_per_node = False in the module or datamodule.", None, True)),
+    "auto_lr_find": ("Tuner(trainer).lr_find(model)", _refused(
+        "It is not offered yet: choose the learning rate yourself.", None, False)),
+    "auto_scale_batch_size": ("Tuner(trainer).scale_batch_size(model)", _refused(
+        "It is not offered yet: choose the batch size yourself.", None, False)),
+    "auto_select_gpus": ("devices", _refused("Choose by devices=.", None, False)),
+    "ipus": ("accelerator", _refused("There is no support for IPUs; use accelerator='gpu' or 'cpu'.", None)),
+    "stochastic_weight_avg": ("torch.optim.swa_utils", _refused("Average in a callback, with its tools.", None, False)),
+    "move_metrics_to_cpu": ("nothing: metrics are read in bulk", _refused("Metrics wait on the device.", None, False)),
+    "multiple_trainloader_mode": ("CombinedLoader(loaders, mode)", _refused(
+        "Pass CombinedLoader(loaders, mode=...) as the training loader.", None, "max_size_cycle")),
+}  # fmt: skip
+
+
+def translate(legacy: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Classic:
+    """Today's keywords from both; raises :class:`UnknownName` for a name of neither."""
+    for name in legacy:
+        if name not in TRAINER:
+            raise UnknownName(f"Trainer got an unknown argument {name!r}.{did_you_mean(name, [*given, *TRAINER])}")
+    changed = {name for name, value in given.items() if not _same(value, defaults[name])}
+    classic = Classic(dict(given), changed, legacy)
+    _translate_values(classic)
+    for name, (today, read) in TRAINER.items():
+        if name in legacy:
+            read(name, legacy[name], classic)
+            notice(f"Trainer({name}=...)", today)
+    return classic
+
+
+def _translate_values(classic: Classic) -> None:
+    """Old values of arguments that are called today what they were called then."""
+    keywords = classic.keywords
+    if isinstance(keywords.get("profiler"), bool):
+        notice(f"Trainer(profiler={keywords['profiler']})", "profiler='simple' or None", 5)
+        keywords["profiler"] = "simple" if keywords["profiler"] else None
+    accelerator = keywords.get("accelerator")
+    if isinstance(accelerator, str) and (accelerator in ("dp", "ddp2") or accelerator.startswith("ddp")):
+        keywords["accelerator"] = "auto"
+        classic.given.discard("accelerator")
+        _distributed_backend("accelerator", accelerator, classic)
+        notice(f"Trainer(accelerator={accelerator!r})", f"strategy={keywords['strategy']!r}", 5)
+
+
+def _same(value: Any, default: Any) -> bool:
+    return value is default or (type(value) is type(default) and bool(value == default))
+
+
+def defaults_of(trainer_class: type) -> dict[str, Any]:
+    """The Trainer's keywords of today, with their defaults."""
+    parameters = inspect.signature(trainer_class.__init__).parameters.values()  # type: ignore[misc]  # of the class itself
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}

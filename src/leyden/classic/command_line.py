@@ -1,0 +1,71 @@
+"""``Trainer.add_argparse_args`` and ``from_argparse_args``: the Trainer's keywords on a command line."""
+
+from __future__ import annotations
+
+import ast
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from leyden.classic.arguments import TRAINER, defaults_of
+from leyden.errors import InvalidType
+
+
+def default_attributes(trainer_class: type) -> dict[str, Any]:
+    """The Trainer's keywords with their defaults."""
+    return defaults_of(trainer_class)
+
+
+def add_argparse_args(trainer_class: type, parser: Any) -> ArgumentParser:
+    """Add an option for every keyword of the Trainer, the old names among them, but for those that the parser has.
+
+    The options are added to ``parser`` itself, which is returned.
+    """
+    if not isinstance(parser, ArgumentParser):
+        raise InvalidType("parent_parser", parser, "an argparse.ArgumentParser")
+    group = parser.add_argument_group(trainer_class.__name__)
+    taken = set(parser._option_string_actions)
+    for name, default in {**dict.fromkeys(TRAINER), **defaults_of(trainer_class)}.items():
+        option = f"--{name}"
+        if option in taken:
+            continue
+        what = f"now {TRAINER[name][0].replace('%', '%%')}" if name in TRAINER else f"default: {default!r}".replace("%", "%%")
+        if isinstance(default, bool):
+            group.add_argument(option, default=default, nargs="?", const=True, type=read_word, help=what)
+        else:
+            group.add_argument(option, default=default, type=read_word, help=what)
+    return parser
+
+
+def keywords_from(trainer_class: type, args: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The Trainer's keywords that stand in ``args``, where they are not the default; ``given`` overrides them."""
+    if isinstance(args, ArgumentParser):
+        args = args.parse_args()
+    if not isinstance(args, Namespace | dict):
+        raise InvalidType("args", args, "what ArgumentParser.parse_args() returned")
+    found = dict(args) if isinstance(args, dict) else vars(args)
+    defaults = {**dict.fromkeys(TRAINER), **defaults_of(trainer_class)}
+    changed = {
+        name: value
+        for name, value in found.items()
+        if name in defaults and not (value is defaults[name] or (type(value) is type(defaults[name]) and value == defaults[name]))
+    }
+    return {**changed, **given}
+
+
+def read_word(text: str) -> Any:
+    """A word of the command line as what it says: a number, true or false, None, a list or dict, else text."""
+    lowered = text.lower()
+    words = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+    if lowered in words:
+        return words[lowered]
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    if text[:1] in ("[", "{"):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    return text

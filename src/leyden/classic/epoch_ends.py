@@ -1,0 +1,95 @@
+"""``training_epoch_end``, ``validation_epoch_end`` and ``test_epoch_end``: the list of all that the steps returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.classic.returned import log_epoch_end
+from leyden.errors import InvalidReturn
+from leyden.hooks import fitted
+from leyden.module import LightningModule
+from leyden.state.run import Run
+from leyden.tree import tree_map
+
+if TYPE_CHECKING:
+    from leyden.trainer.trainer import Trainer
+
+EPOCH_ENDS = {"train": "training_epoch_end", "val": "validation_epoch_end", "test": "test_epoch_end"}
+SAVED = "epoch_end_outputs"  # in a checkpoint's part of ours
+_WORDS = {"train": "_train_", "val": "_validation_", "test": "_test_"}
+
+
+class EpochEnds(Callback):
+    """Collects what the steps return and hands the list to ``*_epoch_end(outputs)``: a list of lists for several loaders.
+
+    The list grows with the epoch: tensors are detached, and kept on their device, until the epoch's end. Return only what
+    the epoch's end needs.
+    """
+
+    def __init__(self, methods: Mapping[str, Callable[..., Any]]) -> None:
+        self.methods = {stage: fitted(method, 1) for stage, method in methods.items()}  # stage: its epoch end
+        self.names = {stage: getattr(method, "__qualname__", EPOCH_ENDS[stage]) for stage, method in methods.items()}
+        self.outputs: dict[str, dict[int, list[Any]]] = {stage: {} for stage in methods}  # stage, loader: what steps returned
+
+    def hears(self, hook: str) -> bool:
+        return "checkpoint" in hook or any(_WORDS[stage] in hook for stage in self.methods)
+
+    def _collect(self, stage: str, outputs: Any, loader: int = 0) -> None:
+        if outputs is not None:
+            self.outputs[stage].setdefault(loader, []).append(tree_map(outputs, Tensor, Tensor.detach))
+
+    def _finish(self, run: Run, stage: str, loaders: int) -> None:
+        collected, self.outputs[stage] = self.outputs[stage], {}
+        outputs = [collected.get(loader, []) for loader in range(loaders)]
+        returned = self.methods[stage](outputs if loaders > 1 else outputs[0])
+        if returned is None:
+            return
+        if not isinstance(returned, Mapping):
+            raise InvalidReturn(f"{self.names[stage]} returned {type(returned).__name__}. Expected a dict or None.")
+        log_epoch_end(run, returned)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.outputs["train"] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if outputs:  # an empty dict stands for a batch that was skipped
+            self._collect("train", outputs)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, "train", 1)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.outputs["val"] = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._collect("val", outputs, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, "val", len(trainer.num_val_batches))
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.outputs["test"] = {}
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._collect("test", outputs, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, "test", len(trainer.num_test_batches))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        collected = self.outputs.get("train")
+        if collected:
+            checkpoint.setdefault("leyden", {})[SAVED] = collected[0]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint.get("leyden", {}).get(SAVED)
+        if kept and "train" in self.outputs:
+            self.outputs["train"] = {0: list(kept)}

@@ -1,0 +1,31 @@
+"""Callbacks behind ``track_grad_norm`` and ``print_nan_grads``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from leyden.callback import Callback
+from leyden.module import LightningModule
+from leyden.state.gradients import grad_norm
+
+if TYPE_CHECKING:
+    from leyden.trainer.trainer import Trainer
+
+
+class GradNorms(Callback):
+    """``track_grad_norm``: the p-norm of each parameter's gradient, logged before each step."""
+
+    def __init__(self, norm_type: float | int | str) -> None:
+        self.norm_type = norm_type
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        pl_module.log_dict(grad_norm(pl_module, self.norm_type, group_separator="_"))
+
+
+class NanGrads(Callback):
+    """``print_nan_grads``: names parameters whose gradients are not finite. Reads the device after every backward."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                trainer.print(f"{name}: gradient is not finite: {parameter.grad}")

@@ -1,0 +1,141 @@
+"""The order of the data: what a sampler gives, skipped over where a run was cut, and noted where it could not be drawn again."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+from leyden.data.seeded import Tagged, TaggedIndex, batch_seed
+from leyden.errors import LeydenWarning
+
+# They draw all of an epoch when its first index is asked for, so they can be read again by their random state alone.
+_REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+
+
+def is_repeatable(sampler: Any) -> bool:
+    """Whether ``sampler`` is one of PyTorch's own, which give the same order again from the same random state."""
+    if type(sampler) is BatchSampler:
+        return is_repeatable(sampler.sampler)
+    return type(sampler) in _REPEATABLE
+
+
+class Indices:
+    """Stands in for a loader's sampler for one epoch.
+
+    Args:
+        sampler: the loader's batch sampler, or its sampler where it does not batch.
+        batches: whether the sampler gives batches of indices, or single ones.
+        seed: the epoch's seed for random augmentation, or ``None`` where the data draws by itself.
+        keep: how many of the newest indices to remember, for samplers that cannot be read again.
+    """
+
+    def __init__(self, sampler: Any, *, batches: bool, seed: int | None, keep: int) -> None:
+        self.sampler_given = sampler
+        self.batches = batches
+        self.seed = seed
+        self.skip = 0  # how many the sampler has to give before the next one
+        self.position = 0  # how many this epoch has had
+        self.waiting: deque[Any] = deque()  # drawn before the cut, not yet used
+        self.before_first: Callable[[], None] | None = None
+        self.after_skip: Callable[[], None] | None = None
+        self.expected: int | None = None  # the checksum of what is skipped
+        self.drawn: deque[tuple[Any, int]] | None = deque(maxlen=keep) if keep else None
+        self.checksum = 0
+        self.started = False
+        self._live: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sampler_given)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sampler_given":
+            raise AttributeError(name)
+        return getattr(self.sampler_given, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._live = None
+        self.started = False
+        return self
+
+    def start(self) -> None:
+        """Open the sampler and pass over what was used before the cut."""
+        if self.started:
+            return
+        self.started = True
+        if self.before_first is not None:
+            self.before_first()
+        self._live = iter(self.sampler_given)
+        checksum = 0
+        for _ in range(self.skip):
+            item = next(self._live, None)
+            if self.expected is not None:
+                checksum = zlib.crc32(_plain(item), checksum)
+        if self.expected is not None and checksum != self.expected:
+            warnings.warn(
+                f"{type(self.sampler_given).__name__} gave other indices when it was read again than before the interruption. If "
+                f"it draws them as it goes, the order from here on may differ from an uninterrupted run's. Draw the whole order "
+                f"in __iter__, or give the sampler state_dict() and load_state_dict().",
+                LeydenWarning,
+                stacklevel=2,
+            )
+        for _ in self.waiting:
+            next(self._live, None)
+        if self.after_skip is not None:
+            self.after_skip()
+
+    def __next__(self) -> Any:
+        if not self.started:
+            self.start()
+        if self.waiting:
+            item = self.waiting.popleft()
+        else:
+            assert self._live is not None
+            item = next(self._live)
+        if self.drawn is not None:
+            self.checksum = zlib.crc32(_plain(item), self.checksum)
+            self.drawn.append((item, self.checksum))
+        position = self.position
+        self.position += 1
+        if self.seed is None:
+            return item
+        seed = batch_seed(self.seed, position)
+        return Tagged(item, seed) if self.batches else TaggedIndex(item, seed)
+
+    # -- kept across a resume
+    def state_dict(self, taken: int) -> dict[str, Any]:
+        """What a sampler that cannot be read again needs: what it gave and was not used, and a checksum of what was."""
+        if self.drawn is None or self.position < taken:
+            return {}
+        ahead = self.position - taken
+        items = list(self.drawn)
+        waiting = [item for item, _ in items[len(items) - ahead :]] if ahead else []
+        before = items[len(items) - ahead - 1][1] if len(items) > ahead else (0 if taken == 0 else None)
+        return {"waiting": waiting, "checksum": before}
+
+    def continue_from(self, state: dict[str, Any], taken: int) -> None:
+        """Go on where ``taken`` were used."""
+        self.skip = self.position = taken
+        if self.drawn is not None and state:
+            self.waiting = deque(state["waiting"])
+            self.expected = state["checksum"]
+            self.checksum = state["checksum"] or 0
+            self.drawn.append((None, self.checksum))
+
+
+def _plain(item: Any) -> bytes:
+    if isinstance(item, torch.Tensor):
+        item = item.tolist()
+    return repr(item).encode()

@@ -1,0 +1,61 @@
+"""Signals while a verb runs: noted, to be heeded at the next safe place; the handlers that stood before are put back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+TERMINATION = ("SIGTERM", "SIGUSR1")
+EXIT_CODE = 143
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+@contextmanager
+def heeded(note: Callable[[int], None], *, interrupts: bool) -> Iterator[None]:
+    """Call ``note`` with the number of a SIGTERM or SIGUSR1 (and with ``interrupts`` of a Ctrl-C) that arrives inside.
+
+    A second SIGTERM ends the process at once, a second Ctrl-C raises :class:`KeyboardInterrupt` where it is. A handler of
+    the user's own is left in its place. Outside the main thread, where handlers cannot be set, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: set[int] = set()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if number in seen:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            os._exit(EXIT_CODE)
+        seen.add(number)
+        note(number)
+
+    before: dict[int, _Handler] = {}
+    names = [*TERMINATION, *(["SIGINT"] if interrupts else [])]
+    for name in names:
+        number = getattr(signal, name, None)
+        if number is None:
+            continue  # Windows has no SIGUSR1
+        standing = signal.getsignal(number)
+        if standing is signal.SIG_DFL or (number == signal.SIGINT and standing is signal.default_int_handler):
+            before[number] = standing
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, standing in before.items():
+            if signal.getsignal(number) is handler:
+                signal.signal(number, standing)
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in IPython, where ending the process would take the user's session along."""
+    import sys
+
+    ipython: Any = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None

@@ -1,0 +1,283 @@
+"""One logged name: where it may be logged, as what, and what came of it so far."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.errors import IllegalLog
+from leyden.state.exact import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
+
+Reduction = str | Callable[[Tensor], Any]
+AskedLog = tuple[bool, bool | None, bool | None, bool | None, Reduction, bool, bool, bool]
+"""prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist."""
+Key = tuple[str, str, int | None]
+"""Hook, name, and the number of the loader where there are several."""
+
+_STEP, _EPOCH = "step", "epoch"
+_BOTH = (_STEP, _EPOCH)
+_TRAIN_STEP_HOOKS = (
+    "training_step",
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "backward",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "configure_gradient_clipping",
+    "clip_gradients",
+)
+WHERE_LEGAL: dict[str, tuple[tuple[str, ...], str]] = {
+    **dict.fromkeys(_TRAIN_STEP_HOOKS, (_BOTH, _STEP)),
+    **{f"on_{stage}_batch_{when}": (_BOTH, _EPOCH) for stage in ("validation", "test") for when in ("start", "end")},
+    "validation_step": (_BOTH, _EPOCH),
+    "test_step": (_BOTH, _EPOCH),
+    **dict.fromkeys(
+        (
+            "on_train_start",
+            "on_train_epoch_start",
+            "on_train_epoch_end",
+            "on_validation_start",
+            "on_validation_epoch_start",
+            "on_validation_epoch_end",
+            "on_test_start",
+            "on_test_epoch_start",
+            "on_test_epoch_end",
+        ),
+        ((_EPOCH,), _EPOCH),
+    ),
+}
+"""Where ``self.log`` is legal: the hook's name to (what may be asked for, what is the default)."""
+
+REDUCTIONS = ("mean", "sum", "min", "max", "last")
+_NAMED: dict[Any, str] = {
+    torch.mean: "mean",
+    torch.sum: "sum",
+    torch.min: "min",
+    torch.max: "max",
+    torch.amin: "min",
+    torch.amax: "max",
+    min: "min",
+    max: "max",
+    sum: "sum",
+}
+_PENDING = 128  # values that wait before they are merged: one stacked operation instead of one per batch
+_UNREAD = object()
+
+
+class Entry:
+    """One logged name of one hook: its newest value, and the epoch's so far."""
+
+    __slots__ = (
+        "asked",
+        "bar",
+        "computed",
+        "epoch_name",
+        "graph",
+        "last",
+        "logger",
+        "metric",
+        "name",
+        "on_epoch",
+        "on_step",
+        "pending",
+        "reduce",
+        "step_name",
+        "suffix",
+        "total",
+        "touched",
+        "where",
+    )
+
+    def __init__(self, where: str, name: str, asked: AskedLog, suffix: str) -> None:
+        bar, logger, on_step, on_epoch, reduce, _, graph, _ = asked
+        self.where, self.asked, self.bar, self.graph, self.suffix = where, asked, bar, graph, suffix
+        self.logger = True if logger is None else logger
+        self.reduce = read_reduction(name, reduce)
+        self.on_step, self.on_epoch = _read_places(where, name, on_step, on_epoch)
+        both = self.on_step and self.on_epoch
+        self.name = name + suffix
+        self.step_name = f"{name}_step{suffix}" if both else self.name
+        self.epoch_name = f"{name}_epoch{suffix}" if both else self.name
+        self.metric: Any = None  # a torchmetrics metric, which merges by itself
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new epoch."""
+        self.last: Any = None
+        self.touched = False
+        self.total: Accumulator = self._accumulator()
+        self.pending: Pending = []
+        self.computed: Any = _UNREAD
+
+    def _accumulator(self) -> Accumulator:
+        if not isinstance(self.reduce, str):
+            return Stacked(self.name, self.reduce)
+        if self.reduce in ("min", "max"):
+            return Extreme(self.reduce)
+        return Last() if self.reduce == "last" else Sum(self.reduce == "mean")
+
+    # -- during a batch
+    def add(self, value: Any, size: int) -> None:
+        """Merge one value. ``size`` is the number of samples that it stands for."""
+        self.touched = True
+        self.last = value
+        if self.on_epoch:
+            self.computed = _UNREAD
+            pending = self.pending
+            pending.append((value, size))
+            if len(pending) >= _PENDING:
+                self.merge()
+
+    def merge(self) -> None:
+        """Fold the waiting values into the epoch's. Nothing waits for the device."""
+        pending, self.pending = self.pending, []
+        if pending:
+            self.total.add(pending)
+
+    # -- reading
+    def step_value(self) -> Any:
+        """The newest value. A metric's is what its own forward computed for this batch, ``None`` where it was only updated."""
+        return self._single(self.metric._forward_cache) if self.metric is not None else self.last
+
+    def epoch_value(self) -> Any:
+        """What the epoch's values come to so far."""
+        if self.computed is _UNREAD:
+            if self.metric is not None:
+                self.computed = self._single(self.metric.compute())
+            else:
+                self.merge()
+                self.computed = self.total.value()
+        return self.computed
+
+    def _single(self, value: Any) -> Any:
+        if value is None or (isinstance(value, Tensor) and not value.dim()) or isinstance(value, int | float):
+            return value
+        if isinstance(value, Tensor) and value.numel() == 1:
+            return value.reshape(())
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise IllegalLog(
+            f"The metric logged as {self.name!r} computes {shape}. Only single values can be logged: call compute() yourself "
+            f"and log its parts, with self.log_dict."
+        )
+
+    def touch_metric(self, metric: Any) -> None:
+        """``metric`` was logged: its value is read when somebody asks."""
+        self.metric = metric
+        self.touched = True
+        self.computed = _UNREAD
+
+    # -- kept across a resume
+    def state_dict(self) -> dict[str, Any]:
+        reduce = self.reduce if isinstance(self.reduce, str) else getattr(self.reduce, "__qualname__", "function")
+        self.merge()
+        return {
+            "where": self.where,
+            "name": self.name[: len(self.name) - len(self.suffix)],
+            "suffix": self.suffix,
+            "asked": [*self.asked[:4], reduce, *self.asked[5:]],
+            "function": not isinstance(self.reduce, str),
+            "last": bare(self.last) if isinstance(self.last, Tensor) else self.last,
+            "touched": self.touched,
+            "total": self.total.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.last, self.touched, self.pending, self.computed = state["last"], state["touched"], [], _UNREAD
+        self.total.load_state_dict(state["total"])
+
+
+def read_reduction(name: str, reduce: Reduction) -> Reduction:
+    """``reduce_fx`` as one of our names, or a function of the stacked values. Raises :class:`IllegalLog` for anything else."""
+    if isinstance(reduce, str):
+        word = reduce.lower()
+        if word == "avg":
+            return "mean"
+        if word in REDUCTIONS:
+            return word
+    elif callable(reduce):
+        try:
+            return _NAMED.get(reduce, reduce)
+        except TypeError:  # not hashable
+            return reduce
+    raise IllegalLog(
+        f"self.log({name!r}, reduce_fx={reduce!r}): reduce_fx must be one of {', '.join(REDUCTIONS)}, or a function that "
+        f"turns the stacked values into one."
+    )
+
+
+def same_asked(first: AskedLog, second: AskedLog) -> bool:
+    """Whether two calls ask for the same. A function written in the call (a lambda) is a new object each time it runs."""
+    mine, theirs = getattr(first[4], "__code__", first[4]), getattr(second[4], "__code__", second[4])
+    return bool(first[:4] == second[:4] and first[5:] == second[5:] and mine == theirs)
+
+
+def _read_places(where: str, name: str, on_step: bool | None, on_epoch: bool | None) -> tuple[bool, bool]:
+    allowed, default = WHERE_LEGAL[where]
+    step = (default == _STEP) if on_step is None else bool(on_step)
+    epoch = (default == _EPOCH) if on_epoch is None else bool(on_epoch)
+    if step and _STEP not in allowed:
+        raise IllegalLog(
+            f"self.log({name!r}, on_step=True) in {where}: there is no step here. Log with on_epoch=True, or log in a step hook."
+        )
+    if not epoch and _STEP not in allowed:
+        raise IllegalLog(
+            f"self.log({name!r}, on_epoch=False) in {where}: there is no step here, so only the epoch's value can be logged. "
+            f"Leave on_epoch out."
+        )
+    if not step and not epoch:
+        raise IllegalLog(f"self.log({name!r}, on_step=False, on_epoch=False) would log nothing. Set one of them to True.")
+    return step, epoch
+
+
+# -- torchmetrics, which is imported by those who use it
+def is_metric(value: object) -> bool:
+    torchmetrics = sys.modules.get("torchmetrics")
+    return torchmetrics is not None and isinstance(value, torchmetrics.Metric)
+
+
+def is_collection(value: object) -> bool:
+    torchmetrics = sys.modules.get("torchmetrics")
+    return torchmetrics is not None and isinstance(value, torchmetrics.MetricCollection)
+
+
+def check_kind(name: str, value: Any) -> None:
+    """Raise :class:`IllegalLog` where ``value`` is nothing that can be logged."""
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            raise IllegalLog(f"self.log({name!r}, ...) got a complex tensor. Log its real and imaginary parts.")
+        return
+    if is_metric(value) or (isinstance(value, Number) and not isinstance(value, complex)):
+        return
+    if hasattr(value, "item") and getattr(value, "size", None) == 1 and isinstance(value.item(), int | float):
+        return
+    if isinstance(value, Mapping) or is_collection(value):
+        kind = "MetricCollection" if is_collection(value) else "dict"
+        raise IllegalLog(f"self.log({name!r}, ...) got a {kind}. Use self.log_dict for several values.")
+    raise IllegalLog(
+        f"self.log({name!r}, ...) got {type(value).__name__}. What can be logged: a tensor with one element, a number, or a "
+        f"torchmetrics metric."
+    )
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of a nested mapping, names joined by ``/``."""
+    # a collection's groups share their states; copying them here would break the sharing
+    collection: Any = values
+    items = collection.items(copy_state=False) if is_collection(values) else values.items()
+    for name, value in items:
+        if not isinstance(name, str):
+            raise IllegalLog(f"A metric's name must be a string, and {name!r} is {type(name).__name__}.")
+        if isinstance(value, Mapping) or is_collection(value):
+            yield from flattened(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value

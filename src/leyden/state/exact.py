@@ -1,0 +1,326 @@
+"""Exact sums: numbers are added without rounding, in any order, where they are, and rounded once, when the sum is read."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.errors import IllegalLog
+
+Pending = list[tuple[Any, int]]
+"""Values, each with the number of samples that it stands for."""
+
+_UNIT = 1074  # every finite double is a whole number of 2**-1074
+_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Accumulator(ABC):
+    """What an epoch's values of one name come to."""
+
+    @abstractmethod
+    def add(self, pending: Pending) -> None:
+        """Take values in. Nothing waits for the device."""
+
+    @abstractmethod
+    def value(self) -> Any:
+        """What they come to: a number, or a tensor where there was one. May wait for the device. ``None``: nothing came."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything taken in so far, as tensors, numbers and strings."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+
+
+class Sum(Accumulator):
+    """The sum, or the mean by samples, of what was added.
+
+    Python's numbers are added as whole numbers of 2**-1074. Tensors are added on their device as whole numbers for each
+    exponent (Kulisch's accumulator, one 64-bit bin an exponent), so the result depends on no order and no batch size. It has
+    the type of the values: exact for integers, correctly rounded for floats, whose halves come out as ``float32``.
+    """
+
+    def __init__(self, mean: bool) -> None:
+        self.mean = mean
+        self.count = 0
+        self.scaled = 0  # the finite Python numbers, times 2**_UNIT
+        self.special = 0.0  # what is not finite among them
+        self.whole = True  # whether all of them were integers
+        self.bins: dict[tuple[str, torch.device], Tensor] = {}
+        self.dtype: torch.dtype | None = None  # of the tensors
+        self.device: torch.device | None = None  # of the first of them
+
+    def add(self, pending: Pending) -> None:
+        groups: dict[tuple[torch.dtype, torch.device, int], list[Tensor]] = {}
+        for value, size in pending:
+            weight = size if self.mean else 1
+            self.count += weight
+            if isinstance(value, Tensor):
+                groups.setdefault((value.dtype, value.device, weight), []).append(bare(value))
+            elif isinstance(value, int):
+                self.scaled += value * weight << _UNIT
+            elif math.isfinite(value):
+                numerator, denominator = value.as_integer_ratio()
+                self.scaled += numerator * weight << (_UNIT + 1 - denominator.bit_length())
+                self.whole = False
+            else:
+                self.special += value if weight else 0.0
+                self.whole = False
+        for (dtype, device, weight), values in groups.items():
+            # one product for each batch size instead of a tensor of weights: nothing is copied to the device
+            self._add_tensors(torch.stack(values), dtype, device, weight)
+
+    def _add_tensors(self, values: Tensor, dtype: torch.dtype, device: torch.device, weight: int) -> None:
+        self.device = device if self.device is None else self.device
+        kind = "double" if dtype == torch.float64 else "single" if dtype.is_floating_point else "whole"
+        result = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.int64
+        self.dtype = result if self.dtype is None else torch.promote_types(self.dtype, result)
+        bins = self.bins.get((kind, device))
+        if bins is None:
+            bins = self.bins[kind, device] = torch.zeros(_LENGTH[kind], dtype=torch.int64, device=device)
+        elif bins.is_inference() and not torch.is_inference_mode_enabled():
+            bins = self.bins[kind, device] = bins.clone()
+        if kind == "whole":
+            values = values.to(torch.int64)
+            bins += torch.stack([(values & 0xFFFFFFFF).sum(), (values >> 32).sum()]).mul_(weight)
+        elif kind == "double":
+            _add_doubles(bins, values, weight)
+        else:
+            _add_singles(bins, values.to(torch.float32), weight)
+
+    def value(self) -> Any:
+        if not self.count and not self.bins and self.whole:
+            return None
+        total, special, whole = self.scaled, self.special, self.whole
+        for (kind, _), bins in self.bins.items():
+            exact, odd = _READ[kind](bins.tolist())
+            total, special, whole = total + exact, special + odd, whole and kind == "whole"
+        if special == 0.0 and not self.mean and whole:
+            number: float | int = total >> _UNIT
+        elif special != 0.0 or (self.mean and self.count == 0):
+            number = special if special != 0.0 else math.nan
+        else:
+            digits, lowest = (24, -149) if self.dtype == torch.float32 else (53, -1074)
+            number = rounded(total, (self.count if self.mean else 1) << _UNIT, digits, lowest)
+        if self.device is None:
+            return number
+        if isinstance(number, int):
+            fits = -(2**63) <= number < 2**63
+            return torch.tensor(number if fits else float(number), dtype=torch.int64 if fits else torch.float64).to(self.device)
+        dtype = self.dtype if self.dtype is not None and self.dtype.is_floating_point else torch.float64
+        if self.device.type == "mps" and dtype == torch.float64:
+            dtype = torch.float32  # MPS has no double precision
+        return torch.tensor(number, dtype=dtype, device=self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "scaled": hex(self.scaled),
+            "special": self.special,
+            "whole": self.whole,
+            "bins": [[kind, bins.clone()] for (kind, _), bins in self.bins.items()],
+            "dtype": self.dtype,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count, self.scaled, self.special = state["count"], int(state["scaled"], 16), state["special"]
+        self.whole, self.dtype = state["whole"], state["dtype"]
+        self.bins = {(kind, bins.device): bins.clone() for kind, bins in state["bins"]}
+        self.device = next((device for _, device in self.bins), None)
+
+
+class Extreme(Accumulator):
+    """The smallest or largest of what was added. A NaN among them comes out as NaN."""
+
+    def __init__(self, choose: str) -> None:
+        self.choose = choose
+        self.number: Any = None
+        self.tensors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def add(self, pending: Pending) -> None:
+        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for value, _ in pending:
+            if isinstance(value, Tensor):
+                groups.setdefault((value.dtype, value.device), []).append(bare(value))
+            else:
+                self.number = value if self.number is None else self._of([self.number, value])
+        for key, values in groups.items():
+            known = self.tensors.get(key)
+            stacked = torch.stack(values if known is None else [known, *values])
+            self.tensors[key] = stacked.amin() if self.choose == "min" else stacked.amax()
+
+    def _of(self, values: list[Any]) -> Any:
+        if any(value != value for value in values):
+            return math.nan
+        return min(values) if self.choose == "min" else max(values)
+
+    def value(self) -> Any:
+        tensors = list(self.tensors.values())
+        if not tensors:
+            return self.number
+        if len(tensors) == 1 and self.number is None:
+            return tensors[0]
+        numbers = [tensor.item() for tensor in tensors] + ([] if self.number is None else [self.number])
+        return as_tensor(self._of(numbers)).to(tensors[0].device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"number": self.number, "tensors": list(self.tensors.values())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.number = state["number"]
+        self.tensors = {(tensor.dtype, tensor.device): tensor for tensor in state["tensors"]}
+
+
+class Last(Accumulator):
+    """The newest of what was added."""
+
+    def __init__(self) -> None:
+        self.newest: Any = None
+
+    def add(self, pending: Pending) -> None:
+        if pending:
+            self.newest = pending[-1][0]
+
+    def value(self) -> Any:
+        return self.newest
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"newest": self.newest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.newest = state["newest"]
+
+
+class Stacked(Accumulator):
+    """What a function makes of all values, stacked into one tensor. The only one that grows: by one number a value."""
+
+    def __init__(self, name: str, function: Callable[[Tensor], Any]) -> None:
+        self.name = name
+        self.function = function
+        self.chunks: list[Tensor] = []
+
+    def add(self, pending: Pending) -> None:
+        values = [bare(as_tensor(value)) for value, _ in pending]
+        if values:
+            dtype, device = values[0].dtype, values[0].device
+            for value in values[1:]:
+                dtype = torch.promote_types(dtype, value.dtype)
+            self.chunks.append(torch.stack([value.to(device, dtype) for value in values]))
+
+    def value(self) -> Any:
+        if not self.chunks:
+            return None
+        result = self.function(torch.cat([chunk.to(self.chunks[0].device) for chunk in self.chunks]))
+        if isinstance(result, Tensor) and result.numel() == 1:
+            return result.detach().reshape(())
+        if isinstance(result, int | float):
+            return result
+        shape = f" of shape {tuple(result.shape)}" if isinstance(result, Tensor) else ""
+        raise IllegalLog(
+            f"The reduce_fx of {self.name!r} turned {sum(map(len, self.chunks))} values into {type(result).__name__}{shape}. It "
+            f"must return a single value."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"chunks": list(self.chunks)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.chunks = list(state["chunks"])
+
+
+def bare(value: Tensor) -> Tensor:
+    return value.detach() if value.requires_grad else value
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A number as a 0-dim tensor that holds all of it: ``int64``, or ``float64``."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = float(value)
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+
+
+def rounded(numerator: int, denominator: int, digits: int, lowest: int) -> float:
+    """``numerator / denominator`` rounded once, to the nearest float of ``digits`` bits, ties to even.
+
+    ``lowest`` is the exponent of the smallest such float; too large a quotient is infinite.
+    """
+    if numerator == 0:
+        return 0.0
+    size = abs(numerator)
+    exponent = size.bit_length() - denominator.bit_length()
+    if (size << max(0, -exponent)) < (denominator << max(0, exponent)):
+        exponent -= 1  # now 2**exponent <= quotient < 2**(exponent + 1)
+    unit = max(exponent + 1 - digits, lowest)
+    whole, rest = divmod(size << max(0, -unit), denominator << max(0, unit))
+    twice = 2 * rest - (denominator << max(0, unit))
+    if twice > 0 or (twice == 0 and whole & 1):
+        whole += 1
+    largest = 128 if digits == 24 else 1024
+    number = math.inf if whole.bit_length() + unit > largest else math.ldexp(whole, unit)
+    return number if numerator > 0 else -number
+
+
+# Bins: a float32 with the stored exponent e is a whole number of 2**(e - 150); 253 finite exponents, then the three that are
+# no numbers. A float64 with e is a whole number of 2**(e - 1075), split into two halves so that a bin holds 2**36 samples.
+_LENGTH = {"whole": 2, "single": 255 + 3, "double": 2 * 2047 + 3}
+_INF, _MINUS_INF, _NAN = 0, 1, 2  # counted after the exponents
+
+
+def _add_singles(bins: Tensor, values: Tensor, weight: int) -> None:
+    bits = values.view(torch.int32)
+    exponent = (bits >> 23) & 0xFF
+    fraction = bits & 0x7FFFFF
+    odd = exponent == 255
+    whole = fraction + ((exponent != 0) << 23)
+    signed = torch.where(odd, 1, torch.where(bits < 0, -whole, whole)).to(torch.int64).mul_(weight)
+    place = torch.where(odd, 255 + torch.where(fraction != 0, _NAN, (bits < 0).to(torch.int32)), exponent.clamp(min=1))
+    bins.index_add_(0, place, signed)
+
+
+def _add_doubles(bins: Tensor, values: Tensor, weight: int) -> None:
+    bits = values.view(torch.int64)
+    exponent = (bits >> 52) & 0x7FF
+    fraction = bits & 0xFFFFFFFFFFFFF
+    odd = exponent == 2047
+    whole = fraction + ((exponent != 0).to(torch.int64) << 52)
+    sign = torch.where(bits < 0, -weight, weight)
+    low = torch.where(odd, weight, (whole & 0x3FFFFFF) * sign)
+    high = torch.where(odd, 0, (whole >> 26) * sign)
+    at = exponent.clamp(min=1)
+    place = torch.where(odd, 2 * 2047 + torch.where(fraction != 0, _NAN, (bits < 0).to(torch.int64)), at)
+    bins.index_add_(0, place, low)
+    bins.index_add_(0, torch.where(odd, 0, 2047 + at), high)
+
+
+def _whole(bins: list[int]) -> tuple[int, float]:
+    return bins[0] + (bins[1] << 32) << _UNIT, 0.0
+
+
+def _singles(bins: list[int]) -> tuple[int, float]:
+    return sum(amount << exponent + _UNIT - 150 for exponent, amount in enumerate(bins[:255]) if amount), _odd(bins[255:])
+
+
+def _doubles(bins: list[int]) -> tuple[int, float]:
+    # exponent e is at least 1, and its unit 2**(e - 1075) is 2**(e - 1) units of ours
+    low = sum(amount << exponent - 1 for exponent, amount in enumerate(bins[:2047]) if amount)
+    high = sum(amount << exponent + 25 for exponent, amount in enumerate(bins[2047:4094]) if amount)
+    return low + high, _odd(bins[4094:])
+
+
+def _odd(counts: Iterable[int]) -> float:
+    plus, minus, nan = counts
+    if nan or (plus and minus):
+        return math.nan
+    return math.inf if plus else -math.inf if minus else 0.0
+
+
+_READ: dict[str, Callable[[list[int]], tuple[int, float]]] = {"whole": _whole, "single": _singles, "double": _doubles}

@@ -1,0 +1,349 @@
+"""Guarantee 1: whatever watches a run, its weights end with the same bits, and they are those of a hand-written loop."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import leyden
+from leyden.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from leyden.loggers import CSVLogger, TensorBoardLogger
+
+EPOCHS = 2
+Loaders = Callable[[], tuple[Any, Any]]
+
+
+# -- what trains
+
+
+class Samples(Dataset[tuple[Tensor, Tensor]]):
+    """Twelve samples whose values are augmented anew at each reading, by all three generators there are."""
+
+    def __init__(self, count: int = 12, augmented: bool = True) -> None:
+        made = torch.Generator().manual_seed(5)
+        self.x = torch.randn(count, 4, generator=made)
+        self.y = torch.randn(count, 1, generator=made)
+        self.augmented = augmented
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x = self.x[index]
+        if self.augmented:
+            x = x + 0.1 * torch.randn(4) + 0.1 * float(np.random.rand()) + 0.1 * random.random()
+        return x, self.y[index]
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """The same samples one after another, without a length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        plain = Samples(augmented=False)
+        return (plain[index] for index in range(len(plain)))
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=0.01)
+
+
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return nn.functional.mse_loss(model(x), y)
+
+
+class Net(leyden.LightningModule):
+    """The network as a module; its validation draws from the generators too."""
+
+    def __init__(self, logs: bool = True, example: bool = False) -> None:
+        super().__init__()
+        self.model = network()
+        self.logs = logs
+        if example:
+            self.example_input_array = torch.zeros(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = loss_of(self.model, batch)
+        if self.logs:
+            self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        noise = torch.rand(1) + np.random.rand() + random.random()
+        self.log("val_loss", loss_of(self.model, batch) + 0.0 * float(noise))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return optimizer_of(self)
+
+
+# -- what is compared
+
+
+def seed() -> None:
+    torch.manual_seed(7)
+    np.random.seed(7)
+    random.seed(7)
+
+
+Bits = dict[str, Any]
+
+
+def bits(model: nn.Module, optimizer: torch.optim.Optimizer) -> Bits:
+    """Everything that training changes: weights, buffers, and the optimizer's state."""
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state.update({f"optimizer.{index}.{name}": value for name, value in moments.items()})
+    return {name: torch.as_tensor(value).clone() for name, value in state.items()}
+
+
+def same(first: Bits, second: Bits) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def by_hand(make: Loaders, epochs: int = EPOCHS) -> Bits:
+    """The loop that a user would write, with nothing of ours in it."""
+    seed()
+    model = network()
+    train, _ = make()
+    optimizer = optimizer_of(model)
+    for _ in range(epochs):
+        for batch in train:
+            loss = loss_of(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return bits(model, optimizer)
+
+
+def by_trainer(make: Loaders, folder: Path, epochs: int = EPOCHS, net: dict[str, bool] | None = None, **options: Any) -> Bits:
+    """The same training by a Trainer that is watched as ``options`` say."""
+    seed()
+    module = Net(**(net or {}))
+    train, val = make()
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+    }
+    trainer = leyden.Trainer(
+        accelerator="cpu", max_epochs=epochs, default_root_dir=folder, log_every_n_steps=1, **{**quiet, **options}
+    )
+    trainer.fit(module, train, val)
+    return bits(module.model, trainer.optimizers[0])
+
+
+def in_memory(workers: int = 0, augmented: bool = True) -> Loaders:
+    def make() -> tuple[Any, Any]:
+        train = DataLoader(Samples(augmented=augmented), batch_size=3, shuffle=True, num_workers=workers)
+        val = DataLoader(Samples(6), batch_size=3, shuffle=True, num_workers=workers)
+        return train, val
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def reference() -> Bits:
+    return by_hand(in_memory())
+
+
+# -- all combinations
+
+SWITCHES = ("validation", "sanity", "loggers", "bar", "checkpoints", "summary", "profiler")
+
+
+def watched(on: set[str], folder: Path) -> dict[str, Any]:
+    """Trainer keywords for the switches that are on."""
+    options: dict[str, Any] = {
+        "enable_progress_bar": "bar" in on,
+        "enable_model_summary": "summary" in on,
+        "enable_checkpointing": "checkpoints" in on,
+        "num_sanity_val_steps": 2 if "sanity" in on else 0,
+        "limit_val_batches": 1.0 if "validation" in on else 0,
+    }
+    if "loggers" in on:
+        options["logger"] = [CSVLogger(folder), TensorBoardLogger(folder)]
+    if "profiler" in on:
+        options["profiler"] = "simple"
+    return options
+
+
+@pytest.mark.parametrize("chosen", list(itertools.product([False, True], repeat=len(SWITCHES))))
+def test_every_combination_of_what_watches(chosen: tuple[bool, ...], reference: Bits, tmp_path: Path) -> None:
+    on = {name for name, wanted in zip(SWITCHES, chosen, strict=True) if wanted}
+    options = watched(on, tmp_path)
+    assert same(by_trainer(in_memory(), tmp_path, net={"logs": "loggers" in on}, **options), reference)
+
+
+# -- more ways to watch
+
+EVERYTHING = set(SWITCHES)
+
+
+def test_a_summary_and_a_graph_that_run_the_model_forward(reference: Bits, tmp_path: Path) -> None:
+    options = {"enable_model_summary": True, "logger": TensorBoardLogger(tmp_path, log_graph=True)}
+    assert same(by_trainer(in_memory(), tmp_path, net={"example": True}, **options), reference)
+
+
+@pytest.mark.parametrize("interval", [1, 2, 0.25, 0.5])
+def test_validation_in_mid_epoch(interval: float, reference: Bits, tmp_path: Path) -> None:
+    options = watched({"validation", "sanity"}, tmp_path)
+    assert same(by_trainer(in_memory(), tmp_path, val_check_interval=interval, **options), reference)
+
+
+def test_several_validation_loaders(reference: Bits, tmp_path: Path) -> None:
+    def make() -> tuple[Any, Any]:
+        train, val = in_memory()()
+        return train, [val, DataLoader(Samples(4), shuffle=True)]
+
+    assert same(by_trainer(make, tmp_path, **watched({"validation", "sanity"}, tmp_path)), reference)
+
+
+@pytest.mark.parametrize("profiler", ["advanced", "pytorch"])
+def test_other_profilers(profiler: str, reference: Bits, tmp_path: Path) -> None:
+    assert same(by_trainer(in_memory(), tmp_path, profiler=profiler), reference)
+
+
+class Reader(leyden.Callback):
+    """Looks at everything that there is to see, whenever it can, and draws nothing."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.seen = (trainer.callback_metrics, trainer.progress_bar_metrics, trainer.logged_metrics, trainer.estimated_stepping_batches)
+
+    on_validation_batch_end = on_train_batch_end
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.norm = sum(float(parameter.grad.norm()) for parameter in pl_module.parameters())
+
+
+def test_callbacks_that_read(reference: Bits, tmp_path: Path) -> None:
+    options = {**watched({"validation"}, tmp_path), "logger": CSVLogger(tmp_path), "enable_checkpointing": True}
+    callbacks = [
+        Reader(),
+        LearningRateMonitor(logging_interval="step"),
+        EarlyStopping("val_loss", patience=100),
+        TQDMProgressBar(),
+        ModelCheckpoint(tmp_path / "kept", monitor="train_loss", save_top_k=2, save_last=True, every_n_train_steps=1),
+    ]
+    options["enable_progress_bar"] = True
+    assert same(by_trainer(in_memory(), tmp_path, callbacks=callbacks, **options), reference)
+
+
+def test_a_validation_loader_that_draws_when_it_is_made(tmp_path: Path) -> None:
+    class Drawing(Net):
+        def train_dataloader(self) -> Any:
+            return in_memory()()[0]
+
+        def val_dataloader(self) -> Any:
+            torch.randn(10), np.random.rand(10), random.random()
+            return in_memory()()[1]
+
+    def fit(**options: Any) -> Bits:
+        seed()
+        module = Drawing()
+        trainer = leyden.Trainer(
+            accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
+        )
+        trainer.fit(module)
+        return bits(module.model, trainer.optimizers[0])
+
+    without = fit(limit_val_batches=0)
+    assert same(fit(num_sanity_val_steps=0), without)
+    assert same(fit(num_sanity_val_steps=2), without)
+    assert same(fit(num_sanity_val_steps=2, reload_dataloaders_every_n_epochs=1), without)
+
+
+# -- other data
+
+MOST_TELLING = [set(), {"validation"}, EVERYTHING]
+
+
+@pytest.mark.parametrize("on", MOST_TELLING, ids=lambda on: "+".join(sorted(on)) or "nothing")
+def test_worker_processes(on: set[str], tmp_path: Path) -> None:
+    make = in_memory(workers=2)
+    assert same(by_trainer(make, tmp_path, epochs=1, **watched(on, tmp_path)), by_hand(make, epochs=1))
+
+
+@pytest.mark.parametrize("on", MOST_TELLING, ids=lambda on: "+".join(sorted(on)) or "nothing")
+def test_a_stream_without_a_length(on: set[str], tmp_path: Path) -> None:
+    def make() -> tuple[Any, Any]:
+        return DataLoader(Stream(), batch_size=3), DataLoader(Stream(), batch_size=3)
+
+    assert same(by_trainer(make, tmp_path, **watched(on, tmp_path)), by_hand(make))
+
+
+@pytest.mark.parametrize("on", MOST_TELLING, ids=lambda on: "+".join(sorted(on)) or "nothing")
+def test_loaders_with_generators_of_their_own(on: set[str], tmp_path: Path) -> None:
+    def make() -> tuple[Any, Any]:
+        mine = torch.Generator().manual_seed(3)
+        weighted = torch.utils.data.WeightedRandomSampler([1.0] * 12, 9)
+        return DataLoader(Samples(), batch_size=3, sampler=weighted, generator=mine), DataLoader(Samples(6), shuffle=True)
+
+    assert same(by_trainer(make, tmp_path, **watched(on, tmp_path)), by_hand(make))
+
+
+def test_a_batch_of_a_plain_list(tmp_path: Path) -> None:
+    def make() -> tuple[Any, Any]:
+        plain = Samples(6, augmented=False)
+        return DataLoader([(plain.x[i : i + 2], plain.y[i : i + 2]) for i in (0, 2, 4)], batch_size=None), None
+
+    assert same(by_trainer(make, tmp_path), by_hand(make))
+
+
+def test_accumulation_clipping_and_a_scheduler_as_by_hand(tmp_path: Path) -> None:
+    class Scheduled(Net):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)]
+
+    seed()
+    model = network()
+    train, _ = in_memory()()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    for _ in range(EPOCHS):
+        optimizer.zero_grad()
+        for index, batch in enumerate(train):
+            window = 3 if index < 3 else 1  # four batches: three and one
+            (loss_of(model, batch) / window).backward()
+            if index in (2, 3):
+                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+                optimizer.step()
+                optimizer.zero_grad()
+        scheduler.step()
+    expected = bits(model, optimizer)
+
+    for on in (set(), EVERYTHING):
+        seed()
+        module = Scheduled()
+        train, val = in_memory()()
+        options = {"logger": False, **watched(on, tmp_path)}
+        trainer = leyden.Trainer(
+            accelerator="cpu",
+            max_epochs=EPOCHS,
+            accumulate_grad_batches=3,
+            gradient_clip_val=0.1,
+            default_root_dir=tmp_path,
+            **options,
+        )
+        trainer.fit(module, train, val)
+        assert same(bits(module.model, trainer.optimizers[0]), expected)
