@@ -63,14 +63,20 @@ def test_the_next_free_name(tmp_path: Path):
 
 
 def test_the_order_in_which_last_is_tried(tmp_path: Path):
-    for age, name in enumerate(
-        ["epoch=1.ckpt", "last.ckpt", "epoch=0.ckpt", "last-v1.ckpt", "lastly.ckpt", "x.txt", ".a.ckpt.1.leyden-tmp"]
-    ):
+    for age, name in enumerate(["epoch=1.ckpt", "last.ckpt", "epoch=0.ckpt", "x.txt", ".a.ckpt.1.leyden-tmp"]):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    expected = ["last.ckpt", "last-v1.ckpt", "epoch=1.ckpt", "epoch=0.ckpt", "lastly.ckpt"]
+    expected = ["epoch=1.ckpt", "last.ckpt", "epoch=0.ckpt"]
     assert [os.path.basename(path) for path in newest_checkpoint(tmp_path)] == expected
     assert newest_checkpoint(tmp_path / "nowhere") == []
+
+
+def test_of_files_of_one_age_last_is_tried_first(tmp_path: Path):
+    for name in ["epoch=1.ckpt", "last.ckpt", "lastly.ckpt", "last-v1.ckpt"]:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000, 1000))
+    expected = ["last.ckpt", "last-v1.ckpt", "lastly.ckpt", "epoch=1.ckpt"]
+    assert [os.path.basename(path) for path in newest_checkpoint(tmp_path)] == expected
 
 
 def test_the_best_are_kept():

@@ -279,8 +279,14 @@ MOST_TELLING = [set(), {"validation"}, EVERYTHING]
 
 @pytest.mark.parametrize("on", MOST_TELLING, ids=lambda on: "+".join(sorted(on)) or "nothing")
 def test_worker_processes(on: set[str], tmp_path: Path) -> None:
-    make = in_memory(workers=2)
+    make = in_memory(workers=2, augmented=False)
     assert same(by_trainer(make, tmp_path, epochs=1, **watched(on, tmp_path)), by_hand(make, epochs=1))
+
+
+def test_augmentation_in_worker_processes(tmp_path: Path) -> None:
+    make = in_memory(workers=2)  # seeded by the batch's position, and so not as in a loop by hand
+    alone = by_trainer(make, tmp_path, epochs=1)
+    assert same(by_trainer(make, tmp_path, epochs=1, **watched(EVERYTHING, tmp_path)), alone)
 
 
 @pytest.mark.parametrize("on", MOST_TELLING, ids=lambda on: "+".join(sorted(on)) or "nothing")
