@@ -207,8 +207,8 @@ def sections() -> Iterator[tuple[str, str, list[Event]]]:
     )
     yield (
         "Accumulation",
-        "`accumulate_grad_batches=2` over three batches. Gradients are reset before a window's first backward; the last window is "
-        "short, and scaled by its own length.",
+        "`accumulate_grad_batches=2` over three batches. Gradients are reset before a window's first backward; the last window "
+        "is short, and scaled by its own length.",
         between(record(accumulate_grad_batches=2, batches=3), "on_train_epoch_start", "on_train_epoch_end"),
     )
     yield (

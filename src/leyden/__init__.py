@@ -15,6 +15,7 @@ from leyden.version import __version__
 
 if TYPE_CHECKING:
     from leyden.classic import data_loader
+    from leyden.replaying import replay
 
 _ROOMS = (
     "accelerators",
@@ -36,6 +37,10 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"leyden.{name}")
+    if name == "replay":
+        from leyden.replaying import replay
+
+        return replay
     if name == "data_loader":
         from leyden.classic import data_loader
 
@@ -58,5 +63,6 @@ __all__ = [
     "__version__",
     "data_loader",
     "not_a_hook",
+    "replay",
     "seed_everything",
 ]

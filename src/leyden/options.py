@@ -395,6 +395,15 @@ class Options:
     watching: Watching
     behaviour: Behaviour
     default_root_dir: str
+    crash_capsule: bool | str = True
+
+    @staticmethod
+    def read_capsule(given: Any) -> bool | str:
+        if given == "weights":
+            return "weights"
+        if isinstance(given, str):
+            raise InvalidOption("crash_capsule", given, 'True, False, or "weights"')
+        return check_bool("crash_capsule", given)
 
     @staticmethod
     def read_root(given: Any) -> str:

@@ -13,7 +13,15 @@ import torch
 from leyden import Trainer
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, TQDMProgressBar
 from leyden.classic.arguments import TRAINER
-from leyden.errors import ConflictingOptions, DeviceUnavailable, InvalidOption, InvalidType, LegacyNotice, UnknownName, Unsupported
+from leyden.errors import (
+    ConflictingOptions,
+    DeviceUnavailable,
+    InvalidOption,
+    InvalidType,
+    LegacyNotice,
+    UnknownName,
+    Unsupported,
+)
 from leyden.loggers import CSVLogger
 
 quiet = pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")

@@ -17,7 +17,10 @@ from leyden.errors import InvalidReturn, LegacyNotice, PossibleUserWarning, Unkn
 from leyden.loggers import CSVLogger
 from leyden.testing import Recorder
 
-pytestmark = pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice"),
+    pytest.mark.filterwarnings("ignore:.*there is no validation loader"),
+]
 
 
 def numbers(values: list[float], batch_size: int = 2) -> DataLoader[Any]:
@@ -193,7 +196,7 @@ def test_log_goes_to_the_logger_and_the_bar_and_progress_bar_to_the_bar(tmp_path
     running = trainer(logger=logger)
     running.fit(Reporting(), numbers([1.0]), numbers([2.0, 4.0]))
     assert set(running.progress_bar_metrics) == {"loss", "val_loss", "in_bar", "in_log", "also"}
-    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines()))
     assert {name for row in rows for name, value in row.items() if value} == {"epoch", "step", "in_log", "also"}
 
 
@@ -219,7 +222,7 @@ def test_a_training_step_s_log(key: str, tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path)
     running = trainer(logger=logger, log_every_n_steps=1)
     running.fit(Logging(), numbers([1.0, 3.0, 5.0, 5.0]))
-    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines()))
     assert [float(row["train_loss"]) for row in rows] == [2.0, 5.0]
     assert "seen" not in rows[0]
     assert running.progress_bar_metrics == {"loss": 5.0, "train_loss": 5.0, "seen": 1.0}

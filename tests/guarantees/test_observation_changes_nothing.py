@@ -227,7 +227,12 @@ class Reader(leyden.Callback):
     """Looks at everything that there is to see, whenever it can, and draws nothing."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seen = (trainer.callback_metrics, trainer.progress_bar_metrics, trainer.logged_metrics, trainer.estimated_stepping_batches)
+        self.seen = (
+            trainer.callback_metrics,
+            trainer.progress_bar_metrics,
+            trainer.logged_metrics,
+            trainer.estimated_stepping_batches,
+        )
 
     on_validation_batch_end = on_train_batch_end
 

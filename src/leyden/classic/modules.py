@@ -16,6 +16,7 @@ from leyden.classic.old_hooks import (
     MODULES_OLD_HOOKS,
     ON_INIT,
     echo,
+    own_method,
     refuse_gone,
     with_their_arguments,
 )
@@ -104,12 +105,6 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
     adapter.callbacks = echo(run, module, run.callbacks)
     adapter.instead = with_their_arguments([*run.callbacks, module])
     return adapter
-
-
-def own_method(part: object, name: str) -> Callable[..., Any] | None:
-    """The method ``name`` of ``part``. A submodule that happens to have the name is none."""
-    value = getattr(part, name, None)
-    return value if inspect.isroutine(value) else None
 
 
 def _then(step: Callable[..., Any], end: Callable[..., Any]) -> Callable[..., Any]:

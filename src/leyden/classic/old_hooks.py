@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -72,18 +73,24 @@ class Echo(Callback):
         return hook
 
 
+def own_method(part: object, name: str) -> Callable[..., Any] | None:
+    """The method ``name`` of ``part``. A submodule that happens to have the name is none."""
+    value = getattr(part, name, None)
+    return value if inspect.isroutine(value) else None
+
+
 def echo(run: Run, module: LightningModule, callbacks: Iterable[Callback]) -> list[Callback]:
     """The callback that calls old hooks, where somebody has one."""
     listeners: dict[str, list[Callable[..., Any]]] = {}
     for callback in callbacks:
         for name, today in CALLBACKS_OLD_HOOKS.items():
-            method = getattr(callback, name, None)
-            if callable(method):
+            method = own_method(callback, name)
+            if method is not None:
                 notice(name, today, 7)
                 listeners.setdefault(today, []).append(_of_callback(name, method))
     for name, today in MODULES_OLD_HOOKS.items():
-        method = getattr(module, name, None)
-        if callable(method):
+        method = own_method(module, name)
+        if method is not None:
             notice(name, f"a callback's {today}" if name == today else today, 7)
             listeners.setdefault(today, []).append(_of_module(name, method))
     return [Echo(listeners)] if listeners else []
@@ -130,7 +137,7 @@ def _with_zero(method: Callable[..., Any], *arguments: Any) -> Any:
 def refuse_gone(module: LightningModule) -> None:
     """Raise :class:`Unsupported` where ``module`` has a method of an older Lightning that cannot be honoured."""
     for name, instead in GONE.items():
-        if callable(getattr(module, name, None)):
+        if own_method(module, name) is not None:
             raise Unsupported(f"{type(module).__name__}.{name} is a hook of an older Lightning, and is not called. {instead}")
 
 
@@ -138,7 +145,7 @@ def tell_init(run: Run) -> None:
     """``on_init_start(trainer)`` and ``on_init_end(trainer)`` of 0.7's callbacks."""
     for name in ON_INIT:
         for callback in run.callbacks:
-            method = getattr(callback, name, None)
-            if callable(method):
+            method = own_method(callback, name)
+            if method is not None:
                 notice(name, "setup", 4)
                 fitted(method, 1)(run)

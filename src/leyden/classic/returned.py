@@ -32,7 +32,7 @@ class Told:
     """What stood beside them: for callbacks."""
 
 
-def tell(outputs: Mapping[str, Any]) -> Told:
+def tell(outputs: Mapping[Any, Any]) -> Told:
     """0.7.1's rule: ``log`` goes to the logger (and, as its readers were told, to the bar), ``progress_bar`` to the bar;
     callbacks see these and every scalar beside them."""
     shown: dict[str, tuple[Any, AskedLog]] = {}

@@ -76,6 +76,7 @@ class EvaluateLoop:
         move = run.profiler.around("batch_to_device", self.move)
         inside_fit = run.fitting  # there `is_last_batch` keeps speaking of training
         batches = run.profiler.along(f"{self.stage}_dataloader_next", source.read(position, most))
+        index = -1
         for batch, index, is_last in batches:
             if run.received_signal is not None:
                 run.heed_signal()
@@ -99,7 +100,8 @@ class EvaluateLoop:
             if run.loggers and not run.sanity_checking:
                 row = metrics.step_row()
                 if row:
-                    run.log_row(row, index)
+                    run.log_row(row, metrics.evaluated + index)
+        metrics.end_loader(number, index + 1)
 
     def _publish(self, loaders: int) -> list[dict[str, float]]:
         """Write the epoch's values and return them, one dict a loader."""

@@ -52,6 +52,7 @@ class FitLoop:
         with self.run.in_stage(RunningStage.TRAINING):
             source = self.load()
             train_epoch = self.run.profiler.around("run_training_epoch", self.train_epoch)
+            self.run.metrics.open_epoch("train", resuming)
             self.hooks.emit(Callback.on_train_start)
             put_random_state(self.run)
             try:
@@ -90,6 +91,7 @@ class FitLoop:
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
         self.source = source
+        capsule = run.capsule
         is_last = False
         for batch, index, is_last in run.profiler.along(
             "train_dataloader_next", source.read(progress.epoch, progress.batch)
@@ -102,7 +104,13 @@ class FitLoop:
             if asks and -1 in hooks.ask(Callback.on_train_batch_start, batch, index):
                 self.close_data()
                 return
-            outputs = step(batch, index, is_last)
+            if capsule is not None:
+                capsule.note(batch, index)
+            try:
+                outputs = step(batch, index, is_last)
+            except Exception as error:
+                run.keep_crash(error, "training_step")
+                raise
             told: Any = None
             progress.batch += 1
             progress.batches += 1
@@ -269,6 +277,7 @@ class FitLoop:
                     self.validation.run_epoch(None)
         finally:
             run.training_random_state = None
+        run.progress.validated = run.progress.batches
         run.metrics.leave("train")
 
     # -- loaders

@@ -161,6 +161,8 @@ class Automatic:
             loss = read_loss(outputs, self.run)
         hooks.where = None
         if loss is None:
+            if self.run.capsule is not None:
+                self.run.capsule.drop()
             return None
         self.run.watch_loss(loss)
         optimizer = self.optimizer

@@ -71,9 +71,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self._collections: dict[str, Collection] = {}
+        self._stage = ""
         self._now: Collection | None = None
         self._entries: dict[Key, Entry] = {}
-        self._epoch_over = False
+        self._between = True  # no batch runs: values are the epoch's
+        self._opened: str | None = None
+        self._evaluated: dict[tuple[str, int | None], int] = {}  # batches of each stage and loader, in epochs before this one
+        self._seen: dict[int | None, int] = {}  # batches of each loader in this evaluation
         self._callback: dict[str, Tensor] = {}
         self._logged: dict[str, Any] = {}
         self._bar: dict[str, Any] = {}
@@ -98,25 +102,41 @@ class Metrics:
         self._now = None
         self._entries = {}
         self._kept = {}
-        self._epoch_over = False
+        self._between = True
+        self._opened = None
+        self._evaluated, self._seen = {}, {}
         self._callback, self._logged, self._bar = {}, {}, {}
         self._ask_where = where
         self._module = module
         self._batch = self._size = self._loader = None
 
     def enter(self, stage: str) -> None:
-        """Log into ``stage``'s collection from now on."""
+        """Log into ``stage``'s collection from now on, as it is."""
+        self._stage = stage
         self._now = self._collections.setdefault(stage, Collection())
         self._entries = self._now.entries
         self._loader = None
-        self._epoch_over = False
+        self._between = False
+
+    def open_epoch(self, stage: str, resuming: bool) -> None:
+        """Take values that belong to an epoch of ``stage`` which begins soon (to the running one, where a run is resumed)."""
+        if resuming:
+            self.enter(stage)
+            return
+        self.start_epoch(stage)
+        self._opened = stage
 
     def start_epoch(self, stage: str) -> None:
         """Begin a new epoch of ``stage``."""
         self.enter(stage)
         assert self._now is not None
+        self._between = True
+        if self._opened == stage:
+            self._opened = None
+            return
         self._now.reset()
         if stage != "train":
+            self._seen = {}
             self._set_aside.wait_for(collection for name, collection in self._collections.items() if name != stage)
 
     def end_epoch(self) -> None:
@@ -125,29 +145,39 @@ class Metrics:
         if self._now is not None:
             self._now.reset_metrics()
         self._set_aside.put_back()
+        for loader, batches in self._seen.items():
+            self._evaluated[self._stage, loader] = self._evaluated.get((self._stage, loader), 0) + batches
+        self._seen = {}
 
-    def leave(self, stage: str | None, epoch_over: bool = False) -> None:
+    def leave(self, stage: str) -> None:
         """Go back to ``stage``'s collection, as it was."""
         self.end_epoch()
-        if stage is None:
-            self._now, self._entries = None, {}
-        else:
-            self.enter(stage)
-        self._epoch_over = epoch_over
+        self.enter(stage)
 
     def forget(self, stage: str) -> None:
         """Drop what ``stage`` logged, as if it had not run: the sanity check leaves no metric behind."""
         collection = self._collections.pop(stage, None)
         if collection is not None:
             collection.reset()
-        self._now, self._entries, self._epoch_over = None, {}, False
+        self._now, self._entries, self._between = None, {}, True
+        self._evaluated, self._seen = {}, {}
         self._callback, self._logged, self._bar = {}, {}, {}
 
     def at(self, batch: Any, loader: int | None, sample_count: Callable[[], int | None]) -> None:
         """The batch that runs now, the number of its loader where there are several, and who can count its samples."""
         if self._set_aside.waits or loader != self._loader:
             self._change_loader(loader)
+        self._between = False
         self._batch, self._size, self._loader, self._sample_count = batch, None, loader, sample_count
+
+    def end_loader(self, loader: int | None, batches: int) -> None:
+        """A loader has been evaluated, all its ``batches``."""
+        self._seen[loader] = batches
+
+    @property
+    def evaluated(self) -> int:
+        """Batches that the running stage has evaluated of the running loader, before this evaluation: the loggers' x goes on."""
+        return self._evaluated.get((self._stage, self._loader), 0)
 
     def _change_loader(self, loader: int | None) -> None:
         """A metric that goes on to be used for another stage or loader starts anew there: its values do not mix."""
@@ -165,7 +195,7 @@ class Metrics:
         self._set_aside.put_back_unused()
         self._batch = None
         self._size = None
-        self._epoch_over = True
+        self._between = True
         self._loader = None
 
     # -- said by the module
@@ -280,7 +310,7 @@ class Metrics:
         now = self._now
         if now is None:
             return
-        if self._epoch_over:
+        if self._between:
             for _, entry, value in now.epoch_values():
                 self._take(entry, entry.epoch_name, value, callback=True)
         else:
@@ -375,6 +405,7 @@ class Metrics:
                 ]
                 for stage, collection in self._collections.items()
             },
+            "evaluated": [[*key, batches] for key, batches in self._evaluated.items()],
             "callback": dict(self._callback),
             "logged": dict(self._logged),
             "bar": dict(self._bar),
@@ -394,6 +425,7 @@ class Metrics:
                 entry.load_state_dict(kept)
                 entry.metric = children.get(kept["metric"])
                 collection.entries[key] = entry
+        self._evaluated = {(stage, loader): batches for stage, loader, batches in state["evaluated"]}
         self._callback = dict(state["callback"])
         self._logged = dict(state["logged"])
         self._bar = dict(state["bar"])

@@ -20,6 +20,7 @@ from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
 from leyden.options import Options, check_count
+from leyden.state.capsule import Capsule
 from leyden.state.loaders import Loaders
 from leyden.state.metrics import Metrics, read_numbers, stack_scalars
 from leyden.state.optimizers import OptimizerPlan, SteppingOptimizer
@@ -91,6 +92,7 @@ class Run(Views):
         self.stop_reason: str | None = None
         self._accumulate = options.optimization.accumulate
         self._modes: list[dict[torch.nn.Module, bool]] = []
+        self.capsule: Capsule | None = None
         self._losses: list[Tensor] = []
         self._losses_from = 0  # `progress.batches` when the first of them was noted
         self._checked_loss: Tensor | None = None
@@ -147,23 +149,42 @@ class Run(Views):
         """Raise :class:`NonFiniteLoss` where a loss since the last check was NaN or infinite. Waits for the device."""
         losses, self._losses = self._losses, []
         first, self._losses_from = self._losses_from, self.progress.batches
-        self.losses_due = self.progress.batches + LOSSES_KEPT
+        self.losses_due = self.progress.batches + self.losses_between_checks
         if losses:
             self._checked_loss = losses[-1]
         if not losses or not self.options.optimization.check_finite:
+            if self.capsule is not None:
+                self.capsule.flush()
             return
         values = stack_scalars(losses)
         if bool(torch.isfinite(values).all()):
+            if self.capsule is not None:
+                self.capsule.flush()
             return
         shown = values.tolist()
         at = next(i for i, value in enumerate(shown) if value != value or value in (float("inf"), float("-inf")))
         before = ", ".join(f"{value:.6g}" for value in shown[max(0, at - 5) : at])
-        raise NonFiniteLoss(
+        error = NonFiniteLoss(
             f"The training loss became {shown[at]} in training batch {first + at} of this fit (counted from 0; epoch "
             f"{self.current_epoch}, step {self.global_step} when it was seen). Losses before it: {before or 'none'}. To try: a "
             f"lower learning rate, gradient_clip_val=1.0, detect_anomaly=True to find the operation, precision='32-true', a look "
             f"at the batch's data. Trainer(stop_on_nonfinite_loss=False) trains on regardless."
         )
+        if self.capsule is not None:
+            self.capsule.write(error, "training_step", at - len(shown), shown[at])
+            self.capsule = None
+        raise error
+
+    def keep_crash(self, error: Exception, step: str) -> None:
+        """A step raised: write what a replay needs, once."""
+        if self.capsule is not None:
+            capsule, self.capsule = self.capsule, None
+            capsule.write(error, step)
+
+    @property
+    def losses_between_checks(self) -> int:
+        """Steps after which losses are read to see whether they are finite."""
+        return 1 if self.capsule is not None and self.capsule.weights else LOSSES_KEPT
 
     @property
     def losses(self) -> list[Tensor]:
@@ -174,7 +195,7 @@ class Run(Views):
         """The losses that were not checked when a checkpoint was taken."""
         self._losses = list(losses)
         self._losses_from = self.progress.batches - len(losses)
-        self.losses_due = self._losses_from + LOSSES_KEPT
+        self.losses_due = self._losses_from + self.losses_between_checks
 
     def note_epoch(self) -> None:
         """Write the running epoch's metrics into the history. Waits for the device."""
@@ -205,7 +226,12 @@ class Run(Views):
         self._losses = []
         self._losses_from = 0
         self._checked_loss = None
-        self.losses_due = LOSSES_KEPT
+        self.capsule = None
+        if self.options.crash_capsule:
+            self.capsule = Capsule(self, weights=self.options.crash_capsule == "weights")
+            if not self.capsule.has_place:
+                self.capsule = None
+        self.losses_due = self.losses_between_checks
         self._accumulate = self.options.optimization.accumulate
         self.random_state_to_restore = None
         self.own_generators = None
@@ -222,9 +248,16 @@ class Run(Views):
             child.training = mode
 
     def log_row(self, row: Mapping[str, Any], step: int | None = None) -> None:
-        """Send values to every logger. ``step`` is by default the number of the batch that last ended with a step."""
+        """Send values to every logger.
+
+        ``step`` is by default what the module logged under the name ``step``, else the number of the batch that last ended
+        with a step.
+        """
         if not self.loggers or not self.is_global_zero:
             return
+        if step is None and "step" in row:
+            row = dict(row)
+            step = int(row.pop("step"))
         if step is None:
             step = self.log_axis
         complete = {**row, "epoch": row.get("epoch", self.current_epoch)}

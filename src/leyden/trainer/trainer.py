@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, Hooks, fitted, overrides, ref
 from leyden.loggers.base import Logger
 from leyden.loops.evaluate import STAGE_OF, EvaluateLoop
 from leyden.loops.fit import FitLoop
+from leyden.loops.moving import Mover
+from leyden.loops.optimize import Automatic, Manual
 from leyden.loops.predict import PredictLoop
 from leyden.module import LightningModule
 from leyden.options import (
@@ -129,6 +131,8 @@ class Trainer(Run):
         model_registry: not offered.
         suggest_integrations: accepted; there are no adverts.
         stop_on_nonfinite_loss: end with :class:`NonFiniteLoss` when the training loss becomes NaN or infinite.
+        crash_capsule: keep a training step that raises, or whose loss is not finite, in a folder beside the logs, for
+            :func:`leyden.replay`; ``"weights"``: with the weights before it, copied before every step.
         **legacy: names of older Lightning versions (``gpus``, ``resume_from_checkpoint`` ...), each with one notice.
 
     Raises:
@@ -181,6 +185,7 @@ class Trainer(Run):
         model_registry: str | None = None,
         suggest_integrations: bool = True,
         stop_on_nonfinite_loss: bool = True,
+        crash_capsule: bool | str = True,
         **legacy: Any,
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "legacy", "__class__")}
@@ -420,7 +425,7 @@ class Trainer(Run):
             self.interrupted = True
             self.state.status = TrainerStatus.INTERRUPTED
             status = "interrupted"
-            failure = None if fn is TrainerFn.FITTING else error
+            failure = None if fn is TrainerFn.FITTING and begun else error
             self._tell_exception(error)
             if failure is not None:
                 raise
@@ -437,7 +442,7 @@ class Trainer(Run):
             self.state.status = TrainerStatus.INTERRUPTED
             failure = error
             self._tell_exception(error)
-            if isinstance(error, TrainingTerminated) and fn is TrainerFn.FITTING and in_notebook():
+            if isinstance(error, TrainingTerminated) and fn is TrainerFn.FITTING and begun and in_notebook():
                 self.interrupted = True  # the process is the user's session: give control back
                 failure = None
             else:
@@ -764,6 +769,28 @@ class Trainer(Run):
         def __getattr__(self, name: str) -> Any:
             return classic.old_attribute(self, name)
 
+    def run_one_step(self, module: LightningModule, batch: Any, state: Mapping[str, Any], begin: Callable[[], None]) -> Any:
+        """One training step outside of a fit, from noted ``state``; returns its loss. :func:`leyden.replay` uses it."""
+        loss: Any = None
+        with self._verb(TrainerFn.FITTING, module, None, {}):
+            self.begin_fit()
+            assert self.hooks is not None
+            self.strategy.connect(module)
+            self.strategy.setup(module)
+            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
+            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
+            optimization = (Automatic if module.automatic_optimization else Manual)(self)
+            self.optimization = optimization
+            self.progress.epoch, self.progress.step = state["epoch"], state["global_step"]
+            with self.in_stage(RunningStage.TRAINING):
+                self.metrics.start_epoch("train")
+                begin()
+                batch = Mover(self)(batch)
+                self.metrics.at(batch, None, lambda: 1)
+                outputs = optimization.step(batch, state["batch_idx"], is_last=True)
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        return loss.detach() if isinstance(loss, torch.Tensor) else None
+
     # -- more of what scripts use
     @property
     def lr_schedulers(self) -> list[Any]:
@@ -832,6 +859,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
             }
         ),
         default_root_dir=Options.read_root(given["default_root_dir"]),
+        crash_capsule=Options.read_capsule(given["crash_capsule"]) and not given["barebones"] and given["crash_capsule"],
     )
 
 

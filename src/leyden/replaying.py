@@ -1,0 +1,68 @@
+"""Run a step again that failed, from its crash capsule."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import Tensor
+
+from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.checkpoint.format import Unwritable, decode
+from leyden.checkpoint.random_state import preserved_random_state, set_random_state
+from leyden.errors import CheckpointForeign, CheckpointMissing, InvalidType, LeydenWarning
+from leyden.module import LightningModule
+from leyden.state.capsule import FILE, versions
+from leyden.trainer.trainer import Trainer
+
+
+def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: Any = None) -> Tensor | None:
+    """Run the step that a crash capsule holds again, with its batch and its random state; returns its loss.
+
+    Args:
+        folder: the folder that the failed run named.
+        module: the module, as it was. Where the capsule holds the weights before the step they are put into it, else its
+            own are used: load them from the checkpoint before the crash. Afterwards it is as it was given.
+        batch: the batch, where the capsule could not hold it.
+
+    Raises:
+        the exception that the step raised.
+        CheckpointMissing, CheckpointForeign: there is no capsule in ``folder``.
+    """
+    path = os.path.join(os.fspath(folder), FILE)
+    if not os.path.exists(path):
+        raise CheckpointMissing(f"There is no crash capsule in {os.fspath(folder)}: {FILE} is not there.")
+    if not isinstance(module, LightningModule):
+        raise InvalidType("module", module, "the leyden.LightningModule whose step failed")
+    capsule: dict[str, Any] = decode(TorchCheckpointIO().load_checkpoint(path))
+    if "batch_idx" not in capsule:
+        raise CheckpointForeign(f"{path} is no crash capsule.")
+    batch = capsule["batch"] if batch is None else batch
+    if isinstance(batch, Unwritable):
+        raise InvalidType("batch", None, f"the batch itself: the capsule could only note its type ({batch.type})")
+    trainer = Trainer(
+        precision=capsule["precision"],
+        accumulate_grad_batches=capsule["accumulate"] if module.automatic_optimization else 1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        crash_capsule=False,
+        stop_on_nonfinite_loss=False,
+    )
+    different = [name for name, value in versions().items() if capsule["versions"].get(name) != value]
+    if different:
+        trainer.warn(f"The capsule was written with other versions of {', '.join(different)}: bits may differ.", LeydenWarning)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    modes = {child: child.training for child in module.modules()}
+    try:
+        if capsule["weights"] is not None:
+            module.load_state_dict(capsule["weights"])
+        with preserved_random_state():
+            for name, child in module.named_modules():
+                child.training = capsule["modes"].get(name, child.training)
+            return trainer.run_one_step(module, batch, capsule, lambda: set_random_state(capsule["random"]))
+    finally:
+        module.load_state_dict(before)
+        for child, mode in modes.items():
+            child.training = mode

@@ -1,0 +1,185 @@
+"""The crash capsule: what a step that failed needs to fail again, in a folder beside the run's other files."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.checkpoint.format import encode
+from leyden.checkpoint.random_state import random_state
+from leyden.tree import tree_leaves, tree_map
+from leyden.version import __version__
+
+if TYPE_CHECKING:
+    from leyden.state.run import Run
+
+FILE = "capsule.ckpt"
+FOLDER = "crash"
+_MOST_BYTES = 64 * 2**20  # batches kept until their losses are checked may hold on to this much
+
+
+class Capsule:
+    """Notes, step by step, what a replay needs; writes it down when a step fails.
+
+    Random states are taken before a step only for generators that were drawn from since the last flush: the others
+    stand where they stood then.
+    """
+
+    def __init__(self, run: Run, *, weights: bool) -> None:
+        self.run = run
+        self.weights = weights
+        self.kept: list[tuple[Any, int, dict[str, Any]]] = []  # batches whose losses are not checked yet
+        self.newest: tuple[Any, int, dict[str, Any]] | None = None
+        self.before: dict[str, Tensor] | None = None  # the weights before the running step, where asked for
+        self.fits: bool | None = None  # whether that many batches may be kept
+        self._drawing = dict.fromkeys(_TAKE, True)  # generators that are being drawn from
+        self._at_flush = {name: take() for name, take in _TAKE.items()}
+        self._noting = True
+
+    # -- step by step
+    def note(self, batch: Any, index: int) -> None:
+        """A step is about to begin."""
+        states = self._at_flush
+        if self._noting:
+            states = {**states, **{name: _TAKE[name]() for name, drawing in self._drawing.items() if drawing}}
+        self.newest = (batch, index, states)
+        if self.fits is None:
+            held = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(batch, Tensor))
+            self.fits = held * self.run.losses_between_checks <= _MOST_BYTES
+        if self.fits:
+            self.kept.append(self.newest)
+        if self.weights:
+            self.before = {name: value.detach().clone() for name, value in self.run.lightning_module.state_dict().items()}
+
+    def flush(self) -> None:
+        """The losses were finite: let their batches go, and see which generators are being drawn from."""
+        self.kept.clear()
+        for name, take in _TAKE.items():
+            now = take()
+            self._drawing[name] = not _same(now, self._at_flush[name])
+            self._at_flush[name] = now
+        self._noting = any(self._drawing.values())
+
+    # -- when it happens
+    def write(self, error: BaseException, step: str, at: int | None = None, loss: float | None = None) -> str | None:
+        """Write the folder; returns its path, or ``None`` where the run writes no files.
+
+        ``at`` counts back through the kept batches: the step whose loss was not finite.
+        """
+        folder = self._folder()
+        if folder is None:
+            return None
+        noted = self.newest
+        if at is not None and self.fits and -len(self.kept) <= at < 0:
+            noted = self.kept[at]
+        batch, index, states = noted if noted is not None else (None, -1, None)
+        module = self.run.lightning_module
+        content = {
+            "leyden": __version__,
+            "step": step,
+            "batch": tree_map(batch, Tensor, lambda tensor: tensor.detach().cpu()),
+            "batch_idx": index,
+            "epoch": self.run.current_epoch,
+            "global_step": self.run.global_step,
+            "random": _as_random_state(states),
+            "modes": {name: child.training for name, child in module.named_modules()},
+            "precision": self.run.precision,
+            "accumulate": self.run.accumulate_grad_batches,
+            "gradients": {name: p.grad.cpu() for name, p in module.named_parameters() if p.grad is not None}
+            if self.weights and self.run.progress.window
+            else {},
+            "error": {"type": type(error).__qualname__, "text": str(error)},
+            "loss": loss,
+            "weights": self.before if self.weights else None,
+            "versions": versions(),
+        }
+        try:
+            os.makedirs(folder, exist_ok=True)
+            TorchCheckpointIO().save_checkpoint(encode(content), os.path.join(folder, FILE))
+            with open(os.path.join(folder, "traceback.txt"), "w", encoding="utf-8") as file:
+                file.write("".join(traceback.format_exception(error)))
+                file.write("\n" + "\n".join(f"{name}: {value}" for name, value in versions().items()) + "\n")
+        except Exception as trouble:
+            self.run.warn(f"The crash capsule could not be written to {folder}: {trouble}")
+            return None
+        self.run.print(f"The step that failed was kept in {folder}. leyden.replay({folder!r}, module) runs it again.")
+        return folder
+
+    def drop(self) -> None:
+        """The step that was noted had no loss."""
+        if self.kept:
+            self.kept.pop()
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the run writes files at all, beside which a capsule may stand."""
+        run = self.run
+        return not run.fast_dev_run and run.is_global_zero and bool(run.loggers or run.checkpoint_callbacks)
+
+    def _folder(self) -> str | None:
+        run = self.run
+        place = next((logger.log_dir for logger in run.loggers if logger.log_dir is not None), None)
+        if place is None:
+            place = next((writer.dirpath for writer in run.checkpoint_callbacks if writer.dirpath is not None), None)
+        if place is None or "://" in place:
+            return None
+        return os.path.join(place, FOLDER, f"epoch={run.current_epoch}-batch={run.progress.batches}-{int(time.time())}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a step's numbers depend on."""
+    return {
+        "leyden": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _cuda_state() -> Any:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.get_rng_state_all()
+    return None
+
+
+_TAKE = {
+    "torch": torch.get_rng_state,
+    "python": random.getstate,
+    "numpy": lambda: np.random.get_state(legacy=False),
+    "cuda": _cuda_state,
+}
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, list):
+        return isinstance(second, list) and all(map(torch.equal, first, second))
+    if isinstance(first, dict):
+        return bool(first["state"]["pos"] == second["state"]["pos"] and (first["state"]["key"] == second["state"]["key"]).all())
+    return bool(first == second)
+
+
+def _as_random_state(states: dict[str, Any] | None) -> dict[str, Any]:
+    """Taken states in the form of :func:`leyden.checkpoint.random_state.random_state`."""
+    if states is None:
+        return random_state()
+    version, words, gauss = states["python"]
+    whole: dict[str, Any] = {
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "numpy": encode(states["numpy"]),
+        "torch": states["torch"],
+    }
+    if states["cuda"] is not None:
+        whole["cuda"] = states["cuda"]
+    return whole
