@@ -117,12 +117,12 @@ class TestOrder:
         events = names(recorder.record(checkpoint=True))
         saving = events[events.index("last.on_train_epoch_end") :]
         assert saving[: saving.index("CB.on_train_end")] == expand(
-            "last.on_train_epoch_end > LM.state_dict > CB.state_dict > DM.state_dict > CB/LM.on_save_checkpoint"
+            "last.on_train_epoch_end > LM.state_dict > CB.state_dict > DM.state_dict > CB/LM/DM.on_save_checkpoint"
         )
         events = names(recorder.record(max_epochs=2, ckpt_path="saved.ckpt", num_sanity_val_steps=2))
         assert events[: events.index("CB.on_train_epoch_start")] == expand(
             f"""
-            {PROLOGUE} > LM.on_load_checkpoint > LM.load_state_dict > DM.load_state_dict
+            {PROLOGUE} > LM.on_load_checkpoint > LM.load_state_dict > DM.on_load_checkpoint > DM.load_state_dict
             > CB.on_load_checkpoint > CB.load_state_dict
             > LM.configure_optimizers > CB/LM.on_fit_start > DM.train_dataloader > DM.val_dataloader > CB/LM.on_train_start"""
         )

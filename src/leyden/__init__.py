@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _ROOMS = (
     "accelerators",
     "callbacks",
+    "cli",
+    "core",
     "demos",
     "errors",
     "loggers",
@@ -27,6 +29,7 @@ _ROOMS = (
     "profilers",
     "strategies",
     "testing",
+    "tuner",
     "utilities",
 )
 

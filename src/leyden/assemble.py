@@ -76,7 +76,7 @@ def as_callbacks(given: Any, name: str) -> list[Callback]:
     """A new list of the callbacks in ``given``; raises :class:`InvalidType` for anything else."""
     if given is None:
         return []
-    listed = list(given) if isinstance(given, Sequence | set | tuple) else [given]
+    listed = list(given) if isinstance(given, Sequence | set) and not isinstance(given, str) else [given]
     for callback in listed:
         if not isinstance(callback, Callback):
             hint = " Make an instance of it: put () behind its name." if isinstance(callback, type) else ""
@@ -103,8 +103,33 @@ def check_state_keys(callbacks: list[Callback]) -> None:
         seen[key] = callback
 
 
-def with_modules_callbacks(callbacks: list[Callback], modules: list[Callback]) -> list[Callback]:
-    """Callbacks of ``configure_callbacks`` put in: one of the same class in the trainer's list gives way."""
-    kinds = tuple({type(callback) for callback in modules})
-    kept = [callback for callback in callbacks if type(callback) not in kinds]
-    return in_order([*kept, *modules])
+def with_modules_callbacks(
+    callbacks: list[Callback], modules: list[Callback], defaults: Iterable[Callback] = ()
+) -> list[Callback]:
+    """Callbacks of ``configure_callbacks`` put in.
+
+    One of the same class in the trainer's list gives way, and so does one of ``defaults`` (which nobody asked for) that does
+    the same work: writes checkpoints, draws the bar, prints the summary.
+    """
+    unasked = {id(callback) for callback in defaults}
+
+    def gives_way(callback: Callback) -> bool:
+        return any(type(callback) is type(own) or (id(callback) in unasked and _does_the_same(callback, own)) for own in modules)
+
+    merged = [*(callback for callback in callbacks if not gives_way(callback)), *modules]
+    bars = [callback for callback in merged if getattr(callback, "is_progress_bar", False)]
+    if len(bars) > 1:
+        raise ConflictingOptions(
+            f"configure_callbacks and the trainer together bring {len(bars)} progress bars "
+            f"({', '.join(type(bar).__name__ for bar in bars)}). Leave one."
+        )
+    check_state_keys(merged)
+    return in_order(merged)
+
+
+def _does_the_same(default: Callback, own: Callback) -> bool:
+    return (
+        isinstance(own, type(default))
+        or (hasattr(default, "best_model_path") and hasattr(own, "best_model_path"))
+        or (getattr(default, "is_progress_bar", False) and getattr(own, "is_progress_bar", False))
+    )

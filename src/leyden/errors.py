@@ -9,9 +9,11 @@
      │   ├─ UnknownName          (TypeError, AttributeError)   a name that means nothing here, with the nearest right one
      │   ├─ ConflictingOptions   (ValueError)       two arguments that exclude each other
      │   ├─ Unsupported          (NotImplementedError, ValueError)   known, but not offered; names the alternative
+     │   │   └─ NotOffered       (ImportError)      a name to import that Lightning has and leyden does not
      │   ├─ DeviceUnavailable    (RuntimeError)     a device was asked for that this machine lacks
      │   ├─ MissingMethod        (NotImplementedError)   a module or datamodule lacks a method that the verb needs
-     │   ├─ InvalidReturn        (TypeError, ValueError)   a hook returned something that cannot be used
+     │   │   └─ MissingModel     (TypeError, AttributeError)   the trainer has no module yet
+     │   ├─ InvalidReturn        (TypeError, ValueError, RuntimeError)   a hook returned something that cannot be used
      │   ├─ InvalidLoader        (TypeError)        what was given as a loader is none
      │   ├─ EmptyLoader          (ValueError)       a loader yields no batch
      │   ├─ IllegalLog           (ValueError)       ``self.log`` in a place or with arguments that cannot work
@@ -39,7 +41,10 @@ Each error also inherits from the builtin type that Lightning raises for the sam
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
+
+_LONGEST_SHOWN = 160  # characters of a value in a message
 
 
 class LeydenError(Exception):
@@ -59,7 +64,10 @@ class InvalidOption(MisconfigurationException, ValueError):
 
     def __init__(self, name: str, given: object, expected: str, advice: str = "") -> None:
         self.name = name
-        super().__init__(f"{name}={given!r} cannot be used: expected {expected}.{' ' + advice if advice else ''}")
+        shown = repr(given)
+        if len(shown) > _LONGEST_SHOWN:
+            shown = f"{shown[:_LONGEST_SHOWN]}... ({type(given).__name__})"
+        super().__init__(f"{name}={shown} cannot be used: expected {expected}.{' ' + advice if advice else ''}")
 
 
 class InvalidType(InvalidOption, TypeError):
@@ -78,6 +86,10 @@ class Unsupported(MisconfigurationException, NotImplementedError, ValueError):
     """A feature that is known but not offered. The message names the alternative."""
 
 
+class NotOffered(Unsupported, ImportError):
+    """A name that Lightning has and leyden does not. As an ``ImportError`` it is heeded by code that has an alternative."""
+
+
 class DeviceUnavailable(MisconfigurationException, RuntimeError):
     """A device was asked for that this machine does not have."""
 
@@ -86,7 +98,11 @@ class MissingMethod(MisconfigurationException, NotImplementedError):
     """A module or datamodule lacks a method that the verb needs."""
 
 
-class InvalidReturn(MisconfigurationException, TypeError, ValueError):
+class MissingModel(MissingMethod, TypeError, AttributeError):
+    """The trainer was asked for something that needs a module, and it has none yet."""
+
+
+class InvalidReturn(MisconfigurationException, TypeError, ValueError, RuntimeError):
     """A hook returned something that cannot be used."""
 
 
@@ -178,3 +194,20 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or nothing when none is near."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def absent(module: str, name: str, not_offered: Mapping[str, str], known: Iterable[str]) -> Exception:
+    """The error for a name that a module lacks: what to take instead of one that is known and not offered, else the nearest.
+
+    The former is no ``AttributeError``: ``from module import name`` would swallow its text.
+    """
+    if name in not_offered:
+        return NotOffered(f"{module}.{name} is not offered. {not_offered[name]}")
+    if name.startswith("__"):
+        return AttributeError(f"module {module!r} has no attribute {name!r}")
+    return UnknownName(f"{module} has no {name!r}.{did_you_mean(name, known)}")
+
+
+def disable_possible_user_warnings(module: str = "") -> None:
+    """Show no :class:`PossibleUserWarning` from modules whose name matches the regular expression ``module`` (all of them)."""
+    warnings.filterwarnings("ignore", module=module, category=PossibleUserWarning)

@@ -85,15 +85,23 @@ class Hooks:
                 self.where = before
 
     def emit_late(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call ``hook`` on the callbacks that read or save what the others have done by then."""
+        """Call ``hook`` on the callbacks that read or save what the others have done by then.
+
+        How many were told is counted, so that a run that is cut off between two of them goes on with the second.
+        """
         receivers = self._late[hook]
         if receivers:
             before, self.where = self.where, hook.__name__
+            progress = self.run.progress
+            told, progress.late = progress.told if progress.late == self.where else 0, self.where
             try:
-                for receiver in receivers:
+                for receiver in receivers[told:] if told else receivers:
+                    told += 1
+                    progress.told = told
                     receiver(*args)
             finally:
                 self.where = before
+            progress.late, progress.told = "", 0
 
     def ask(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
         """As :meth:`emit`, and return the answers. Only ``on_train_batch_start`` has one: ``-1`` ends the epoch."""
@@ -261,11 +269,14 @@ _FAMILIES = (
 )
 
 
-def refuse_misspelt(part: object, base: type, known: Iterable[str], legacy: Iterable[str] = ()) -> None:
+def refuse_misspelt(
+    part: object, base: type, known: Iterable[str], legacy: Iterable[str] = (), attributes: Iterable[str] = ()
+) -> None:
     """Raise :class:`UnknownName` where ``part`` defines a public method that is one edit from a hook, and is none.
 
     Methods with a hook family's prefix (``on_train_...``) that are no hook are refused too. ``legacy`` names are known.
-    A method marked by :func:`not_a_hook` is left alone.
+    A method marked by :func:`not_a_hook` is left alone, and so is one whose class defines the hook that it resembles.
+    ``attributes`` are what may be set on ``part``: one that is one edit from them is refused too.
     """
     hooks = sorted({name for name in known if not name.startswith("_")})
     allowed = set(dir(base)) | set(hooks) | set(legacy)
@@ -273,43 +284,57 @@ def refuse_misspelt(part: object, base: type, known: Iterable[str], legacy: Iter
         if name in allowed or getattr(function, "__leyden_not_a_hook__", False):
             continue
         near = _nearest(name, hooks)
-        if near is None and not name.startswith(_FAMILIES):
+        if owner is not base and any(hook in vars(owner) for hook in near):
+            continue
+        if not near and not name.startswith(_FAMILIES):
             continue
         near = near or _closest(name, hooks)
         raise UnknownName(
             f"{owner.__qualname__}.{name} is no hook of {base.__name__} and would never be called."
-            f"{f' Did you mean {near!r}?' if near else ''} If the method is meant to be your own, mark it with "
+            f"{f' Did you mean {_listed(near)}?' if near else ''} If the method is meant to be your own, mark it with "
             f"@leyden.not_a_hook or rename it."
         )
+    settable = sorted(attributes)
+    for name in vars(part):
+        near = [] if name in settable or name.startswith("_") else _nearest(name, settable)
+        if near:
+            raise UnknownName(
+                f"{type(part).__qualname__} sets self.{name}, which means nothing. Did you mean {_listed(near)}? If it is meant "
+                f"to be your own, rename it."
+            )
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _own_methods(part: object, base: type) -> Iterator[tuple[type, str, object]]:
+    home = type(part).__module__.split(".")[0]
     for owner in type(part).__mro__:
-        if owner is base or owner in base.__mro__ or owner.__module__.split(".")[0] in ("torch", "leyden", "builtins"):
+        package = owner.__module__.split(".")[0]
+        if owner is base or owner in base.__mro__ or package in ("torch", "leyden", "builtins"):
             continue
+        if package != home and not issubclass(owner, base):
+            continue  # another library's mixin, which knows nothing of hooks
         for name, value in vars(owner).items():
             if name.startswith("_"):
                 continue
             function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-            if inspect.isfunction(function) or isinstance(function, partial):
+            if callable(function) and not isinstance(function, type):
                 yield owner, name, function
     for name, value in list(vars(part).items()):
         if not name.startswith("_") and inspect.isroutine(value):
             yield type(part), name, value
 
 
-def _closest(name: str, hooks: list[str]) -> str | None:
+def _closest(name: str, hooks: list[str]) -> list[str]:
     import difflib
 
-    close = difflib.get_close_matches(name, hooks, n=1, cutoff=0.5)
-    return close[0] if close else None
+    return difflib.get_close_matches(name, hooks, n=1, cutoff=0.5)
 
 
-def _nearest(name: str, hooks: list[str]) -> str | None:
-    for hook in hooks:
-        if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook):
-            return hook
-    return None
+def _nearest(name: str, hooks: list[str]) -> list[str]:
+    return [hook for hook in hooks if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook)]
 
 
 def one_edit_apart(first: str, second: str) -> bool:

@@ -89,7 +89,7 @@ def read_duration(name: str, given: object) -> timedelta | None:
         try:
             return timedelta(**given)
         except TypeError as error:
-            raise InvalidOption(name, given, expected) from error
+            raise InvalidType(name, given, expected) from error
     raise InvalidType(name, given, expected)
 
 

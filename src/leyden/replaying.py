@@ -61,7 +61,8 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
         with preserved_random_state():
             for name, child in module.named_modules():
                 child.training = capsule["modes"].get(name, child.training)
-            return trainer.run_one_step(module, batch, capsule, lambda: set_random_state(capsule["random"]))
+            loss: Tensor | None = trainer.run_one_step(module, batch, capsule, lambda: set_random_state(capsule["random"]))
+            return loss
     finally:
         module.load_state_dict(before)
         for child, mode in modes.items():

@@ -124,7 +124,8 @@ MEANINGS: list[tuple[dict[str, Any], Callable[[Trainer], Any], Any]] = [
 
 
 def named(case: tuple[dict[str, Any], Any, Any]) -> str:
-    return ",".join(f"{name}={value if isinstance(value, int | str | float | None) else type(value).__name__}" for name, value in case[0].items())  # fmt: skip
+    plain = int | str | float | None
+    return ",".join(f"{name}={value if isinstance(value, plain) else type(value).__name__}" for name, value in case[0].items())
 
 
 @quiet

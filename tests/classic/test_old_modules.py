@@ -348,7 +348,7 @@ def test_truncated_backpropagation_is_refused_with_the_way_out() -> None:
         truncated_bptt_steps = 2
 
     for module in (Hidden(), Attribute()):
-        with pytest.raises(Unsupported, match="along time.*automatic_optimization = False"):
+        with pytest.raises(Unsupported, match=r"along time.*automatic_optimization = False"):
             fit(module)
 
 

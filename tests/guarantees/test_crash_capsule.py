@@ -160,5 +160,5 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="crash_capsule='wieghts' cannot be used"):
         leyden.Trainer(crash_capsule="wieghts")
     fail(Failing(2), tmp_path)
-    with pytest.raises(InvalidType, match="the leyden.LightningModule whose step failed"):
+    with pytest.raises(InvalidType, match="LightningModule whose step failed"):
         leyden.replay(capsule_in(tmp_path), nn.Linear(1, 1))  # type: ignore[arg-type]  # on purpose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -214,3 +215,17 @@ def test_an_interval_of_time_that_does_not_pass(given: Any) -> None:
     trainer = leyden.Trainer(**QUIET, callbacks=trace, max_epochs=2, val_check_interval=given)
     trainer.fit(Module(), DataLoader(Numbers(3)), DataLoader(Numbers(1)))
     assert ("validation",) not in trace.events
+
+
+@pytest.mark.parametrize("every", [1, None])
+def test_an_interval_of_time_that_always_passes(every: int | None) -> None:
+    trace = Trace()
+    trainer = leyden.Trainer(
+        **QUIET,
+        callbacks=trace,
+        max_epochs=1,
+        val_check_interval=timedelta(microseconds=1),
+        check_val_every_n_epoch=every,
+    )
+    trainer.fit(Module(), DataLoader(Numbers(2)), DataLoader(Numbers(1)))
+    assert [event[0] for event in trace.events] == ["epoch", "batch", "validation", "batch", "validation", "end"]

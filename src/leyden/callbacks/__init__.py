@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from leyden.errors import UnknownName, did_you_mean
+from leyden.errors import NotOffered, UnknownName, did_you_mean
 
 if TYPE_CHECKING:
     from leyden.callback import Callback
@@ -76,8 +76,11 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value
+    file = f"leyden.callbacks.{name}"
+    if file in _HOME.values():
+        return importlib.import_module(file)
     if name in _NOT_YET:
-        raise UnknownName(f"leyden.callbacks.{name} is not offered yet. Until it is, {_NOT_YET[name]} does the same work.")
+        raise NotOffered(f"leyden.callbacks.{name} is not offered yet. Until it is, {_NOT_YET[name]} does the same work.")
     raise UnknownName(f"leyden.callbacks has no {name!r}.{did_you_mean(name, __all__)}")
 
 

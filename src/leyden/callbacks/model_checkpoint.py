@@ -16,7 +16,7 @@ from torch import Tensor
 
 from leyden.callbacks.checkpoint import Checkpoint
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
-from leyden.checkpoint.durable import duplicate
+from leyden.checkpoint.durable import clean_leftovers, duplicate
 from leyden.checkpoint.files import is_remote, local_path
 from leyden.checkpoint.naming import KeepBest, format_name
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn
@@ -164,6 +164,7 @@ class ModelCheckpoint(Checkpoint):
         self._written: set[str] = set()  # in this process
         self._last_moment_saved: int | None = None
         self._resumed = False
+        self._resumed_here = False  # and the run resumed saved to this folder
         self._resumed_at: float | None = None  # when the file that was resumed from was written
         self._pending = False  # a save waits for the validation that follows this batch
         self._warned = False
@@ -199,14 +200,20 @@ class ModelCheckpoint(Checkpoint):
             folder = trainer.strategy.broadcast(os.path.join(folder, "checkpoints"))
             self.dirpath = _read_folder(folder)
 
+    def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run:
+            return
+        if trainer.is_global_zero and self.dirpath is not None and not is_remote(self.dirpath):
+            clean_leftovers(local_path(self.dirpath))
+        if self._resumed:
+            self._settle(trainer)
+
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
         self._has_run = True
         self._agrees = trainer.world_size > 1
         if self._time is not None:
             self._time.last = self._clock()
-        if self._resumed:
-            self._settle(trainer)
-        else:
+        if not self._resumed:
             self._warn_if_not_empty(trainer)
 
     def hears(self, hook: str) -> bool:
@@ -272,7 +279,7 @@ class ModelCheckpoint(Checkpoint):
             return
         candidates = self._monitor_candidates(trainer)
         path = self._free_path(trainer, candidates, None, ())
-        self._write(trainer, path, self._last_path(trainer, candidates) if self.save_last else None)
+        self._write(trainer, path, self._last_path(trainer, candidates) if self.save_last else None, planned=False)
 
     def save_now(self, trainer: Run) -> None:
         """Write the present state: the run is about to be ended by a signal.
@@ -282,7 +289,7 @@ class ModelCheckpoint(Checkpoint):
         if not trainer.fitting or trainer.fast_dev_run or self.dirpath is None:
             return
         if self.save_last or self._chooses_monitor:
-            self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)))
+            self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)), planned=False)
         else:
             self._interim = os.path.join(self.dirpath, self.CHECKPOINT_NAME_INTERRUPTED + self.FILE_EXTENSION)
             trainer.save_checkpoint(self._interim)
@@ -476,8 +483,9 @@ class ModelCheckpoint(Checkpoint):
         return bool(trainer.strategy.broadcast(there))
 
     # -- to the disk
-    def _write(self, trainer: Run, path: str | None, last: str | None) -> None:
-        self._last_moment_saved = _moment(trainer)
+    def _write(self, trainer: Run, path: str | None, last: str | None, planned: bool = True) -> None:
+        if planned:  # else what is due at this moment is still to come
+            self._last_moment_saved = _moment(trainer)
         self._outdated = [old for old in self._outdated if old not in (path, last)]
         if path is not None:
             self._save_checkpoint(trainer, path)
@@ -517,10 +525,12 @@ class ModelCheckpoint(Checkpoint):
             self._remove_outdated(trainer, spare=source)
             return
         source = os.path.abspath(local_path(source))
-        if os.path.isfile(source) and source.startswith(os.path.join(local_path(self.dirpath), "")):
+        mine = source.startswith(os.path.join(local_path(self.dirpath), ""))
+        if os.path.isfile(source) and (mine or self._resumed_here):
             self._resumed_at = os.path.getmtime(source)
+        if os.path.isfile(source) and mine:
             last = local_path(self.last_model_path) if self.save_last and self.last_model_path else source
-            behind = not os.path.exists(last) or os.path.getmtime(last) < self._resumed_at
+            behind = not os.path.exists(last) or os.path.getmtime(last) < os.path.getmtime(source)
             if behind and trainer.is_global_zero:
                 duplicate(source, last)
         self._remove_outdated(trainer, spare=source)
@@ -559,6 +569,7 @@ class ModelCheckpoint(Checkpoint):
             "last_model_path": self.last_model_path,
             "outdated": list(self._outdated),
             "interim": self._interim,
+            "pending": self._pending,
             "last_moment_saved": self._last_moment_saved,
             "metric": self._metric.state_dict(),
         }
@@ -582,7 +593,7 @@ class ModelCheckpoint(Checkpoint):
                 stacklevel=2,
             )
             return
-        self._resumed = True
+        self._resumed, self._resumed_here = True, not elsewhere
         self._read_books(state)
         if elsewhere:
             self.best_k_models = {path: score for path, score in self.best_k_models.items() if _may_exist(path)}
@@ -599,6 +610,7 @@ class ModelCheckpoint(Checkpoint):
         self.last_model_path = state.get("last_model_path", "")
         self._outdated = list(state.get("outdated", ()))
         self._interim = state.get("interim", "")
+        self._pending = bool(state.get("pending", False))
         self._last_moment_saved = state.get("last_moment_saved")
         self._metric.load_state_dict(state.get("metric", {}))
         if self._chooses_monitor and state.get("monitor") is not None:

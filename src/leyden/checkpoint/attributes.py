@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import types
 from typing import Any
 
 
@@ -39,3 +41,18 @@ class AttributeDict(dict[str, Any]):
 
     def copy(self) -> AttributeDict:
         return AttributeDict(self)
+
+
+def get_init_args(frame: types.FrameType) -> dict[str, Any]:
+    """The arguments of the constructor that runs in ``frame``, without ``self``; nothing where none runs there."""
+    local = frame.f_locals
+    if "__class__" not in local:
+        return {}
+    parameters = inspect.signature(local["__class__"].__init__).parameters.values()
+    found: dict[str, Any] = {}
+    for parameter in list(parameters)[1:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found.update(local.get(parameter.name, {}))
+        elif parameter.kind is not parameter.VAR_POSITIONAL and parameter.name in local:
+            found[parameter.name] = local[parameter.name]
+    return found

@@ -130,7 +130,7 @@ def duplicate(source: str, target: str, disk: Disk | None = None) -> None:
     """
     disk = disk or Disk()
     source, target = os.path.abspath(source), os.path.abspath(target)
-    beside = _beside(target)
+    beside = beside_of(target)
     try:
         if os.path.exists(target) and os.path.samefile(source, target):
             return  # renaming one link of a file onto another does nothing, and would leave the temporary name behind
@@ -187,13 +187,14 @@ def quarantine(path: str | os.PathLike[str]) -> str:
     return new
 
 
-def _beside(path: str) -> str:
+def beside_of(path: str) -> str:
+    """The temporary name under which ``path`` is written before it is renamed; :func:`clean_leftovers` knows it."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{os.getpid()}.leyden-tmp")
 
 
 def _write_beside_and_rename(path: str, fill: Callable[[Sink], None], disk: Disk) -> None:
-    beside = _beside(path)
+    beside = beside_of(path)
     file = _open_locked(beside, disk)
     try:
         try:

@@ -4,15 +4,15 @@ from leyden.classic.arguments import TRAINER, Classic, defaults_of, translate
 from leyden.classic.attributes import old_attribute
 from leyden.classic.command_line import add_argparse_args, default_attributes, keywords_from
 from leyden.classic.loaders import data_loader
-from leyden.classic.modules import CALLBACK_NAMES, DATAMODULE_NAMES, MODULE_NAMES, Adapter, adapt
+from leyden.classic.modules import CALLBACK_NAMES, MODULE_NAMES, RESEMBLED, Adapter, adapt
 from leyden.classic.notices import notice
 from leyden.classic.old_hooks import tell_init
 from leyden.classic.verbs import evaluation_loaders, fit_loaders, test_loaders
 
 __all__ = [
     "CALLBACK_NAMES",
-    "DATAMODULE_NAMES",
     "MODULE_NAMES",
+    "RESEMBLED",
     "TRAINER",
     "Adapter",
     "Classic",

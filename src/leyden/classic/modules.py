@@ -36,7 +36,10 @@ MODULE_NAMES = frozenset(
     {*ALIASES, *EPOCH_ENDS.values(), *STEP_ENDS.values(), *MODULES_OLD_HOOKS, *GONE, "get_tqdm_dict", "get_progress_bar_dict"}
 )
 CALLBACK_NAMES = frozenset({*CALLBACKS_OLD_HOOKS, *ON_INIT})
-DATAMODULE_NAMES: frozenset[str] = frozenset()
+RESEMBLED = frozenset(
+    {"configure_optimizer", *EPOCH_ENDS.values(), *STEP_ENDS.values(), *(name for name in MODULES_OLD_HOOKS if name[:3] == "on_")}
+)
+"""Old names of a module with which misspelt ones are compared: those that nobody gives a method of his own."""
 
 _MANUAL = (
     "Several optimizers are stepped by hand: set self.automatic_optimization = False in __init__, take them with "

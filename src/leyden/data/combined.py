@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from leyden.data.reading import length_of, refuse_leak
-from leyden.errors import InvalidOption
+from leyden.errors import EmptyLoader, InvalidOption
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 MODES: tuple[str, ...] = ("min_size", "max_size_cycle", "max_size", "sequential")
@@ -19,6 +19,8 @@ class CombinedLoader:
 
     Iterating yields ``(batch, batch_idx, dataloader_idx)``. Except in ``sequential``, ``batch`` has the structure of
     ``iterables`` with a batch of each in the loader's place.
+
+    Raises :class:`EmptyLoader` while it is read, where ``max_size_cycle`` has to repeat a loader that has nothing.
 
     Args:
         iterables: a loader, or a nested list, tuple or dict of loaders.
@@ -104,9 +106,14 @@ class CombinedLoader:
         """As iterating, with loaders opened by ``opener``; from batch ``index`` on where ``iterators`` stand there already."""
         self._iterators = list(iterators) if iterators is not None else [None] * len(self._flat)
         self.finished = finished if finished is not None else [False] * len(self._flat)
-        if self.mode == "sequential":
-            yield from self._one_by_one(opener, index)
-            return
+        mine = self._iterators
+        try:
+            yield from self._one_by_one(opener, index) if self.mode == "sequential" else self._side_by_side(opener, index)
+        finally:
+            if self._iterators is mine:
+                self._iterators = []  # worker processes end with them
+
+    def _side_by_side(self, opener: Callable[[int], Iterator[Any]], index: int) -> Iterator[tuple[Any, int, int]]:
         for position, iterator in enumerate(self._iterators):
             if iterator is None:
                 self._iterators[position] = opener(position)
@@ -139,7 +146,11 @@ class CombinedLoader:
             return self._take(position), False
         except StopIteration as error:
             refuse_leak(error, loader, index)
-            return None, True
+            raise EmptyLoader(
+                f"Loader {position} of the CombinedLoader ({type(loader).__name__}) had no batch when it was started again for "
+                f"batch {index}, and mode 'max_size_cycle' repeats loaders that are shorter than the longest. Pass a loader that "
+                f"has data and can be iterated more than once, or use mode='max_size' or 'min_size'."
+            ) from None
 
     def _take(self, position: int) -> Any:
         iterator = self._iterators[position]

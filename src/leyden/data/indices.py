@@ -50,7 +50,6 @@ class Indices:
         self.position = 0  # how many this epoch has had
         self.waiting: deque[Any] = deque()  # drawn before the cut, not yet used
         self.before_first: Callable[[], None] | None = None
-        self.after_skip: Callable[[], None] | None = None
         self.expected: int | None = None  # the checksum of what is skipped
         self.drawn: deque[tuple[Any, int]] | None = deque(maxlen=keep) if keep else None
         self.checksum = 0
@@ -93,8 +92,6 @@ class Indices:
             )
         for _ in self.waiting:
             next(self._live, None)
-        if self.after_skip is not None:
-            self.after_skip()
 
     def __next__(self) -> Any:
         if not self.started:

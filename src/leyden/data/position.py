@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.data.combined import CombinedLoader
@@ -38,6 +37,7 @@ class LoaderPosition:
         self.stateful = is_stateful(loader) and not (by_sampler and not is_stateful(loader.dataset))
         self.is_torch = isinstance(loader, DataLoader) and not self.stateful
         self.map_style = self.is_torch and reads_map_style(loader)
+        self.own_iteration = self.is_torch and type(loader).__iter__ is not DataLoader.__iter__
         self.workers = loader.num_workers if self.is_torch else 0
         self.stateful_dataset = self.is_torch and not self.map_style and not self.workers and is_stateful(loader.dataset)
         self.batches = self.is_torch and loader.batch_sampler is not None
@@ -46,6 +46,7 @@ class LoaderPosition:
         self.repeatable = self.map_style and is_repeatable(self.sampler)
         self.generators = generators_in(loader)
         self.opened: dict[str, Any] | None = None  # random states before the running epoch was opened
+        self._reading: Any = None  # the running iterator, where the dataset keeps its own state
         self.indices: Indices | None = None
         self._copy: DataLoader[Any] | None = None
         self._epochs_opened = 0
@@ -69,6 +70,9 @@ class LoaderPosition:
         self.opened = {"random": random_state(), "generators": states_of(self.generators), "epoch": epoch}
         self.opened["continued"] = self._reuses_workers()
         self._epochs_opened += 1
+        if self.stateful_dataset:
+            self._reading = iter(self.loader)
+            return iter(self._reading)
         if not self.map_style or (self.repeatable and not self.seeds_by_position and not self.beside_others):
             return iter(self.loader)
         loader = self._wrapped(epoch)
@@ -108,6 +112,7 @@ class LoaderPosition:
         """
         now = random_state()
         if self.stateful:
+            self.opened = {}
             if "loader" in state:
                 self.loader.load_state_dict(state["loader"])
                 iterator: Iterator[Any] = iter(self.loader)
@@ -122,27 +127,21 @@ class LoaderPosition:
             put_states(self.generators, opened["generators"])
         self._epochs_opened += 1
         if self.map_style:
-            iterator = self._reopen_map_style(state, taken, now, current)
+            iterator = self._reopen_map_style(state, taken)
         else:
             iterator = self._reopen_others(state, taken)
-        if "ahead" in state and state["ahead"] is not None:
-            # batch `taken` was fetched before the cut, when the generators stood elsewhere
-            set_random_state(state["ahead"])
-            put_states(self.generators, state.get("ahead_generators") or {})
-            first = list(itertools.islice(iterator, 1))
-            iterator = itertools.chain(first, iterator)
         set_random_state(now)
         put_states(self.generators, current)
         return iterator
 
-    def _reopen_map_style(
-        self, state: dict[str, Any], taken: int, now: dict[str, Any], current: dict[str, Any]
-    ) -> Iterator[Any]:
+    def _reopen_map_style(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
         opened = self.opened
         loader = self._wrapped(0 if opened is None else opened["epoch"], always=True)
         indices = self.indices
         assert indices is not None
-        if self.stateful_sampler is not None and "sampler" in state:
+        if self.own_iteration:
+            pass  # what it yields need not be what the sampler gives, so all of it is read again
+        elif self.stateful_sampler is not None and "sampler" in state:
             self.stateful_sampler.load_state_dict(state["sampler"])
             indices.position = taken
         else:
@@ -157,26 +156,20 @@ class LoaderPosition:
                 put_states(self.generators, first["generators"])
 
             indices.before_first = before_first
-        iterator = iter(loader)
-        if isinstance(iterator, _BaseDataLoaderIter):
-            indices.start()
-        else:
-
-            def restore() -> None:
-                set_random_state(now)
-                put_states(self.generators, current)
-
-            indices.after_skip = restore
+        iterator: Iterator[Any] = iter(loader)
+        if self.own_iteration:
+            return _after(iterator, taken)
+        indices.start()
         return iterator
 
     def _reopen_others(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
         if self.stateful_dataset and "dataset" in state:
+            if state["ended"]:
+                return iter(())
             self.loader.dataset.load_state_dict(state["dataset"])
-            return iter(self.loader)
-        iterator: Iterator[Any] = iter(self.loader)
-        for _ in range(taken):
-            next(iterator, None)
-        return iterator
+            self._reading = iter(self.loader)
+            return iter(self._reading)
+        return _after(iter(self.loader), taken)
 
     def _wrapped(self, epoch: int, always: bool = False) -> DataLoader[Any]:
         """A shallow copy of the loader, of its class, whose sampler is ours for this epoch and whose dataset is seeded."""
@@ -225,6 +218,8 @@ class LoaderPosition:
             state["sampler"] = self.stateful_sampler.state_dict()
         if self.stateful_dataset:
             state["dataset"] = self.loader.dataset.state_dict()
+            # a short last batch has ended the dataset's iterator, and with it perhaps reset its state
+            state["ended"] = getattr(getattr(self._reading, "_dataset_fetcher", None), "ended", False)
         return state
 
     def _say_what_is_not_exact(self) -> None:
@@ -249,6 +244,13 @@ class LoaderPosition:
             )
         if text is not None:
             warnings.warn(text, LeydenWarning, stacklevel=2)
+
+
+def _after(iterator: Iterator[Any], taken: int) -> Iterator[Any]:
+    """``iterator``, after so many of its batches."""
+    for _ in range(taken):
+        next(iterator, None)
+    return iterator
 
 
 class Counted:
@@ -276,8 +278,7 @@ class Position:
         self.taken = [0] * len(self.leaves)  # batches of each loader in its running pass, where there are several
         self.index = 0
         self.finished: list[bool] = []
-        self.ahead: dict[str, Any] | None = None  # random states before the batch that was fetched ahead
-        self.ahead_generators: list[dict[str, Any]] = []
+        self.ahead: dict[str, Any] | None = None  # where everything stood before the batch that was fetched ahead
 
     def resumed(self) -> None:
         """The run goes on at an epoch's start: there were epochs before it."""
@@ -308,8 +309,19 @@ class Position:
         self.ahead = state.get("ahead")
         leaves = state.get("leaves") or [{} for _ in self.leaves]
         if self.combined is None:
-            mine = {**leaves[0], "ahead": self.ahead, "ahead_generators": state.get("ahead_generators")}
-            return self.leaves[0].reopen(mine, taken)
+            iterator = self.leaves[0].reopen(leaves[0], taken)
+        else:
+            iterator = self._reopen_combined(state, leaves, epoch, taken)
+        if self.ahead is None or self.ahead.get("random") is None:
+            return iterator
+        now, current = random_state(), self._generator_states()
+        self._put(self.ahead["random"], self.ahead["generators"])
+        first = list(itertools.islice(iterator, 1))  # batch `taken` was fetched before the cut
+        self._put(now, current)
+        return itertools.chain(first, iterator)
+
+    def _reopen_combined(self, state: dict[str, Any], leaves: list[dict[str, Any]], epoch: int, taken: int) -> Iterator[Any]:
+        assert self.combined is not None
         self.index = taken
         self.taken = list(state.get("taken") or self._counted(taken))
         self.finished = list(state.get("finished") or [False] * len(self.leaves))
@@ -335,16 +347,24 @@ class Position:
             self.taken[position] = 0
             return Counted(self, position, self.leaves[position].open(epoch))
 
-        begun = [
+        begun: list[Iterator[Any] | None] = [
             None if iterator is None else Counted(self, position, iterator) for position, iterator in enumerate(iterators)
         ]
         return reader.read(opener, begun, self.finished, self.index)
 
     def note_fetch(self) -> None:
-        """A batch is about to be fetched ahead: remember where the generators stand."""
+        """A batch is about to be fetched ahead: remember where the generators and the loaders stand."""
+        self.ahead = {"random": None, "generators": None, "taken": list(self.taken), "finished": list(self.finished)}
         if self.draws_in_process:
-            self.ahead = random_state()
-            self.ahead_generators = [states_of(leaf.generators) for leaf in self.leaves]
+            self.ahead.update(random=random_state(), generators=self._generator_states())
+
+    def _generator_states(self) -> list[dict[str, Any]]:
+        return [states_of(leaf.generators) for leaf in self.leaves]
+
+    def _put(self, random: dict[str, Any], generators: list[dict[str, Any]]) -> None:
+        set_random_state(random)
+        for leaf, states in zip(self.leaves, generators, strict=True):
+            put_states(leaf.generators, states)
 
     def close(self) -> None:
         """Let go of the workers."""
@@ -353,13 +373,12 @@ class Position:
 
     def state_dict(self, taken: int) -> dict[str, Any]:
         """Where the data is after ``taken`` batches of the running epoch."""
-        counts = [taken] if self.combined is None else self.taken
+        places = self.ahead or {"taken": list(self.taken), "finished": list(self.finished)}
+        counts = [taken] if self.combined is None else places["taken"]
         state: dict[str, Any] = {
             "leaves": [leaf.state_dict(count) for leaf, count in zip(self.leaves, counts, strict=True)],
             "ahead": self.ahead,
         }
-        if self.ahead is not None and self.combined is None:
-            state["ahead_generators"] = self.ahead_generators[0]
         if self.combined is not None:
-            state.update(taken=list(self.taken), finished=list(self.finished))
+            state.update(taken=places["taken"], finished=places["finished"])
         return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from leyden.errors import UnknownName, did_you_mean
+from leyden.errors import NotOffered, UnknownName, did_you_mean
 from leyden.loggers.base import Logger
 from leyden.loggers.csv import CSVLogger
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return TensorBoardLogger
     if name in _NOT_OFFERED:
-        raise UnknownName(
+        raise NotOffered(
             f"leyden.loggers does not offer {name} yet. Take CSVLogger or TensorBoardLogger, or subclass leyden.loggers.Logger: "
             f"override name, version, log_metrics and log_hyperparams."
         )

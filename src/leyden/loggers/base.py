@@ -99,6 +99,13 @@ class Logger(ABC):
         """
         return
 
+    def start_over(self) -> None:
+        """The run begins anew, in a place that may hold what was logged before its first checkpoint: set that aside.
+
+        Called before :meth:`start`.
+        """
+        return
+
     def position(self) -> dict[str, Any]:
         """How far the logger has written, after writing all that it was given. Kept in a checkpoint: plain values only."""
         return {}

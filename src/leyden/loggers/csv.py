@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import fsspec  # type: ignore[import-untyped]  # it ships no types
 
+from leyden.checkpoint.durable import Disk, beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning
 from leyden.loggers.base import Logger, rank_zero_experiment
@@ -107,6 +108,10 @@ class CSVLogger(Logger):
 
     def go_on(self, position: dict[str, Any]) -> None:
         self._folder.go_on(position)
+
+    def start_over(self) -> None:
+        if self._writer is None:
+            self._folder.set_aside(lambda name: name == ExperimentWriter.NAME_METRICS_FILE)
 
     def position(self) -> dict[str, Any]:
         if rank_zero_only.rank or not self._folder.claimed:
@@ -291,9 +296,10 @@ class ExperimentWriter:
         if self._remote:
             self._files.pipe_file(path, text)
             return
-        temporary = f"{path}.{os.getpid()}.tmp"
+        temporary = beside_of(path)
         try:
             with open(temporary, "wb") as file:
+                Disk().lock(file)  # so that nobody takes it for a leftover
                 file.write(text)
             os.replace(temporary, path)
         except OSError:

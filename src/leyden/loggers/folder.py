@@ -9,6 +9,7 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped]  # it ships no types
 
+from leyden.checkpoint.durable import clean_leftovers
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType
 from leyden.types import Path
@@ -80,6 +81,7 @@ class RunFolder:
         if not os.access(self.path, os.W_OK | os.X_OK):
             self.claimed = False
             raise self._refusal("permission denied")
+        clean_leftovers(self.path)
 
     def go_on(self, position: Mapping[str, Any]) -> None:
         """Be the folder that ``position`` was taken in, if it is still there and no version was asked for."""
@@ -88,6 +90,22 @@ class RunFolder:
         if os.path.isdir(self.of(position["version"])) and self.of(position["version"]) in self.earlier(position):
             self._version = position["version"]
             self._settled = True
+
+    def set_aside(self, belongs: Callable[[str], bool]) -> None:
+        """Rename the files in the folder that ``belongs`` picks by name, where a version was asked for and it is there.
+
+        ``metrics.csv`` becomes ``metrics.csv.abandoned``. In event files ``tfevents`` becomes ``abandoned``, because TensorBoard
+        reads whatever has that in its name.
+        """
+        if not self._settled or self.claimed or self.remote or rank_zero_only.rank or not os.path.isdir(self.path):
+            return
+        for name in sorted(filter(belongs, os.listdir(self.path))):
+            new = name.replace("tfevents", "abandoned") if "tfevents" in name else f"{name}.abandoned"
+            target, number = os.path.join(self.path, new), 0
+            while os.path.lexists(target):
+                number += 1
+                target = os.path.join(self.path, f"{new}-{number}")
+            os.replace(os.path.join(self.path, name), target)
 
     def agree(self, agree: Callable[[Any], Any] | None) -> None:
         """Choose the version together: all processes take the first one's."""

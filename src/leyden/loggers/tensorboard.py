@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from leyden.checkpoint.durable import beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidType, LeydenWarning, MissingPackage
 from leyden.loggers.base import Logger, rank_zero_experiment
@@ -195,9 +196,9 @@ class TensorBoardLogger(Logger):
             if not self._folder.remote:
                 path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
                 os.makedirs(self._folder.path, exist_ok=True)
-                with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+                with open(beside_of(path), "w", encoding="utf-8") as file:
                     file.write(to_yaml(self.hparams))
-                os.replace(f"{path}.tmp", path)
+                os.replace(beside_of(path), path)
             self._yaml_waits = False
 
     def finalize(self, status: str) -> None:
@@ -210,6 +211,10 @@ class TensorBoardLogger(Logger):
 
     def go_on(self, position: dict[str, Any]) -> None:
         self._folder.go_on(position)
+
+    def start_over(self) -> None:
+        if self._writer is None:
+            self._folder.set_aside(lambda name: name.startswith("events.out.tfevents."))
 
     def position(self) -> dict[str, Any]:
         if rank_zero_only.rank or self._folder.remote:

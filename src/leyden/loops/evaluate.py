@@ -39,6 +39,7 @@ class EvaluateLoop:
             f"[LightningModule]{type(run.lightning_module).__name__}.{word}_step", run.steps[f"{word}_step"]
         )
         self.move = Mover(run)
+        self.rows = 0  # sent to the loggers in the evaluation that runs
         self.on_start, self.on_end = getattr(Callback, f"on_{word}_start"), getattr(Callback, f"on_{word}_end")
         self.on_epoch_start = getattr(Callback, f"on_{word}_epoch_start")
         self.on_epoch_end = getattr(Callback, f"on_{word}_epoch_end")
@@ -50,22 +51,22 @@ class EvaluateLoop:
         run, metrics = self.run, self.run.metrics
         source = run.loaders.eval[self.stage]
         module = run.lightning_module
+        self.rows = 0
         run.keep_modes()
         self.hooks.call(f"on_{self.word}_model_eval", getattr(module, f"on_{self.word}_model_eval"))
-        try:
-            with gradient_free(run):
-                metrics.start_epoch(self.stage)
-                self.hooks.emit(self.on_start)
-                self.hooks.emit(self.on_epoch_start)
-                for position in range(len(source.loaders)):
-                    self._read(source, position, most)
-                metrics.end_batches()
-                self.hooks.emit(self.on_epoch_end)
-                results = self._publish(len(source.loaders))
-                self.hooks.emit(self.on_end)
-                metrics.end_epoch()
-        finally:
-            self.hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
+        with gradient_free(run):
+            metrics.start_epoch(self.stage)
+            self.hooks.emit(self.on_start)
+            self.hooks.emit(self.on_epoch_start)
+            for position in range(len(source.loaders)):
+                self._read(source, position, most)
+            metrics.end_batches()
+            self.hooks.emit(self.on_epoch_end)
+            results = self._publish(len(source.loaders))
+            self.hooks.emit(self.on_end)
+            metrics.end_epoch()
+        self.hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
+        run.forget_modes()
         return results
 
     def _read(self, source: Any, position: int, most: int | None) -> None:
@@ -76,7 +77,7 @@ class EvaluateLoop:
         move = run.profiler.around("batch_to_device", self.move)
         inside_fit = run.fitting  # there `is_last_batch` keeps speaking of training
         batches = run.profiler.along(f"{self.stage}_dataloader_next", source.read(position, most))
-        index = -1
+        index, is_last = -1, True
         for batch, index, is_last in batches:
             if run.received_signal is not None:
                 run.heed_signal()
@@ -100,8 +101,20 @@ class EvaluateLoop:
             if run.loggers and not run.sanity_checking:
                 row = metrics.step_row()
                 if row:
-                    run.log_row(row, metrics.evaluated + index)
+                    self._log_row(row, metrics.evaluated + index)
         metrics.end_loader(number, index + 1)
+        if not is_last:
+            source.report_short(position, index + 1)
+
+    def _log_row(self, row: dict[str, Any], step: int | None = None) -> None:
+        """Send a row to the loggers, but for those that were written before the run was cut off in this validation."""
+        run = self.run
+        if run.fitting:
+            self.rows += 1
+            if self.rows <= run.progress.validation_rows:
+                return
+            run.progress.validation_rows = self.rows
+        run.log_row(row, step)
 
     def _publish(self, loaders: int) -> list[dict[str, float]]:
         """Write the epoch's values and return them, one dict a loader."""
@@ -110,7 +123,7 @@ class EvaluateLoop:
         if not self.run.sanity_checking:
             row = metrics.epoch_row()
             if row:
-                self.run.log_row(row)
+                self._log_row(row)
         common = metrics.epoch_results(None)
         results = []
         for position in range(loaders):

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.checkpoint.random_state import preserved_random_state, random_state
+from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.loops.evaluate import EvaluateLoop
 from leyden.loops.moving import Mover
@@ -15,7 +15,7 @@ from leyden.loops.optimize import Automatic, Manual, detached
 from leyden.schedule import EveryDuration, EveryN
 from leyden.state.loaders import TrainSource
 from leyden.state.run import Run
-from leyden.state.snapshot import put_random_state
+from leyden.state.snapshot import changed_by_validation, put_random_state
 from leyden.state.stage import RunningStage
 
 
@@ -46,7 +46,7 @@ class FitLoop:
         self.hooks.emit(Callback.on_fit_start)
         if not resuming:
             self.check_sanity()
-        if self.run.options.limits.train == 0 or self.is_over():
+        if self.run.options.limits.train == 0 or self.is_finished():
             self.hooks.emit(Callback.on_fit_end)
             return
         with self.run.in_stage(RunningStage.TRAINING):
@@ -56,7 +56,9 @@ class FitLoop:
             self.hooks.emit(Callback.on_train_start)
             put_random_state(self.run)
             try:
-                while not self.is_over():
+                if self.run.progress.late:
+                    self.tell_rest()
+                while not self.is_finished():
                     source = self.reload_if_due(source)
                     train_epoch(source)
             except BaseException:
@@ -76,8 +78,13 @@ class FitLoop:
             run.metrics.enter("train")
             self.optimization.continue_window()
             self.finish_batch(progress.closed)
+            if progress.closed:
+                self.validate_closed()
+        steps, whole = progress.step, progress.batch == 0
         if not progress.closed and not self.is_cut():
             self.train_batches(source)
+        if whole and progress.closed and progress.batch and progress.step == steps:
+            self.optimization.tell_idle_epoch()
         run.metrics.end_batches()
         run.check_losses()
         self.end_epoch()
@@ -85,22 +92,22 @@ class FitLoop:
     def train_batches(self, source: TrainSource) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics = self.run, self.hooks, self.run.progress, self.run.metrics
-        samples, moves = self.samples_in_batch, not self.move.idle
+        moves = not self.move.idle
         move = run.profiler.around("batch_to_device", self.move)
         step = run.profiler.around("run_training_batch", self.optimization.step)
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
         self.source = source
         capsule = run.capsule
+        due = self.next_due()
         is_last = False
-        for batch, index, is_last in run.profiler.along(
-            "train_dataloader_next", source.read(progress.epoch, progress.batch)
-        ):
+        metrics.start_batches(self.samples_in_batch)
+        for batch, index, is_last in run.profiler.along("train_dataloader_next", source.read(progress.epoch, progress.batch)):
             run.is_last_batch = is_last
             if moves:
                 batch = move(batch)
             self.index = index
-            metrics.at(batch, None, samples)
+            metrics.batch, metrics.size = batch, None
             if asks and -1 in hooks.ask(Callback.on_train_batch_start, batch, index):
                 self.close_data()
                 return
@@ -123,13 +130,26 @@ class FitLoop:
                 hooks.emit(Callback.on_train_batch_end, told, batch, index)
             elif self.tells_late:
                 told = detached(outputs, run.latest_loss)
-            self.finish_batch(is_last, told, batch)
+            if is_last or progress.batches >= due or run.should_stop:
+                self.finish_batch(is_last, told, batch)
+                due = self.next_due()
             if run.received_signal is not None:
                 run.heed_signal()
             if (run.should_stop or progress.step >= self.max_steps) and self.is_cut():
                 return
         if not is_last and progress.batch and (source.stop is None or progress.batch < source.stop):
             self.end_short(source)
+
+    def next_due(self) -> int:
+        """The count of batches after which something follows a batch; 0 where that has to be asked after each."""
+        run, progress = self.run, self.run.progress
+        watches = self.validation is not None and (self.validation_every is not None or self.validation_clock is not None)
+        if watches or self.tells_late or self.has_plateaus or run.accumulation != 1:
+            return 0
+        every = self.log_due.n
+        if not self.logs or not every:
+            return run.losses_due
+        return min(run.losses_due, progress.batches + every - progress.stepped_batches % every)
 
     def finish_batch(self, is_last: bool, outputs: Any = None, batch: Any = None) -> None:
         """What follows a batch: its row, checkpoints, validation. Does only what is not done yet, so a resume may call it."""
@@ -163,6 +183,22 @@ class FitLoop:
             self.optimization.step_plateaus("step")
         progress.settled = batches
 
+    def tell_rest(self) -> None:
+        """The run was cut off while callbacks that save were told of a hook: tell those that were not."""
+        progress, hooks = self.run.progress, self.hooks
+        if progress.late == "on_train_epoch_end":
+            self.run.metrics.end_batches()
+            hooks.emit_late(Callback.on_train_epoch_end)
+            self.run.metrics.end_epoch()
+            progress.start_next_epoch()
+        elif progress.late == "on_validation_end":
+            with self.run.in_stage(RunningStage.VALIDATING):
+                hooks.emit_late(Callback.on_validation_end)
+        elif progress.late == "on_train_batch_end":
+            self.run.validation_follows = self.validation is not None and self.validation_is_due(progress.closed)
+            hooks.emit_late(Callback.on_train_batch_end, None, None, progress.batch - 1)
+        progress.late = ""
+
     def end_short(self, source: TrainSource) -> None:
         """The loader ended before its own length: say so, and do what was to follow its last batch."""
         run, progress = self.run, self.run.progress
@@ -172,9 +208,14 @@ class FitLoop:
                 f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
             )
         self.close_data()
+        self.validate_closed()
+
+    def validate_closed(self) -> None:
+        """Validate after a last batch that did not know it was one, where that is due and not done."""
+        progress = self.run.progress
         if self.validation is not None and progress.validated != progress.batches and self.validation_is_due(True):
             self.validate()
-            with run.in_stage(RunningStage.VALIDATING):
+            with self.run.in_stage(RunningStage.VALIDATING):
                 self.hooks.emit_late(Callback.on_validation_end)
 
     def close_data(self) -> None:
@@ -219,6 +260,10 @@ class FitLoop:
         if limits.max_epochs is not None and progress.epoch >= limits.max_epochs:
             return True
         return self.is_cut()
+
+    def is_finished(self) -> bool:
+        """Whether training is over, and the epoch in which that was is ended too."""
+        return self.run.progress.batch == 0 and self.is_over()
 
     def is_cut(self) -> bool:
         """Whether training ends here, in the middle of an epoch or not."""
@@ -268,16 +313,14 @@ class FitLoop:
         run = self.run
         assert self.validation is not None
         run.check_losses()
-        run.training_random_state = random_state()
-        try:
-            with preserved_random_state(), run.in_stage(RunningStage.VALIDATING):
-                if run.progress.window == 0:
-                    self.hooks.call("on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad)
-                if self.load_validation():
-                    self.validation.run_epoch(None)
-        finally:
-            run.training_random_state = None
-        run.progress.validated = run.progress.batches
+        with preserved_random_state(), run.in_stage(RunningStage.VALIDATING):
+            if run.progress.window == 0:
+                self.hooks.call("on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad)
+            if self.load_validation():
+                run.before_validation = changed_by_validation(run)  # stays where a signal breaks off in between
+                self.validation.run_epoch(None)
+        run.before_validation = {}
+        run.progress.validated, run.progress.validation_rows = run.progress.batches, 0
         run.metrics.leave("train")
 
     # -- loaders

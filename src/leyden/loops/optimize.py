@@ -41,6 +41,21 @@ def read_loss(outputs: Any, run: Run) -> Tensor | None:
     )
 
 
+def refuse_loss(loss: Tensor, run: Run, error: RuntimeError) -> None:
+    """Raise :class:`InvalidReturn` where backward failed because of what ``training_step`` returned as the loss."""
+    name = f"{type(run.lightning_module).__name__}.training_step"
+    if loss.numel() != 1:
+        raise InvalidReturn(
+            f"{name} returned a loss of shape {tuple(loss.shape)}, and only a single value can be differentiated. Reduce it, for "
+            f"example by .mean()."
+        ) from error
+    if not loss.requires_grad:
+        raise InvalidReturn(
+            f"{name} returned a loss without a gradient: it was detached, computed under no_grad, or from parameters that are "
+            f"frozen. Compute it from parameters with requires_grad=True, or return None to skip the batch."
+        ) from error
+
+
 def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
     near = [key for key in map(str, outputs) if did_you_mean(key, ["loss"])]
     return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
@@ -76,13 +91,22 @@ class Automatic:
         self.optimizer: Optimizer | None = run.plan.optimizers[0] if run.plan.optimizers else None
         self.precision = run.strategy.precision
         profiler = run.profiler
-        self.training_step = profiler.around(f"[LightningModule]{type(module).__name__}.training_step", run.steps["training_step"])
+        self.training_step = profiler.around(
+            f"[LightningModule]{type(module).__name__}.training_step", run.steps["training_step"]
+        )
         self.own_backward = (
             overrides(module, LightningModule.backward)
             or type(self.precision).backward is not Precision.backward
             or profiler.active
         )
         self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
+        # what Optimizer.zero_grad does, without the profiler's label around it: that costs more than the deed
+        self.zeroes_plainly = (
+            self.optimizer is not None
+            and type(self.optimizer).zero_grad is Optimizer.zero_grad
+            and "zero_grad" not in vars(self.optimizer)
+            and not run.profiler.active
+        )
         self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
         self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
         self.must_close = self.optimizer is not None and (
@@ -96,6 +120,7 @@ class Automatic:
             [] if self.optimizer is None else [SteppingOptimizer(self.optimizer, self._step_wrapped, module.toggled_optimizer)]
         )
         self.progress = run.progress
+        self.note_loss = run.losses.append
         self.autocasts, self.scales = self.precision.has_forward_context, self.precision.scales
         self.tells_zero_grad = self.hooks.listens(Callback.on_before_zero_grad)
         self.tells_before_backward = self.hooks.listens(Callback.on_before_backward)
@@ -110,6 +135,7 @@ class Automatic:
         self._contributed = 0  # batches whose gradients are in
         self._closure: Callable[[], Any] | None = None  # of the running batch, until it was called
         self._takes_closure = self.optimizer is not None and takes_closure(self.optimizer)
+        self._told_idle = False
         self.stepped = True  # whether the newest batch that filled its window took a step
 
     # -- one batch
@@ -117,7 +143,7 @@ class Automatic:
         """Train on a batch; returns what ``training_step`` returned."""
         progress = self.progress
         if progress.window == 0:
-            self._window = self.run.accumulate_grad_batches
+            self._window = self.run.accumulation
             self._divisor = 1 if self._window == 1 else self.run.window_length(index)
             self._contributed = 0
         full = is_last or progress.window + 1 >= self._window
@@ -148,7 +174,7 @@ class Automatic:
     def _differentiate(self, batch: Any, index: int) -> Any:
         """Forward and backward of one batch."""
         hooks = self.hooks
-        hooks.where = "training_step"
+        outside, hooks.where = hooks.where, "training_step"
         if self.autocasts:
             with self.precision.forward_context():
                 outputs = self.training_step(batch, index)
@@ -159,18 +185,22 @@ class Automatic:
             if outputs is not None:
                 outputs = self.run.read_mapping("train", outputs)
             loss = read_loss(outputs, self.run)
-        hooks.where = None
+        hooks.where = outside
         if loss is None:
             if self.run.capsule is not None:
                 self.run.capsule.drop()
             return None
-        self.run.watch_loss(loss)
+        self.note_loss(loss.detach())
         optimizer = self.optimizer
         if self._contributed == 0 and optimizer is not None:
             if self.tells_zero_grad:
                 hooks.emit(Callback.on_before_zero_grad, optimizer)
             if self.own_zero_grad:
                 hooks.call("optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
+            elif self.zeroes_plainly:
+                for group in optimizer.param_groups:
+                    for parameter in group["params"]:
+                        parameter.grad = None
             else:
                 optimizer.zero_grad()
         self._contributed += 1
@@ -183,7 +213,11 @@ class Automatic:
         if self.own_backward:
             hooks.call("backward", self.run.backward, loss)
         else:
-            loss.backward()
+            try:
+                loss.backward()
+            except RuntimeError as error:
+                refuse_loss(loss, self.run, error)
+                raise
         if self.tells_after_backward:
             hooks.emit(Callback.on_after_backward)
         return outputs
@@ -304,6 +338,17 @@ class Automatic:
         for plan in self.epoch_schedulers:
             if (self.run.current_epoch + 1) % plan.frequency == 0:
                 self.step_scheduler(plan)
+
+    def tell_idle_epoch(self) -> None:
+        """A whole epoch went by without a step: every batch was skipped."""
+        run = self.run
+        if self._told_idle or self.optimizer is None:
+            return
+        self._told_idle = True
+        run.warn(
+            f"{type(self.module).__name__}.training_step returned None for each of the {run.progress.batch} batches of epoch "
+            f"{run.current_epoch}: no step was taken, and no weight changed. Return the loss, or a dict with the key 'loss'."
+        )
 
     def step_plateaus(self, interval: str) -> None:
         """Step the schedulers that wait for a metric."""
@@ -433,6 +478,9 @@ class Manual:
 
     def end_epoch(self) -> None:
         """Schedulers are the user's to step."""
+
+    def tell_idle_epoch(self) -> None:
+        """Whether to step is the user's to decide."""
 
     def step_plateaus(self, interval: str) -> None:
         """Schedulers are the user's to step."""

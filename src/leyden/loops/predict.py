@@ -34,22 +34,22 @@ class PredictLoop:
         source = run.loaders.eval["predict"]
         run.keep_modes()
         hooks.call("on_predict_model_eval", module.on_predict_model_eval)
-        try:
-            with gradient_free(run):
-                hooks.emit(Callback.on_predict_start)
-                hooks.emit(Callback.on_predict_epoch_start)
-                for position in range(len(source.loaders)):
-                    self.predictions.append([])
-                    self._read(source, position)
-                hooks.emit(Callback.on_predict_epoch_end)
-                hooks.emit(Callback.on_predict_end)
-        finally:
-            hooks.call("on_predict_model_train", module.on_predict_model_train)
+        with gradient_free(run):
+            hooks.emit(Callback.on_predict_start)
+            hooks.emit(Callback.on_predict_epoch_start)
+            for position in range(len(source.loaders)):
+                self.predictions.append([])
+                self._read(source, position)
+            hooks.emit(Callback.on_predict_epoch_end)
+            hooks.emit(Callback.on_predict_end)
+        hooks.call("on_predict_model_train", module.on_predict_model_train)
+        run.forget_modes()
         return self.predictions
 
     def _read(self, source: Any, position: int) -> None:
         run, hooks, several = self.run, self.hooks, len(source.loaders) > 1
         move = run.profiler.around("batch_to_device", self.move)
+        index, is_last = 0, True
         for batch, index, is_last in run.profiler.along("predict_dataloader_next", source.read(position)):
             if run.received_signal is not None:
                 run.heed_signal()
@@ -67,3 +67,5 @@ class PredictLoop:
             hooks.emit(Callback.on_predict_batch_end, outputs, *arguments)
             if self.keep:
                 self.predictions[position].append(outputs)
+        if not is_last:
+            source.report_short(position, index + 1)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from leyden.distributed.rank_zero import rank_zero_print
 
-
 T = TypeVar("T")
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 FILE = "capsule.ckpt"
 FOLDER = "crash"
-_MOST_BYTES = 64 * 2**20  # batches kept until their losses are checked may hold on to this much
+# Batches kept until their losses are checked may hold on to this much. More would not stay in the processor's cache, and
+# every new batch would cost time for memory that no loop by hand asks for; "weights" checks, and keeps, one at a time.
+_MOST_BYTES = 256 * 2**10
 
 
 class Capsule:
@@ -121,15 +123,15 @@ class Capsule:
 
     @property
     def has_place(self) -> bool:
-        """Whether the run writes files at all, beside which a capsule may stand."""
+        """Whether there are logs beside which a capsule may stand, or one was asked for by ``"weights"``."""
         run = self.run
-        return not run.fast_dev_run and run.is_global_zero and bool(run.loggers or run.checkpoint_callbacks)
+        return not run.fast_dev_run and run.is_global_zero and bool(run.loggers or self.weights)
 
     def _folder(self) -> str | None:
         run = self.run
         place = next((logger.log_dir for logger in run.loggers if logger.log_dir is not None), None)
-        if place is None:
-            place = next((writer.dirpath for writer in run.checkpoint_callbacks if writer.dirpath is not None), None)
+        if place is None and self.weights:
+            place = run.default_root_dir
         if place is None or "://" in place:
             return None
         return os.path.join(place, FOLDER, f"epoch={run.current_epoch}-batch={run.progress.batches}-{int(time.time())}")

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from leyden.errors import IllegalLog
 from leyden.state.exact import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
+from leyden.state.metric_objects import reset, used
 
 Reduction = str | Callable[[Tensor], Any]
-AskedLog = tuple[bool, bool | None, bool | None, bool | None, Reduction, bool, bool, bool]
-"""prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist."""
+AskedLog = tuple[bool, bool | None, bool | None, bool | None, Reduction | None, bool, bool, bool]
+"""prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist.
+
+``None`` as ``reduce_fx``: a function that a checkpoint could not hold.
+"""
 Key = tuple[str, str, int | None]
 """Hook, name, and the number of the loader where there are several."""
 
@@ -101,7 +105,7 @@ class Entry:
         bar, logger, on_step, on_epoch, reduce, _, graph, _ = asked
         self.where, self.asked, self.bar, self.graph, self.suffix = where, asked, bar, graph, suffix
         self.logger = True if logger is None else logger
-        self.reduce = read_reduction(name, reduce)
+        self.reduce: Reduction = _unbound if reduce is None else read_reduction(name, reduce)
         self.on_step, self.on_epoch = _read_places(where, name, on_step, on_epoch)
         both = self.on_step and self.on_epoch
         self.name = name + suffix
@@ -177,14 +181,14 @@ class Entry:
 
     # -- kept across a resume
     def state_dict(self) -> dict[str, Any]:
-        reduce = self.reduce if isinstance(self.reduce, str) else getattr(self.reduce, "__qualname__", "function")
+        named = isinstance(self.reduce, str)
         self.merge()
         return {
             "where": self.where,
             "name": self.name[: len(self.name) - len(self.suffix)],
             "suffix": self.suffix,
-            "asked": [*self.asked[:4], reduce, *self.asked[5:]],
-            "function": not isinstance(self.reduce, str),
+            "asked": [*self.asked[:4], self.reduce if named else None, *self.asked[5:]],
+            "computed": None if named or not self.touched else self.epoch_value(),
             "last": bare(self.last) if isinstance(self.last, Tensor) else self.last,
             "touched": self.touched,
             "total": self.total.state_dict(),
@@ -194,9 +198,65 @@ class Entry:
         """Take back what :meth:`state_dict` gave."""
         self.last, self.touched, self.pending, self.computed = state["last"], state["touched"], [], _UNREAD
         self.total.load_state_dict(state["total"])
+        if self.reduce is _unbound:
+            self.computed = state["computed"]
+
+    def bind(self, asked: AskedLog) -> None:
+        """Take the function that reduces, where the entry came out of a checkpoint, which can hold none."""
+        if self.reduce is _unbound:
+            self.reduce = read_reduction(self.name, asked[4])
+            self.asked = (*self.asked[:4], asked[4], *self.asked[5:])
+            if isinstance(self.total, Stacked) and not isinstance(self.reduce, str):
+                self.total.function = self.reduce
 
 
-def read_reduction(name: str, reduce: Reduction) -> Reduction:
+class Collection:
+    """What was logged in one epoch of one stage."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Key, Entry] = {}
+        self._closed = False  # whether the epoch's metric objects were reset: another stage may use them by now
+
+    def reset(self) -> None:
+        """Begin anew. torchmetrics metrics that were logged are reset too."""
+        self.reset_metrics()
+        self._closed = False
+        for entry in self.entries.values():
+            entry.reset()
+
+    def reset_metrics(self) -> None:
+        """Reset the torchmetrics metrics that were logged, once an epoch. What they came to stays known."""
+        if self._closed:
+            return
+        self._closed = True
+        for entry in self.entries.values():
+            if entry.metric is not None and entry.touched and used(entry.metric):
+                reset(entry.metric)
+
+    def metrics(self) -> Iterator[Any]:
+        """The torchmetrics metrics that were logged in an epoch that runs."""
+        if self._closed:
+            return
+        for entry in self.entries.values():
+            if entry.metric is not None and entry.touched:
+                yield entry.metric
+
+    def step_values(self, loader: int | None) -> Iterator[tuple[Entry, Any]]:
+        for (_, _, index), entry in self.entries.items():
+            if entry.on_step and entry.touched and index == loader:
+                value = entry.step_value()
+                if value is not None:
+                    yield entry, value
+
+    def epoch_values(self) -> Iterator[tuple[int | None, Entry, Any]]:
+        for (_, _, index), entry in self.entries.items():
+            if entry.on_epoch and entry.touched:
+                value = entry.epoch_value()
+                if value is not None:
+                    yield index, entry, value
+
+
+def read_reduction(name: str, reduce: Reduction | None) -> Reduction:
     """``reduce_fx`` as one of our names, or a function of the stacked values. Raises :class:`IllegalLog` for anything else."""
     if isinstance(reduce, str):
         word = reduce.lower()
@@ -215,10 +275,16 @@ def read_reduction(name: str, reduce: Reduction) -> Reduction:
     )
 
 
-def same_asked(first: AskedLog, second: AskedLog) -> bool:
+def _unbound(values: Tensor) -> Tensor:
+    """Stands where a function is to be given again."""
+    raise AssertionError("a reduce_fx out of a checkpoint is given again when its value is logged")
+
+
+def same_asked(name: str, first: AskedLog, second: AskedLog) -> bool:
     """Whether two calls ask for the same. A function written in the call (a lambda) is a new object each time it runs."""
-    mine, theirs = getattr(first[4], "__code__", first[4]), getattr(second[4], "__code__", second[4])
-    return bool(first[:4] == second[:4] and first[5:] == second[5:] and mine == theirs)
+    mine, theirs = (read_reduction(name, asked[4]) for asked in (first, second))
+    same = getattr(mine, "__code__", mine) == getattr(theirs, "__code__", theirs)
+    return bool(same and first[:4] == second[:4] and first[5:] == second[5:])
 
 
 def _read_places(where: str, name: str, on_step: bool | None, on_epoch: bool | None) -> tuple[bool, bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,10 +64,12 @@ class Origin:
 def check_loaders(given: Any, name: str) -> None:
     """Raise :class:`InvalidLoader` where something in ``given`` cannot be iterated for batches."""
     if isinstance(given, CombinedLoader):
+        for position, value in enumerate(given.flattened):
+            check_loaders(value, f"loader {position} of {name}")
         return
     if isinstance(given, Mapping):
         for key, value in given.items():
-            check_loaders(value, f"{name}[{key!r}]")
+            check_loaders(value, f"item {key!r} of {name}")
     elif isinstance(given, list | tuple):
         for position, value in enumerate(given):
             if isinstance(value, Tensor) or (
@@ -75,7 +79,7 @@ def check_loaders(given: Any, name: str) -> None:
                     f"{name} is a {type(given).__name__} of batches, and a {type(given).__name__} is read as several loaders. "
                     f"Wrap the batches in a loader: DataLoader(batches, batch_size=None)."
                 )
-            check_loaders(value, f"{name}[{position}]")
+            check_loaders(value, f"item {position} of {name}")
     elif isinstance(given, Tensor | str | bytes) or not is_loader(given) or isinstance(given, type):
         raise InvalidLoader(
             f"{name} is {_described(given)}, which is no loader. Expected a torch DataLoader, or anything that can be "
@@ -113,6 +117,7 @@ class TrainSource:
         elif isinstance(loader, list | tuple | Mapping):
             self.combined = CombinedLoader(loader, "max_size_cycle")
         if self.combined is not None and limits.overfit:
+            self.combined = copy.copy(self.combined)  # the user's stays as it is
             self.combined.flattened = [unshuffled(each) for each in self.combined.flattened]
         self.loader: Any = self.combined if self.combined is not None else loader
         if limits.overfit:
@@ -174,9 +179,6 @@ def unshuffled(loader: Any) -> Any:
     """A loader that reads in order: what ``overfit_batches`` needs. The one given is left as it is."""
     if not isinstance(loader, DataLoader) or not reads_map_style(loader) or isinstance(loader.sampler, SequentialSampler):
         return loader
-    import copy
-    import warnings
-
     warnings.warn(
         "overfit_batches reads the same batches again and again, so shuffling of the training loader is turned off.",
         LeydenWarning,
@@ -228,6 +230,16 @@ class EvalSource:
         if self.combined is not None:
             iterator = (batch for batch, _, _ in iterator)
         return read(loader, iterator, start, stop, length_of(loader) is not None, self.name)
+
+    def report_short(self, position: int, read: int) -> None:
+        """Say that a loader ended after ``read`` batches, which is before its own length."""
+        which = f" (loader {position})" if len(self.loaders) > 1 else ""
+        warnings.warn(
+            f"{self.name}{which} ended after {read} of the {self.stops[position]} batches that it said it has. Correct the "
+            f"length of its sampler or dataset if data is missing.",
+            LeydenWarning,
+            stacklevel=2,
+        )
 
 
 class Loaders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +32,12 @@ def used(metric: Any) -> bool:
     return any(part._update_count for part in parts_of(metric))
 
 
+def reset(metric: Any) -> None:
+    """Reset a metric so that training can use it, too: its states must be no inference tensors."""
+    with torch.inference_mode(False):
+        metric.reset()
+
+
 class _Waiting:
     """The state of one metric and of those inside it, taken out of them."""
 
@@ -40,11 +47,12 @@ class _Waiting:
         for part in parts_of(metric):
             state = state_of(part)
             # updates may add in place, and resets empty lists
-            state["states"] = {
-                name: value.clone() if isinstance(value, Tensor) else list(value) for name, value in state["states"].items()
-            }
+            with torch.inference_mode(False):
+                state["states"] = {
+                    name: value.clone() if isinstance(value, Tensor) else list(value) for name, value in state["states"].items()
+                }
             self.parts.append((part, state, part._computed))
-        metric.reset()
+        reset(metric)
 
     def put_back(self) -> None:
         for part, state, computed in self.parts:

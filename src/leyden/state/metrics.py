@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from leyden.state.batch_size import given_size, read_size
 from leyden.state.entries import (
     WHERE_LEGAL,
     AskedLog,
+    Collection,
     Entry,
     Key,
     check_kind,
@@ -22,48 +23,9 @@ from leyden.state.entries import (
     same_asked,
 )
 from leyden.state.exact import as_tensor
-from leyden.state.metric_objects import SetAside, used
+from leyden.state.metric_objects import SetAside
 
-__all__ = ["WHERE_LEGAL", "AskedLog", "Collection", "Metrics", "flattened", "read_numbers", "stack_scalars"]
-
-
-class Collection:
-    """What was logged in one epoch of one stage."""
-
-    def __init__(self) -> None:
-        self.entries: dict[Key, Entry] = {}
-
-    def reset(self) -> None:
-        """Begin anew. torchmetrics metrics that were logged are reset too."""
-        self.reset_metrics()
-        for entry in self.entries.values():
-            entry.reset()
-
-    def reset_metrics(self) -> None:
-        """Reset the torchmetrics metrics that were logged. What they came to stays known."""
-        for entry in self.entries.values():
-            if entry.metric is not None and entry.touched and used(entry.metric):
-                entry.metric.reset()
-
-    def metrics(self) -> Iterator[Any]:
-        """The torchmetrics metrics that were logged."""
-        for entry in self.entries.values():
-            if entry.metric is not None and entry.touched:
-                yield entry.metric
-
-    def step_values(self, loader: int | None) -> Iterator[tuple[Entry, Any]]:
-        for (_, _, index), entry in self.entries.items():
-            if entry.on_step and entry.touched and index == loader:
-                value = entry.step_value()
-                if value is not None:
-                    yield entry, value
-
-    def epoch_values(self) -> Iterator[tuple[int | None, Entry, Any]]:
-        for (_, _, index), entry in self.entries.items():
-            if entry.on_epoch and entry.touched:
-                value = entry.epoch_value()
-                if value is not None:
-                    yield index, entry, value
+__all__ = ["WHERE_LEGAL", "AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]
 
 
 class Metrics:
@@ -82,11 +44,10 @@ class Metrics:
         self._logged: dict[str, Any] = {}
         self._bar: dict[str, Any] = {}
         self._ask_where: Callable[[], str | None] = lambda: None
-        self._batch: Any = None
-        self._size: int | None = None
+        self.batch: Any = None
+        self.size: int | None = None
         self._sample_count: Callable[[], int | None] = lambda: None
         self._loader: int | None = None
-        self._kept: dict[Key, dict[str, Any]] = {}  # of a checkpoint: what a function is to reduce, until it is given again
         self._set_aside = SetAside()
         self._module: torch.nn.Module | None = None
         self._said_silent = False
@@ -101,14 +62,13 @@ class Metrics:
         self._collections = {}
         self._now = None
         self._entries = {}
-        self._kept = {}
         self._between = True
         self._opened = None
         self._evaluated, self._seen = {}, {}
         self._callback, self._logged, self._bar = {}, {}, {}
         self._ask_where = where
         self._module = module
-        self._batch = self._size = self._loader = None
+        self.batch = self.size = self._loader = None
 
     def enter(self, stage: str) -> None:
         """Log into ``stage``'s collection from now on, as it is."""
@@ -163,12 +123,22 @@ class Metrics:
         self._evaluated, self._seen = {}, {}
         self._callback, self._logged, self._bar = {}, {}, {}
 
+    def start_batches(self, sample_count: Callable[[], int | None]) -> None:
+        """Training batches follow: each is set as :attr:`batch`, with :attr:`size` to be read when it is asked for."""
+        self._begin_batches()
+        self._loader, self._sample_count = None, sample_count
+
+    def _begin_batches(self) -> None:
+        self._keep()
+        self._between = False
+
     def at(self, batch: Any, loader: int | None, sample_count: Callable[[], int | None]) -> None:
         """The batch that runs now, the number of its loader where there are several, and who can count its samples."""
         if self._set_aside.waits or loader != self._loader:
             self._change_loader(loader)
-        self._between = False
-        self._batch, self._size, self._loader, self._sample_count = batch, None, loader, sample_count
+        if self._between:
+            self._begin_batches()
+        self.batch, self.size, self._loader, self._sample_count = batch, None, loader, sample_count
 
     def end_loader(self, loader: int | None, batches: int) -> None:
         """A loader has been evaluated, all its ``batches``."""
@@ -193,8 +163,8 @@ class Metrics:
         """The epoch's batches are over: from now on its values are the epoch's."""
         self._keep()
         self._set_aside.put_back_unused()
-        self._batch = None
-        self._size = None
+        self.batch = None
+        self.size = None
         self._between = True
         self._loader = None
 
@@ -230,9 +200,9 @@ class Metrics:
                 if type(batch_size) is not int or batch_size < 0:
                     batch_size = given_size(name, batch_size)
             elif entry.reduce == "mean":
-                batch_size = self._size
+                batch_size = self.size
                 if batch_size is None:
-                    batch_size = self._size = self._count_samples(name)
+                    batch_size = self.size = self._count_samples(name)
             else:
                 batch_size = 1
             entry.add(value, batch_size)
@@ -251,11 +221,13 @@ class Metrics:
 
     def _again(self, entry: Entry, name: str, asked: AskedLog) -> None:
         """The name was logged before in this hook, with arguments that are not the same objects."""
-        if not same_asked(entry.asked, asked):
+        entry.bind(asked)
+        if not same_asked(name, entry.asked, asked):
             raise IllegalLog(
                 f"self.log({name!r}, ...) was called in {entry.where} with other arguments than before. Log it the same way "
                 f"every time, or under another name."
             )
+        entry.asked = asked
 
     def _new(self, where: str | None, name: str, value: Any, asked: AskedLog) -> Entry:
         if not isinstance(name, str):
@@ -283,9 +255,6 @@ class Metrics:
         check_kind(name, value)
         entry = Entry(where, name, asked, suffix)
         key = (where, name, self._loader)
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            entry.load_state_dict(kept)
         self._entries[key] = entry
         return entry
 
@@ -302,7 +271,7 @@ class Metrics:
         return int(value) if isinstance(value, int) else float(value)
 
     def _count_samples(self, name: str) -> int:
-        return 1 if self._batch is None else read_size(name, self._batch, self._sample_count)
+        return 1 if self.batch is None else read_size(name, self.batch, self._sample_count)
 
     # -- read by callbacks, loggers, the bar
     def _keep(self) -> None:
@@ -418,9 +387,6 @@ class Metrics:
             collection = self._collections.setdefault(stage, Collection())
             for kept in entries:
                 key = (kept["where"], kept["name"], kept["loader"])
-                if kept["function"]:
-                    self._kept[key] = kept
-                    continue
                 entry = Entry(kept["where"], kept["name"], cast(AskedLog, tuple(kept["asked"])), kept["suffix"])
                 entry.load_state_dict(kept)
                 entry.metric = children.get(kept["metric"])

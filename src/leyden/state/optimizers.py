@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -93,7 +93,7 @@ class OptimizerPlan:
 
 
 def _refusal(returned: object) -> str:
-    kinds = [type(item).__name__ for item in returned] if isinstance(returned, Sequence) else type(returned).__name__
+    kinds = [type(item).__name__ for item in returned] if isinstance(returned, list | tuple) else type(returned).__name__
     return f"configure_optimizers returned {kinds}, which cannot be used. Expected {_EXPECTED}."
 
 

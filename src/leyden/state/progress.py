@@ -19,14 +19,18 @@ class Progress:
     stepped_batches: int = 0  # batches that ended with a step: the loggers' x-axis
     rows: int = 0  # `batches` whose row has gone to the loggers, if one was due
     validated: int = 0  # `batches` at the last validation that ended
+    validation_rows: int = 0  # rows that the running validation has sent to the loggers
     settled: int = 0  # `batches` after which nothing is left to do: row, validation, schedulers
     closed: bool = False  # the running epoch's last batch is done, with its step and schedulers
     epoch_ended: bool = False  # everything of the running epoch is done but counting it
+    late: str = ""  # the hook of which the callbacks that save are being told
+    told: int = 0  # how many of them were
 
     def start_next_epoch(self) -> None:
         """Count the running epoch as finished."""
         self.epoch += 1
         self.batch = 0
+        self.rows = self.settled = self.batches
         self.window = 0
         self.closed = False
         self.epoch_ended = False
@@ -39,5 +43,5 @@ class Progress:
         for name, value in state.items():
             if name in known:
                 setattr(self, name, value)
-        if self.epoch_ended:
+        if self.epoch_ended and not self.late:
             self.start_next_epoch()

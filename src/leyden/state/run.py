@@ -15,7 +15,14 @@ from torch.optim import Optimizer
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
-from leyden.errors import ConflictingOptions, InvalidOption, LeydenWarning, MisconfigurationException, NonFiniteLoss, TrainingTerminated
+from leyden.errors import (
+    ConflictingOptions,
+    InvalidOption,
+    LeydenWarning,
+    MisconfigurationException,
+    NonFiniteLoss,
+    TrainingTerminated,
+)
 from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
@@ -84,16 +91,16 @@ class Run(Views):
         self.at_safe_place = False  # a signal was heeded between two batches: the state can be saved
         self.received_signal: int | None = None  # SIGTERM, SIGUSR1 or Ctrl-C, to be heeded once the batch is done
         self.own_generators: dict[str, Any] | None = None  # random generators that the module holds, looked for once
-        self.training_random_state: dict[str, Any] | None = None  # while validation draws from the generators
+        self.before_validation: dict[str, Any] = {}  # of a checkpoint's parts, those that the running validation changes
         self.random_state_to_restore: dict[str, Any] | None = None  # a checkpoint's, put back once nothing else draws
         self.history: list[dict[str, float]] = []  # one row of metrics an epoch
         # wishes
         self.should_stop = False
         self.stop_reason: str | None = None
-        self._accumulate = options.optimization.accumulate
-        self._modes: list[dict[torch.nn.Module, bool]] = []
+        self.accumulation = options.optimization.accumulate
+        self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
         self.capsule: Capsule | None = None
-        self._losses: list[Tensor] = []
+        self.losses: list[Tensor] = []  # detached, not checked yet
         self._losses_from = 0  # `progress.batches` when the first of them was noted
         self._checked_loss: Tensor | None = None
         self.losses_due = LOSSES_KEPT  # `progress.batches` at which they are checked
@@ -122,32 +129,33 @@ class Run(Views):
     @property
     def accumulate_grad_batches(self) -> int:
         """Batches whose gradients make one optimizer step. May be set between epochs."""
-        return self._accumulate
+        return self.accumulation
 
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
-        self._accumulate = check_count("accumulate_grad_batches", batches, 1, "a number of batches >= 1")
+        self.accumulation = check_count("accumulate_grad_batches", batches, 1, "a number of batches >= 1")
 
     def window_length(self, index: int) -> int:
         """Batches in the accumulation window that begins at batch ``index``: the epoch's last may be shorter."""
         source = self.loaders.train
-        if self._accumulate == 1 or source is None or source.stop is None or not source.knows_last:
-            return self._accumulate
-        return max(1, min(self._accumulate, source.stop - index))
+        if self.accumulation == 1 or source is None or source.stop is None or not source.knows_last:
+            return self.accumulation
+        return max(1, min(self.accumulation, source.stop - index))
 
     # -- what the loops tell
     def watch_loss(self, loss: Tensor) -> None:
         """Note a batch's training loss: for the bar, and to see at the next flush whether it was finite."""
-        self._losses.append(loss.detach())
+        self.losses.append(loss.detach())
 
     @property
     def latest_loss(self) -> Tensor | None:
         """The newest training loss, on its device."""
-        return self._losses[-1] if self._losses else self._checked_loss
+        return self.losses[-1] if self.losses else self._checked_loss
 
     def check_losses(self) -> None:
         """Raise :class:`NonFiniteLoss` where a loss since the last check was NaN or infinite. Waits for the device."""
-        losses, self._losses = self._losses, []
+        losses = list(self.losses)
+        self.losses.clear()
         first, self._losses_from = self._losses_from, self.progress.batches
         self.losses_due = self.progress.batches + self.losses_between_checks
         if losses:
@@ -164,8 +172,12 @@ class Run(Views):
         shown = values.tolist()
         at = next(i for i, value in enumerate(shown) if value != value or value in (float("inf"), float("-inf")))
         before = ", ".join(f"{value:.6g}" for value in shown[max(0, at - 5) : at])
+        batches = self.progress.batches - first
+        batch = f"batch {first + at}"
+        if len(shown) - batches not in (0, 1):  # some batches had no loss, or several
+            batch = f"one of the batches {first} to {self.progress.batches}"
         error = NonFiniteLoss(
-            f"The training loss became {shown[at]} in training batch {first + at} of this fit (counted from 0; epoch "
+            f"The training loss became {shown[at]} in training {batch} of this fit (counted from 0; epoch "
             f"{self.current_epoch}, step {self.global_step} when it was seen). Losses before it: {before or 'none'}. To try: a "
             f"lower learning rate, gradient_clip_val=1.0, detect_anomaly=True to find the operation, precision='32-true', a look "
             f"at the batch's data. Trainer(stop_on_nonfinite_loss=False) trains on regardless."
@@ -186,14 +198,9 @@ class Run(Views):
         """Steps after which losses are read to see whether they are finite."""
         return 1 if self.capsule is not None and self.capsule.weights else LOSSES_KEPT
 
-    @property
-    def losses(self) -> list[Tensor]:
-        """Losses that are not checked yet."""
-        return self._losses
-
     def restore_losses(self, losses: list[Tensor]) -> None:
         """The losses that were not checked when a checkpoint was taken."""
-        self._losses = list(losses)
+        self.losses[:] = losses
         self._losses_from = self.progress.batches - len(losses)
         self.losses_due = self._losses_from + self.losses_between_checks
 
@@ -208,7 +215,8 @@ class Run(Views):
         module.trainer = self  # type: ignore[assignment]  # every Run that users meet is a Trainer
         if datamodule is not None:
             datamodule.trainer = self  # type: ignore[assignment]  # as above
-        self._modes = []
+        self._modes = {}
+        self.progress.late = ""
         self.interrupted = False
         self.received_signal = None
         self.received_sigterm = False
@@ -223,7 +231,7 @@ class Run(Views):
         self.stop_reason = None
         self.is_last_batch = False
         self.history = []
-        self._losses = []
+        self.losses.clear()
         self._losses_from = 0
         self._checked_loss = None
         self.capsule = None
@@ -232,20 +240,23 @@ class Run(Views):
             if not self.capsule.has_place:
                 self.capsule = None
         self.losses_due = self.losses_between_checks
-        self._accumulate = self.options.optimization.accumulate
+        self.accumulation = self.options.optimization.accumulate
         self.random_state_to_restore = None
         self.own_generators = None
+        self.before_validation = {}
 
     def keep_modes(self) -> None:
         """Remember which submodules are in train mode, until :meth:`restore_modes`."""
-        self._modes.append({child: child.training for child in self.lightning_module.modules()})
+        self._modes = {child: child.training for child in self.lightning_module.modules()}
 
     def restore_modes(self) -> None:
         """Put every submodule back into the mode it had at the last :meth:`keep_modes`."""
-        if not self._modes:
-            return
-        for child, mode in self._modes.pop().items():
+        for child, mode in self._modes.items():
             child.training = mode
+
+    def forget_modes(self) -> None:
+        """The evaluation is over, and the module in the modes that its hook left it in."""
+        self._modes = {}
 
     def log_row(self, row: Mapping[str, Any], step: int | None = None) -> None:
         """Send values to every logger.
@@ -378,7 +389,7 @@ class Run(Views):
             return steps
         schedule = self.options.optimization.schedule or self.accumulation_schedule()
         if not schedule:
-            total = -(-source.stop // self._accumulate) * limits.max_epochs
+            total = -(-source.stop // self.accumulation) * limits.max_epochs
         else:
             total, window = 0, 1
             for epoch in range(limits.max_epochs):

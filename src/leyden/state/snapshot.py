@@ -19,6 +19,7 @@ from leyden.hparams import dump_hparams
 from leyden.state.metric_objects import state_of
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
+from leyden.tree import tree_map
 from leyden.version import __version__
 
 LIGHTNING_VERSION = "2.6.0"  # the layout of the top level is that version's, and Lightning asks for the key
@@ -82,7 +83,7 @@ def training_state(run: Run) -> dict[str, Any]:
     """What Lightning's files lack, and an exact continuation needs."""
     return {
         "progress": run.progress.state_dict(),
-        "random": run.training_random_state or random_state(),
+        "random": random_state(),
         "data": data_position(run),
         "generators": own_generators(run),
         "metrics": run.metrics.state_dict(),
@@ -93,13 +94,22 @@ def training_state(run: Run) -> dict[str, Any]:
         "gradients": gradients(run),
         "metric_objects": metric_objects(run),
         "losses": list(run.losses),
+        **run.before_validation,
     }
+
+
+def changed_by_validation(run: Run) -> dict[str, Any]:
+    """Parts of :func:`training_state` as they are before a validation: a run that is cut inside it does it again."""
+    objects: dict[str, Any] = tree_map(metric_objects(run), torch.Tensor, torch.Tensor.clone)
+    return {"random": random_state(), "generators": own_generators(run), "metric_objects": objects}
 
 
 def data_position(run: Run) -> dict[str, Any] | None:
     """Where training is in its data, in the epoch that runs."""
     source = run.loaders.train
-    if source is None or source.position.leaves[0].opened is None and not source.position.leaves[0].stateful:
+    if source is not None and source.cut is not None:
+        return source.cut  # a resumed run that has not read on yet
+    if source is None or source.position.leaves[0].opened is None:
         return None
     return {"epoch": run.progress.epoch, **source.position.state_dict(run.progress.batch)}
 

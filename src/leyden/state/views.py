@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
-from leyden.errors import MisconfigurationException
+from leyden.errors import MissingModel
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
 from leyden.options import Options
@@ -48,7 +48,7 @@ class Views:
     def lightning_module(self) -> LightningModule:
         """The user's module, unwrapped."""
         if self._module is None:
-            raise MisconfigurationException("The trainer has no module yet: call fit, validate, test or predict with one first.")
+            raise MissingModel("The trainer has no module yet: call fit, validate, test or predict with one first.")
         return self._module
 
     @property

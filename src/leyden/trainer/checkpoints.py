@@ -77,6 +77,9 @@ class Choice:
                 if weights_only is False or self.asked != "last":
                     raise
                 continue
+            if self.fitting and self.asked == "last" and "optimizer_states" not in self.checkpoint:
+                self.checkpoint = None  # weights only: nothing to continue from
+                continue
             self.path = path
             return
 
@@ -127,9 +130,9 @@ def last_candidates(run: Run) -> list[str]:
         folder = getattr(writer, "dirpath", None)
         if folder is not None and getattr(writer, "_given_dirpath", folder) is not None:
             folders.append(os.fspath(folder))
-    found = [path for folder in folders for path in newest_checkpoint(folder)]
+    found = [path for folder in dict.fromkeys(folders) for path in newest_checkpoint(folder)]
     if found:
-        return found
+        return sorted(found, key=_written_at, reverse=True)
     places = [os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*")]
     for logger in run.loggers:
         root, here = logger.root_dir, logger.log_dir
@@ -139,4 +142,11 @@ def last_candidates(run: Run) -> list[str]:
         places.append(glob.escape(run.default_root_dir))
     versions = sorted({os.path.abspath(found) for place in places for found in glob.glob(os.path.join(place, "checkpoints"))})
     everything = [path for folder in versions for path in newest_checkpoint(folder)]
-    return sorted(everything, key=os.path.getmtime, reverse=True)
+    return sorted(everything, key=_written_at, reverse=True)
+
+
+def _written_at(path: str) -> float:
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0  # gone since it was listed

@@ -18,10 +18,12 @@ from leyden.devices.switches import torch_switches
 from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import (
     ConflictingOptions,
+    EmptyLoader,
     InvalidOption,
     InvalidType,
     LeakedStopIteration,
     MissingMethod,
+    MissingModel,
     PossibleUserWarning,
     TrainingTerminated,
     Unsupported,
@@ -55,6 +57,7 @@ from leyden.strategies.base import Strategy
 from leyden.strategies.choose import choose_strategy
 from leyden.trainer.checkpoints import Choice, choose_checkpoint
 from leyden.trainer.ending import Ending
+from leyden.trainer.loop_views import EvaluationLoopView, FitLoopView
 from leyden.trainer.result import FitResult
 
 MODULE_METHODS: frozenset[str] = frozenset(
@@ -77,8 +80,10 @@ DATAMODULE_METHODS: frozenset[str] = frozenset(
         *("prepare_data", "setup", "teardown", "on_exception", "state_dict", "load_state_dict"),
         *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
         *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+        *("on_save_checkpoint", "on_load_checkpoint"),
     }
 )
+MODULE_SETTINGS = ("automatic_optimization", "example_input_array", "prepare_data_per_node", "strict_loading")
 FIRST_STAGE = {
     TrainerFn.FITTING: RunningStage.TRAINING,
     TrainerFn.VALIDATING: RunningStage.VALIDATING,
@@ -132,7 +137,9 @@ class Trainer(Run):
         suggest_integrations: accepted; there are no adverts.
         stop_on_nonfinite_loss: end with :class:`NonFiniteLoss` when the training loss becomes NaN or infinite.
         crash_capsule: keep a training step that raises, or whose loss is not finite, in a folder beside the logs, for
-            :func:`leyden.replay`; ``"weights"``: with the weights before it, copied before every step.
+            :func:`leyden.replay`; ``"weights"``: with the weights before it, copied before every step, and every loss
+            checked at once. (Else losses are checked now and then, and larger batches than a few KB are gone by then: the
+            newest one is kept.)
         **legacy: names of older Lightning versions (``gpus``, ``resume_from_checkpoint`` ...), each with one notice.
 
     Raises:
@@ -220,8 +227,14 @@ class Trainer(Run):
             profiler=choose_profiler(given["profiler"]),
         )
         self.metrics.silent = options.behaviour.barebones
-        self._trainers_callbacks = list(self.callbacks)
+        asked = as_callbacks(given["callbacks"], "callbacks")
+        self._trainers_callbacks = list(self.callbacks)  # without what a module brings
+        self._default_callbacks = [callback for callback in self.callbacks if not holds(asked, callback)]
+        self._attached_callbacks = list(self.callbacks)  # as the last verb left them; what differs now was changed by the user
+        self._callbacks_module: LightningModule | None = None
+        self._modules_callbacks: list[Callback] = []
         self._verb_running = False
+        self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
         self._started: list[object] = []  # the parts of the running verb that have to be torn down
         self._tested_by_fit = False
         classic.tell_init(self)
@@ -258,17 +271,19 @@ class Trainer(Run):
         """
         loaders = classic.fit_loaders(self.classic, legacy, train_dataloaders, val_dataloaders)
         train_dataloaders, datamodule = take_datamodule(loaders["train"], datamodule, "train_dataloaders")
+        take_datamodule(loaders["val"], datamodule, "val_dataloaders")
         module = self._check_module(model)
         ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
         sources = {"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]}
         with self._verb(TrainerFn.FITTING, module, datamodule, sources):
             self.begin_fit()
             self._check_fit(module)
+            self._fitted_module = module
             choice = choose_checkpoint(self, ckpt_path, fitting=True)
             self._prepare(module, choice, weights_only)
             loop = FitLoop(self, self._validates(module))
             self._restore_training(choice)
-            if choice.checkpoint is not None and loop.is_over():
+            if choice.checkpoint is not None and loop.is_finished():
                 self.print(f"The run in {choice.path} is finished: {self.stop_reason or 'it has reached its limit'}.")
             try:
                 loop.run_fit(resuming=choice.checkpoint is not None)
@@ -331,7 +346,8 @@ class Trainer(Run):
         keep = return_predictions is not False
         with self._verb(TrainerFn.PREDICTING, module, datamodule, {"predict": dataloaders}):
             ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
-            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=not asked), weights_only)
+            implicit = not asked and module is self._fitted_module
+            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit), weights_only)
             self._load_eval("predict", self.options.limits.predict)
             if not any(self.num_predict_batches):
                 return []
@@ -359,7 +375,8 @@ class Trainer(Run):
         with self._verb(fn, module, datamodule, {stage: dataloaders}):
             self._require_step(module, stage)
             ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
-            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=not asked, verbose=verbose), weights_only)
+            implicit = not asked and module is self._fitted_module
+            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit, verbose=verbose), weights_only)
             limit = self.options.limits.val if stage == "val" else self.options.limits.test
             self._load_eval(stage, limit)
             if not any(self.loaders.num_eval_batches(stage)):
@@ -404,11 +421,9 @@ class Trainer(Run):
                 stack.enter_context(heeded(self.note_signal, interrupts=fn is TrainerFn.FITTING))
                 self.begin(module, datamodule)
                 self._check_names(module, datamodule)
-                self.callbacks = self._callbacks_of(module)
+                self.callbacks = self._callbacks_of(module, fn)
                 adapter = classic.adapt(self, module)
-                self.hooks = Hooks(
-                    self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead
-                )
+                self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
                 self.steps = self._find_steps(module, adapter)
                 self.read_mapping = adapter.read_mapping
                 self.bar_items = adapter.bar_items
@@ -419,6 +434,8 @@ class Trainer(Run):
                 )
                 begun = True
                 yield
+                if self.received_sigterm:
+                    self.heed_signal()  # it came when no batch followed
                 status = "success"
                 self.state.status = TrainerStatus.FINISHED
         except KeyboardInterrupt as error:
@@ -465,8 +482,7 @@ class Trainer(Run):
     ) -> None:
         """Teardown and finalization of all that was started."""
         ending = Ending(failure)
-        while self._modes:
-            ending.call(self.restore_modes)
+        ending.call(self.restore_modes)
         if "_toggled" in module.__dict__:
             ending.call(module.untoggle_optimizer, None)
         if datamodule is not None and self._has_started(datamodule):
@@ -520,6 +536,9 @@ class Trainer(Run):
             for logger, position in zip(self.loggers, positions, strict=False):
                 if choice.asked == "last":
                     logger.go_on(position)
+            if choice.asked == "last" and choice.checkpoint is None:
+                for logger in self.loggers:
+                    logger.start_over()
         for logger in self.loggers:
             self._start(logger)
             logger.start()
@@ -553,7 +572,9 @@ class Trainer(Run):
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
             if not self.plan.optimizers and module.automatic_optimization:
-                self.warn(f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes.")
+                self.warn(
+                    f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
+                )
             self._train_mode(module)
 
     def _restore_training(self, choice: Choice) -> None:
@@ -611,28 +632,35 @@ class Trainer(Run):
 
     def _module_at_hand(self, verb: str) -> LightningModule:
         if self._module is None:
-            raise MissingMethod(f"trainer.{verb}() was called without a model, and none was used before. Pass one.")
+            raise MissingModel(f"trainer.{verb}() was called without a model, and none was used before. Pass one.")
         return self._module
 
     def _same_module(self, module: LightningModule) -> bool:
         return self._module is module
 
     def _check_names(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
-        refuse_misspelt(module, LightningModule, MODULE_METHODS, classic.MODULE_NAMES)
+        known = MODULE_METHODS | classic.RESEMBLED
+        refuse_misspelt(module, LightningModule, known, classic.MODULE_NAMES, MODULE_SETTINGS)
         if datamodule is not None:
-            if not isinstance(datamodule, LightningDataModule):
-                raise InvalidType("datamodule", datamodule, "a leyden.LightningDataModule")
-            refuse_misspelt(datamodule, LightningDataModule, DATAMODULE_METHODS, classic.DATAMODULE_NAMES)
-        for callback in self._trainers_callbacks:
-            refuse_misspelt(callback, Callback, HOOK_NAMES, classic.CALLBACK_NAMES)
+            refuse_misspelt(datamodule, LightningDataModule, DATAMODULE_METHODS, attributes=("prepare_data_per_node",))
+        for callback in self.callbacks:
+            refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
 
-    def _callbacks_of(self, module: LightningModule) -> list[Callback]:
-        own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
-        for callback in own:
-            refuse_misspelt(callback, Callback, HOOK_NAMES, classic.CALLBACK_NAMES)
-        if self.callbacks != self._trainers_callbacks and not own:
-            return list(self.callbacks)  # callbacks that the user added to trainer.callbacks since
-        return with_modules_callbacks(self.callbacks, own) if own else list(self.callbacks)
+    def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
+        """The trainer's callbacks with the module's. Those that a module brought to its fit serve its other verbs too."""
+        added = [callback for callback in self.callbacks if not holds(self._attached_callbacks, callback)]
+        removed = [callback for callback in self._attached_callbacks if not holds(self.callbacks, callback)]
+        mine = [callback for callback in self._trainers_callbacks if not holds(removed, callback)] + added
+        if fn is TrainerFn.FITTING or module is not self._callbacks_module:
+            own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
+        else:
+            own = [callback for callback in self._modules_callbacks if not holds(removed, callback)]
+        merged = with_modules_callbacks(mine, own, self._default_callbacks)
+        for callback in merged:
+            refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
+        self._trainers_callbacks, self._modules_callbacks, self._callbacks_module = mine, own, module
+        self._attached_callbacks = list(merged)
+        return merged
 
     def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
         steps: dict[str, Any] = {}
@@ -704,7 +732,10 @@ class Trainer(Run):
                 f"the datamodule) a `{stage}_dataloader`."
             )
         if self.loaders.load_eval(stage, limit) is None:
-            raise MissingMethod(f"{self.loaders.origins[stage].name} returned no loader.")
+            origin = self.loaders.origins[stage]
+            raise EmptyLoader(
+                f"{origin.name} {'returned' if origin.given is None else 'is'} no loader at all: None, or an empty list."
+            )
 
     # -- after fit
     def _test_after_dev_run(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
@@ -793,6 +824,23 @@ class Trainer(Run):
 
     # -- more of what scripts use
     @property
+    def fit_loop(self) -> FitLoopView:
+        """What libraries read of the fit loop; ``fit_loop.max_epochs`` and ``min_epochs`` may be set."""
+        return FitLoopView(self)
+
+    @property
+    def validate_loop(self) -> EvaluationLoopView:
+        return EvaluationLoopView(self, "val")
+
+    @property
+    def test_loop(self) -> EvaluationLoopView:
+        return EvaluationLoopView(self, "test")
+
+    @property
+    def predict_loop(self) -> EvaluationLoopView:
+        return EvaluationLoopView(self, "predict")
+
+    @property
     def lr_schedulers(self) -> list[Any]:
         """The schedulers themselves."""
         return [plan.scheduler for plan in self.plan.schedulers]
@@ -865,6 +913,10 @@ def read_options(given: Mapping[str, Any]) -> Options:
 
 def take_datamodule(loaders: Any, datamodule: LightningDataModule | None, name: str) -> tuple[Any, LightningDataModule | None]:
     """A datamodule may stand where loaders do; both at once exclude each other."""
+    given: object = datamodule
+    if given is not None and not isinstance(given, LightningDataModule):
+        hint = "That is the class itself: make an instance of it." if isinstance(given, type) else ""
+        raise InvalidType("datamodule", given, "a leyden.LightningDataModule", hint)
     if isinstance(loaders, LightningDataModule):
         if datamodule is not None:
             raise ConflictingOptions(f"A datamodule was passed as {name} and as datamodule. Leave one of them out.")
@@ -881,6 +933,11 @@ def stages_of(fn: TrainerFn) -> tuple[str, ...]:
         TrainerFn.TESTING: ("test",),
         TrainerFn.PREDICTING: ("predict",),
     }[fn]
+
+
+def holds(callbacks: list[Callback], callback: Callback) -> bool:
+    """Whether this very callback is in the list; equality is the user's to define."""
+    return any(each is callback for each in callbacks)
 
 
 def same_value(first: Any, second: Any) -> bool:

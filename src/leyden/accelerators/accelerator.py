@@ -1,0 +1,5 @@
+"""The base of accelerators, where Lightning puts it."""
+
+from leyden.devices.accelerators import Accelerator
+
+__all__ = ["Accelerator"]

@@ -1,0 +1,5 @@
+"""CUDA devices, where Lightning puts them."""
+
+from leyden.devices.accelerators import CUDAAccelerator, find_usable_cuda_devices
+
+__all__ = ["CUDAAccelerator", "find_usable_cuda_devices"]

@@ -1,0 +1,20 @@
+"""Module and datamodule, where Lightning puts them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from leyden.core.datamodule import LightningDataModule
+from leyden.core.module import LightningModule
+from leyden.errors import absent
+
+__all__ = ["LightningDataModule", "LightningModule"]
+
+_FILES = ("lightning", "mixins", "optimizer", "saving")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise absent(__name__, name, {}, [*__all__, *_FILES])

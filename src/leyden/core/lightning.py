@@ -1,0 +1,5 @@
+"""The module, where older versions put it."""
+
+from leyden.module import LightningModule
+
+__all__ = ["LightningModule"]

@@ -1,0 +1,73 @@
+"""Small tools, where Lightning's documents put them: the names of other rooms."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from leyden.checkpoint.attributes import AttributeDict
+from leyden.data.combined import CombinedLoader
+from leyden.data.workers import suggested_max_num_workers
+from leyden.devices.flops import measure_flops
+from leyden.devices.seed import isolate_rng, seed_everything
+from leyden.devices.transfer import move_data_to_device
+from leyden.distributed.rank_zero import rank_zero_debug, rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
+from leyden.distributed.sharing import is_picklable, is_shared_filesystem
+from leyden.errors import MisconfigurationException, PossibleUserWarning, absent, disable_possible_user_warnings
+from leyden.state.gradients import GradClipAlgorithmType, grad_norm
+from leyden.state.shared_parameters import find_shared_parameters, set_shared_parameters
+from leyden.state.stage import LightningEnum
+
+__all__ = [
+    "AttributeDict",
+    "CombinedLoader",
+    "GradClipAlgorithmType",
+    "LightningEnum",
+    "MisconfigurationException",
+    "PossibleUserWarning",
+    "disable_possible_user_warnings",
+    "find_shared_parameters",
+    "grad_norm",
+    "is_picklable",
+    "is_shared_filesystem",
+    "isolate_rng",
+    "measure_flops",
+    "move_data_to_device",
+    "rank_zero_debug",
+    "rank_zero_deprecation",
+    "rank_zero_info",
+    "rank_zero_only",
+    "rank_zero_warn",
+    "seed_everything",
+    "set_shared_parameters",
+    "suggested_max_num_workers",
+]
+
+_FILES = (
+    "cloud_io",
+    "combined_loader",
+    "compile",
+    "enums",
+    "exceptions",
+    "grads",
+    "memory",
+    "model_summary",
+    "parameter_tying",
+    "parsing",
+    "rank_zero",
+    "seed",
+    "types",
+    "warnings",
+)
+_LATER = {
+    **dict.fromkeys(
+        ("Throughput", "ThroughputMonitor"),
+        "The progress bar shows batches a second.",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise absent(__name__, name, _LATER, [*__all__, *_FILES])

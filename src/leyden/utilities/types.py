@@ -1,0 +1,35 @@
+"""Types of documented signatures, where Lightning puts them."""
+
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from leyden.state.optimizers import SchedulerPlan as LRSchedulerConfig
+from leyden.types import (
+    EVAL_DATALOADERS,
+    STEP_OUTPUT,
+    TRAIN_DATALOADERS,
+    LRSchedulerConfigType,
+    LRSchedulerPLType,
+    LRSchedulerTypeUnion,
+    OptimizerConfig,
+    OptimizerLRScheduler,
+    OptimizerLRSchedulerConfig,
+)
+from leyden.types import MapLocation as _MAP_LOCATION_TYPE
+from leyden.types import Path as _PATH
+
+__all__ = [
+    "EVAL_DATALOADERS",
+    "STEP_OUTPUT",
+    "TRAIN_DATALOADERS",
+    "_MAP_LOCATION_TYPE",
+    "_PATH",
+    "LRScheduler",
+    "LRSchedulerConfig",
+    "LRSchedulerConfigType",
+    "LRSchedulerPLType",
+    "LRSchedulerTypeUnion",
+    "OptimizerConfig",
+    "OptimizerLRScheduler",
+    "OptimizerLRSchedulerConfig",
+    "ReduceLROnPlateau",
+]

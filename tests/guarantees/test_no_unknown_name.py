@@ -1,0 +1,398 @@
+"""Guarantee 4: no unknown name is ignored. Whatever is one edit from a real name is an error that names the right one."""
+
+from __future__ import annotations
+
+import inspect
+import string
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import leyden
+from leyden import Callback, LightningDataModule, LightningModule, Trainer
+from leyden.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
+from leyden.errors import MissingMonitor, PossibleUserWarning, UnknownName
+from leyden.hooks import HOOK_NAMES, one_edit_apart
+from leyden.testing import BoringDataModule, BoringModel
+from leyden.trainer.trainer import DATAMODULE_METHODS, MODULE_METHODS
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+    "enable_model_summary": False, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0,
+}  # fmt: skip
+LETTERS = string.ascii_lowercase + "_0123456789"
+OLD_MODULE_HOOKS = ("training_epoch_end", "validation_epoch_end", "test_epoch_end", "training_step_end", "configure_optimizer")
+
+
+@st.composite
+def edits(draw: st.DrawFn, names: list[str]) -> tuple[str, str]:
+    """A name, and what becomes of it by one letter put in, left out, changed, or swapped with its neighbour."""
+    name = draw(st.sampled_from(names))
+    at = draw(st.integers(0, len(name) - 1))
+    kind = draw(st.sampled_from(["insert", "delete", "substitute", "transpose"]))
+    letter = draw(st.sampled_from(LETTERS))
+    if kind == "insert":
+        edited = name[:at] + letter + name[at:]
+    elif kind == "delete":
+        edited = name[:at] + name[at + 1 :]
+    elif kind == "substitute":
+        edited = name[:at] + letter + name[at + 1 :]
+    else:
+        edited = name[:at] + name[at : at + 2][::-1] + name[at + 2 :]
+    return name, edited
+
+
+def means_something(name: str, base: type, names: list[str]) -> bool:
+    return name in names or hasattr(base, name) or name.startswith("_") or not name.isidentifier()
+
+
+def method(self: Any, *args: Any, **kwargs: Any) -> None:
+    """A method of any name."""
+
+
+def fit(module: Any = None, **options: Any) -> None:
+    data = options.pop("datamodule", None)
+    Trainer(**{**QUIET, **options}).fit(module or BoringModel(), datamodule=data)
+
+
+@pytest.mark.parametrize("names", [sorted(MODULE_METHODS), list(OLD_MODULE_HOOKS)], ids=["today", "2020"])
+def test_module_hooks(names: list[str]) -> None:
+    @given(edits(names))
+    def check(pair: tuple[str, str]) -> None:
+        name, edited = pair
+        if means_something(edited, LightningModule, [*MODULE_METHODS, *OLD_MODULE_HOOKS, "on_epoch_start", "on_epoch_end"]):
+            return
+        module = type("Mine", (BoringModel,), {edited: method})()
+        with pytest.raises(UnknownName, match=rf"^Mine\.{edited} is no hook of LightningModule.*Did you mean .*'{name}'"):
+            fit(module)
+
+    check()
+
+
+@given(edits(sorted(HOOK_NAMES)))
+def test_callback_hooks(pair: tuple[str, str]) -> None:
+    name, edited = pair
+    if means_something(edited, Callback, list(HOOK_NAMES)):
+        return
+    callback = type("Mine", (Callback,), {edited: method})()
+    with pytest.raises(UnknownName, match=rf"^Mine\.{edited} is no hook of Callback.*Did you mean .*'{name}'"):
+        fit(callbacks=callback)
+
+
+@given(edits(sorted(DATAMODULE_METHODS)))
+def test_datamodule_hooks(pair: tuple[str, str]) -> None:
+    name, edited = pair
+    if means_something(edited, LightningDataModule, sorted(DATAMODULE_METHODS)):
+        return
+    data = type("Mine", (BoringDataModule,), {edited: method})()
+    with pytest.raises(UnknownName, match=rf"^Mine\.{edited} is no hook of LightningDataModule.*Did you mean .*'{name}'"):
+        fit(datamodule=data)
+
+
+@given(edits(sorted(HOOK_NAMES)))
+def test_lambda_callbacks(pair: tuple[str, str]) -> None:
+    name, edited = pair
+    if edited in HOOK_NAMES or not edited.isidentifier() or name in ("state_dict", "load_state_dict"):
+        return
+    with pytest.raises(UnknownName, match=rf"unexpected keyword argument '{edited}', which is no hook\. Did you mean '\w+'\?"):
+        LambdaCallback(**{edited: method})
+
+
+TRAINER_KEYWORDS = [
+    name for name, each in inspect.signature(Trainer.__init__).parameters.items() if each.kind is each.KEYWORD_ONLY
+]
+
+
+@given(edits(TRAINER_KEYWORDS))
+def test_trainer_keywords(pair: tuple[str, str]) -> None:
+    name, edited = pair
+    from leyden.classic import TRAINER
+
+    if edited in TRAINER_KEYWORDS or edited in TRAINER or not edited.isidentifier():
+        return
+    with pytest.raises(UnknownName, match=rf"unknown argument '{edited}'\. Did you mean '{name}'\?"):
+        Trainer(**{edited: None})
+
+
+VERBS = {
+    verb: [name for name, each in inspect.signature(getattr(Trainer, verb)).parameters.items() if name not in ("self", "legacy")]
+    for verb in ("fit", "validate", "test", "predict")
+}
+
+
+@given(st.sampled_from(sorted(VERBS)).flatmap(lambda verb: st.tuples(st.just(verb), edits(VERBS[verb]))))
+def test_verb_keywords(case: tuple[str, tuple[str, str]]) -> None:
+    verb, (_name, edited) = case
+    old = ("train_dataloader", "val_dataloader", "test_dataloader", "test_dataloaders", "val_dataloaders")
+    if edited in VERBS[verb] or edited in old or not edited.isidentifier():
+        return
+    with pytest.raises(UnknownName, match=rf"{verb} got an unknown argument '{edited}'\. Did you mean '\w+'\?"):
+        getattr(Trainer(**QUIET), verb)(BoringModel(), **{edited: None})
+
+
+@pytest.mark.parametrize("name", ["automatic_optimisation", "automatic_optimizations", "example_input_arrays", "strict_loadin"])
+def test_settings_of_a_module(name: str) -> None:
+    module = BoringModel()
+    setattr(module, name, False)
+    with pytest.raises(UnknownName, match=rf"BoringModel sets self\.{name}, which means nothing\. Did you mean"):
+        fit(module)
+
+
+def test_hooks_set_on_an_instance() -> None:
+    module, callback = BoringModel(), Callback()
+    module.on_train_epoch_ends = lambda: None  # type: ignore[assignment]
+    with pytest.raises(UnknownName, match="'on_train_epoch_end'"):
+        fit(module)
+    callback.on_test_ends = lambda trainer, module: None  # type: ignore[attr-defined]
+    with pytest.raises(UnknownName, match="'on_test_end'"):
+        fit(callbacks=callback)
+
+
+def test_hooks_of_a_mixin_of_the_user_s() -> None:
+    class Logging:
+        def on_train_epoch_ends(self) -> None:
+            """Misspelt."""
+
+    class Mine(Logging, BoringModel):
+        pass
+
+    with pytest.raises(UnknownName, match=r"Logging\.on_train_epoch_ends.*'on_train_epoch_end'"):
+        fit(Mine())
+
+
+def test_callbacks_of_configure_callbacks_and_those_added_later() -> None:
+    class Typo(Callback):
+        def on_fit_strat(self, trainer: Any, pl_module: Any) -> None:
+            """Misspelt."""
+
+    class Mine(BoringModel):
+        def configure_callbacks(self) -> Any:
+            return [Typo()]
+
+    with pytest.raises(UnknownName, match="'on_fit_start'"):
+        fit(Mine())
+    trainer = Trainer(**QUIET)
+    trainer.callbacks.append(Typo())
+    with pytest.raises(UnknownName, match="'on_fit_start'"):
+        trainer.fit(BoringModel())
+
+
+@pytest.mark.parametrize(
+    "name", ["on_train_epoch_finish", "on_validation_begin", "on_fit_done", "on_val_epoch_end", "on_before_step"]
+)
+def test_names_of_a_hook_s_family(name: str) -> None:
+    with pytest.raises(UnknownName, match=rf"\.{name} is no hook"):
+        fit(type("Mine", (BoringModel,), {name: method})())
+    with pytest.raises(UnknownName, match=rf"\.{name} is no hook"):
+        fit(callbacks=type("Mine", (Callback,), {name: method})())
+
+
+# What may be called as it is called
+
+OWN_NAMES = [
+    *(
+        "step",
+        "loss",
+        "encode",
+        "decode",
+        "shared_step",
+        "get_logits",
+        "on_my_event",
+        "training_losses",
+        "eval_step",
+        "train_step",
+    ),
+    *("compute_loss", "common_step", "metrics", "accuracy", "reset_parameters", "init_weights", "build", "fit", "predict"),
+    *("sample", "generate", "log_images", "log_metrics", "configure_loss", "configure_metrics", "get_optimizer", "prepare_batch"),
+    *("setup_data", "make_loader", "train_loader", "val_loss", "test_metrics", "on_new_data", "on_click", "step_end", "stage"),
+    *("reparameterize", "kl_divergence", "interpolate", "to_image", "from_config", "validate", "test", "tear_down_all", "loader"),
+]
+
+
+@pytest.mark.parametrize("base", [BoringModel, Callback, BoringDataModule])
+def test_names_of_one_s_own_are_left_alone(base: Any) -> None:
+    part = type("Mine", (base,), {name: method for name in OWN_NAMES if not hasattr(base, name)})()
+    part.loss_fn = nn.functional.mse_loss
+    part._training_stepp = method
+    key = {BoringModel: "module", Callback: "callbacks", BoringDataModule: "datamodule"}[base]
+    fit(**{key: part})
+
+
+def test_properties_attributes_and_submodules_are_no_methods() -> None:
+    class Mine(BoringModel):
+        test_steps = 5
+        training_stepss: list[int] = []  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.forwar = nn.Linear(2, 2)
+            self.test_ste = nn.Linear(2, 2)
+            self.train_losses: list[float] = []
+
+        @property
+        def on_gpus(self) -> bool:
+            return False
+
+        class forwards:
+            """A class in the class."""
+
+    fit(Mine())
+
+
+def test_metrics_of_torchmetrics_are_no_methods() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+
+    class Mine(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.test_steps = torchmetrics.MeanMetric()
+
+    fit(Mine())
+
+
+def test_a_method_beside_the_hook_that_it_resembles() -> None:
+    class Mine(BoringModel):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.forward1(x)
+
+        def forward1(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    fit(Mine())
+
+
+def test_a_method_marked_as_one_s_own() -> None:
+    class Mine(BoringModel):
+        @leyden.not_a_hook
+        def on_train_epoch_ends(self) -> None:
+            raise AssertionError("not called")
+
+        @staticmethod
+        @leyden.not_a_hook
+        def test_stepp() -> None:
+            raise AssertionError("not called")
+
+    class Watching(Callback):
+        @leyden.not_a_hook
+        def on_batch_done(self) -> None:
+            raise AssertionError("not called")
+
+    fit(Mine(), callbacks=Watching())
+
+
+def test_a_mixin_of_another_library() -> None:
+    mixin = type("Foreign", (), {"on_load_event": method, "test_stepp": method, "__module__": "another_library.mixins"})
+    fit(type("Mine", (mixin, BoringModel), {"__module__": "my_project.models"})())
+
+
+def test_names_of_torch_stay_torch_s() -> None:
+    class Mine(BoringModel):
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            return super().state_dict(*args, **kwargs)
+
+        def train(self, mode: bool = True) -> Any:
+            return super().train(mode)
+
+        def extra_repr(self) -> str:
+            return ""
+
+    fit(Mine())
+
+
+# Keys
+
+
+class Monitored(BoringModel):
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("val_loss", self.step(batch))
+        self.log("val_acc", 1.0)
+
+
+@pytest.mark.parametrize("monitor", ["val_los", "vall_loss", "valid_loss"])
+def test_monitor_keys_of_callbacks(monitor: str, tmp_path: Any) -> None:
+    for callback in (EarlyStopping(monitor), ModelCheckpoint(tmp_path, monitor=monitor)):
+        with pytest.raises(MissingMonitor, match=rf"monitors '{monitor}', which was not logged\. Did you mean 'val_loss'\?"):
+            fit(Monitored(), callbacks=callback, enable_checkpointing=True)
+
+
+def test_monitor_keys_of_schedulers() -> None:
+    class Mine(Monitored):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_los"}}
+
+    with pytest.raises(MissingMonitor, match=r"ReduceLROnPlateau monitors 'val_los'.*Did you mean 'val_loss'\?"):
+        fit(Mine())
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "meant"),
+    [
+        ("optimizer", "optimiser", "optimizer"),
+        ("optimizer", "lr_schedulers", "lr_scheduler"),
+        ("optimizer", "monitr", "monitor"),
+        ("scheduler", "intervall", "interval"),
+        ("scheduler", "freqency", "frequency"),
+        ("scheduler", "schedule", "scheduler"),
+        ("scheduler", "moniter", "monitor"),
+    ],
+)
+def test_keys_that_configure_optimizers_returns(where: str, key: str, meant: str) -> None:
+    class Mine(BoringModel):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            config: dict[str, Any] = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+            returned: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": config}
+            (returned if where == "optimizer" else config)[key] = 1
+            return returned
+
+    with pytest.raises(UnknownName, match=rf"key '{key}', which means nothing.*Did you mean '{meant}'\?"):
+        fit(Mine())
+
+
+def test_keys_that_steps_return() -> None:
+    class Mine(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"loss": self.step(batch), "logg": {"x": 1.0}}
+
+    with pytest.raises(UnknownName, match=r"key 'logg'.*Did you mean 'log'\?"):
+        fit(Mine())
+
+
+@pytest.mark.parametrize("name", ["Trainr", "LightingModule", "LightningModul", "calback", "data_loder"])
+def test_names_of_the_package(name: str) -> None:
+    with pytest.raises(UnknownName, match=rf"leyden has no '{name}'\. Did you mean"):
+        getattr(leyden, name)
+
+
+def test_steps_without_data_and_data_without_steps_are_said() -> None:
+    class NoStep(BoringModel):
+        validation_step = LightningModule.validation_step
+
+    class NoData(BoringModel):
+        val_dataloader = LightningModule.val_dataloader
+
+    with pytest.warns(PossibleUserWarning, match="no `validation_step`: no validation runs"):
+        fit(NoStep())
+    with pytest.warns(PossibleUserWarning, match="no validation loader: no validation runs"):
+        fit(NoData())
+
+
+@given(st.text(LETTERS, min_size=1, max_size=8), st.text(LETTERS, min_size=1, max_size=8))
+def test_one_edit_apart_is_symmetric_and_right(first: str, second: str) -> None:
+    def distance(a: str, b: str) -> int:
+        rows = [[i + j if i * j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
+        for i in range(1, len(a) + 1):
+            for j in range(1, len(b) + 1):
+                best = min(rows[i - 1][j] + 1, rows[i][j - 1] + 1, rows[i - 1][j - 1] + (a[i - 1] != b[j - 1]))
+                if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
+                    best = min(best, rows[i - 2][j - 2] + 1)
+                rows[i][j] = best
+        return rows[-1][-1]
+
+    assert one_edit_apart(first, second) == one_edit_apart(second, first) == (distance(first, second) == 1)

@@ -1,0 +1,175 @@
+"""Guarantee 7: what leyden adds to a training step, in Python calls and stack frames, which no load on the machine changes."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import leyden
+from leyden.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from leyden.loggers import CSVLogger, TensorBoardLogger
+
+BARE, EVERYTHING, FRAMES = 60, 120, 8
+SHORT, LONG = 200, 500
+"""Run lengths whose difference leaves set-up out; both whole multiples of the intervals at which values are flushed."""
+
+Optimizer = Callable[..., torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, 0.001),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.001),
+}
+
+
+def calls_per_step(run: Callable[[int], None]) -> float:
+    """Python calls of one step of ``run(steps)``."""
+
+    def counted(steps: int) -> int:
+        count = 0
+
+        def note(frame: Any, event: str, argument: Any) -> None:
+            nonlocal count
+            count += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            run(steps)
+        finally:
+            sys.setprofile(before)
+        return count
+
+    run(10)  # what is imported, compiled and cached by the first run
+    short, long = counted(SHORT), counted(LONG)
+    return (long - short) / (LONG - SHORT)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def loss_of(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def batches(steps: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.zeros(2 * steps, 8), torch.zeros(2 * steps, dtype=torch.int64)), batch_size=2)
+
+
+class Net(leyden.LightningModule):
+    def __init__(self, optimizer: str = "sgd") -> None:
+        super().__init__()
+        self.model = network()
+        self.optimizer_name = optimizer
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return loss_of(self.model, batch)
+
+    def configure_optimizers(self) -> Any:
+        return OPTIMIZERS[self.optimizer_name](self.parameters())
+
+
+class Logging(Net):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = loss_of(self.model, batch)
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        self.log("logged_too", loss * 2)
+        return loss
+
+
+def plain(optimizer: str) -> Callable[[int], None]:
+    def run(steps: int) -> None:
+        model = network()
+        stepping = OPTIMIZERS[optimizer](model.parameters())
+        for batch in batches(steps):
+            stepping.zero_grad()
+            loss_of(model, batch).backward()
+            stepping.step()
+
+    return run
+
+
+def bare(optimizer: str) -> Callable[[int], None]:
+    def run(steps: int) -> None:
+        trainer = leyden.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(Net(optimizer), batches(steps))
+
+    return run
+
+
+def everything(optimizer: str, folder: Path) -> Callable[[int], None]:
+    runs = itertools.count()
+
+    def run(steps: int) -> None:
+        here = folder / str(next(runs))
+        trainer = leyden.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=[CSVLogger(here), TensorBoardLogger(here)],
+            callbacks=[
+                TQDMProgressBar(),
+                ModelCheckpoint(here / "kept", monitor="loss_epoch", save_last=True),
+                EarlyStopping("loss_epoch"),
+                LearningRateMonitor(),
+            ],
+        )
+        trainer.fit(Logging(optimizer), batches(steps))
+
+    return run
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_bare_step_adds_few_calls(optimizer: str) -> None:
+    assert calls_per_step(bare(optimizer)) - calls_per_step(plain(optimizer)) <= BARE
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_with_everything_on_adds_few_calls(optimizer: str, tmp_path: Path) -> None:
+    assert calls_per_step(everything(optimizer, tmp_path)) - calls_per_step(plain(optimizer)) <= EVERYTHING
+
+
+def test_the_counter_counts() -> None:
+    def called() -> None:
+        pass
+
+    assert calls_per_step(lambda steps: [called() for _ in range(steps)][:0] or None) == 1
+
+
+# -- the stack
+
+
+def ours(frame: Any) -> Iterator[str]:
+    while frame is not None:
+        if Path(leyden.__file__).parent in Path(frame.f_code.co_filename).parents:
+            yield f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}"
+        frame = frame.f_back
+
+
+@pytest.mark.parametrize("features", [{}, {"precision": "bf16-mixed"}, {"gradient_clip_val": 1.0, "accumulate_grad_batches": 2}])
+def test_few_frames_stand_between_fit_and_the_step(features: dict[str, Any]) -> None:
+    found: list[list[str]] = []
+
+    class Looks(Net):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            found.append(list(ours(sys._getframe())))
+            return super().training_step(batch, batch_idx)
+
+    trainer = leyden.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **features
+    )
+    trainer.fit(Looks(), batches(4))
+    assert max(map(len, found)) <= FRAMES, max(found, key=len)

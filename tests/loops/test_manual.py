@@ -1,0 +1,407 @@
+"""Manual optimization: the module steps, and steps are counted, hooks fired and precision heeded all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader
+
+import leyden
+from leyden.errors import ConflictingOptions, MisconfigurationException
+from leyden.testing import Recorder
+
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+    "max_epochs": 1,
+}
+DATA = torch.arange(24.0).reshape(6, 4) / 24
+
+
+def parts() -> nn.ModuleDict:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return nn.ModuleDict({name: nn.Linear(4, 1) for name in "abc"})
+
+
+class Module(leyden.LightningModule):
+    """Three layers. ``make`` returns the optimizers; subclasses say what a step does."""
+
+    def __init__(self, names: str = "a") -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.parts = parts()
+        self.names = names
+
+    def loss(self, batch: Tensor, names: str | None = None) -> Tensor:
+        out = torch.stack([self.parts[name](batch) for name in names or self.names]).sum(0)
+        return out.square().mean()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        loss = self.loss(batch)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.parts["a"].parameters(), lr=0.1)
+
+
+def fit(module: Module, **options: Any) -> leyden.Trainer:
+    trainer = leyden.Trainer(**{**QUIET, **options})
+    trainer.fit(module, DataLoader(DATA, batch_size=1))  # type: ignore[arg-type]
+    return trainer
+
+
+def by_hand(names: str, step: Any, make: Any = lambda parameters: SGD(parameters, lr=0.1)) -> nn.ModuleDict:
+    layers = parts()
+    optimizers = [make(layers[name].parameters()) for name in names]
+    for index, batch in enumerate(DATA.split(1)):
+        step(layers, optimizers, batch, index)
+    return layers
+
+
+def plain(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
+    for optimizer in optimizers:
+        loss = torch.stack([layers["abc"[i]](batch) for i in range(len(optimizers))]).sum(0).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+class TestOneOptimizer:
+    def test_as_by_hand(self) -> None:
+        heard = Recorder()
+        module = Module()
+        trainer = fit(module, callbacks=heard)
+        assert same(module.parts, by_hand("a", plain))
+        assert trainer.global_step == 6
+        batch = heard.names[heard.names.index("on_train_batch_start") :][:5]
+        assert batch == [
+            *("on_train_batch_start", "on_before_backward", "on_after_backward", "on_before_optimizer_step"),
+            "on_train_batch_end",
+        ]
+
+    def test_by_a_closure(self) -> None:
+        class ByClosure(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                optimizer = self.optimizers()
+
+                def closure() -> Tensor:
+                    loss = self.loss(batch)
+                    optimizer.zero_grad()
+                    self.manual_backward(loss)
+                    return loss
+
+                returned = optimizer.step(closure=closure)
+                assert isinstance(returned, Tensor)
+
+        module = ByClosure()
+        assert fit(module).global_step == 6
+        assert same(module.parts, by_hand("a", plain))
+
+    def test_the_bare_optimizer_is_counted_too(self) -> None:
+        class Bare(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                optimizer = self.optimizers(use_pl_optimizer=False)
+                assert type(optimizer) is SGD
+                loss = self.loss(batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+        module, heard = Bare(), Recorder()
+        trainer = fit(module, callbacks=heard, max_steps=4, max_epochs=-1)
+        assert trainer.global_step == 4
+        assert "on_before_optimizer_step" not in heard.names
+        trainer.optimizers[0].step()
+        assert trainer.global_step == 4
+
+    def test_optimizers_that_were_never_returned(self) -> None:
+        class Own(Module):
+            def on_fit_start(self) -> None:
+                self.own = SGD(self.parts["a"].parameters(), lr=0.1)
+
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                assert self.optimizers() == []
+                self.own.zero_grad()
+                self.loss(batch).backward()
+                self.own.step()
+
+            def configure_optimizers(self) -> None:
+                return None
+
+        module = Own()
+        trainer = fit(module, max_steps=5)
+        assert trainer.global_step == 5
+        assert same(module.parts, by_hand("a", lambda layers, o, b, i: plain(layers, o, b, i) if i < 5 else None))
+
+    def test_accumulating_by_hand_counts_steps(self) -> None:
+        class Accumulating(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                optimizer = self.optimizers()
+                self.manual_backward(self.loss(batch) / 2)
+                if batch_idx % 2:
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+        def step(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
+            (layers["a"](batch).square().mean() / 2).backward()
+            if index % 2:
+                optimizers[0].step()
+                optimizers[0].zero_grad()
+
+        module = Accumulating()
+        assert fit(module).global_step == 3
+        assert same(module.parts, by_hand("a", step))
+
+    @pytest.mark.parametrize("algorithm", ["norm", "value"])
+    def test_clipping(self, algorithm: str) -> None:
+        class Clipping(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(self.loss(batch))
+                self.clip_gradients(optimizer, gradient_clip_val=0.05, gradient_clip_algorithm=algorithm)
+                optimizer.step()
+
+        clip = nn.utils.clip_grad_norm_ if algorithm == "norm" else nn.utils.clip_grad_value_
+
+        def step(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
+            optimizers[0].zero_grad()
+            layers["a"](batch).square().mean().backward()
+            clip(layers["a"].parameters(), 0.05)  # type: ignore[operator]
+            optimizers[0].step()
+
+        module = Clipping()
+        fit(module)
+        assert same(module.parts, by_hand("a", step))
+
+    def test_schedulers_are_the_users_to_step(self) -> None:
+        rates: list[float] = []
+
+        class Scheduled(Module):
+            def configure_optimizers(self) -> Any:
+                optimizer = SGD(self.parts["a"].parameters(), lr=1.0)
+                plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+                return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5), plateau]
+
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                every, plateau = self.lr_schedulers()
+                super().training_step(batch, batch_idx)
+                rates.append(self.optimizers().param_groups[0]["lr"])
+                if batch_idx % 2:
+                    every.step()
+                plateau.step(1.0)
+
+        fit(Scheduled())
+        assert rates == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+    def test_no_scheduler_and_one(self) -> None:
+        module = Module()
+        fit(module)
+        assert module.lr_schedulers() is None
+
+    @pytest.mark.parametrize(
+        ("returned", "told"), [(None, {}), (3, {"loss": 3}), ({"x": 1}, {"x": 1}), (torch.ones(3, requires_grad=True), None)]
+    )
+    def test_any_return_is_fine(self, returned: Any, told: Any) -> None:
+        outputs: list[Any] = []
+
+        class Returning(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                super().training_step(batch, batch_idx)
+                return returned
+
+        fit(Returning(), callbacks=Recorder(on_train_batch_end=lambda t, m, output, *_: outputs.append(output)))
+        if told is None:
+            assert torch.equal(outputs[0]["loss"], torch.ones(3))
+            assert not outputs[0]["loss"].requires_grad
+        else:
+            assert outputs == [told] * 6
+
+    def test_retaining_the_graph(self) -> None:
+        class Retaining(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                loss = self.loss(batch)
+                self.manual_backward(loss, retain_graph=True)
+                self.manual_backward(loss)
+
+        module = Retaining()
+        assert fit(module).global_step == 0
+
+
+class TestSeveralOptimizers:
+    def test_two_in_turn_with_toggling(self) -> None:
+        class Adversarial(Module):
+            def configure_optimizers(self) -> Any:
+                return SGD(self.parts["a"].parameters(), lr=0.1), Adam(self.parts["b"].parameters(), lr=0.01)
+
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                first, second = self.optimizers()
+                self.toggle_optimizer(first)
+                assert [p.requires_grad for n in "ab" for p in self.parts[n].parameters()] == [True, True, False, False]
+                first.zero_grad()
+                self.manual_backward(self.loss(batch, "ab"))
+                first.step()
+                self.untoggle_optimizer(first)
+                with self.toggled_optimizer(second):
+                    assert [p.requires_grad for n in "ab" for p in self.parts[n].parameters()] == [False, False, True, True]
+                    second.zero_grad()
+                    self.manual_backward(self.loss(batch, "ab"))
+                    second.step()
+                assert all(p.requires_grad for p in self.parameters())
+
+        def step(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
+            for optimizer in optimizers:
+                layers.zero_grad()
+                (layers["a"](batch) + layers["b"](batch)).square().mean().backward()
+                optimizer.step()
+
+        module = Adversarial()
+        trainer = fit(module)
+        makers = iter([lambda p: SGD(p, lr=0.1), lambda p: Adam(p, lr=0.01)])
+        assert same(module.parts, by_hand("ab", step, lambda p: next(makers)(p)))
+        assert trainer.global_step == 6
+
+    def test_toggling_keeps_frozen_parameters_frozen(self) -> None:
+        seen: list[list[bool]] = []
+
+        class Frozen(Module):
+            def configure_optimizers(self) -> Any:
+                self.parts["a"].bias.requires_grad_(False)
+                return [SGD(self.parts[name].parameters(), lr=0.1) for name in "ab"]
+
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                with self.optimizers()[0].toggle_model():
+                    seen.append([p.requires_grad for n in "ab" for p in self.parts[n].parameters()])
+                seen.append([p.requires_grad for n in "ab" for p in self.parts[n].parameters()])
+
+        fit(Frozen(), limit_train_batches=1)
+        assert seen == [[True, False, False, False], [True, False, True, True]]
+
+    def test_a_parameter_of_two_optimizers_stays_on_for_both(self) -> None:
+        class Shared(Module):
+            def configure_optimizers(self) -> Any:
+                return [SGD(self.parts["a"].parameters(), lr=0.1), SGD(self.parameters(), lr=0.1)]
+
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                with self.toggled_optimizer(self.optimizers()[1]):
+                    assert all(p.requires_grad for p in self.parameters())
+                with self.toggled_optimizer(self.optimizers()[0]):
+                    assert sum(p.requires_grad for p in self.parameters()) == 2
+
+        assert fit(Shared(), limit_train_batches=1).global_step == 0
+
+    def test_a_batch_counts_as_one_step(self) -> None:
+        class Three(Module):
+            def configure_optimizers(self) -> Any:
+                return [SGD(self.parts[name].parameters(), lr=0.1) for name in "abc"]
+
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                for optimizer in self.optimizers():
+                    optimizer.zero_grad()
+                    self.manual_backward(self.loss(batch, "abc"))
+                    optimizer.step()
+
+        module, heard = Three(), Recorder()
+        trainer = fit(module, callbacks=heard)
+        assert same(module.parts, by_hand("abc", plain))
+        assert trainer.global_step == 6
+        assert heard.names.count("on_before_optimizer_step") == 18
+        assert fit(Three(), max_steps=4).global_step == 4
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+    def test_without_a_scaler(self, precision: str) -> None:
+        dtype = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision)
+
+        def step(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
+            if dtype is not None:
+                batch = batch.to(dtype)
+            optimizers[0].zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                loss = layers["a"](batch).unsqueeze(0).sum(0).square().mean()
+            loss.backward()
+            optimizers[0].step()
+
+        module = Module()
+        fit(module, precision=precision)
+        layers = parts() if dtype is None else parts().to(dtype)
+        optimizer = SGD(layers["a"].parameters(), lr=0.1)
+        for index, batch in enumerate(DATA.split(1)):
+            step(layers, [optimizer], batch, index)
+        assert same(module.parts, layers)
+
+    @pytest.mark.parametrize("closure", [False, True])
+    def test_with_a_scaler(self, closure: bool) -> None:
+        class Mine(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                if not closure:
+                    return super().training_step(batch, batch_idx)
+                optimizer = self.optimizers()
+
+                def forward() -> Tensor:
+                    optimizer.zero_grad()
+                    loss = self.loss(batch)
+                    self.manual_backward(loss)
+                    return loss
+
+                optimizer.step(forward)
+                return None
+
+        layers = parts()
+        optimizer = SGD(layers["a"].parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        for batch in DATA.split(1):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                loss = layers["a"](batch).unsqueeze(0).sum(0).square().mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        module = Mine()
+        trainer = fit(module, precision="16-mixed")
+        assert same(module.parts, layers)
+        assert trainer.global_step == 6
+
+    def test_a_second_step_under_one_scale_is_refused(self) -> None:
+        class Twice(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                super().training_step(batch, batch_idx)
+                self.optimizers().step()
+
+        with pytest.raises(MisconfigurationException, match="would step a second time"):
+            fit(Twice(), precision="16-mixed")
+
+
+class TestRefusals:
+    def test_accumulation_by_the_trainer(self) -> None:
+        for given in (2, {1: 2}):
+            with pytest.raises(ConflictingOptions, match=r"accumulate_grad_batches=.* does not go with manual optimization"):
+                fit(Module(), accumulate_grad_batches=given)
+
+    def test_clipping_by_the_trainer(self) -> None:
+        with pytest.raises(ConflictingOptions, match=r"gradient_clip_val=1.0 does not go with manual optimization"):
+            fit(Module(), gradient_clip_val=1.0)
+
+    def test_outside_fit(self) -> None:
+        module = Module()
+        fit(module)
+        with pytest.raises(MisconfigurationException, match=r"manual_backward\(\) works inside fit only"):
+            module.manual_backward(torch.ones((), requires_grad=True))
+        assert type(module.optimizers()) is SGD

@@ -1,0 +1,332 @@
+"""The rooms behind `self.log`: accumulators, batch sizes, metric objects that wait, and bulk reading."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+import torchmetrics
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from leyden.errors import IllegalLog
+from leyden.state.batch_size import given_size, read_size
+from leyden.state.entries import WHERE_LEGAL, Entry, flattened, read_reduction, same_asked
+from leyden.state.exact import Extreme, Last, Stacked, Sum, as_tensor, rounded
+from leyden.state.metric_objects import SetAside, used
+from leyden.state.metrics import Metrics, read_numbers, stack_scalars
+
+STEP: Any = (False, None, True, True, "mean", True, False, False)
+
+
+def begun(where: str = "training_step", stage: str = "train", module: torch.nn.Module | None = None) -> Metrics:
+    metrics = Metrics()
+    metrics.begin(lambda: where, module)
+    metrics.start_epoch(stage)
+    metrics.at(torch.zeros(2), None, lambda: None)
+    return metrics
+
+
+# -- rounding
+
+
+@given(st.integers(-(2**80), 2**80), st.integers(1, 2**60))
+def test_rounding_to_doubles_is_python_s(numerator: int, denominator: int) -> None:
+    assert rounded(numerator, denominator, 53, -1074) == numerator / denominator
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_a_single_is_rounded_to_itself(value: float) -> None:
+    exact = Fraction(value)
+    assert rounded(exact.numerator, exact.denominator, 24, -149) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Fraction(1) + Fraction(1, 2**24), 1.0),  # a tie goes to the even neighbour
+        (Fraction(1) + Fraction(3, 2**24), 1.0 + 2.0**-22),
+        (Fraction(1) + Fraction(1, 2**24) + Fraction(1, 2**90), 1.0 + 2.0**-23),
+        (Fraction(1, 2**150), 0.0),
+        (Fraction(3, 2**151), 2.0**-149),
+        (Fraction(2) ** 128 - 2**104, 2.0**128 - 2.0**104),
+        (Fraction(2) ** 128 - 2**103, math.inf),
+        (-(Fraction(2) ** 128), -math.inf),
+    ],
+)
+def test_rounding_to_singles_at_the_edges(value: Fraction, expected: float) -> None:
+    assert rounded(value.numerator, value.denominator, 24, -149) == expected
+
+
+# -- accumulators
+
+
+@pytest.mark.parametrize("empty", [Sum(True), Sum(False), Extreme("min"), Last(), Stacked("a", torch.median)])
+def test_nothing_added_is_no_value(empty: Any) -> None:
+    empty.add([])
+    assert empty.value() is None
+
+
+def test_a_sum_where_single_precision_would_lose_everything() -> None:
+    total = Sum(mean=False)
+    total.add([(torch.tensor(1e30), 1), (torch.tensor(1.0), 1), (torch.tensor(-1e30), 1)])
+    assert total.value().item() == 1.0
+
+
+def test_tensors_of_several_types_come_out_in_the_widest() -> None:
+    total = Sum(mean=False)
+    total.add([(torch.tensor(1, dtype=torch.uint8), 1), (torch.tensor(0.5), 1), (torch.tensor(0.25, dtype=torch.float64), 1)])
+    assert total.value().dtype == torch.float64
+    assert total.value().item() == 1.75
+
+
+def test_the_smallest_of_several_types_and_numbers() -> None:
+    least = Extreme("min")
+    least.add([(torch.tensor(3), 1), (torch.tensor(2.5), 1), (4, 1)])
+    assert least.value().item() == 2.5
+    least.add([(1, 1)])
+    assert least.value().item() == 1
+
+
+def test_a_type_that_one_reduction_has_is_kept() -> None:
+    most = Extreme("max")
+    most.add([(torch.tensor(2**60 + 1), 1), (torch.tensor(2**60), 1)])
+    assert (most.value().item(), most.value().dtype) == (2**60 + 1, torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(3, torch.int64), (True, torch.int64), (0.1, torch.float64), (2**70, torch.float64), (-(2**63), torch.int64)],
+)
+def test_numbers_as_tensors(value: float, dtype: torch.dtype) -> None:
+    assert (as_tensor(value).dtype, as_tensor(value).item()) == (dtype, value)
+
+
+def test_values_wait_and_are_merged_together() -> None:
+    class Counting(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    metrics = begun()
+    value = torch.tensor(1.0)
+    with Counting() as operations:
+        for _ in range(1280):
+            metrics.log("a", value, STEP, 4)
+    assert operations.count / 1280 < 3  # detach and clone, and now and then a merge
+
+
+# -- reductions and arguments
+
+
+def test_reductions_are_read() -> None:
+    assert [read_reduction("a", each) for each in ("MEAN", "avg", torch.mean, torch.amax, min)] == [
+        "mean",
+        "mean",
+        "mean",
+        "max",
+        "min",
+    ]
+    assert read_reduction("a", torch.median) is torch.median
+
+    class Unhashable:
+        __hash__ = None  # type: ignore[assignment]  # that is the point
+
+        def __call__(self, values: Tensor) -> Tensor:
+            return values.sum()
+
+    own = Unhashable()
+    assert read_reduction("a", own) is own
+
+
+def test_the_same_arguments_are_recognised() -> None:
+    def asked(reduce: Any, **changed: Any) -> Any:
+        return (changed.get("bar", False), None, True, True, reduce, True, False, False)
+
+    assert same_asked("a", asked("max"), asked(torch.max))
+    first, second = ((lambda values: values.sum()) for _ in range(2))
+    assert same_asked("a", asked(first), asked(second))
+    assert not same_asked("a", asked(first), asked("sum"))
+    assert not same_asked("a", asked("max"), asked("max", bar=True))
+
+
+def test_names_with_both_kinds_and_a_loader() -> None:
+    entry = Entry("validation_step", "v", STEP, "/dataloader_idx_1")
+    assert (entry.name, entry.step_name, entry.epoch_name) == (
+        "v/dataloader_idx_1",
+        "v_step/dataloader_idx_1",
+        "v_epoch/dataloader_idx_1",
+    )
+
+
+@pytest.mark.parametrize(("hook", "rule"), WHERE_LEGAL.items())
+def test_every_hook_s_default_is_legal_there(hook: str, rule: tuple[tuple[str, ...], str]) -> None:
+    entry = Entry(hook, "a", (False, None, None, None, "mean", True, False, False), "")
+    assert (entry.on_step, entry.on_epoch) == (rule[1] == "step", rule[1] == "epoch")
+    assert rule[1] in rule[0]
+
+
+def test_flattening_refuses_names_that_are_none() -> None:
+    assert dict(flattened({"a": 1, "b": {"c": 2}})) == {"a": 1, "b/c": 2}
+    with pytest.raises(IllegalLog, match="A metric's name must be a string, and 1 is int"):
+        list(flattened({"a": {1: 2}}))
+
+
+# -- batch sizes
+
+
+@pytest.mark.parametrize("size", [0, 1, 10**9, torch.tensor(3)])
+def test_given_sizes(size: Any) -> None:
+    assert given_size("a", size) == int(size)
+
+
+@pytest.mark.parametrize("size", [-1, 1.0, "3", None, True, torch.tensor(1.5)])
+def test_given_sizes_that_are_none(size: Any) -> None:
+    with pytest.raises(IllegalLog, match="batch_size must be the number of samples in the batch, an int"):
+        given_size("a", size)
+
+
+def test_a_size_on_a_device_is_not_read() -> None:
+    with pytest.raises(IllegalLog, match="got a tensor on meta, and reading it would wait for the device"):
+        given_size("a", torch.ones((), dtype=torch.int64, device="meta"))
+
+
+def test_the_loader_is_asked_only_where_the_batch_does_not_tell() -> None:
+    def count() -> int:
+        raise AssertionError
+
+    assert read_size("a", {"x": torch.zeros(5, 2)}, count) == 5
+    assert read_size("a", [torch.zeros(5), torch.zeros(4)], lambda: 7) == 7
+
+
+# -- metric objects
+
+
+class Wrapped(torchmetrics.MinMaxMetric):
+    """A metric inside a metric."""
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [torchmetrics.MeanMetric(), torchmetrics.CatMetric(), Wrapped(torchmetrics.MeanMetric()), torchmetrics.AUROC("binary")],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_a_metric_that_waits_comes_back_whole(metric: Any) -> None:
+    class Holder:
+        def metrics(self) -> Iterator[Any]:
+            yield metric
+
+    def update(*values: float) -> None:
+        target = [torch.tensor([0, 1])] if type(metric).__name__ == "BinaryAUROC" else []
+        metric.update(torch.tensor(values), *target)
+
+    def computed() -> Any:
+        value = metric.compute()
+        return value["raw"].tolist() if isinstance(value, dict) else value.tolist()
+
+    metric.reset()
+    update(0.25, 0.75)
+    before = computed()
+    aside = SetAside()
+    aside.wait_for([Holder()])
+    assert computed() == before, "taken before the first batch came"
+    with torch.inference_mode():
+        aside.take()
+        assert not used(metric)
+        update(0.5, 0.125)
+        aside.put_back_unused()
+        assert computed() != before, "given back although somebody uses it"
+        aside.put_back()
+    assert computed() == before
+    update(0.5, 0.25)  # in place, outside of inference mode
+
+
+def test_a_metric_out_of_a_checkpoint_is_found_again_by_its_name() -> None:
+    module = torch.nn.ModuleDict({"seen": torchmetrics.MeanMetric()})
+    module["seen"].update(3.0)
+    metrics = begun(module=module)
+    metrics.log("a", module["seen"], STEP, None)
+    again = begun(module=module)
+    again.load_state_dict(metrics.state_dict())
+    again.end_batches()
+    assert again.epoch_row() == {"a_epoch": 3.0}
+
+
+# -- views
+
+
+def test_published_values_stand_beside_logged_ones() -> None:
+    metrics = begun()
+    metrics.publish({"lr": 0.1}, bar=True, logged=True)
+    metrics.publish({"hidden": 1}, callback=False)
+    metrics.log("a", 2.0, STEP, 1)
+    assert {name: value.item() for name, value in metrics.callback().items()} == {"lr": 0.1, "a": 2.0, "a_step": 2.0}
+    assert metrics.bar(torch.tensor(5.0)) == {"lr": 0.1, "loss": 5.0}
+    assert metrics.bar_keys() == ["lr"]
+    assert sorted(metrics.logged()) == ["a_step", "lr"]
+
+
+def test_a_loss_that_the_module_shows_itself_is_shown_as_it_says() -> None:
+    metrics = begun()
+    metrics.log("loss", 2.0, (True, None, True, False, "mean", True, False, False), 1)
+    assert metrics.bar(torch.tensor(5.0)) == {"loss": 2.0}
+
+
+def test_a_verb_starts_with_nothing() -> None:
+    metrics = begun()
+    metrics.log("a", 2.0, STEP, 1)
+    metrics.callback()
+    metrics.begin(lambda: "training_step")
+    assert (metrics.callback(), metrics.logged(), metrics.bar()) == ({}, {}, {})
+    assert (metrics.step_row(), metrics.epoch_row(), metrics.epoch_results(None)) == ({}, {}, {})
+
+
+def test_names_and_step_values() -> None:
+    metrics = begun()
+    assert not metrics.has_step_values()
+    metrics.log("a", 2.0, STEP, 1)
+    assert metrics.names() == [("training_step", "a")]
+    assert metrics.has_step_values()
+    assert metrics.step_row() == {"a_step": 2.0}
+
+
+def test_numbers_are_read_in_one_transfer_a_type() -> None:
+    class Transfers(TorchDispatchMode):
+        stacks = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.stacks += func.overloadpacket.__name__ == "stack"
+            return func(*args, **(kwargs or {}))
+
+    values = {"a": torch.tensor(1.5), "b": torch.tensor([2.5]), "c": torch.tensor(16777217), "d": 3, "e": torch.tensor(True)}
+    with Transfers() as transfers:
+        assert read_numbers(values) == {"a": 1.5, "b": 2.5, "c": 16777217, "d": 3, "e": True}
+    assert transfers.stacks == 3
+    assert list(read_numbers(values)) == list(values)
+    assert stack_scalars([values["a"], values["b"]]).tolist() == [1.5, 2.5]
+
+
+def test_a_function_out_of_a_checkpoint_is_bound_when_it_is_given_again() -> None:
+    asked = (False, None, False, True, lambda values: values.prod(), True, False, False)
+    first = begun()
+    for value in (2.0, 3.0):
+        first.log("a", value, asked, 1)
+    state = first.state_dict()
+    ended = begun()
+    ended.load_state_dict(state)
+    ended.end_batches()
+    assert ended.epoch_row()["a"] == 6.0, "the epoch ended before it was given"
+    going_on = begun()
+    going_on.load_state_dict(going_on_state := first.state_dict())
+    going_on.log("a", 7.0, (*asked[:4], lambda values: values.prod(), *asked[5:]), 1)
+    going_on.end_batches()
+    assert going_on.epoch_row()["a"] == 42.0
+    assert going_on_state["collections"].keys() == {"train"}

@@ -1,0 +1,719 @@
+"""Bad input: each mistake is an error of the one tree that says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable as Function
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import leyden
+from leyden import Callback, LightningModule, Trainer
+from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, Timer, TQDMProgressBar
+from leyden.errors import (
+    CheckpointDamaged,
+    CheckpointForeign,
+    CheckpointMismatch,
+    CheckpointMissing,
+    ConflictingOptions,
+    EmptyLoader,
+    IllegalLog,
+    InvalidLoader,
+    InvalidOption,
+    InvalidReturn,
+    InvalidType,
+    LeydenError,
+    MisconfigurationException,
+    MissingMethod,
+    MissingModel,
+    MissingMonitor,
+    Unsupported,
+)
+from leyden.module import NotAttached
+from leyden.testing import BoringDataModule, BoringModel, Recorder, random_batches
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*no validation (loader|runs)"),
+    pytest.mark.filterwarnings("ignore:The training loader is an iterator"),
+]
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "max_epochs": 1,
+    "limit_train_batches": 2,
+    "limit_val_batches": 1,
+    "limit_test_batches": 1,
+    "limit_predict_batches": 1,
+    "num_sanity_val_steps": 0,
+}
+
+
+def trainer(**options: Any) -> Trainer:
+    return Trainer(**{**QUIET, **options})
+
+
+# Every argument of the Trainer
+
+T, V = InvalidType, InvalidOption
+BOOL = "True or False"
+LIMIT = r"a whole number of batches \(an int >= 0\), or a share of them \(a float from 0.0 to 1.0\)"
+TIME = 'a duration: "DD:HH:MM:SS"'
+INTERVAL = "a share of an epoch .*a number of training batches .*or a time"
+WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
+    # argument: values that cannot be used, the error, what it says was expected
+    "accelerator": [
+        ("gpux", V, "one of 'auto', 'cpu', .* Did you mean 'gpu'"),
+        (3, T, "one of 'auto'"),
+        ("tpu", Unsupported, "Use accelerator='auto'"),
+    ],
+    "strategy": [
+        ("singel_device", V, "Did you mean 'single_device'"),
+        (3, T, "a Strategy"),
+        ("deepspeed", Unsupported, "not wrapped"),
+        ("dp", Unsupported, "removed from Lightning too"),
+    ],
+    "devices": [
+        (0, V, "a number of processes"),
+        ("many", T, "a number of processes"),
+        (1.5, T, "a number"),
+        (-2, V, "a number"),
+        ([], T, "a number"),
+    ],
+    "num_nodes": [(0, V, "a number of nodes >= 1"), ("two", V, "a number of nodes >= 1"), (-1, V, "a number of nodes")],
+    "precision": [
+        ("17-mixed", V, "one of '64-true'"),
+        (17, V, "one of '64-true'"),
+        (1.5, T, "one of '64-true'"),
+        ("transformer-engine", Unsupported, "precision"),
+    ],
+    "logger": [(3, T, "a Logger, a list of them, True or False"), ("csv", T, "a Logger"), ([3], T, "a Logger")],
+    "callbacks": [
+        (3, T, "a leyden.Callback or a list"),
+        ("bar", T, "a leyden.Callback"),
+        ([3], T, "a leyden.Callback"),
+        (EarlyStopping, T, r"Make an instance of it: put \(\) behind its name"),
+        ([ModelSummary], T, "Make an instance"),
+    ],
+    "fast_dev_run": [
+        ("yes", T, "True, False, or a number of batches"),
+        (-1, V, "a number of batches >= 0"),
+        (1.5, T, "a number"),
+    ],
+    "max_epochs": [
+        ("ten", T, "a number of epochs >= 0, -1 for no limit, or None"),
+        (-2, V, "a number of epochs"),
+        (1.5, T, "a number of epochs"),
+    ],
+    "min_epochs": [("ten", T, "a number of epochs >= 0, or None"), (-1, V, "a number of epochs")],
+    "max_steps": [
+        ("ten", T, "a number of steps >= 0, -1 for no limit"),
+        (-2, V, "a number of steps"),
+        (1.5, T, "a number of steps"),
+    ],
+    "min_steps": [("ten", T, "a number of steps >= 0, or None"), (-1, V, "a number of steps")],
+    "max_time": [
+        ("long", V, TIME),
+        (3, T, TIME),
+        ("00:99:00:00", V, TIME),
+        ({"weeky": 1}, T, TIME),
+        ("00:00:00:00", V, "longer than zero"),
+    ],
+    "limit_train_batches": [("all", T, LIMIT), (-1, V, LIMIT), (1.5, V, LIMIT), (True, T, LIMIT)],
+    "limit_val_batches": [("all", T, LIMIT), (-1, V, LIMIT), (1.5, V, LIMIT)],
+    "limit_test_batches": [("all", T, LIMIT), (-1, V, LIMIT), (1.5, V, LIMIT)],
+    "limit_predict_batches": [("all", T, LIMIT), (-1, V, LIMIT), (1.5, V, LIMIT)],
+    "overfit_batches": [("all", T, LIMIT), (-1, V, LIMIT), (1.5, V, LIMIT)],
+    "val_check_interval": [
+        ("often", V, "DD:HH:MM:SS"),
+        (-1, V, INTERVAL),
+        (1.5, V, INTERVAL),
+        (0, V, INTERVAL),
+        (True, T, INTERVAL),
+        ([1], T, "duration"),
+    ],
+    "check_val_every_n_epoch": [
+        ("one", T, "a number of epochs >= 1, or None"),
+        (0, V, "a number of epochs"),
+        (1.5, T, "a number of epochs"),
+    ],
+    "num_sanity_val_steps": [("two", T, "a number of batches >= 0, or -1 for all"), (-2, V, "-1 for all")],
+    "log_every_n_steps": [("ten", T, "a number of steps >= 1, or 0"), (-1, V, "a number of steps")],
+    "enable_checkpointing": [("no", T, BOOL), (2, T, BOOL)],
+    "enable_progress_bar": [("no", T, BOOL), (2, T, BOOL)],
+    "enable_model_summary": [("no", T, BOOL), (2, T, BOOL)],
+    "accumulate_grad_batches": [
+        ("two", T, "a number of batches >= 1, or a dict"),
+        (0, V, "a number of batches >= 1"),
+        (1.5, T, "a number"),
+        ({}, V, "at least one entry"),
+        ({-1: 2}, V, "counted from 0"),
+        ({0: 0}, V, "a number of batches"),
+    ],
+    "gradient_clip_val": [
+        ("much", T, "a positive number, or 0 or None"),
+        (-1, V, "a positive number"),
+        (float("nan"), V, "a positive number"),
+    ],
+    "gradient_clip_algorithm": [("median", V, '"norm" or "value"'), (3, T, '"norm" or "value"')],
+    "deterministic": [("yes", V, 'True, False, "warn" or None'), (3, T, '"warn" or None')],
+    "benchmark": [("yes", T, BOOL)],
+    "inference_mode": [("yes", T, BOOL), (None, T, BOOL)],
+    "use_distributed_sampler": [("yes", T, BOOL)],
+    "profiler": [
+        ("simpel", V, "one of 'simple', 'advanced', 'pytorch', a Profiler, or None"),
+        (3, T, "a Profiler"),
+        ("xla", Unsupported, "pytorch"),
+    ],
+    "detect_anomaly": [("yes", T, BOOL)],
+    "barebones": [("yes", T, BOOL)],
+    "plugins": [(3, T, "a Precision, a CheckpointIO or a ClusterEnvironment"), ("mixed", T, "a Precision")],
+    "sync_batchnorm": [("yes", T, BOOL)],
+    "reload_dataloaders_every_n_epochs": [
+        ("one", T, "a number of epochs >= 0"),
+        (-1, V, "a number of epochs"),
+        (1.5, T, "a number of epochs"),
+    ],
+    "default_root_dir": [(3, T, "a path or an URL")],
+    "enable_autolog_hparams": [("yes", T, BOOL)],
+    "model_registry": [("mine", Unsupported, "Save with ModelCheckpoint")],
+    "suggest_integrations": [],  # accepted, and nothing depends on it
+    "stop_on_nonfinite_loss": [("yes", T, BOOL)],
+}
+CASES = [(name, *case) for name, cases in WRONG.items() for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind", "expected"), CASES, ids=[f"{name}={given!r}"[:50] for name, given, *_ in CASES]
+)
+def test_a_wrong_argument(name: str, given: Any, kind: type[Exception], expected: str) -> None:
+    with pytest.raises(kind, match=f"(?s){expected}") as caught:
+        Trainer(**{name: given})
+    assert type(caught.value) is kind
+    assert isinstance(caught.value, MisconfigurationException)
+    assert isinstance(caught.value, TypeError if kind is InvalidType else ValueError)
+    text = str(caught.value)
+    assert name in text
+    assert repr(given) in text or isinstance(given, list | dict)
+
+
+def test_every_argument_is_in_the_table() -> None:
+    known = {name for name, each in inspect.signature(Trainer.__init__).parameters.items() if each.kind is each.KEYWORD_ONLY}
+    later = {"crash_capsule"}  # has tests of its own
+    assert known - later == set(WRONG)
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    with pytest.raises(InvalidType) as caught:
+        trainer().fit(nn.Sequential(*[nn.Linear(2, 2) for _ in range(100)]))  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 500
+    assert "Sequential" in str(caught.value)
+
+
+CONFLICTS: list[tuple[Function[[], Any], list[str]]] = [
+    (lambda: trainer(min_epochs=5, max_epochs=2), ["min_epochs=5", "max_epochs=2"]),
+    (lambda: trainer(min_steps=5, max_steps=2), ["min_steps=5", "max_steps=2"]),
+    (
+        lambda: trainer(check_val_every_n_epoch=None, val_check_interval=0.5),
+        ["check_val_every_n_epoch=None", "val_check_interval"],
+    ),
+    (lambda: trainer(callbacks=ModelCheckpoint()), ["enable_checkpointing=False", "ModelCheckpoint"]),
+    (lambda: trainer(callbacks=RichProgressBar()), ["enable_progress_bar=False", "RichProgressBar"]),
+    (lambda: Trainer(callbacks=[RichProgressBar(), TQDMProgressBar()]), ["RichProgressBar, TQDMProgressBar", "Leave one"]),
+    (lambda: Trainer(callbacks=[EarlyStopping("a"), EarlyStopping("a")]), ["state key", "EarlyStopping"]),
+    (lambda: Trainer(barebones=True, logger=True), ["barebones=True", "logger=True"]),
+    (lambda: Trainer(barebones=True, enable_checkpointing=True), ["barebones=True", "enable_checkpointing=True"]),
+    (lambda: Trainer(barebones=True, enable_progress_bar=True), ["barebones=True", "enable_progress_bar=True"]),
+    (lambda: Trainer(barebones=True, enable_model_summary=True), ["barebones=True", "enable_model_summary=True"]),
+    (lambda: Trainer(barebones=True, num_sanity_val_steps=1), ["barebones=True", "num_sanity_val_steps=1"]),
+    (lambda: Trainer(barebones=True, fast_dev_run=True), ["barebones=True", "fast_dev_run=True"]),
+    (lambda: Trainer(barebones=True, profiler="simple"), ["barebones=True", "profiler='simple'"]),
+    (lambda: Trainer(barebones=True, log_every_n_steps=1), ["barebones=True", "log_every_n_steps=1"]),
+    (lambda: Trainer(precision="64", plugins=leyden.plugins.DoublePrecision()), ["precision='64'", "plugins="]),
+    (
+        lambda: trainer().fit(BoringModel(), random_batches(1), datamodule=BoringDataModule()),
+        ["train_dataloaders=", "datamodule="],
+    ),
+    (
+        lambda: trainer().fit(BoringModel(), BoringDataModule(), datamodule=BoringDataModule()),
+        ["train_dataloaders", "datamodule"],
+    ),
+    (lambda: trainer().test(BoringModel(), random_batches(1), datamodule=BoringDataModule()), ["dataloaders=", "datamodule="]),
+    (lambda: trainer(val_check_interval=100).fit(BoringModel()), ["val_check_interval=100", "2 training batches"]),
+]
+
+
+@pytest.mark.parametrize(("make", "named"), CONFLICTS, ids=[", ".join(named) for _, named in CONFLICTS])
+def test_options_that_conflict(make: Function[[], Any], named: list[str]) -> None:
+    with pytest.raises(ConflictingOptions) as caught:
+        make()
+    assert all(each in str(caught.value) for each in named), caught.value
+    assert isinstance(caught.value, ValueError)
+
+
+# The model
+
+
+class NoSuper(BoringModel):
+    def __init__(self) -> None:
+        """Forgets super().__init__()."""
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (BoringModel, "That is the class itself: make an instance of it"),
+        (nn.Linear(2, 2), "A plain torch module has no training_step: inherit from leyden.LightningModule"),
+        (3, "expected a leyden.LightningModule"),
+        (None, "model=None"),
+        ("model.ckpt", "model='model.ckpt'"),
+        (NoSuper(), r"a module whose __init__ calls super\(\).__init__\(\) before anything else"),
+    ],
+    ids=["class", "torch module", "number", "nothing", "path", "no super().__init__()"],
+)
+def test_what_is_no_model(model: Any, said: str) -> None:
+    with pytest.raises(InvalidType, match=said) as caught:
+        trainer().fit(model)
+    assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_verb_without_a_model(verb: str) -> None:
+    with pytest.raises(MissingModel, match=rf"trainer\.{verb}\(\) was called without a model, and none was used before"):
+        getattr(trainer(), verb)()
+    with pytest.raises(TypeError):
+        getattr(trainer(), verb)()
+
+
+def test_a_trainer_without_a_module() -> None:
+    with pytest.raises(MissingModel, match="The trainer has no module yet: call fit"):
+        trainer().save_checkpoint("x.ckpt")
+    with pytest.raises(AttributeError, match="has no module yet"):
+        trainer().lightning_module  # noqa: B018
+
+
+def test_a_module_without_a_trainer() -> None:
+    with pytest.raises(NotAttached, match="BoringModel is not attached to a `Trainer`"):
+        BoringModel().trainer  # noqa: B018
+
+
+def without(*names: str) -> Any:
+    return type("Lacking", (BoringModel,), {name: getattr(LightningModule, name) for name in names})()
+
+
+@pytest.mark.parametrize(
+    ("verb", "names", "said"),
+    [
+        (
+            "fit",
+            ["training_step"],
+            r"Lacking has no `training_step`, which fit needs: def training_step\(self, batch, batch_idx\)",
+        ),
+        ("fit", ["configure_optimizers"], r"Lacking has no `configure_optimizers`, which fit needs.*let it return None"),
+        ("fit", ["train_dataloader"], r"nothing to train on: pass train_dataloaders=, or give Lacking .*a `train_dataloader`"),
+        ("validate", ["validation_step"], r"Lacking has no `validation_step`, which validate needs"),
+        ("validate", ["val_dataloader"], r"validate has no data: pass dataloaders=, or give Lacking .*a `val_dataloader`"),
+        ("test", ["test_step"], r"Lacking has no `test_step`, which test needs"),
+        ("test", ["test_dataloader"], r"test has no data: pass dataloaders=, or give Lacking .*a `test_dataloader`"),
+        ("predict", ["predict_dataloader"], r"no data to predict: pass dataloaders=.*a `predict_dataloader`"),
+    ],
+)
+def test_a_method_that_is_missing(verb: str, names: list[str], said: str) -> None:
+    with pytest.raises(MissingMethod, match=said) as caught:
+        getattr(trainer(), verb)(without(*names))
+    assert isinstance(caught.value, MisconfigurationException)
+
+
+def test_a_step_under_another_name_is_suggested() -> None:
+    module = type(
+        "Lacking", (BoringModel,), {"training_step": LightningModule.training_step, "train_step": lambda self, b: None}
+    )()
+    with pytest.raises(MissingMethod, match="Did you mean to call 'train_step' that"):
+        trainer().fit(module)
+
+
+# Loaders
+
+
+class Nothing(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+NO_LOADERS: dict[str, tuple[Any, str]] = {
+    "int": (3, "3 (int), which is no loader"),
+    "str": ("abc", "'abc' (str), which is no loader"),
+    "tensor": (torch.zeros(4, 32), "a tensor of shape (4, 32), which is no loader"),
+    "dataset": (
+        TensorDataset(torch.zeros(4, 32)),
+        "a dataset (TensorDataset) and not a loader. Wrap it: DataLoader(dataset, batch_size=",
+    ),
+    "class": (DataLoader, "which is no loader"),
+    "module": (nn.Linear(2, 2), "which is no loader"),
+    "list of batches": (
+        [torch.zeros(1, 32)] * 3,
+        "a list of batches, and a list is read as several loaders. Wrap the batches in a loader",
+    ),
+    "list of pairs": ([(torch.zeros(1, 32), torch.zeros(1))] * 3, "a list of batches"),
+    "list of dicts": ([{"x": torch.zeros(1, 32)}] * 3, "a list of batches"),
+    "list of None": ([None], "None (NoneType), which is no loader"),
+    "dict of ints": ({"a": 3}, "3 (int), which is no loader"),
+}
+
+
+@pytest.mark.parametrize("verb", ["fit", "fit val", "validate", "test", "predict"])
+@pytest.mark.parametrize("kind", NO_LOADERS)
+def test_what_is_no_loader(verb: str, kind: str) -> None:
+    given, said = NO_LOADERS[kind]
+    with pytest.raises(InvalidLoader) as caught:
+        run(verb, given)
+    assert said in str(caught.value)
+    assert isinstance(caught.value, TypeError)
+
+
+def run(verb: str, loader: Any, **options: Any) -> None:
+    if verb == "fit val":
+        trainer(**options).fit(BoringModel(), val_dataloaders=loader)
+    else:
+        getattr(trainer(**options), verb)(BoringModel(), loader)
+
+
+EMPTY: dict[str, Function[[], Any]] = {
+    "no samples": lambda: DataLoader([]),  # type: ignore[arg-type]
+    "drop_last": lambda: DataLoader(TensorDataset(torch.zeros(2, 32)), batch_size=4, drop_last=True),
+    "iterable": lambda: DataLoader(Nothing(), batch_size=None),
+    "iterator": lambda: iter(()),
+}
+
+
+@pytest.mark.parametrize("verb", ["fit", "fit val", "validate", "test", "predict"])
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_loader_without_a_batch(verb: str, kind: str) -> None:
+    with pytest.raises(EmptyLoader, match=r"has no batch|yielded no batch"):
+        run(
+            verb, EMPTY[kind](), limit_train_batches=1.0, limit_val_batches=1.0, limit_test_batches=1.0, limit_predict_batches=1.0
+        )
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_no_loader_in_a_list(verb: str) -> None:
+    with pytest.raises(EmptyLoader, match=r"has no batch|no loader at all: None, or an empty list"):
+        run(verb, [])
+
+
+@pytest.mark.parametrize("name", ["test_dataloader", "predict_dataloader", "val_dataloader"])
+def test_a_loader_method_that_returns_nothing(name: str) -> None:
+    module = type("Lacking", (BoringModel,), {name: lambda self: None})()
+    verb = {"test": "test", "predict": "predict", "val": "validate"}[name.split("_")[0]]
+    with pytest.raises(EmptyLoader, match=rf"Lacking\.{name}\(\) returned no loader at all"):
+        getattr(trainer(), verb)(module)
+
+
+def test_a_training_loader_method_that_returns_nothing() -> None:
+    module = type("Lacking", (BoringModel,), {"train_dataloader": lambda self: None})()
+    with pytest.raises(InvalidLoader, match=r"Lacking\.train_dataloader\(\) returned None\. Expected a loader"):
+        trainer().fit(module)
+
+
+def test_a_share_that_leaves_no_batch() -> None:
+    with pytest.raises(
+        InvalidOption, match=r"limit_train_batches=0\.1 cannot be used.*at least one of the 4 batches \(0\.25 or more\)"
+    ):
+        run("fit", random_batches(4), limit_train_batches=0.1)
+
+
+def test_a_share_of_an_unknown_length() -> None:
+    loader = DataLoader(Nothing(), batch_size=None)
+    with pytest.raises(InvalidOption, match="does not tell its length"):
+        run("fit", loader, limit_train_batches=0.5)
+    with pytest.raises(InvalidOption, match=r"val_check_interval=0.5"):
+        run("fit", loader, limit_train_batches=1.0, val_check_interval=0.5)
+
+
+@pytest.mark.parametrize("given", [3, "data", BoringDataModule, DataLoader([torch.zeros(32)])])  # type: ignore[arg-type]
+def test_what_is_no_datamodule(given: Any) -> None:
+    for verb in ("fit", "validate", "test", "predict"):
+        with pytest.raises(InvalidType, match=r"datamodule=.*expected a leyden\.LightningDataModule"):
+            getattr(trainer(), verb)(BoringModel(), datamodule=given)
+
+
+# What steps and hooks return
+
+
+def returning(name: str, value: Any) -> Any:
+    return type("Odd", (BoringModel,), {name: lambda self, *args: value(self, *args) if callable(value) else value})()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("x", "returned str. Return the loss as a tensor, a dict with the key 'loss', or None"),
+        (1.0, "returned float"),
+        ([1.0], "returned list"),
+        ({"a": 1}, "returned a dict without the key 'loss' (its keys: ['a'])"),
+        ({"loss": 1.0}, "returned float under 'loss'. It must be a tensor"),
+        (
+            lambda self, batch, i: self(batch).squeeze(),
+            "returned a loss of shape (2,), and only a single value can be differentiated",
+        ),
+        (lambda self, batch, i: self.step(batch).detach(), "returned a loss without a gradient: it was detached"),
+    ],
+)
+def test_what_training_step_may_not_return(value: Any, said: str) -> None:
+    with pytest.raises(InvalidReturn) as caught:
+        trainer().fit(returning("training_step", value))
+    assert said in str(caught.value)
+    assert "Odd.training_step" in str(caught.value)
+    assert isinstance(caught.value, RuntimeError)
+
+
+def test_an_error_of_backward_is_the_user_s_own() -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            raise RuntimeError("as it happens")
+
+    module = returning("training_step", lambda self, batch, i: Broken.apply(self.step(batch)))  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="as it happens") as caught:
+        trainer().fit(module)
+    assert not isinstance(caught.value, LeydenError)
+
+
+def sgd(self: Any) -> Any:
+    return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("adam", "returned str, which cannot be used. Expected one of: an optimizer"),
+        (torch.optim.SGD, "returned type"),
+        ([3], "returned ['int']"),
+        (lambda self: [sgd(self)] * 2, "returned 2 optimizers, and automatic optimization steps one"),
+        (lambda self: {"lr_scheduler": 3}, "without the key 'optimizer'"),
+        (lambda self: ([sgd(self)], [3]), "returned int as a scheduler"),
+        (lambda self: ([sgd(self)], [{"interval": "epoch"}]), "needs the key 'scheduler'"),
+        (
+            lambda self: ([o := sgd(self)], [{"scheduler": torch.optim.lr_scheduler.StepLR(o, 1), "interval": "batch"}]),
+            'has interval=\'batch\'. Expected "epoch" or "step"',
+        ),
+        (
+            lambda self: ([o := sgd(self)], [{"scheduler": torch.optim.lr_scheduler.StepLR(o, 1), "frequency": 0}]),
+            "has frequency=0. Expected a whole number >= 1",
+        ),
+        (lambda self: ([o := sgd(self)], [torch.optim.lr_scheduler.ReduceLROnPlateau(o)]), "without a monitor"),
+        (lambda self: ([sgd(self)], [torch.optim.lr_scheduler.StepLR(sgd(self), 1)]), "for an optimizer that it did not return"),
+    ],
+)
+def test_what_configure_optimizers_may_not_return(value: Any, said: str) -> None:
+    made = type("Odd", (BoringModel,), {"configure_optimizers": lambda self: value(self) if inspect.isfunction(value) else value})
+    with pytest.raises(InvalidReturn) as caught:
+        trainer().fit(made())
+    assert said in str(caught.value)
+
+
+def test_what_configure_callbacks_may_not_return() -> None:
+    with pytest.raises(InvalidType, match=r"configure_callbacks\(\)=3 cannot be used: expected a leyden\.Callback"):
+        trainer().fit(returning("configure_callbacks", 3))
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "signature", "said"),
+    [
+        (BoringModel, "on_train_epoch_end", "self, outputs", "requires 1 arguments, and the hook has 0 to give"),
+        (BoringModel, "training_step", "self, batch, batch_idx, more", "requires 3 arguments, and the hook has 2 to give"),
+        (BoringModel, "validation_step", "self, batch, batch_idx, dataloader_idx, more", "requires 4 arguments"),
+        (BoringModel, "on_train_start", "self, *, why", "requires the keyword argument 'why'"),
+        (Callback, "on_train_epoch_end", "self, trainer, pl_module, outputs", "requires 3 arguments, and the hook has 2 to give"),
+    ],
+)
+def test_a_hook_that_requires_more_than_there_is(base: Any, name: str, signature: str, said: str) -> None:
+    space: dict[str, Any] = {}
+    exec(f"def {name}({signature}): pass", space)  # the signature is what is tested
+    part = type("Odd", (base,), {name: space[name]})()
+    module, callbacks = (BoringModel(), part) if base is Callback else (part, None)
+    with pytest.raises(InvalidReturn, match=said) as caught:
+        trainer(callbacks=callbacks).fit(module)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (lambda self: self.log("x", "y"), "got str. What can be logged: a tensor with one element"),
+        (lambda self: self.log("x", torch.zeros(3)), "got a tensor of shape (3,). Only single values can be logged"),
+        (lambda self: self.log("x", {"a": 1}), "Use self.log_dict for several values"),
+        (lambda self: self.log(3, 1.0), "a metric's name must be a string"),
+        (lambda self: self.log_dict([1]), "log_dict needs a mapping"),
+        (lambda self: self.log("x", 1.0, reduce_fx="median"), "reduce_fx must be one of mean"),
+        (lambda self: self.log("x", 1.0, on_step=False, on_epoch=False), "would log nothing"),
+    ],
+)
+def test_what_may_not_be_logged(log: Any, said: str) -> None:
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        log(self)
+        return self.step(batch)
+
+    with pytest.raises(IllegalLog) as caught:
+        trainer().fit(type("Odd", (BoringModel,), {"training_step": training_step})())
+    assert said in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+# Monitors and checkpoints
+
+
+@pytest.mark.parametrize("kind", [EarlyStopping, lambda monitor: ModelCheckpoint(monitor=monitor)])
+def test_a_monitor_that_was_never_logged(kind: Any) -> None:
+    with pytest.raises(
+        MissingMonitor, match=r"monitors 'loss_val', which was not logged.*Call self\.log\('loss_val', value\)"
+    ) as caught:
+        trainer(callbacks=kind("loss_val"), enable_checkpointing=True).fit(BoringModel())
+    assert isinstance(caught.value, RuntimeError)
+    assert isinstance(caught.value, KeyError)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    run = trainer()
+    run.fit(BoringModel())
+    run.save_checkpoint(tmp_path / "good.ckpt")
+    return tmp_path / "good.ckpt"
+
+
+def damaged(file: Path, kind: str) -> Path:
+    content, bad = file.read_bytes(), file.with_name(f"{kind}.ckpt")
+    if kind == "missing":
+        return bad
+    if kind == "folder":
+        bad.mkdir()
+    elif kind == "pickle":
+        torch.save({"state_dict": {}, "odd": Path("x")}, bad)
+    elif kind == "other zip":
+        torch.save({"weights": torch.zeros(1)}, bad)
+    else:
+        half = len(content) // 2
+        bad.write_bytes(
+            {
+                "truncated": content[:half],
+                "empty": b"",
+                "text": b"hello",
+                "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
+            }[kind]
+        )
+    return bad
+
+
+@pytest.mark.parametrize("verb", ["fit", "test", "load"])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("missing", CheckpointMissing),
+        ("folder", CheckpointForeign),
+        ("truncated", CheckpointDamaged),
+        ("empty", CheckpointDamaged),
+        ("text", (CheckpointDamaged, CheckpointForeign)),
+        ("flipped", CheckpointDamaged),
+        ("pickle", CheckpointForeign),
+        ("other zip", CheckpointForeign),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used(written: Path, verb: str, kind: str, error: Any) -> None:
+    bad = damaged(written, kind)
+    verbs: dict[str, Function[[], Any]] = {
+        "load": lambda: BoringModel.load_from_checkpoint(bad),
+        "fit": lambda: trainer().fit(BoringModel(), ckpt_path=bad),
+        "test": lambda: trainer().test(BoringModel(), ckpt_path=bad),
+    }
+    with pytest.raises(error, match=bad.name) as caught:
+        verbs[verb]()
+    assert isinstance(caught.value, LeydenError)
+    assert isinstance(caught.value, FileNotFoundError if kind == "missing" else RuntimeError)
+
+
+def test_a_checkpoint_of_another_module(written: Path) -> None:
+    class Other(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(32, 3)
+
+    with pytest.raises(CheckpointMismatch, match=r"do not fit Other"):
+        trainer().test(Other(), ckpt_path=written)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_the_best_checkpoint_where_there_is_none(verb: str) -> None:
+    with pytest.raises(
+        CheckpointMissing, match=r"ckpt_path='best' was asked for, and there is none.*Fit first, or pass a path"
+    ) as caught:
+        getattr(trainer(), verb)(BoringModel(), ckpt_path="best")
+    assert isinstance(caught.value, ValueError)
+
+
+def test_checkpoint_sources_that_are_not_offered() -> None:
+    for asked in ("hpc", "registry"):
+        with pytest.raises(Unsupported, match=rf"ckpt_path='{asked}' is not offered\. Use 'last'"):
+            trainer().fit(BoringModel(), ckpt_path=asked)
+
+
+# Afterwards everything is usable
+
+
+def test_a_verb_inside_a_hook() -> None:
+    class Nested(BoringModel):
+        def on_train_start(self) -> None:
+            self.trainer.fit(BoringModel())
+
+    with pytest.raises(ConflictingOptions, match=r"trainer\.fit was called while trainer\.fit is running. Use another Trainer"):
+        trainer().fit(Nested())
+
+
+def test_another_trainer_inside_a_hook() -> None:
+    class Nested(BoringModel):
+        def on_train_start(self) -> None:
+            self.inner = trainer().fit(BoringModel()).steps
+
+    module, run = Nested(), trainer()
+    assert run.fit(module).steps == module.inner == 2
+    assert module.trainer is run
+
+
+FAILURES: dict[str, Function[[Trainer], Any]] = {
+    "a step": lambda run: run.fit(returning("training_step", "x")),
+    "a loader": lambda run: run.fit(BoringModel(), 3),
+    "a method": lambda run: run.fit(without("training_step")),
+    "a name": lambda run: run.fit(returning("on_train_epoch_ends", None)),
+    "a model": lambda run: run.fit(3),  # type: ignore[arg-type]
+    "a checkpoint": lambda run: run.fit(BoringModel(), ckpt_path="none.ckpt"),
+    "optimizers": lambda run: run.fit(returning("configure_optimizers", "x")),
+    "callbacks": lambda run: run.fit(returning("configure_callbacks", 3)),
+    "a test": lambda run: run.test(BoringModel(), 3),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_after_a_failure_the_same_trainer_works(failure: str) -> None:
+    seen = Recorder()
+    run = trainer(callbacks=[seen, Timer("00:01:00:00")])
+    before = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), os.getcwd(), torch.get_default_dtype())
+    with pytest.raises(LeydenError):
+        FAILURES[failure](run)
+    assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), os.getcwd(), torch.get_default_dtype()) == before
+    started, ended = seen.names.count("setup"), seen.names.count("teardown")
+    assert ended >= started  # what was started is ended
+    result = run.fit(BoringModel())
+    assert (result.status, result.steps) == ("finished", 2)
+    assert len(run.test(verbose=False)) == 1
+    assert trainer().fit(BoringModel()).steps == 2

@@ -1,0 +1,276 @@
+"""Which callbacks a run has and in which order: the user's, the defaults, and those that a module brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import leyden
+from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, Timer, TQDMProgressBar
+from leyden.errors import ConflictingOptions, InvalidType, UnknownName
+from leyden.testing import BoringModel
+
+
+def names(callbacks: list[Any]) -> list[str]:
+    return [type(callback).__name__ for callback in callbacks]
+
+
+def trainer(**options: Any) -> leyden.Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "max_epochs": 1,
+        "limit_train_batches": 2,
+        "limit_val_batches": 1,
+        "limit_test_batches": 1,
+        "num_sanity_val_steps": 0,
+    }
+    return leyden.Trainer(**{**defaults, **options})
+
+
+class Logging(BoringModel):
+    def __init__(self, own: Any = ()) -> None:
+        super().__init__()
+        self.own = own
+        self.asked = 0
+
+    def configure_callbacks(self) -> Any:
+        self.asked += 1
+        return self.own
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.step(batch))
+
+
+@pytest.fixture(autouse=True)
+def arguments_need_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules here take callbacks as arguments, which no checkpoint can hold."""
+    monkeypatch.setattr(Logging, "_init_arguments", lambda self: {})
+
+
+class A(leyden.Callback):
+    pass
+
+
+class B(leyden.Callback):
+    pass
+
+
+# -- the trainer's own
+
+
+def test_defaults_come_after_the_user_s_and_checkpoints_last() -> None:
+    mine = trainer(callbacks=[ModelCheckpoint(), A(), B()], max_time="00:01:00:00")
+    assert names(mine.callbacks) == ["A", "B", "RichProgressBar", "ModelSummary", "Timer", "ModelCheckpoint"]
+
+
+def test_defaults_can_be_switched_off() -> None:
+    mine = trainer(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    assert mine.callbacks == []
+
+
+def test_what_the_user_brings_replaces_the_default() -> None:
+    mine = trainer(callbacks=[TQDMProgressBar(), ModelSummary(max_depth=2), ModelCheckpoint(save_top_k=-1)])
+    assert names(mine.callbacks) == ["TQDMProgressBar", "ModelSummary", "ModelCheckpoint"]
+
+
+def test_one_callback_alone() -> None:
+    mine = A()
+    assert mine in trainer(callbacks=mine).callbacks
+
+
+def test_several_of_one_class_without_a_state() -> None:
+    first, second = A(), A()
+    assert trainer(callbacks=[first, second]).callbacks[:2] == [first, second]
+
+
+def test_two_that_would_share_a_place_in_the_checkpoint() -> None:
+    with pytest.raises(ConflictingOptions, match="Give them different arguments, or override state_key"):
+        trainer(callbacks=[EarlyStopping("loss"), EarlyStopping("loss")])
+    assert len(trainer(callbacks=[EarlyStopping("loss"), EarlyStopping("acc")]).early_stopping_callbacks) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [([A], r"put \(\) behind its name"), (["a"], "a leyden.Callback or a list"), (3, "a leyden.Callback")]
+)
+def test_what_is_no_callback(given: Any, said: str) -> None:
+    with pytest.raises(InvalidType, match=said):
+        trainer(callbacks=given)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"enable_checkpointing": False, "callbacks": [ModelCheckpoint()]}, "enable_checkpointing=False was set"),
+        ({"enable_progress_bar": False, "callbacks": [TQDMProgressBar()]}, "enable_progress_bar=False was set"),
+        ({"callbacks": [TQDMProgressBar(), RichProgressBar()]}, "holds 2 progress bars"),
+    ],
+)
+def test_what_excludes_each_other(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConflictingOptions, match=said):
+        trainer(**options)
+
+
+# -- the module's
+
+
+def test_a_module_adds_its_callbacks() -> None:
+    mine, own = A(), B()
+    run = trainer(callbacks=[mine])
+    run.fit(Logging([own]))
+    assert names(run.callbacks) == ["A", "RichProgressBar", "ModelSummary", "B", "ModelCheckpoint"]
+
+
+def test_one_alone_need_not_be_in_a_list() -> None:
+    own = B()
+    run = trainer()
+    run.fit(Logging(own))
+    assert own in run.callbacks
+
+
+def test_the_module_s_wins_over_the_trainer_s_of_the_same_class() -> None:
+    mine, other, own = EarlyStopping("val_loss"), A(), EarlyStopping("val_loss", patience=7)
+    run = trainer(callbacks=[mine, other])
+    run.fit(Logging([own]))
+    assert run.early_stopping_callbacks == [own]
+    assert other in run.callbacks
+
+
+def test_a_subclass_is_another_class() -> None:
+    class Mine(EarlyStopping):
+        pass
+
+    mine, own = EarlyStopping("val_loss"), Mine("val_loss")
+    run = trainer(callbacks=[mine])
+    run.fit(Logging([own]))
+    assert run.early_stopping_callbacks == [mine, own]
+
+
+class Kept(ModelCheckpoint):
+    """A checkpoint callback of the user's."""
+
+
+@pytest.mark.parametrize("own", [Kept(monitor="val_loss"), TQDMProgressBar()], ids=lambda own: type(own).__name__)
+def test_a_default_gives_way_to_what_does_its_work(own: Any) -> None:
+    run = trainer()
+    run.fit(Logging([own]))
+    assert len(run.checkpoint_callbacks) == 1
+    assert run.progress_bar_callback is not None
+    assert own in run.callbacks
+    assert own in (run.checkpoint_callback, run.progress_bar_callback)
+
+
+def test_two_bars_are_one_too_many() -> None:
+    with pytest.raises(ConflictingOptions, match="together bring 2 progress bars"):
+        trainer(callbacks=[RichProgressBar()]).fit(Logging([TQDMProgressBar()]))
+
+
+def test_what_is_returned_is_checked() -> None:
+    with pytest.raises(InvalidType, match=r"configure_callbacks\(\)"):
+        trainer().fit(Logging(["no callback"]))
+
+    class Misspelt(leyden.Callback):
+        def on_train_strat(self) -> None:
+            pass
+
+    with pytest.raises(UnknownName, match="on_train_start"):
+        trainer().fit(Logging([Misspelt()]))
+
+
+def test_the_next_module_does_not_inherit_them() -> None:
+    mine, own = EarlyStopping("val_loss"), EarlyStopping("val_loss", patience=7)
+    run = trainer(callbacks=[mine])
+    run.fit(Logging([own, A()]))
+    assert names(run.callbacks)[-2:] == ["A", "ModelCheckpoint"]
+    run.fit(Logging())
+    assert run.early_stopping_callbacks == [mine]
+    assert "A" not in names(run.callbacks)
+
+
+def test_a_second_fit_asks_again() -> None:
+    module = Logging([A()])
+    run = trainer()
+    run.fit(module)
+    module.own = [B()]
+    run.fit(module)
+    assert "A" not in names(run.callbacks)
+    assert "B" in names(run.callbacks)
+    assert module.asked == 2
+
+
+def test_the_module_s_checkpoint_serves_its_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = Logging([ModelCheckpoint(tmp_path, monitor="val_loss")])
+    run = trainer()
+    run.fit(module)
+    best = run.checkpoint_callback.best_model_path
+    capsys.readouterr()
+    run.test()
+    assert f"Using the best checkpoint: {best}" in capsys.readouterr().out
+    assert run.ckpt_path == best
+    assert run.checkpoint_callback.best_model_path == best
+
+
+def test_callbacks_that_are_added_or_taken_away_later() -> None:
+    first, late = A(), B()
+    run = trainer(callbacks=[first])
+    run.fit(Logging())
+    run.callbacks.append(late)
+    run.callbacks.remove(first)
+    run.fit(Logging([EarlyStopping("val_loss")]))
+    assert late in run.callbacks
+    assert first not in run.callbacks
+    run.validate(Logging())
+    assert late in run.callbacks
+    assert "EarlyStopping" not in names(run.callbacks)
+
+
+def test_the_list_may_be_replaced_before_the_first_verb() -> None:
+    run = trainer(callbacks=[A()])
+    run.callbacks = [B()]
+    run.fit(Logging())
+    assert names(run.callbacks) == ["B"]
+
+
+def test_order_in_which_they_fire() -> None:
+    fired: list[str] = []
+
+    class Said(leyden.Callback):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            fired.append(self.name)
+
+    class First(Said):
+        place = "first"
+
+    class Module(Logging):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            fired.append("module")
+
+    trainer(callbacks=[Said("one"), First("zero"), Said("two")], limit_train_batches=1).fit(Module([Said("own")]))
+    # those of the module's class give way to it, and a first one stays first
+    assert fired == ["zero", "own", "module"]
+    fired.clear()
+    trainer(callbacks=[Said("one"), First("zero"), Said("two")], limit_train_batches=1).fit(Module())
+    assert fired == ["zero", "one", "two", "module"]
+
+
+def test_a_timer_stops_training() -> None:
+    run = trainer(max_time={"microseconds": 1}, max_epochs=-1)
+    result = run.fit(Logging())
+    assert any(isinstance(callback, Timer) for callback in run.callbacks)
+    assert result.status == "stopped"
+
+
+def test_weights_do_not_depend_on_callbacks() -> None:
+    def fit(own: Any) -> torch.Tensor:
+        torch.manual_seed(2)
+        module = Logging(own)
+        trainer().fit(module)
+        return module.layer.weight.detach()
+
+    assert torch.equal(fit([]), fit([A(), EarlyStopping("val_loss")]))

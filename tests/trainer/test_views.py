@@ -1,0 +1,446 @@
+"""What may be read off a trainer, before, in and after each stage, and what fit returns."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import leyden
+from leyden.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from leyden.errors import InvalidOption, MisconfigurationException
+from leyden.hooks import HOOK_NAMES
+from leyden.loggers import CSVLogger
+from leyden.strategies import SingleDeviceStrategy
+from leyden.testing import BoringModel, RandomDataset
+from leyden.trainer.states import RunningStage, TrainerFn, TrainerStatus
+
+
+class Net(BoringModel):
+    """Six training batches, validation loaders of four and five, three test batches, two to predict."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.step(batch)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", self.step(batch))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", self.step(batch))
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 6))
+
+    def val_dataloader(self) -> Any:
+        return [DataLoader(RandomDataset(32, 4)), DataLoader(RandomDataset(32, 5))]
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 3))
+
+    def predict_dataloader(self) -> Any:
+        return DataLoader(RandomDataset(32, 2))
+
+
+class Observer(leyden.Callback):
+    """Keeps, for every hook, what a look at the trainer showed."""
+
+    def __init__(self, *names: str) -> None:
+        self.seen: dict[str, list[Any]] = {}
+        for hook in HOOK_NAMES:
+            if hook not in ("state_dict", "load_state_dict", "on_save_checkpoint", "on_load_checkpoint", "on_exception"):
+                setattr(self, hook, self.looking(hook, names))
+
+    def looking(self, hook: str, names: tuple[str, ...]) -> Any:
+        def look(trainer: Any, *arguments: Any, **keywords: Any) -> None:
+            found = tuple(copy.copy(getattr(trainer, name)) for name in names)
+            self.seen.setdefault(hook, []).append(found[0] if len(found) == 1 else found)
+
+        return look
+
+
+def trainer(*callbacks: leyden.Callback, **options: Any) -> leyden.Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "max_epochs": 2,
+        "limit_train_batches": 3,
+        "limit_val_batches": 2,
+        "num_sanity_val_steps": 1,
+    }
+    return leyden.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+
+# -- the stage
+
+FLAGS = ("training", "validating", "testing", "predicting", "sanity_checking", "evaluating")
+
+
+def test_flags_before_and_after() -> None:
+    run = trainer()
+    assert not any(getattr(run, flag) for flag in FLAGS)
+    assert (run.state.status, run.state.fn, run.state.stage) == (TrainerStatus.INITIALIZING, None, None)
+    run.fit(Net())
+    assert not any(getattr(run, flag) for flag in FLAGS)
+    assert (run.state.status, run.state.fn, run.state.stage) == ("finished", "fit", None)
+    assert run.state.finished
+    assert run.state.stopped
+
+
+def test_flags_in_fit() -> None:
+    observer = Observer(*FLAGS)
+    trainer(observer).fit(Net())
+    training, validating, sanity = (
+        (True, False, False, False, False, False),
+        (False, True, False, False, False, True),
+        (False, False, False, False, True, True),
+    )
+    seen = {hook: set(values) for hook, values in observer.seen.items()}
+    for hook in ("on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_epoch_end", "on_train_end"):
+        assert seen[hook] == {training}, hook
+    for hook in ("on_validation_start", "on_validation_batch_start", "on_validation_batch_end", "on_validation_end"):
+        assert seen[hook] == {validating, sanity}, hook
+    assert seen["on_sanity_check_start"] == seen["on_sanity_check_end"] == {sanity}
+
+
+@pytest.mark.parametrize(
+    ("verb", "hook", "stage", "fn"),
+    [
+        ("fit", "on_train_batch_end", RunningStage.TRAINING, TrainerFn.FITTING),
+        ("validate", "on_validation_batch_end", RunningStage.VALIDATING, TrainerFn.VALIDATING),
+        ("test", "on_test_batch_end", RunningStage.TESTING, TrainerFn.TESTING),
+        ("predict", "on_predict_batch_end", RunningStage.PREDICTING, TrainerFn.PREDICTING),
+    ],
+)
+def test_the_state(verb: str, hook: str, stage: RunningStage, fn: TrainerFn) -> None:
+    def look(run: Any, *_: Any) -> None:
+        seen.append((run.state.stage, run.state.fn, run.state.status))
+
+    seen: list[Any] = []
+    recorder = leyden.testing.Recorder(**{hook: look})
+    run = trainer(recorder)
+    getattr(run, verb)(Net())
+    assert set(seen) == {(stage, fn, TrainerStatus.RUNNING)}
+    assert seen[0][1] == verb
+    assert f"{seen[0][1]}" == verb
+    assert run.state.fn is fn
+
+
+# -- counts
+
+
+def test_counts_in_fit() -> None:
+    observer = Observer("current_epoch", "global_step")
+    run = trainer(observer)
+    run.fit(Net())
+    assert observer.seen["on_train_batch_start"] == [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (1, 5)]
+    assert observer.seen["on_train_batch_end"] == [(0, 1), (0, 2), (0, 3), (1, 4), (1, 5), (1, 6)]
+    assert observer.seen["on_validation_start"] == [(0, 0), (0, 3), (1, 6)]
+    assert observer.seen["on_train_epoch_end"] == [(0, 3), (1, 6)]
+    assert observer.seen["on_train_end"] == [(2, 6)]
+    assert (run.current_epoch, run.global_step) == (2, 6)
+
+
+def test_steps_are_counted_once_whatever_the_number_of_optimizers() -> None:
+    class Two(Net):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.step(batch)
+            self.manual_backward(loss)
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), 0.1), torch.optim.SGD(self.parameters(), 0.1)]
+
+    run = trainer()
+    run.fit(Two())
+    assert run.global_step == 6
+
+
+def test_the_module_s_own_view() -> None:
+    seen = []
+
+    class Looking(Net):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            seen.append((self.current_epoch, self.global_step, self.global_rank, self.local_rank, self.device.type))
+            assert self.trainer.lightning_module is self
+            assert self.trainer.model is self
+
+    trainer(max_epochs=1).fit(Looking())
+    assert seen == [(0, 1, 0, 0, "cpu"), (0, 2, 0, 0, "cpu"), (0, 3, 0, 0, "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 6),
+        ({"accumulate_grad_batches": 2}, 4),
+        ({"max_steps": 5}, 5),
+        ({"max_epochs": -1, "max_steps": 7}, 7),
+        ({"max_epochs": -1, "max_time": {"hours": 1}}, float("inf")),
+        ({"limit_train_batches": 1.0}, 12),
+        ({"accumulate_grad_batches": {0: 1, 1: 3}}, 4),
+    ],
+)
+def test_how_many_steps_there_will_be(options: dict[str, Any], expected: float) -> None:
+    class Asking(Net):
+        def configure_optimizers(self) -> Any:
+            asked.append(self.trainer.estimated_stepping_batches)
+            return super().configure_optimizers()
+
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            asked.append(self.trainer.estimated_stepping_batches)
+            self.trainer.stop()
+
+    asked: list[float] = []
+    trainer(**options).fit(Asking())
+    assert set(asked) == {expected}
+
+
+def test_the_last_batch_is_known() -> None:
+    observer = Observer("is_last_batch")
+    trainer(observer).fit(Net())
+    assert observer.seen["on_train_batch_end"] == [False, False, True] * 2
+    observer = Observer("is_last_batch")
+    trainer(observer).test(Net())
+    assert observer.seen["on_test_batch_end"] == [False, False, True]
+
+
+# -- loaders
+
+
+def test_numbers_of_batches() -> None:
+    run = trainer(limit_test_batches=0.5, limit_val_batches=0.5)
+    run.fit(Net())
+    assert (run.num_training_batches, run.num_val_batches, run.num_sanity_val_batches) == (3, [2, 2], [1, 1])
+    run.test()
+    assert run.num_test_batches == [1]
+    run.predict()
+    assert run.num_predict_batches == [2]
+
+
+def test_numbers_of_batches_before_a_run() -> None:
+    run = trainer()
+    assert (run.num_val_batches, run.num_test_batches, run.num_predict_batches) == ([], [], [])
+    assert run.num_training_batches == float("inf")
+    assert run.train_dataloader is None
+    assert run.val_dataloaders is None
+
+
+def test_loaders_are_shown_as_they_were_given() -> None:
+    train, val = DataLoader(RandomDataset(32, 4)), [DataLoader(RandomDataset(32, 4))]
+    run, module = trainer(), Net()
+    run.fit(module, train, val)
+    assert run.train_dataloader is train
+    assert run.val_dataloaders is val
+    test = DataLoader(RandomDataset(32, 4))
+    run.test(module, test)
+    assert run.test_dataloaders is test
+    run.predict(module, val)
+    assert run.predict_dataloaders is val
+
+
+def test_whether_fit_validates() -> None:
+    class NoStep(BoringModel):
+        validation_step = leyden.LightningModule.validation_step
+
+    run = trainer()
+    assert not run.enable_validation
+    run.fit(Net())
+    assert run.enable_validation
+    off = trainer(limit_val_batches=0)
+    off.fit(Net())
+    assert not off.enable_validation
+
+
+# -- parts
+
+
+def test_parts() -> None:
+    run = trainer(precision="bf16-mixed", gradient_clip_val=0.5, gradient_clip_algorithm="value", accumulate_grad_batches=2)
+    assert isinstance(run.strategy, SingleDeviceStrategy)
+    assert run.strategy.root_device == torch.device("cpu")
+    assert run.strategy.broadcast(3) == 3
+    assert (run.world_size, run.global_rank, run.local_rank, run.node_rank, run.is_global_zero) == (1, 0, 0, 0, True)
+    assert (run.num_nodes, run.num_devices, run.device_ids) == (1, 1, [0])
+    assert run.precision == "bf16-mixed"
+    assert run.precision_plugin is run.strategy.precision
+    assert run.scaler is None
+    assert run.accelerator is run.strategy.accelerator
+    assert (run.gradient_clip_val, run.gradient_clip_algorithm, run.accumulate_grad_batches) == (0.5, "value", 2)
+    assert run.distributed_sampler_kwargs == {"num_replicas": 1, "rank": 0}
+
+
+def test_limits_as_they_were_given() -> None:
+    run = leyden.Trainer(
+        max_epochs=4,
+        min_epochs=2,
+        max_steps=50,
+        min_steps=3,
+        limit_train_batches=7,
+        limit_val_batches=0.5,
+        limit_test_batches=2,
+        limit_predict_batches=3,
+        check_val_every_n_epoch=2,
+        val_check_interval=0.5,
+        num_sanity_val_steps=-1,
+        log_every_n_steps=9,
+        reload_dataloaders_every_n_epochs=2,
+    )
+    assert (run.max_epochs, run.min_epochs, run.max_steps, run.min_steps) == (4, 2, 50, 3)
+    assert (run.limit_train_batches, run.limit_val_batches, run.limit_test_batches, run.limit_predict_batches) == (7, 0.5, 2, 3)
+    assert (run.check_val_every_n_epoch, run.val_check_interval, run.num_sanity_val_steps) == (2, 0.5, float("inf"))
+    assert (run.log_every_n_steps, run.reload_dataloaders_every_n_epochs, run.overfit_batches) == (9, 2, 0.0)
+    plain = leyden.Trainer()
+    assert (plain.max_epochs, plain.max_steps, plain.fast_dev_run) == (1000, -1, 0)
+
+
+def test_optimizers_and_schedulers() -> None:
+    run = trainer()
+    assert run.optimizers == []
+    assert run.lr_scheduler_configs == []
+    run.fit(Net())
+    assert [type(each) for each in run.optimizers] == [torch.optim.SGD]
+    (config,) = run.lr_scheduler_configs
+    assert isinstance(config.scheduler, torch.optim.lr_scheduler.StepLR)
+    assert (config.interval, config.frequency, config.reduce_on_plateau) == ("epoch", 1, False)
+    assert run.lr_schedulers == [config.scheduler]
+
+
+def test_metrics() -> None:
+    observer = Observer("callback_metrics")
+    run = trainer(observer, max_epochs=1, logger=CSVLogger("."), log_every_n_steps=1)
+    run.fit(Net())
+    assert set(run.callback_metrics) == {"train_loss", "val_loss/dataloader_idx_0", "val_loss/dataloader_idx_1"}
+    assert all(isinstance(value, torch.Tensor) and value.dim() == 0 for value in run.callback_metrics.values())
+    assert "train_loss" in run.logged_metrics
+    assert "train_loss" in run.progress_bar_metrics
+    assert isinstance(run.progress_bar_metrics["train_loss"], float)
+    assert "val_loss/dataloader_idx_0" not in run.progress_bar_metrics
+    assert observer.seen["on_fit_start"] == [{}]
+
+
+def test_callbacks_by_kind() -> None:
+    stopping, keeping, bar = EarlyStopping("val_loss"), ModelCheckpoint(), RichProgressBar()
+    run = leyden.Trainer(callbacks=[stopping, keeping, bar])
+    assert (run.early_stopping_callback, run.early_stopping_callbacks) == (stopping, [stopping])
+    assert (run.checkpoint_callback, run.checkpoint_callbacks) == (keeping, [keeping])
+    assert run.progress_bar_callback is bar
+    bare = trainer()
+    assert (bare.early_stopping_callback, bare.checkpoint_callback, bare.progress_bar_callback) == (None, None, None)
+
+
+def test_loggers_and_places(tmp_path: Path) -> None:
+    one, two = CSVLogger(tmp_path / "one"), CSVLogger(tmp_path / "two")
+    run = trainer(logger=[one, two], default_root_dir=tmp_path)
+    assert run.logger is one
+    assert run.loggers == [one, two]
+    assert run.log_dir == one.log_dir
+    assert run.default_root_dir == str(tmp_path)
+    bare = trainer(default_root_dir=tmp_path)
+    assert (bare.logger, bare.loggers, bare.log_dir) == (None, [], str(tmp_path))
+
+
+def test_the_module_before_there_is_one() -> None:
+    run = trainer()
+    assert run.model is None
+    assert run.datamodule is None
+    assert run.ckpt_path is None
+    with pytest.raises(MisconfigurationException, match="call fit, validate, test or predict with one first"):
+        _ = run.lightning_module
+
+
+def test_a_wish_to_stop() -> None:
+    def stop(run: Any, *_: Any) -> None:
+        run.should_stop = True
+
+    run = trainer(leyden.testing.Recorder(on_train_batch_end=stop))
+    result = run.fit(Net())
+    assert run.should_stop
+    assert (result.status, result.steps) == ("stopped", 1)
+
+
+def test_printing(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer().print("hello", 3, sep="-")
+    assert capsys.readouterr().out == "hello-3\n"
+
+
+# -- what libraries reach for
+
+
+def test_views_of_the_loops() -> None:
+    seen: list[Any] = []
+
+    def look(run: Any, *_: Any) -> None:
+        loop = run.fit_loop
+        seen.append((loop.epoch_loop.batch_idx, loop.epoch_loop.total_batch_idx, loop.current_epoch, loop.global_step))
+
+    run = trainer(leyden.testing.Recorder(on_train_batch_start=look))
+    run.fit(Net())
+    assert seen == [(0, -1, 0, 0), (1, 0, 0, 1), (2, 1, 0, 2), (0, 2, 1, 3), (1, 3, 1, 4), (2, 4, 1, 5)]
+    assert (run.fit_loop.max_epochs, run.fit_loop.min_epochs, run.fit_loop.max_steps, run.fit_loop.min_steps) == (2, 0, -1, 0)
+    assert run.fit_loop.max_batches == 3
+    assert run.fit_loop.is_last_batch
+    assert run.fit_loop.epoch_loop.val_loop.max_batches == [2, 2]
+    assert run.validate_loop.num_dataloaders == 2
+    assert run.validate_loop.inference_mode
+    run.test()
+    run.predict()
+    assert (run.test_loop.max_batches, run.predict_loop.max_batches) == ([3], [2])
+
+
+def test_limits_of_the_fit_loop_may_be_set() -> None:
+    run, module = trainer(), Net()
+    run.fit(module)
+    run.fit_loop.max_epochs = 4
+    run.fit_loop.min_epochs = 1
+    assert (run.max_epochs, run.min_epochs) == (4, 1)
+    assert run.fit(module).epochs == 4
+    run.fit_loop.max_epochs = -1
+    run.fit_loop.min_epochs = None
+    assert (run.max_epochs, run.min_epochs) == (-1, 0)
+    with pytest.raises(InvalidOption, match="max_epochs=-3"):
+        run.fit_loop.max_epochs = -3
+
+
+# -- what fit returns
+
+
+def test_the_result_of_a_fit(tmp_path: Path) -> None:
+    keeping = ModelCheckpoint(tmp_path, monitor="val_loss/dataloader_idx_0", save_last=True)
+    run = trainer(keeping, enable_checkpointing=True)
+    result = run.fit(Net())
+    assert (result.status, result.reason, result.epochs, result.steps) == ("finished", None, 2, 6)
+    assert [(row["epoch"], row["step"]) for row in result.history] == [(0, 3), (1, 6)]
+    assert len(result.column("train_loss")) == len(result.column("val_loss/dataloader_idx_0")) == 2
+    assert result.column("nothing") == []
+    assert result.best_checkpoint == keeping.best_model_path
+    assert result.best_score == pytest.approx(min(result.column("val_loss/dataloader_idx_0")), abs=1e-6)
+    assert result.last_checkpoint == keeping.last_model_path
+    with pytest.raises(AttributeError):
+        result.status = "other"  # type: ignore[misc]  # on purpose
+
+
+def test_the_result_without_checkpoints() -> None:
+    result = trainer().fit(Net())
+    assert (result.best_checkpoint, result.best_score, result.last_checkpoint) == (None, None, None)
+
+
+def test_the_reason_for_a_stop() -> None:
+    run = trainer(leyden.testing.Recorder(on_train_batch_end=lambda run, *_: run.stop("enough")))
+    result = run.fit(Net())
+    assert (result.status, result.reason, result.epochs) == ("stopped", "enough", 1)
+    fresh = trainer(EarlyStopping("train_loss", stopping_threshold=1e9))
+    result = fresh.fit(Net())
+    assert result.status == "stopped"
+    assert "train_loss" in str(result.reason)

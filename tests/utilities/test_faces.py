@@ -1,0 +1,356 @@
+"""Names where Lightning's documents put them: each is there, or says what to take instead."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import leyden
+from leyden.data.workers import suggested_max_num_workers
+from leyden.errors import InvalidOption, NotOffered, TrainingTerminated, UnknownName
+from leyden.strategies import SingleDeviceStrategy
+from leyden.utilities import (
+    AttributeDict,
+    GradClipAlgorithmType,
+    PossibleUserWarning,
+    disable_possible_user_warnings,
+    find_shared_parameters,
+    grad_norm,
+    is_picklable,
+    is_shared_filesystem,
+    measure_flops,
+    set_shared_parameters,
+)
+from leyden.utilities.memory import garbage_collection_cuda, is_oom_error, recursive_detach
+from leyden.utilities.parsing import get_init_args
+
+PLACES = [
+    "leyden.callbacks:Callback",
+    "leyden.callbacks:ModelCheckpoint",
+    "leyden.callbacks:EarlyStopping",
+    "leyden.callbacks:LearningRateMonitor",
+    "leyden.callbacks:ProgressBar",
+    "leyden.callbacks:TQDMProgressBar",
+    "leyden.callbacks:RichProgressBar",
+    "leyden.callbacks.early_stopping:EarlyStopping",
+    "leyden.callbacks.callback:Callback",
+    "leyden.callbacks.gradient_accumulation_scheduler:GradientAccumulationScheduler",
+    "leyden.callbacks.progress.tqdm_progress:Tqdm",
+    "leyden.callbacks.progress:TQDMProgressBar",
+    "leyden.callbacks.model_checkpoint:ModelCheckpoint",
+    "leyden.callbacks.lr_monitor:LearningRateMonitor",
+    "leyden.loggers:TensorBoardLogger",
+    "leyden.loggers:CSVLogger",
+    "leyden.loggers.csv_logs:CSVLogger",
+    "leyden.loggers.logger:Logger",
+    "leyden.loggers.tensorboard:TensorBoardLogger",
+    "leyden:LightningDataModule",
+    "leyden:LightningModule",
+    "leyden:Trainer",
+    "leyden:Callback",
+    "leyden:seed_everything",
+    "leyden:__version__",
+    "leyden:loggers",
+    "leyden:callbacks",
+    "leyden:tuner",
+    "leyden:cli",
+    "leyden:utilities",
+    "leyden:core",
+    "leyden.accelerators.cuda:CUDAAccelerator",
+    "leyden.accelerators.cpu:CPUAccelerator",
+    "leyden.accelerators.mps:MPSAccelerator",
+    "leyden.accelerators:find_usable_cuda_devices",
+    "leyden.accelerators.accelerator:Accelerator",
+    "leyden.core:LightningModule",
+    "leyden.core.module:LightningModule",
+    "leyden.core.datamodule:LightningDataModule",
+    "leyden.core.lightning:LightningModule",
+    "leyden.core.mixins:HyperparametersMixin",
+    "leyden.core.saving:get_filesystem",
+    "leyden.core.mixins.hparams_mixin:HyperparametersMixin",
+    "leyden.core.optimizer:LightningOptimizer",
+    "leyden.trainer:Trainer",
+    "leyden.trainer.trainer:Trainer",
+    "leyden.trainer.states:RunningStage",
+    "leyden.trainer.states:TrainerFn",
+    "leyden.trainer.states:TrainerState",
+    "leyden.trainer.states:TrainerStatus",
+    "leyden.utilities.cloud_io:get_filesystem",
+    "leyden.utilities.model_summary:summarize",
+    "leyden.utilities.model_summary:ModelSummary",
+    "leyden.utilities.parsing:AttributeDict",
+    "leyden.utilities.parsing:get_init_args",
+    "leyden.utilities.parsing:is_picklable",
+    "leyden.utilities.rank_zero:rank_zero_only",
+    "leyden.utilities.rank_zero:rank_zero_info",
+    "leyden.utilities.types:STEP_OUTPUT",
+    "leyden.utilities.types:OptimizerLRScheduler",
+    "leyden.utilities.types:EVAL_DATALOADERS",
+    "leyden.utilities.types:TRAIN_DATALOADERS",
+    "leyden.utilities.types:LRSchedulerTypeUnion",
+    "leyden.utilities.types:_PATH",
+    "leyden.utilities.types:LRSchedulerConfigType",
+    "leyden.utilities.types:LRSchedulerConfig",
+    "leyden.utilities.exceptions:MisconfigurationException",
+    "leyden.utilities.exceptions:SIGTERMException",
+    "leyden.utilities.seed:isolate_rng",
+    "leyden.utilities.seed:seed_everything",
+    "leyden.utilities.grads:grad_norm",
+    "leyden.utilities.combined_loader:CombinedLoader",
+    "leyden.utilities.warnings:PossibleUserWarning",
+    "leyden.utilities.enums:LightningEnum",
+    "leyden.utilities.enums:GradClipAlgorithmType",
+    "leyden.utilities.parameter_tying:find_shared_parameters",
+    "leyden.utilities:AttributeDict",
+    "leyden.utilities:CombinedLoader",
+    "leyden.utilities:LightningEnum",
+    "leyden.utilities:move_data_to_device",
+    "leyden.utilities:rank_zero_deprecation",
+    "leyden.utilities:rank_zero_warn",
+    "leyden.utilities:suggested_max_num_workers",
+    "leyden.utilities:MisconfigurationException",
+    "leyden.utilities:measure_flops",
+    "leyden.strategies:SingleDeviceStrategy",
+    "leyden.strategies:Strategy",
+    "leyden.profilers:SimpleProfiler",
+    "leyden.profilers:Profiler",
+    "leyden.plugins:MixedPrecision",
+    "leyden.plugins.io:TorchCheckpointIO",
+    "leyden.plugins:AsyncCheckpointIO",
+    "leyden.plugins.environments:TorchElasticEnvironment",
+    "leyden.plugins.precision:DoublePrecision",
+    "leyden.demos:BoringModel",
+    "leyden.demos.boring_classes:BoringDataModule",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_documented_name_is_there(place: str) -> None:
+    module, name = place.split(":")
+    assert hasattr(importlib.import_module(module), name)
+
+
+def test_the_names_are_the_things_themselves() -> None:
+    from leyden.core.module import LightningModule
+    from leyden.utilities.exceptions import SIGTERMException
+
+    assert LightningModule is leyden.LightningModule
+    assert SIGTERMException is TrainingTerminated
+    assert leyden.utilities.seed_everything is leyden.seed_everything
+
+
+def test_names_are_reached_through_the_package() -> None:
+    paths = [
+        "callbacks.early_stopping.EarlyStopping",
+        "callbacks.model_checkpoint.ModelCheckpoint",
+        "trainer.states.RunningStage.SANITY_CHECKING",
+        "accelerators.cuda.CUDAAccelerator.is_available",
+        "utilities.warnings.PossibleUserWarning",
+        "utilities.parsing.AttributeDict",
+        "utilities.exceptions.MisconfigurationException",
+        "core.mixins.HyperparametersMixin",
+        "core.saving.get_filesystem",
+        "loggers.CSVLogger",
+        "plugins.io.TorchCheckpointIO",
+    ]
+    program = "; ".join(["import leyden", *(f"leyden.{path}" for path in paths)])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_faces_define_nothing() -> None:
+    source = Path(leyden.__file__).parent
+    for room in ("utilities", "core"):
+        for file in (source / room).rglob("*.py"):
+            name = ".".join(file.relative_to(source.parent).with_suffix("").parts).removesuffix(".__init__")
+            face = importlib.import_module(name)
+            own = [n for n, v in vars(face).items() if inspect.isfunction(v) or inspect.isclass(v) if v.__module__ == name]
+            assert set(own) <= {"__getattr__"}, name
+
+
+@pytest.mark.parametrize(
+    ("place", "instead"),
+    [
+        ("leyden.tuner:Tuner", "by hand"),
+        ("leyden.tuner.tuning:Tuner", "by hand"),
+        ("leyden.cli:LightningCLI", "from_argparse_args"),
+        ("leyden.cli:SaveConfigCallback", "from_argparse_args"),
+        ("leyden.strategies:DeepSpeedStrategy", "plug-in of your own"),
+        ("leyden.strategies:XLAStrategy", "out of scope"),
+        ("leyden.plugins:BitsandbytesPrecision", "plug-in of your own"),
+        ("leyden.plugins.precision:XLAPrecision", "out of scope"),
+        ("leyden.plugins.io:XLACheckpointIO", "TorchCheckpointIO"),
+        ("leyden.plugins.environments:LSFEnvironment", "TorchElasticEnvironment"),
+        ("leyden.profilers:XLAProfiler", "PyTorchProfiler"),
+        ("leyden.accelerators:XLAAccelerator", "out of scope"),
+        ("leyden.demos:DemoModel", "BoringModel"),
+        ("leyden.demos.boring_classes:DemoModel", "BoringModel"),
+        ("leyden.utilities:Throughput", "progress bar"),
+        ("leyden.utilities.compile:from_compiled", "as it is"),
+    ],
+)
+def test_what_is_not_offered_says_what_to_take(place: str, instead: str) -> None:
+    module, name = place.split(":")
+    with pytest.raises(NotOffered, match=rf"{module}\.{name} is not offered\. .*{instead}") as caught:
+        exec(f"from {module} import {name}")
+    assert isinstance(caught.value, ImportError)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "meant"),
+    [
+        ("leyden.utilities", "rank_zero_onyl", "rank_zero_only"),
+        ("leyden.plugins", "MixedPrecison", "MixedPrecision"),
+        ("leyden.strategies", "SingleDevice", "SingleDeviceStrategy"),
+        ("leyden.core", "LightingModule", "LightningModule"),
+        ("leyden.trainer", "Trainr", "Trainer"),
+    ],
+)
+def test_a_misspelt_name_of_a_face(module: str, name: str, meant: str) -> None:
+    with pytest.raises(UnknownName, match=rf"{module} has no '{name}'\. Did you mean '{meant}'\?"):
+        getattr(importlib.import_module(module), name)
+    assert not hasattr(importlib.import_module(module), "__path_of_nothing__")
+
+
+# The small functions behind them
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.other = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.inner = nn.Sequential(self.other)
+
+
+def test_shared_parameters_are_found_and_tied_again() -> None:
+    module = Tied()
+    found = find_shared_parameters(module)
+    assert found == [["first.weight", "second.weight"], ["other.weight", "inner.0.weight"], ["other.bias", "inner.0.bias"]]
+    module.second.weight = nn.Parameter(torch.zeros(2, 2))
+    assert set_shared_parameters(module, found) is module
+    assert module.second.weight is module.first.weight
+    assert find_shared_parameters(nn.Linear(2, 2)) == []
+
+
+def test_norms_of_gradients() -> None:
+    module = nn.Linear(1, 1)
+    assert grad_norm(module, 2) == {}
+    module.weight.grad, module.bias.grad = torch.tensor([[3.0]]), torch.tensor([-4.0])
+    norms = {name: float(value) for name, value in grad_norm(module, 2).items()}
+    assert norms == {"grad_2.0_norm/weight": 3.0, "grad_2.0_norm/bias": 4.0, "grad_2.0_norm_total": 5.0}
+    with pytest.raises(InvalidOption, match="norm_type=0"):
+        grad_norm(module, 0)
+
+
+def test_ways_of_clipping() -> None:
+    assert GradClipAlgorithmType.NORM == "norm"
+    assert GradClipAlgorithmType.supported_types() == ["value", "norm"]
+    assert GradClipAlgorithmType.supported_type("value")
+    assert not GradClipAlgorithmType.supported_type("mean")
+    assert leyden.Trainer(gradient_clip_algorithm=GradClipAlgorithmType.VALUE).gradient_clip_algorithm == "value"
+
+
+def test_what_can_be_pickled() -> None:
+    assert is_picklable({"a": torch.zeros(1)})
+    assert not is_picklable(lambda: None)
+
+
+def test_one_process_shares_its_files_with_itself(tmp_path: Path) -> None:
+    strategy = SingleDeviceStrategy()
+    assert is_shared_filesystem(strategy)
+    assert is_shared_filesystem(strategy, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+class TwoProcesses:
+    """Two processes on one file system, played by one."""
+
+    world_size, global_rank = 2, 0
+
+    def __init__(self, seen_by_all: bool) -> None:
+        self.seen_by_all = seen_by_all
+
+    def broadcast(self, obj: Any) -> Any:
+        return obj
+
+    def reduce_boolean_decision(self, decision: bool, all: bool) -> bool:
+        return decision and self.seen_by_all
+
+
+def test_several_processes_ask_each_other(tmp_path: Path) -> None:
+    assert is_shared_filesystem(TwoProcesses(seen_by_all=True), tmp_path)
+    assert not is_shared_filesystem(TwoProcesses(seen_by_all=False), tmp_path)
+    assert not is_shared_filesystem(TwoProcesses(seen_by_all=True), tmp_path / "missing")
+    assert is_shared_filesystem(TwoProcesses(seen_by_all=False), "s3://bucket/folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_suggested_workers() -> None:
+    assert suggested_max_num_workers(1) >= 1
+    assert suggested_max_num_workers(1000) == 1
+    with pytest.raises(InvalidOption, match="local_world_size=0"):
+        suggested_max_num_workers(0)
+
+
+def test_possible_user_warnings_are_turned_off_on_demand() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        disable_possible_user_warnings()
+        warnings.warn("probably", PossibleUserWarning, stacklevel=1)
+
+
+def test_errors_of_memory() -> None:
+    assert is_oom_error(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert is_oom_error(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert is_oom_error(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert is_oom_error(MemoryError())
+    assert not is_oom_error(RuntimeError("shape mismatch"))
+    garbage_collection_cuda()
+
+
+def test_detaching_recursively() -> None:
+    given = {"a": torch.zeros(1, requires_grad=True), "b": [torch.zeros(1, requires_grad=True)], "c": "x"}
+    detached = recursive_detach(given, to_cpu=True)
+    assert not detached["a"].requires_grad
+    assert not detached["b"][0].requires_grad
+    assert detached["c"] == "x"
+    assert given["a"].requires_grad  # type: ignore[attr-defined]
+
+
+def test_operations_are_counted() -> None:
+    model, x = nn.Linear(4, 3, bias=False), torch.zeros(2, 4)
+    forward = measure_flops(model, lambda: model(x))
+    assert forward == 2 * 2 * 4 * 3
+    assert measure_flops(model, lambda: model(x), lambda y: y.sum()) == 2 * forward
+
+
+def test_arguments_of_a_running_constructor() -> None:
+    class Plain:
+        def __init__(self, width: int, *rest: int, rate: float = 0.1, **other: int) -> None:
+            super().__init__()
+            frame = inspect.currentframe()
+            assert frame is not None
+            self.found = get_init_args(frame)
+
+    assert Plain(3, 4, more=5).found == {"width": 3, "rate": 0.1, "more": 5}
+    here = inspect.currentframe()
+    assert here is not None
+    assert get_init_args(here) == {}
+
+
+def test_attribute_dicts() -> None:
+    values = AttributeDict(a=1)
+    values.b = 2
+    assert (values["b"], values.a) == (2, 1)
+    with pytest.raises(AttributeError, match="There is no 'c' here"):
+        values.c  # noqa: B018
