@@ -921,25 +921,18 @@ def test_barebones_logs_nothing_and_says_so_once() -> None:
 
 # -- who finds the metrics
 
-PLACES: dict[str, Callable[[Logs], None]] = {
-    "training_step": lambda module: None,
-    "on_train_epoch_start": lambda module: None,
-    "on_train_epoch_end": lambda module: None,
-    "on_validation_epoch_end": lambda module: None,
-    "validation_step": lambda module: None,
-}
+STEPS = ("training_step", "validation_step")
+MONITORED = [
+    *((place, name) for place in STEPS for name in ("m", "m_epoch")),
+    *((place, "m") for place in ("on_train_epoch_start", "on_train_epoch_end", "on_validation_epoch_end")),
+]
 
 
 @pytest.mark.filterwarnings("ignore:Some values cannot be written:leyden.errors.LeydenWarning")
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", ["m", "m_epoch"])
+@pytest.mark.parametrize(("place", "name"), MONITORED)
 def test_early_stopping_checkpoints_and_plateaus_find_it(place: str, name: str, tmp_path: Path) -> None:
-    both = place in ("training_step", "validation_step")
-    if name == "m_epoch" and not both:
-        pytest.skip("has one name only")
-
     def log(module: Logs, *arguments: Any) -> None:
-        module.log("m", 1.0 + module.current_epoch, **(BOTH if both else {}))
+        module.log("m", 1.0 + module.current_epoch, **(BOTH if place in STEPS else {}))
 
     class Module(Logs):
         def configure_optimizers(self) -> Any:

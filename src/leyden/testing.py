@@ -63,7 +63,7 @@ class RandomIterableDatasetWithLen(RandomIterableDataset):
 
 
 class BoringModel(LightningModule):
-    """One linear layer that learns to say nothing: the smallest module with every step and loader."""
+    """One linear layer that learns to answer with ones: the smallest module with every step and loader."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -328,8 +329,8 @@ def run_job(job: Job, kill: Kill | None) -> int:
     if result.status == "interrupted":
         return INTERRUPTED
     digest = hashlib.sha256()
-    for state in (module.state_dict(), trainer.optimizers[0].state_dict(), trainer.lr_scheduler_configs[0].scheduler.state_dict()):
-        feed(digest, state)
+    for part in (module, trainer.optimizers[0], trainer.lr_schedulers[0]):
+        feed(digest, part.state_dict())
     ended = {
         "digest": digest.hexdigest(),
         "steps": result.steps,
@@ -366,7 +367,6 @@ def feed(digest: Any, value: Any) -> None:
 def main(job: Job, kill: Kill | None) -> int:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*set_vital.*")
-    warnings.filterwarnings("ignore", message="The checkpoint folder .* is not empty")  # so it is after a kill without one
     os.makedirs(job.folder, exist_ok=True)
     return run_job(job, kill)
 
@@ -446,10 +446,8 @@ def _await(child: int, kill: Kill | None) -> int:
     finally:
         os.close(descriptor)
     _, status = os.waitpid(child, 0)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # workers that it left behind
-    except ProcessLookupError:
-        pass
     return os.waitstatus_to_exitcode(status)
 
 

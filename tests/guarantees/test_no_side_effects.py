@@ -238,7 +238,7 @@ def test_workers_are_gone(tmp_path: Path) -> None:
     module = Model()
     trainer.fit(module, loader(4), loader(2))
     trainer.test(module, loader(2))
-    assert children() - processes <= {str(tracker()) for _ in range(1)}
+    assert children() - processes <= {str(tracker())}
 
 
 def tracker() -> int | None:

@@ -40,8 +40,9 @@ class ModelCheckpoint(Checkpoint):
             ``"{epoch}-{step}"``.
         monitor: The metric that says which files are the best. ``None``: the newest is the best. NaN counts as the worst.
         verbose: Whether to log each save.
-        save_last: Whether ``last.ckpt`` is kept, with the newest state. It is a file of its own and loads by itself; where it
-            holds the same as a file of the best, it is a hard link to it. ``"link"`` means the same.
+        save_last: Whether ``last.ckpt`` is kept, with the newest state: of the newest save, and of training's end. It is a file
+            of its own and loads by itself; where it holds the same as a file of the best, it is a hard link to it. ``"link"``
+            means the same.
         save_top_k: How many of the best to keep; ``-1`` for all, ``0`` for none.
         save_on_exception: Whether to write a checkpoint when training is ended by an exception.
         save_weights_only: Whether to leave optimizers, schedulers and progress out of the files.
@@ -163,6 +164,7 @@ class ModelCheckpoint(Checkpoint):
         self._outdated: list[str] = []  # ours, no longer wanted, and perhaps still on the disk
         self._written: set[str] = set()  # in this process
         self._last_moment_saved: int | None = None
+        self._saved_at: tuple[int, bool] | None = None  # the count of batches, and whether their epoch was ended
         self._resumed = False
         self._resumed_here = False  # and the run resumed saved to this folder
         self._resumed_at: float | None = None  # when the file that was resumed from was written
@@ -266,10 +268,12 @@ class ModelCheckpoint(Checkpoint):
             self._save(trainer, epoch_over=True)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        no_rhythm = not self._every_n_epochs and not self._every_n_train_steps and self._time is None
-        only_last = self._chooses_monitor or (self.save_last and no_rhythm)
-        if only_last and trainer.progress.batches > 0 and not self._should_skip_saving_checkpoint(trainer):
+        batches = trainer.progress.batches
+        keeps_last = (self.save_last or self._chooses_monitor) and not trainer.fast_dev_run
+        if keeps_last and batches and self._saved_at != (batches, True):
+            # a run that is started again has to know that it is over
             self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)))
+            self._remove_outdated(trainer)
         self._drop_interim(trainer)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
@@ -486,6 +490,7 @@ class ModelCheckpoint(Checkpoint):
     def _write(self, trainer: Run, path: str | None, last: str | None, planned: bool = True) -> None:
         if planned:  # else what is due at this moment is still to come
             self._last_moment_saved = _moment(trainer)
+        self._saved_at = trainer.progress.batches, trainer.progress.epoch_ended or trainer.progress.batch == 0
         self._outdated = [old for old in self._outdated if old not in (path, last)]
         if path is not None:
             self._save_checkpoint(trainer, path)
@@ -571,6 +576,7 @@ class ModelCheckpoint(Checkpoint):
             "interim": self._interim,
             "pending": self._pending,
             "last_moment_saved": self._last_moment_saved,
+            "saved_at": None if self._saved_at is None else list(self._saved_at),
             "metric": self._metric.state_dict(),
         }
 
@@ -612,6 +618,8 @@ class ModelCheckpoint(Checkpoint):
         self._interim = state.get("interim", "")
         self._pending = bool(state.get("pending", False))
         self._last_moment_saved = state.get("last_moment_saved")
+        saved_at = state.get("saved_at")
+        self._saved_at = None if saved_at is None else (int(saved_at[0]), bool(saved_at[1]))
         self._metric.load_state_dict(state.get("metric", {}))
         if self._chooses_monitor and state.get("monitor") is not None:
             self._monitor_by(state["monitor"])

@@ -83,8 +83,10 @@ class Indices:
             if self.expected is not None:
                 checksum = zlib.crc32(_plain(item), checksum)
         if self.expected is not None and checksum != self.expected:
+            given = self.sampler_given
+            name = type(given.sampler if type(given) is BatchSampler else given).__name__
             warnings.warn(
-                f"{type(self.sampler_given).__name__} gave other indices when it was read again than before the interruption. If "
+                f"{name} gave other indices when it was read again than before the interruption. If "
                 f"it draws them as it goes, the order from here on may differ from an uninterrupted run's. Draw the whole order "
                 f"in __iter__, or give the sampler state_dict() and load_state_dict().",
                 LeydenWarning,

@@ -126,10 +126,7 @@ class LoaderPosition:
             set_random_state(opened["random"])
             put_states(self.generators, opened["generators"])
         self._epochs_opened += 1
-        if self.map_style:
-            iterator = self._reopen_map_style(state, taken)
-        else:
-            iterator = self._reopen_others(state, taken)
+        iterator = self._reopen_map_style(state, taken) if self.map_style else self._reopen_others(state, taken)
         set_random_state(now)
         put_states(self.generators, current)
         return iterator
@@ -228,14 +225,14 @@ class LoaderPosition:
         text = None
         if hasattr(loader, "__next__"):
             text = (
-                f"The training loader is an iterator ({type(loader).__name__}): it can be read once, for one epoch, and a resumed "
-                f"run cannot go on in it. Pass something that can be iterated again, such as a DataLoader."
+                f"The training loader is an iterator ({type(loader).__name__}): it can be read once, for one epoch, and a "
+                f"resumed run cannot go on in it. Pass something that can be iterated again, such as a DataLoader."
             )
         elif self.workers and self.map_style and any(path.startswith("dataset") for path in self.generators):
             names = ", ".join(path for path in self.generators if path.startswith("dataset"))
             text = (
-                f"The training dataset has random generators of its own ({names}), which each worker process copies: a resumed run "
-                f"cannot continue them exactly. Draw from the global generators instead: they are seeded for every batch."
+                f"The training dataset has random generators of its own ({names}), which each worker process copies: a resumed "
+                f"run cannot continue them exactly. Draw from the global generators instead: they are seeded for every batch."
             )
         elif self.workers and self.is_torch and not self.map_style and loader.persistent_workers:
             text = (

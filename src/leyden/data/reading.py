@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import IterableDataset
+from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
 
 from leyden.errors import EmptyLoader, LeakedStopIteration
 
@@ -66,6 +67,7 @@ def read(
         return
     index = start
     if one_by_one:
+        whole = stop is not None and reads_map_style(loader) and length_of(loader) == stop
         while stop is None or index < stop:
             try:
                 batch = next(iterator)
@@ -73,7 +75,10 @@ def read(
                 refuse_leak(error, loader, index)
                 refuse_empty(index, name)
                 return
-            yield batch, index, index + 1 == stop
+            is_last = index + 1 == stop
+            if whole and is_last:
+                _end_sampler(iterator)
+            yield batch, index, is_last
             index += 1
         return
     try:
@@ -97,6 +102,12 @@ def read(
         if is_last:
             return
         index += 1
+
+
+def _end_sampler(iterator: Any) -> None:
+    """Ask the sampler for one index more, as a plain loop does: one that has a generator of its own may draw at its end."""
+    if isinstance(iterator, _SingleProcessDataLoaderIter):
+        next(iterator._sampler_iter, None)
 
 
 def refuse_empty(index: int, name: str) -> None:

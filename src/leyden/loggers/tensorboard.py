@@ -267,7 +267,8 @@ class TensorBoardLogger(Logger):
             if there != here:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 shutil.copyfile(os.path.join(there, name), path)
-            os.truncate(path, size)
+            if os.path.getsize(path) != size:
+                os.truncate(path, size)
         self._files = dict.fromkeys(sizes)
         self._counted = position["counted"]
         self._rows.clear()
