@@ -1,6 +1,8 @@
 # make demo       train on handwritten digits and test the best checkpoint
 # make test       everything a change has to pass: lint, format, types, layers, tests
+# make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
+# make benchmark-checkpoint  what durable, verified checkpoints cost
 # make format     rewrite the code as the linter wants it
 #
 # PYTHON=python3.12 make ... takes another interpreter for the new environment.
@@ -11,7 +13,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types layers pytest format benchmark clean
+.PHONY: demo test lint types layers pytest format soak benchmark benchmark-checkpoint clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -37,6 +39,12 @@ format: $(VENV)/.stamp
 
 benchmark: $(VENV)/.stamp $(PEERS)/.stamp
 	$(BIN)/python benchmarks/overhead.py --peers $(PEERS)/bin/python
+
+benchmark-checkpoint: $(VENV)/.stamp
+	$(BIN)/python benchmarks/checkpoint.py
+
+soak: $(VENV)/.stamp
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) $(PEERS)

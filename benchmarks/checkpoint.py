@@ -120,9 +120,8 @@ def main() -> int:
         plain, ours = Path(name, "plain.pt"), Path(name, "ours.ckpt")
 
         def synchronously(trainer: leyden.Trainer, module: Net) -> None:
-            state = plain_state(trainer, module)
             deeds: dict[str, Callable[[], object]] = {
-                "torch.save, fsync": lambda: save_plainly(state, plain),
+                "torch.save, fsync": lambda: save_plainly(plain_state(trainer, module), plain),
                 "save_checkpoint": lambda: trainer.save_checkpoint(ours),
             }
             times.update(alternating(asked.repeats, deeds, os.sync))
@@ -134,9 +133,8 @@ def main() -> int:
             times.update(alternating(asked.repeats, deeds, lambda: None))
 
         def in_the_background(trainer: leyden.Trainer, module: Net) -> None:
-            state = plain_state(trainer, module)
             deeds: dict[str, Callable[[], object]] = {
-                "copy": lambda: copied(state),
+                "copy": lambda: copied(plain_state(trainer, module)),
                 "save_checkpoint, asynchronous": lambda: trainer.save_checkpoint(ours),
             }
             times.update(alternating(asked.repeats, deeds, background.wait))

@@ -3,97 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from leyden import classic
-from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers, with_modules_callbacks
+from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
-from leyden.devices.switches import torch_switches
-from leyden.distributed.signals import heeded, in_notebook
-from leyden.errors import (
-    ConflictingOptions,
-    EmptyLoader,
-    InvalidOption,
-    InvalidType,
-    LeakedStopIteration,
-    MissingMethod,
-    MissingModel,
-    PossibleUserWarning,
-    TrainingTerminated,
-    Unsupported,
-)
-from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, Hooks, fitted, overrides, refuse_misspelt, tell_stage
+from leyden.devices.empty import EmptyInit
+from leyden.errors import Unsupported
+from leyden.hooks import overrides
 from leyden.loggers.base import Logger
 from leyden.loops.evaluate import STAGE_OF, EvaluateLoop
 from leyden.loops.fit import FitLoop
-from leyden.loops.moving import Mover
-from leyden.loops.optimize import Automatic, Manual
 from leyden.loops.predict import PredictLoop
 from leyden.module import LightningModule
-from leyden.options import (
-    Behaviour,
-    Limits,
-    Optimization,
-    Options,
-    Validation,
-    Watching,
-    refuse_with_barebones,
-)
+from leyden.options import refuse_with_barebones
 from leyden.profilers.base import Profiler
 from leyden.profilers.choose import choose_profiler
-from leyden.state import snapshot
-from leyden.state.loaders import Loaders, Origin
+from leyden.state.loaders import Loaders
 from leyden.state.metrics import Metrics
-from leyden.state.optimizers import OptimizerPlan
-from leyden.state.run import Run
-from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
+from leyden.state.stage import RunningStage, TrainerFn
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import choose_strategy
-from leyden.trainer.checkpoints import Choice, choose_checkpoint
-from leyden.trainer.ending import Ending
+from leyden.trainer.checkpoints import choose_checkpoint
+from leyden.trainer.checks import check_fit, check_module, load_eval, require_step, take_datamodule, validates
+from leyden.trainer.keywords import read_options
+from leyden.trainer.lifecycle import Lifecycle
 from leyden.trainer.loop_views import EvaluationLoopView, FitLoopView
 from leyden.trainer.result import FitResult
 
-MODULE_METHODS: frozenset[str] = frozenset(
-    {
-        *MODULE_HOOKS,
-        *("training_step", "validation_step", "test_step", "predict_step", "forward"),
-        *("configure_optimizers", "configure_callbacks", "configure_model", "configure_gradient_clipping"),
-        *("prepare_data", "setup", "teardown"),
-        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
-        *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
-        *("on_save_checkpoint", "on_load_checkpoint"),
-        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-        *("on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad"),
-        *("on_test_model_eval", "on_test_model_train", "on_predict_model_eval", "on_predict_model_train"),
-    }
-)
-"""What a module may override, and so what a misspelling in it is compared with."""
-DATAMODULE_METHODS: frozenset[str] = frozenset(
-    {
-        *("prepare_data", "setup", "teardown", "on_exception", "state_dict", "load_state_dict"),
-        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
-        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-        *("on_save_checkpoint", "on_load_checkpoint"),
-    }
-)
-MODULE_SETTINGS = ("automatic_optimization", "example_input_array", "prepare_data_per_node", "strict_loading")
-FIRST_STAGE = {
-    TrainerFn.FITTING: RunningStage.TRAINING,
-    TrainerFn.VALIDATING: RunningStage.VALIDATING,
-    TrainerFn.TESTING: RunningStage.TESTING,
-    TrainerFn.PREDICTING: RunningStage.PREDICTING,
-}
-STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
 
-
-class Trainer(Run):
+class Trainer(Lifecycle):
     """Runs a :class:`LightningModule`: loops, devices, precision, logging, checkpoints, so that the module need not.
 
     Args:
@@ -224,19 +167,10 @@ class Trainer(Run):
             ),
             loggers=choose_loggers(given["logger"], options),
             callbacks=choose_callbacks(given["callbacks"], options),
+            asked_callbacks=as_callbacks(given["callbacks"], "callbacks"),
             profiler=choose_profiler(given["profiler"]),
         )
         self.metrics.silent = options.behaviour.barebones
-        asked = as_callbacks(given["callbacks"], "callbacks")
-        self._trainers_callbacks = list(self.callbacks)  # without what a module brings
-        self._default_callbacks = [callback for callback in self.callbacks if not holds(asked, callback)]
-        self._attached_callbacks = list(self.callbacks)  # as the last verb left them; what differs now was changed by the user
-        self._callbacks_module: LightningModule | None = None
-        self._modules_callbacks: list[Callback] = []
-        self._verb_running = False
-        self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
-        self._started: list[object] = []  # the parts of the running verb that have to be torn down
-        self._tested_by_fit = False
         classic.tell_init(self)
 
     # -- verbs
@@ -272,16 +206,16 @@ class Trainer(Run):
         loaders = classic.fit_loaders(self.classic, legacy, train_dataloaders, val_dataloaders)
         train_dataloaders, datamodule = take_datamodule(loaders["train"], datamodule, "train_dataloaders")
         take_datamodule(loaders["val"], datamodule, "val_dataloaders")
-        module = self._check_module(model)
+        module = check_module(model)
         ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
         sources = {"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]}
         with self._verb(TrainerFn.FITTING, module, datamodule, sources):
             self.begin_fit()
-            self._check_fit(module)
+            check_fit(self, module)
             self._fitted_module = module
             choice = choose_checkpoint(self, ckpt_path, fitting=True)
             self._prepare(module, choice, weights_only)
-            loop = FitLoop(self, self._validates(module))
+            loop = FitLoop(self, validates(self, module))
             self._restore_training(choice)
             if choice.checkpoint is not None and loop.is_finished():
                 self.print(f"The run in {choice.path} is finished: {self.stop_reason or 'it has reached its limit'}.")
@@ -342,13 +276,13 @@ class Trainer(Run):
         dataloaders = classic.evaluation_loaders("predict", legacy, dataloaders)
         dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
         asked = model is not None
-        module = self._check_module(model if asked else self._module_at_hand("predict"))
+        module = check_module(model if asked else self._module_at_hand("predict"))
         keep = return_predictions is not False
         with self._verb(TrainerFn.PREDICTING, module, datamodule, {"predict": dataloaders}):
             ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
             implicit = not asked and module is self._fitted_module
             self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit), weights_only)
-            self._load_eval("predict", self.options.limits.predict)
+            load_eval(self, "predict", self.options.limits.predict)
             if not any(self.num_predict_batches):
                 return []
             with self.in_stage(RunningStage.PREDICTING):
@@ -371,14 +305,14 @@ class Trainer(Run):
     ) -> list[dict[str, float]]:
         dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
         asked = model is not None
-        module = self._check_module(model if asked else self._module_at_hand(str(fn)))
+        module = check_module(model if asked else self._module_at_hand(str(fn)))
         with self._verb(fn, module, datamodule, {stage: dataloaders}):
-            self._require_step(module, stage)
+            require_step(self, module, stage)
             ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
             implicit = not asked and module is self._fitted_module
             self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit, verbose=verbose), weights_only)
             limit = self.options.limits.val if stage == "val" else self.options.limits.test
-            self._load_eval(stage, limit)
+            load_eval(self, stage, limit)
             if not any(self.loaders.num_eval_batches(stage)):
                 return []
             with self.in_stage(STAGE_OF[stage]):
@@ -391,351 +325,6 @@ class Trainer(Run):
 
                 print_results(results, stage="validate" if stage == "val" else stage)
         return results
-
-    @contextmanager
-    def _verb(
-        self,
-        fn: TrainerFn,
-        module: LightningModule,
-        datamodule: LightningDataModule | None,
-        given: dict[str, Any],
-    ) -> Iterator[None]:
-        """Everything that a verb starts is ended here, however the verb ends."""
-        if self._verb_running:
-            raise ConflictingOptions(
-                f"trainer.{fn} was called while trainer.{self.state.fn} is running. Use another Trainer inside hooks."
-            )
-        if datamodule is None and self.datamodule is not None and self._same_module(module):
-            datamodule = self.datamodule
-        self._verb_running = True
-        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, FIRST_STAGE[fn]
-        self._started.clear()
-        self.hooks = None
-        status = "failed"
-        failure: BaseException | None = None
-        begun = False
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(torch_switches(self.options.behaviour))
-                stack.enter_context(torch.enable_grad())
-                stack.enter_context(heeded(self.note_signal, interrupts=fn is TrainerFn.FITTING))
-                self.begin(module, datamodule)
-                self._check_names(module, datamodule)
-                self.callbacks = self._callbacks_of(module, fn)
-                adapter = classic.adapt(self, module)
-                self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
-                self.steps = self._find_steps(module, adapter)
-                self.read_mapping = adapter.read_mapping
-                self.bar_items = adapter.bar_items
-                hooks = self.hooks
-                self.metrics.begin(lambda: hooks.where, module)
-                self.loaders.begin(
-                    {stage: Origin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
-                )
-                begun = True
-                yield
-                if self.received_sigterm:
-                    self.heed_signal()  # it came when no batch followed
-                status = "success"
-                self.state.status = TrainerStatus.FINISHED
-        except KeyboardInterrupt as error:
-            self.interrupted = True
-            self.state.status = TrainerStatus.INTERRUPTED
-            status = "interrupted"
-            failure = None if fn is TrainerFn.FITTING and begun else error
-            self._tell_exception(error)
-            if failure is not None:
-                raise
-        except StopIteration:
-            self.state.status = TrainerStatus.INTERRUPTED
-            leak = LeakedStopIteration(
-                "A StopIteration escaped from the code of a hook or step. It would have ended the epoch unnoticed. Find the "
-                "next() without a default in it."
-            )
-            failure = leak
-            self._tell_exception(leak)
-            raise leak  # noqa: B904  # with "from", contextlib would take it for the StopIteration itself
-        except BaseException as error:
-            self.state.status = TrainerStatus.INTERRUPTED
-            failure = error
-            self._tell_exception(error)
-            if isinstance(error, TrainingTerminated) and fn is TrainerFn.FITTING and begun and in_notebook():
-                self.interrupted = True  # the process is the user's session: give control back
-                failure = None
-            else:
-                raise
-        finally:
-            try:
-                if begun:
-                    self._end(fn, module, datamodule, status, failure)
-            finally:
-                self._verb_running = False
-                self.state.stage = None
-
-    def _end(
-        self,
-        fn: TrainerFn,
-        module: LightningModule,
-        datamodule: LightningDataModule | None,
-        status: str,
-        failure: BaseException | None,
-    ) -> None:
-        """Teardown and finalization of all that was started."""
-        ending = Ending(failure)
-        ending.call(self.restore_modes)
-        if "_toggled" in module.__dict__:
-            ending.call(module.untoggle_optimizer, None)
-        if datamodule is not None and self._has_started(datamodule):
-            ending.call(tell_stage, datamodule.teardown, str(fn))
-        for callback in self.callbacks:
-            if self._has_started(callback):
-                ending.call(callback.teardown, self, module, stage=str(fn))
-        if self._has_started(module):
-            ending.call(tell_stage, module.teardown, str(fn))
-        for logger in self.loggers:
-            if self._has_started(logger):
-                ending.call(logger.finalize, "success" if status == "success" else "failed")
-        ending.call(self.strategy.teardown)
-        ending.call(self.strategy.checkpoint_io.teardown)
-        if self._has_started(self.profiler):
-            ending.call(self.profiler.describe)
-            ending.call(self.profiler.teardown, str(fn))
-        self._let_go()
-        ending.settle()
-
-    def _start(self, part: object) -> None:
-        """Note that ``part`` is being set up, so that it will be torn down."""
-        self._started.append(part)
-
-    def _has_started(self, part: object) -> bool:
-        return any(part is started for started in self._started)
-
-    def _let_go(self) -> None:
-        self.optimization = None
-        if self.hooks is not None:
-            self.hooks.where = None
-
-    def _tell_exception(self, error: BaseException) -> None:
-        if self.hooks is None:
-            return
-        ending = Ending(error)
-        for receiver in self.hooks.receivers(Callback.on_exception):
-            ending.call(receiver, error)
-        if self.datamodule is not None:
-            ending.call(self.datamodule.on_exception, error)
-        ending.settle()
-
-    def _prepare(self, module: LightningModule, choice: Choice, weights_only: bool | None) -> None:
-        """From the user's objects to a module on its device, with its data and the checkpoint's state."""
-        datamodule, fn = self.datamodule, self.state.fn
-        assert self.hooks is not None
-        assert fn is not None
-        if fn is TrainerFn.FITTING:
-            choice.read(self, weights_only)
-            positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
-            for logger, position in zip(self.loggers, positions, strict=False):
-                if choice.asked == "last":
-                    logger.go_on(position)
-            if choice.asked == "last" and choice.checkpoint is None:
-                for logger in self.loggers:
-                    logger.start_over()
-        for logger in self.loggers:
-            self._start(logger)
-            logger.start()
-        if self.profiler.active:
-            self._start(self.profiler)
-            self.profiler.setup(str(fn), self.local_rank, self.log_dir)
-        if datamodule is not None:
-            self.hooks.call("prepare_data", datamodule.prepare_data)
-        self.hooks.call("prepare_data", module.prepare_data)
-        if datamodule is not None:
-            self._start(datamodule)
-            self.hooks.call("setup", tell_stage, datamodule.setup, str(fn))
-        for callback in self.callbacks:
-            self._start(callback)
-            self.hooks.call("setup", callback.setup, self, module, stage=str(fn))
-        self._start(module)
-        self.hooks.call("setup", tell_stage, module.setup, str(fn))
-        with self.strategy.precision.init_context():
-            self.hooks.call("configure_model", self.steps["configure_model"])
-        self._log_hyperparameters(module)
-        if fn is not TrainerFn.FITTING:
-            choice.read(self, weights_only)
-        self.ckpt_path = choice.path
-        self.strategy.connect(module)
-        if choice.checkpoint is not None:
-            self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, choice.checkpoint)
-        self.strategy.setup(module)
-        if fn is TrainerFn.FITTING:
-            if choice.checkpoint is not None:
-                snapshot.put_callbacks(self, choice.checkpoint)
-            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
-            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
-            if not self.plan.optimizers and module.automatic_optimization:
-                self.warn(
-                    f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
-                )
-            self._train_mode(module)
-
-    def _restore_training(self, choice: Choice) -> None:
-        if choice.checkpoint is None:
-            return
-        snapshot.put_optimizers(self, choice.checkpoint, self.plan)
-        snapshot.put_training(self, choice.checkpoint)
-        positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
-        for logger, position in zip(self.loggers, positions, strict=False):
-            logger.resume(position)
-        choice.forget()
-
-    def _log_hyperparameters(self, module: LightningModule) -> None:
-        if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
-            return
-        merged: dict[str, Any] = {}
-        for owner in (self.datamodule, module):
-            if owner is None or not getattr(owner, "_log_hyperparams", True):
-                continue
-            initial = owner.hparams_initial
-            clashing = [key for key in initial if key in merged and not same_value(merged[key], initial[key])]
-            if clashing:
-                raise ConflictingOptions(
-                    f"The datamodule and the module both save the hyper-parameters {clashing}, with different values, and a "
-                    f"logger can keep one. Rename one, or save with logger=False."
-                )
-            merged.update(initial)
-        for logger in self.loggers:
-            if merged:
-                logger.log_hyperparams(merged)
-            logger.log_graph(module)
-            logger.save()
-
-    def _train_mode(self, module: LightningModule) -> None:
-        """Train mode, but for submodules that the user put into eval mode on purpose."""
-        if not module.training:
-            module.train()
-            self.warn(
-                f"{type(module).__name__} was in eval mode when fit began: it was put into train mode, with all its submodules. "
-                f"To keep one in eval mode, call its eval() in on_train_epoch_start or leave the module itself in train mode."
-            )
-
-    # -- checks before anything runs
-    def _check_module(self, model: Any) -> LightningModule:
-        original = getattr(model, "_orig_mod", None)  # what torch.compile wraps
-        if isinstance(original, LightningModule):
-            model = original
-        if not isinstance(model, LightningModule):
-            raise InvalidType("model", model, "a leyden.LightningModule", module_hint(model))
-        if "_parameters" not in model.__dict__:
-            raise InvalidType(
-                "model", type(model).__name__, "a module whose __init__ calls super().__init__() before anything else"
-            )
-        return model
-
-    def _module_at_hand(self, verb: str) -> LightningModule:
-        if self._module is None:
-            raise MissingModel(f"trainer.{verb}() was called without a model, and none was used before. Pass one.")
-        return self._module
-
-    def _same_module(self, module: LightningModule) -> bool:
-        return self._module is module
-
-    def _check_names(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
-        known = MODULE_METHODS | classic.RESEMBLED
-        refuse_misspelt(module, LightningModule, known, classic.MODULE_NAMES, MODULE_SETTINGS)
-        if datamodule is not None:
-            refuse_misspelt(datamodule, LightningDataModule, DATAMODULE_METHODS, attributes=("prepare_data_per_node",))
-        for callback in self.callbacks:
-            refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
-
-    def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
-        """The trainer's callbacks with the module's. Those that a module brought to its fit serve its other verbs too."""
-        added = [callback for callback in self.callbacks if not holds(self._attached_callbacks, callback)]
-        removed = [callback for callback in self._attached_callbacks if not holds(self.callbacks, callback)]
-        mine = [callback for callback in self._trainers_callbacks if not holds(removed, callback)] + added
-        if fn is TrainerFn.FITTING or module is not self._callbacks_module:
-            own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
-        else:
-            own = [callback for callback in self._modules_callbacks if not holds(removed, callback)]
-        merged = with_modules_callbacks(mine, own, self._default_callbacks)
-        for callback in merged:
-            refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
-        self._trainers_callbacks, self._modules_callbacks, self._callbacks_module = mine, own, module
-        self._attached_callbacks = list(merged)
-        return merged
-
-    def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
-        steps: dict[str, Any] = {}
-        for name, count in STEPS.items():
-            method = adapter.steps.get(name, getattr(module, name))
-            steps[name] = fitted(method, count)
-        for name in ("configure_optimizers", "configure_model", "optimizer_step", "backward"):
-            steps[name] = adapter.steps.get(name, getattr(module, name))
-        return steps
-
-    def _check_fit(self, module: LightningModule) -> None:
-        name = type(module).__name__
-        if not overrides(module, LightningModule.training_step):
-            own = [method for method in dir(type(module)) if "train" in method and "step" in method and method != "training_step"]
-            hint = f" Did you mean to call {own[0]!r} that?" if own else ""
-            raise MissingMethod(
-                f"{name} has no `training_step`, which fit needs: def training_step(self, batch, batch_idx).{hint}"
-            )
-        if not overrides(module, LightningModule.configure_optimizers) and (
-            self.steps["configure_optimizers"] == module.configure_optimizers
-        ):
-            raise MissingMethod(
-                f"{name} has no `configure_optimizers`, which fit needs: def configure_optimizers(self): return "
-                f"torch.optim.Adam(self.parameters()). To train without an optimizer, let it return None."
-            )
-        if not self.loaders.exists("train"):
-            raise MissingMethod(
-                f"fit has nothing to train on: pass train_dataloaders=, or give {name} (or the datamodule) a `train_dataloader`."
-            )
-        if "dataloader_iter" in fitted_names(module.training_step):
-            raise Unsupported(
-                "training_step(self, dataloader_iter) is not offered. Take (self, batch, batch_idx): batches come one by one."
-            )
-
-    def _require_step(self, module: LightningModule, stage: str) -> None:
-        step = "validation_step" if stage == "val" else "test_step"
-        verb = "validate" if stage == "val" else "test"
-        if self.steps[step] == fitted(getattr(module, step), 3) and not overrides(module, getattr(LightningModule, step)):
-            raise MissingMethod(
-                f"{type(module).__name__} has no `{step}`, which {verb} needs: def {step}(self, batch, batch_idx)."
-            )
-        if not self.loaders.exists(stage):
-            raise MissingMethod(
-                f"{verb} has no data: pass dataloaders=, or give {type(module).__name__} (or the datamodule) a "
-                f"`{stage}_dataloader`."
-            )
-
-    def _validates(self, module: LightningModule) -> bool:
-        """Whether fit validates; where data or step is missing, says which."""
-        if self.options.limits.val == 0:
-            return False
-        has_loader = self.loaders.exists("val")
-        has_step = overrides(module, LightningModule.validation_step) or self.steps["validation_step"] != module.validation_step
-        name = type(module).__name__
-        if has_loader and not has_step:
-            self.warn(
-                f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning
-            )
-        elif has_step and not has_loader:
-            self.warn(
-                f"{name} has a `validation_step`, and there is no validation loader: no validation runs.", PossibleUserWarning
-            )
-        return has_loader and has_step
-
-    def _load_eval(self, stage: str, limit: int | float) -> None:
-        if not self.loaders.exists(stage):
-            raise MissingMethod(
-                f"There is no data to {'validate' if stage == 'val' else stage}: pass dataloaders=, or give the module (or "
-                f"the datamodule) a `{stage}_dataloader`."
-            )
-        if self.loaders.load_eval(stage, limit) is None:
-            origin = self.loaders.origins[stage]
-            raise EmptyLoader(
-                f"{origin.name} {'returned' if origin.given is None else 'is'} no loader at all: None, or an empty list."
-            )
 
     # -- after fit
     def _test_after_dev_run(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
@@ -800,28 +389,6 @@ class Trainer(Run):
         def __getattr__(self, name: str) -> Any:
             return classic.old_attribute(self, name)
 
-    def run_one_step(self, module: LightningModule, batch: Any, state: Mapping[str, Any], begin: Callable[[], None]) -> Any:
-        """One training step outside of a fit, from noted ``state``; returns its loss. :func:`leyden.replay` uses it."""
-        loss: Any = None
-        with self._verb(TrainerFn.FITTING, module, None, {}):
-            self.begin_fit()
-            assert self.hooks is not None
-            self.strategy.connect(module)
-            self.strategy.setup(module)
-            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
-            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
-            optimization = (Automatic if module.automatic_optimization else Manual)(self)
-            self.optimization = optimization
-            self.progress.epoch, self.progress.step = state["epoch"], state["global_step"]
-            with self.in_stage(RunningStage.TRAINING):
-                self.metrics.start_epoch("train")
-                begin()
-                batch = Mover(self)(batch)
-                self.metrics.at(batch, None, lambda: 1)
-                outputs = optimization.step(batch, state["batch_idx"], is_last=True)
-            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        return loss.detach() if isinstance(loss, torch.Tensor) else None
-
     # -- more of what scripts use
     @property
     def fit_loop(self) -> FitLoopView:
@@ -859,106 +426,5 @@ class Trainer(Run):
             stack.enter_context(self.strategy.precision.init_context())
             stack.enter_context(self.strategy.root_device)
             if empty_init:
-                stack.enter_context(torch.nn.utils.skip_init.__globals__["torch"].device("meta"))
+                stack.enter_context(EmptyInit())
             yield
-
-
-def read_options(given: Mapping[str, Any]) -> Options:
-    """Every keyword of the Trainer, checked, in its record."""
-    limits = Limits.read(
-        **{
-            name: given[name]
-            for name in (
-                *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "overfit_batches", "fast_dev_run"),
-                *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
-            )
-        }
-    )
-    dev = limits.fast_dev_run
-    return Options(
-        limits=limits,
-        validation=Validation.read(
-            val_check_interval=given["val_check_interval"],
-            check_val_every_n_epoch=given["check_val_every_n_epoch"],
-            num_sanity_val_steps=given["num_sanity_val_steps"],
-            dev=dev,
-        ),
-        optimization=Optimization.read(
-            accumulate_grad_batches=given["accumulate_grad_batches"],
-            gradient_clip_val=given["gradient_clip_val"],
-            gradient_clip_algorithm=given["gradient_clip_algorithm"],
-            stop_on_nonfinite_loss=given["stop_on_nonfinite_loss"],
-        ),
-        watching=Watching.read(
-            log_every_n_steps=given["log_every_n_steps"],
-            enable_progress_bar=given["enable_progress_bar"],
-            enable_model_summary=given["enable_model_summary"],
-            enable_checkpointing=given["enable_checkpointing"],
-            enable_autolog_hparams=given["enable_autolog_hparams"],
-            dev=dev,
-        ),
-        behaviour=Behaviour.read(
-            **{
-                name: given[name]
-                for name in (
-                    *("inference_mode", "detect_anomaly", "deterministic", "benchmark", "barebones"),
-                    *("reload_dataloaders_every_n_epochs", "use_distributed_sampler", "sync_batchnorm"),
-                )
-            }
-        ),
-        default_root_dir=Options.read_root(given["default_root_dir"]),
-        crash_capsule=Options.read_capsule(given["crash_capsule"]) and not given["barebones"] and given["crash_capsule"],
-    )
-
-
-def take_datamodule(loaders: Any, datamodule: LightningDataModule | None, name: str) -> tuple[Any, LightningDataModule | None]:
-    """A datamodule may stand where loaders do; both at once exclude each other."""
-    given: object = datamodule
-    if given is not None and not isinstance(given, LightningDataModule):
-        hint = "That is the class itself: make an instance of it." if isinstance(given, type) else ""
-        raise InvalidType("datamodule", given, "a leyden.LightningDataModule", hint)
-    if isinstance(loaders, LightningDataModule):
-        if datamodule is not None:
-            raise ConflictingOptions(f"A datamodule was passed as {name} and as datamodule. Leave one of them out.")
-        return None, loaders
-    if loaders is not None and datamodule is not None:
-        raise ConflictingOptions(f"{name}= and datamodule= were both passed, and each brings loaders. Leave one of them out.")
-    return loaders, datamodule
-
-
-def stages_of(fn: TrainerFn) -> tuple[str, ...]:
-    return {
-        TrainerFn.FITTING: ("train", "val", "test"),
-        TrainerFn.VALIDATING: ("val",),
-        TrainerFn.TESTING: ("test",),
-        TrainerFn.PREDICTING: ("predict",),
-    }[fn]
-
-
-def holds(callbacks: list[Callback], callback: Callback) -> bool:
-    """Whether this very callback is in the list; equality is the user's to define."""
-    return any(each is callback for each in callbacks)
-
-
-def same_value(first: Any, second: Any) -> bool:
-    try:
-        return bool(first == second)
-    except (ValueError, RuntimeError):
-        return first is second
-
-
-def module_hint(model: Any) -> str:
-    if isinstance(model, type):
-        return "That is the class itself: make an instance of it."
-    if isinstance(model, torch.nn.Module):
-        return "A plain torch module has no training_step: inherit from leyden.LightningModule."
-    return ""
-
-
-def fitted_names(method: Any) -> list[str]:
-    import inspect
-
-    return list(inspect.signature(method).parameters)
-
-
-__all__ = ["InvalidOption", "Trainer"]

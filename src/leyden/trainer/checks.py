@@ -1,0 +1,162 @@
+"""What is checked before a verb runs: the module, its names, its steps and its data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from leyden import classic
+from leyden.callback import Callback
+from leyden.datamodule import LightningDataModule
+from leyden.errors import (
+    ConflictingOptions,
+    EmptyLoader,
+    InvalidType,
+    MissingMethod,
+    PossibleUserWarning,
+    Unsupported,
+)
+from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides, refuse_misspelt
+from leyden.module import LightningModule
+from leyden.state.run import Run
+
+MODULE_METHODS: frozenset[str] = frozenset(
+    {
+        *MODULE_HOOKS,
+        *("training_step", "validation_step", "test_step", "predict_step", "forward"),
+        *("configure_optimizers", "configure_callbacks", "configure_model", "configure_gradient_clipping"),
+        *("prepare_data", "setup", "teardown"),
+        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
+        *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
+        *("on_save_checkpoint", "on_load_checkpoint"),
+        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+        *("on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad"),
+        *("on_test_model_eval", "on_test_model_train", "on_predict_model_eval", "on_predict_model_train"),
+    }
+)
+"""What a module may override, and so what a misspelling in it is compared with."""
+DATAMODULE_METHODS: frozenset[str] = frozenset(
+    {
+        *("prepare_data", "setup", "teardown", "on_exception", "state_dict", "load_state_dict"),
+        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
+        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+        *("on_save_checkpoint", "on_load_checkpoint"),
+    }
+)
+MODULE_SETTINGS = ("automatic_optimization", "example_input_array", "prepare_data_per_node", "strict_loading")
+
+
+def check_module(model: Any) -> LightningModule:
+    """The module in what was passed as one; a compiled one is taken as what it was compiled from."""
+    original = getattr(model, "_orig_mod", None)  # what torch.compile wraps
+    if isinstance(original, LightningModule):
+        model = original
+    if not isinstance(model, LightningModule):
+        raise InvalidType("model", model, "a leyden.LightningModule", module_hint(model))
+    if "_parameters" not in model.__dict__:
+        raise InvalidType("model", type(model).__name__, "a module whose __init__ calls super().__init__() before anything else")
+    return model
+
+
+def check_names(module: LightningModule, datamodule: LightningDataModule | None, callbacks: Iterable[Callback]) -> None:
+    """Refuse hooks that are misspelt, before anything runs."""
+    known = MODULE_METHODS | classic.RESEMBLED
+    refuse_misspelt(module, LightningModule, known, classic.MODULE_NAMES, MODULE_SETTINGS)
+    if datamodule is not None:
+        refuse_misspelt(datamodule, LightningDataModule, DATAMODULE_METHODS, attributes=("prepare_data_per_node",))
+    for callback in callbacks:
+        refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
+
+
+def check_fit(run: Run, module: LightningModule) -> None:
+    """Raise where ``module`` lacks what fit needs."""
+    name = type(module).__name__
+    if not overrides(module, LightningModule.training_step):
+        own = [method for method in dir(type(module)) if "train" in method and "step" in method and method != "training_step"]
+        hint = f" Did you mean to call {own[0]!r} that?" if own else ""
+        raise MissingMethod(f"{name} has no `training_step`, which fit needs: def training_step(self, batch, batch_idx).{hint}")
+    if not overrides(module, LightningModule.configure_optimizers) and (
+        run.steps["configure_optimizers"] == module.configure_optimizers
+    ):
+        raise MissingMethod(
+            f"{name} has no `configure_optimizers`, which fit needs: def configure_optimizers(self): return "
+            f"torch.optim.Adam(self.parameters()). To train without an optimizer, let it return None."
+        )
+    if not run.loaders.exists("train"):
+        raise MissingMethod(
+            f"fit has nothing to train on: pass train_dataloaders=, or give {name} (or the datamodule) a `train_dataloader`."
+        )
+    if "dataloader_iter" in fitted_names(module.training_step):
+        raise Unsupported(
+            "training_step(self, dataloader_iter) is not offered. Take (self, batch, batch_idx): batches come one by one."
+        )
+
+
+def require_step(run: Run, module: LightningModule, stage: str) -> None:
+    """Raise where ``module`` or its data lack what an evaluation needs."""
+    step = "validation_step" if stage == "val" else "test_step"
+    verb = "validate" if stage == "val" else "test"
+    if run.steps[step] == fitted(getattr(module, step), 3) and not overrides(module, getattr(LightningModule, step)):
+        raise MissingMethod(f"{type(module).__name__} has no `{step}`, which {verb} needs: def {step}(self, batch, batch_idx).")
+    if not run.loaders.exists(stage):
+        raise MissingMethod(
+            f"{verb} has no data: pass dataloaders=, or give {type(module).__name__} (or the datamodule) a `{stage}_dataloader`."
+        )
+
+
+def validates(run: Run, module: LightningModule) -> bool:
+    """Whether fit validates; where data or step is missing, says which."""
+    if run.options.limits.val == 0:
+        return False
+    has_loader = run.loaders.exists("val")
+    has_step = overrides(module, LightningModule.validation_step) or run.steps["validation_step"] != module.validation_step
+    name = type(module).__name__
+    if has_loader and not has_step:
+        run.warn(f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning)
+    elif has_step and not has_loader:
+        run.warn(f"{name} has a `validation_step`, and there is no validation loader: no validation runs.", PossibleUserWarning)
+    return has_loader and has_step
+
+
+def load_eval(run: Run, stage: str, limit: int | float) -> None:
+    """Load the loaders of an evaluation or prediction; raise where there are none."""
+    if not run.loaders.exists(stage):
+        raise MissingMethod(
+            f"There is no data to {'validate' if stage == 'val' else stage}: pass dataloaders=, or give the module (or "
+            f"the datamodule) a `{stage}_dataloader`."
+        )
+    if run.loaders.load_eval(stage, limit) is None:
+        origin = run.loaders.origins[stage]
+        raise EmptyLoader(
+            f"{origin.name} {'returned' if origin.given is None else 'is'} no loader at all: None, or an empty list."
+        )
+
+
+def take_datamodule(loaders: Any, datamodule: LightningDataModule | None, name: str) -> tuple[Any, LightningDataModule | None]:
+    """A datamodule may stand where loaders do; both at once exclude each other."""
+    given: object = datamodule
+    if given is not None and not isinstance(given, LightningDataModule):
+        hint = "That is the class itself: make an instance of it." if isinstance(given, type) else ""
+        raise InvalidType("datamodule", given, "a leyden.LightningDataModule", hint)
+    if isinstance(loaders, LightningDataModule):
+        if datamodule is not None:
+            raise ConflictingOptions(f"A datamodule was passed as {name} and as datamodule. Leave one of them out.")
+        return None, loaders
+    if loaders is not None and datamodule is not None:
+        raise ConflictingOptions(f"{name}= and datamodule= were both passed, and each brings loaders. Leave one of them out.")
+    return loaders, datamodule
+
+
+def module_hint(model: Any) -> str:
+    if isinstance(model, type):
+        return "That is the class itself: make an instance of it."
+    if isinstance(model, torch.nn.Module):
+        return "A plain torch module has no training_step: inherit from leyden.LightningModule."
+    return ""
+
+
+def fitted_names(method: Any) -> list[str]:
+    return list(inspect.signature(method).parameters)

@@ -1,0 +1,366 @@
+"""The life of a verb: everything that it starts is ended, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from leyden import classic
+from leyden.assemble import as_callbacks, with_modules_callbacks
+from leyden.callback import Callback
+from leyden.datamodule import LightningDataModule
+from leyden.devices.switches import torch_switches
+from leyden.distributed.signals import heeded, in_notebook
+from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
+from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
+from leyden.loggers.base import Logger
+from leyden.loops.moving import Mover
+from leyden.loops.optimize import Automatic, Manual
+from leyden.module import LightningModule
+from leyden.options import Options
+from leyden.profilers.base import Profiler
+from leyden.state import snapshot
+from leyden.state.loaders import Origin
+from leyden.state.optimizers import OptimizerPlan
+from leyden.state.run import Run
+from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
+from leyden.strategies.base import Strategy
+from leyden.trainer.checkpoints import Choice
+from leyden.trainer.checks import check_names
+from leyden.trainer.ending import Ending
+
+FIRST_STAGE = {
+    TrainerFn.FITTING: RunningStage.TRAINING,
+    TrainerFn.VALIDATING: RunningStage.VALIDATING,
+    TrainerFn.TESTING: RunningStage.TESTING,
+    TrainerFn.PREDICTING: RunningStage.PREDICTING,
+}
+STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
+
+
+class Lifecycle(Run):
+    """A run that can begin and end a verb. ``Trainer`` adds the verbs themselves."""
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        strategy: Strategy,
+        loggers: list[Logger],
+        callbacks: list[Callback],
+        asked_callbacks: list[Callback],
+        profiler: Profiler,
+    ) -> None:
+        super().__init__(options=options, strategy=strategy, loggers=loggers, callbacks=callbacks, profiler=profiler)
+        self._trainers_callbacks = list(callbacks)  # without what a module brings
+        self._default_callbacks = [callback for callback in callbacks if not holds(asked_callbacks, callback)]
+        self._attached_callbacks = list(callbacks)  # as the last verb left them; what differs now was changed by the user
+        self._callbacks_module: LightningModule | None = None
+        self._modules_callbacks: list[Callback] = []
+        self._verb_running = False
+        self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
+        self._started: list[object] = []  # the parts of the running verb that have to be torn down
+
+    @contextmanager
+    def _verb(
+        self,
+        fn: TrainerFn,
+        module: LightningModule,
+        datamodule: LightningDataModule | None,
+        given: dict[str, Any],
+    ) -> Iterator[None]:
+        """Everything that a verb starts is ended here, however the verb ends."""
+        if self._verb_running:
+            raise ConflictingOptions(
+                f"trainer.{fn} was called while trainer.{self.state.fn} is running. Use another Trainer inside hooks."
+            )
+        if datamodule is None and self.datamodule is not None and self._same_module(module):
+            datamodule = self.datamodule
+        self._verb_running = True
+        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, FIRST_STAGE[fn]
+        self._started.clear()
+        self.hooks = None
+        status = "failed"
+        failure: BaseException | None = None
+        begun = False
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch_switches(self.options.behaviour))
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(heeded(self.note_signal, interrupts=fn is TrainerFn.FITTING))
+                self.begin(module, datamodule)
+                check_names(module, datamodule, self.callbacks)
+                self.callbacks = self._callbacks_of(module, fn)
+                adapter = classic.adapt(self, module)
+                self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
+                self.steps = self._find_steps(module, adapter)
+                self.read_mapping = adapter.read_mapping
+                self.bar_items = adapter.bar_items
+                hooks = self.hooks
+                self.metrics.begin(lambda: hooks.where, module)
+                self.loaders.begin(
+                    {stage: Origin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
+                )
+                begun = True
+                yield
+                if self.received_sigterm:
+                    self.heed_signal()  # it came when no batch followed
+                status = "success"
+                self.state.status = TrainerStatus.FINISHED
+        except KeyboardInterrupt as error:
+            self.interrupted = True
+            self.state.status = TrainerStatus.INTERRUPTED
+            status = "interrupted"
+            failure = None if fn is TrainerFn.FITTING and begun else error
+            self._tell_exception(error)
+            if failure is not None:
+                raise
+        except StopIteration:
+            self.state.status = TrainerStatus.INTERRUPTED
+            leak = LeakedStopIteration(
+                "A StopIteration escaped from the code of a hook or step. It would have ended the epoch unnoticed. Find the "
+                "next() without a default in it."
+            )
+            failure = leak
+            self._tell_exception(leak)
+            raise leak  # noqa: B904  # with "from", contextlib would take it for the StopIteration itself
+        except BaseException as error:
+            self.state.status = TrainerStatus.INTERRUPTED
+            failure = error
+            self._tell_exception(error)
+            if isinstance(error, TrainingTerminated) and fn is TrainerFn.FITTING and begun and in_notebook():
+                self.interrupted = True  # the process is the user's session: give control back
+                failure = None
+            else:
+                raise
+        finally:
+            try:
+                if begun:
+                    self._end(fn, module, datamodule, status, failure)
+            finally:
+                self._verb_running = False
+                self.state.stage = None
+
+    def _end(
+        self,
+        fn: TrainerFn,
+        module: LightningModule,
+        datamodule: LightningDataModule | None,
+        status: str,
+        failure: BaseException | None,
+    ) -> None:
+        """Teardown and finalization of all that was started."""
+        ending = Ending(failure)
+        ending.call(self.restore_modes)
+        if "_toggled" in module.__dict__:
+            ending.call(module.untoggle_optimizer, None)
+        if datamodule is not None and self._has_started(datamodule):
+            ending.call(tell_stage, datamodule.teardown, str(fn))
+        for callback in self.callbacks:
+            if self._has_started(callback):
+                ending.call(callback.teardown, self, module, stage=str(fn))
+        if self._has_started(module):
+            ending.call(tell_stage, module.teardown, str(fn))
+        for logger in self.loggers:
+            if self._has_started(logger):
+                ending.call(logger.finalize, "success" if status == "success" else "failed")
+        ending.call(self.strategy.teardown)
+        ending.call(self.strategy.checkpoint_io.teardown)
+        if self._has_started(self.profiler):
+            ending.call(self.profiler.describe)
+            ending.call(self.profiler.teardown, str(fn))
+        self._let_go()
+        ending.settle()
+
+    def _start(self, part: object) -> None:
+        """Note that ``part`` is being set up, so that it will be torn down."""
+        self._started.append(part)
+
+    def _has_started(self, part: object) -> bool:
+        return any(part is started for started in self._started)
+
+    def _let_go(self) -> None:
+        self.optimization = None
+        if self.hooks is not None:
+            self.hooks.where = None
+
+    def _tell_exception(self, error: BaseException) -> None:
+        if self.hooks is None:
+            return
+        ending = Ending(error)
+        for receiver in self.hooks.receivers(Callback.on_exception):
+            ending.call(receiver, error)
+        if self.datamodule is not None:
+            ending.call(self.datamodule.on_exception, error)
+        ending.settle()
+
+    def _prepare(self, module: LightningModule, choice: Choice, weights_only: bool | None) -> None:
+        """From the user's objects to a module on its device, with its data and the checkpoint's state."""
+        datamodule, fn = self.datamodule, self.state.fn
+        assert self.hooks is not None
+        assert fn is not None
+        if fn is TrainerFn.FITTING:
+            choice.read(self, weights_only)
+            positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
+            for logger, position in zip(self.loggers, positions, strict=False):
+                if choice.asked == "last":
+                    logger.go_on(position)
+            if choice.asked == "last" and choice.checkpoint is None:
+                for logger in self.loggers:
+                    logger.start_over()
+        for logger in self.loggers:
+            self._start(logger)
+            logger.start()
+        if self.profiler.active:
+            self._start(self.profiler)
+            self.profiler.setup(str(fn), self.local_rank, self.log_dir)
+        if datamodule is not None:
+            self.hooks.call("prepare_data", datamodule.prepare_data)
+        self.hooks.call("prepare_data", module.prepare_data)
+        if datamodule is not None:
+            self._start(datamodule)
+            self.hooks.call("setup", tell_stage, datamodule.setup, str(fn))
+        for callback in self.callbacks:
+            self._start(callback)
+            self.hooks.call("setup", callback.setup, self, module, stage=str(fn))
+        self._start(module)
+        self.hooks.call("setup", tell_stage, module.setup, str(fn))
+        with self.strategy.precision.init_context():
+            self.hooks.call("configure_model", self.steps["configure_model"])
+        self._log_hyperparameters(module)
+        if fn is not TrainerFn.FITTING:
+            choice.read(self, weights_only)
+        self.ckpt_path = choice.path
+        self.strategy.connect(module)
+        if choice.checkpoint is not None:
+            self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, choice.checkpoint)
+        self.strategy.setup(module)
+        if fn is TrainerFn.FITTING:
+            if choice.checkpoint is not None:
+                snapshot.put_callbacks(self, choice.checkpoint)
+            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
+            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
+            if not self.plan.optimizers and module.automatic_optimization:
+                self.warn(
+                    f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
+                )
+            self._train_mode(module)
+
+    def _restore_training(self, choice: Choice) -> None:
+        if choice.checkpoint is None:
+            return
+        snapshot.put_optimizers(self, choice.checkpoint, self.plan)
+        snapshot.put_training(self, choice.checkpoint)
+        positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
+        for logger, position in zip(self.loggers, positions, strict=False):
+            logger.resume(position)
+        choice.forget()
+
+    def _log_hyperparameters(self, module: LightningModule) -> None:
+        if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
+            return
+        merged: dict[str, Any] = {}
+        for owner in (self.datamodule, module):
+            if owner is None or not getattr(owner, "_log_hyperparams", True):
+                continue
+            initial = owner.hparams_initial
+            clashing = [key for key in initial if key in merged and not same_value(merged[key], initial[key])]
+            if clashing:
+                raise ConflictingOptions(
+                    f"The datamodule and the module both save the hyper-parameters {clashing}, with different values, and a "
+                    f"logger can keep one. Rename one, or save with logger=False."
+                )
+            merged.update(initial)
+        for logger in self.loggers:
+            if merged:
+                logger.log_hyperparams(merged)
+            logger.log_graph(module)
+            logger.save()
+
+    def _train_mode(self, module: LightningModule) -> None:
+        """Train mode, but for submodules that the user put into eval mode on purpose."""
+        if not module.training:
+            module.train()
+            self.warn(
+                f"{type(module).__name__} was in eval mode when fit began: it was put into train mode, with all its submodules. "
+                f"To keep one in eval mode, call its eval() in on_train_epoch_start or leave the module itself in train mode."
+            )
+
+    def _module_at_hand(self, verb: str) -> LightningModule:
+        if self._module is None:
+            raise MissingModel(f"trainer.{verb}() was called without a model, and none was used before. Pass one.")
+        return self._module
+
+    def _same_module(self, module: LightningModule) -> bool:
+        return self._module is module
+
+    def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
+        """The trainer's callbacks with the module's. Those that a module brought to its fit serve its other verbs too."""
+        added = [callback for callback in self.callbacks if not holds(self._attached_callbacks, callback)]
+        removed = [callback for callback in self._attached_callbacks if not holds(self.callbacks, callback)]
+        mine = [callback for callback in self._trainers_callbacks if not holds(removed, callback)] + added
+        if fn is TrainerFn.FITTING or module is not self._callbacks_module:
+            own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
+        else:
+            own = [callback for callback in self._modules_callbacks if not holds(removed, callback)]
+        merged = with_modules_callbacks(mine, own, self._default_callbacks)
+        for callback in merged:
+            refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
+        self._trainers_callbacks, self._modules_callbacks, self._callbacks_module = mine, own, module
+        self._attached_callbacks = list(merged)
+        return merged
+
+    def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
+        steps: dict[str, Any] = {}
+        for name, count in STEPS.items():
+            method = adapter.steps.get(name, getattr(module, name))
+            steps[name] = fitted(method, count)
+        for name in ("configure_optimizers", "configure_model", "optimizer_step", "backward"):
+            steps[name] = adapter.steps.get(name, getattr(module, name))
+        return steps
+
+    def run_one_step(self, module: LightningModule, batch: Any, state: Mapping[str, Any], begin: Callable[[], None]) -> Any:
+        """One training step outside of a fit, from noted ``state``; returns its loss. :func:`leyden.replay` uses it."""
+        loss: Any = None
+        with self._verb(TrainerFn.FITTING, module, None, {}):
+            self.begin_fit()
+            assert self.hooks is not None
+            self.strategy.connect(module)
+            self.strategy.setup(module)
+            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
+            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
+            optimization = (Automatic if module.automatic_optimization else Manual)(self)
+            self.optimization = optimization
+            self.progress.epoch, self.progress.step = state["epoch"], state["global_step"]
+            with self.in_stage(RunningStage.TRAINING):
+                self.metrics.start_epoch("train")
+                begin()
+                batch = Mover(self)(batch)
+                self.metrics.at(batch, None, lambda: 1)
+                outputs = optimization.step(batch, state["batch_idx"], is_last=True)
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        return loss.detach() if isinstance(loss, torch.Tensor) else None
+
+
+def stages_of(fn: TrainerFn) -> tuple[str, ...]:
+    return {
+        TrainerFn.FITTING: ("train", "val", "test"),
+        TrainerFn.VALIDATING: ("val",),
+        TrainerFn.TESTING: ("test",),
+        TrainerFn.PREDICTING: ("predict",),
+    }[fn]
+
+
+def holds(callbacks: list[Callback], callback: Callback) -> bool:
+    """Whether this very callback is in the list; equality is the user's to define."""
+    return any(each is callback for each in callbacks)
+
+
+def same_value(first: Any, second: Any) -> bool:
+    try:
+        return bool(first == second)
+    except (ValueError, RuntimeError):
+        return first is second

@@ -1,0 +1,437 @@
+"""ckpt_path="last" and "best": the newest or best good checkpoint of the run's folder, in the same process or another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import leyden
+from leyden.callbacks import ModelCheckpoint
+from leyden.checkpoint.durable import Disk
+from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.errors import (
+    CheckpointDamaged,
+    CheckpointForeign,
+    CheckpointMismatch,
+    CheckpointMissing,
+    CheckpointWriteFailed,
+    LeydenWarning,
+)
+from leyden.loggers import CSVLogger
+from leyden.testing import Recorder
+
+
+class Samples(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.full((4,), index / 8) + 0.1 * torch.randn(4)
+
+
+class Net(leyden.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = self.model(batch).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val_loss", self.model(batch).square().mean())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=0.02)
+
+
+class Crash(Exception):
+    pass
+
+
+def crashes(at: int) -> Recorder:
+    """Raises in the training batch ``at``, counted over epochs."""
+
+    def crash(run: Any, *_: Any) -> None:
+        if run.progress.batches == at:
+            raise Crash
+
+    return Recorder(on_train_batch_start=crash)
+
+
+def trainer(*callbacks: Any, **options: Any) -> leyden.Trainer:
+    options = {"max_epochs": 3, "log_every_n_steps": 1, **options}
+    return leyden.Trainer(
+        accelerator="cpu", callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False, **options
+    )
+
+
+def fit(run: leyden.Trainer, ckpt_path: Any = "last") -> tuple[Net, Any]:
+    leyden.seed_everything(1)
+    net = Net()
+    return net, run.fit(
+        net, DataLoader(Samples(), batch_size=2, shuffle=True), DataLoader(Samples(), batch_size=4), ckpt_path=ckpt_path
+    )
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+def damage(path: str | Path) -> None:
+    data = bytearray(Path(path).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    Path(path).write_bytes(bytes(data))
+
+
+def older(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+# -- the same command, over and over
+
+
+def test_without_a_checkpoint_training_starts_from_the_beginning_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    _, result = fit(trainer())
+    assert "there is no checkpoint yet, so training starts from the beginning" in capsys.readouterr().out
+    assert (result.status, result.epochs) == ("finished", 3)
+
+
+def test_the_rerun_goes_on_in_the_same_folder(capsys: pytest.CaptureFixture[str], own_folder: Path) -> None:
+    with pytest.raises(Crash):
+        fit(trainer(crashes(6)))
+    before = Path("lightning_logs/version_0/metrics.csv").read_text()
+    run = trainer()
+    net, result = fit(run)
+    assert "training goes on from" in capsys.readouterr().out
+    assert os.listdir("lightning_logs") == ["version_0"]
+    assert run.logger is not None
+    assert run.logger.version == 0
+    assert Path("lightning_logs/version_0/metrics.csv").read_text() != before
+    (own_folder / "once").mkdir()
+    os.chdir(own_folder / "once")
+    once, expected = fit(trainer(), None)
+    assert same(net, once)
+    assert result.history == expected.history
+    rows = Path("lightning_logs/version_0/metrics.csv").read_text()
+    assert Path(own_folder, "lightning_logs/version_0/metrics.csv").read_text() == rows
+    kept = sorted(os.listdir("lightning_logs/version_0/checkpoints"))
+    assert sorted(os.listdir(own_folder / "lightning_logs/version_0/checkpoints")) == kept
+
+
+def test_the_newest_run_is_the_one_that_goes_on() -> None:
+    fit(trainer(max_epochs=1), None)
+    with pytest.raises(Crash):
+        fit(trainer(crashes(5)), None)
+    assert sorted(os.listdir("lightning_logs")) == ["version_0", "version_1"]
+    run = trainer()
+    fit(run)
+    assert run.logger is not None
+    assert run.logger.version == 1
+
+
+def test_a_finished_run_says_so_and_trains_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = fit(trainer())
+    rows = Path("lightning_logs/version_0/metrics.csv").read_bytes()
+    files = sorted(os.listdir("lightning_logs/version_0/checkpoints"))
+    recorder = Recorder()
+    again, result = fit(trainer(recorder))
+    assert "is finished" in capsys.readouterr().out
+    assert "on_train_batch_start" not in recorder.names
+    assert (result.status, result.epochs, result.steps) == ("finished", 3, 12)
+    assert len(result.history) == 3
+    assert same(first, again)
+    assert Path("lightning_logs/version_0/metrics.csv").read_bytes() == rows
+    assert sorted(os.listdir("lightning_logs/version_0/checkpoints")) == files
+
+
+def test_a_run_that_was_stopped_stays_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    stops = Recorder(on_train_epoch_end=lambda run, *_: run.stop(because="enough") if run.current_epoch == 1 else None)
+    _, result = fit(trainer(stops))
+    assert (result.status, result.reason, result.epochs) == ("stopped", "enough", 2)
+    recorder = Recorder()
+    _, again = fit(trainer(recorder))
+    assert "is finished: enough" in capsys.readouterr().out
+    assert "on_train_batch_start" not in recorder.names
+    assert (again.status, again.reason, again.epochs) == ("stopped", "enough", 2)
+
+
+def test_more_epochs_go_on() -> None:
+    fit(trainer(max_epochs=1))
+    net, result = fit(trainer(max_epochs=3))
+    assert (result.status, result.epochs, result.steps, len(result.history)) == ("finished", 3, 12, 3)
+    os.mkdir("once")
+    os.chdir("once")
+    once, _ = fit(trainer(max_epochs=3), None)
+    assert same(net, once)
+
+
+def test_more_steps_go_on_inside_an_epoch() -> None:
+    fit(trainer(max_epochs=-1, max_steps=6))
+    net, result = fit(trainer(max_epochs=-1, max_steps=11))
+    assert result.steps == 11
+    os.mkdir("once")
+    os.chdir("once")
+    once, _ = fit(trainer(max_epochs=-1, max_steps=11), None)
+    assert same(net, once)
+
+
+@pytest.mark.parametrize("where", ["dirpath", "logger", "no logger", "root"])
+def test_the_run_s_folder(where: str, own_folder: Path) -> None:
+    def run(*more: Any) -> leyden.Trainer:
+        if where == "dirpath":
+            return trainer(ModelCheckpoint("kept", save_last=True), *more)
+        if where == "logger":
+            return trainer(*more, logger=CSVLogger("logs", name="mine", version="one"))
+        if where == "no logger":
+            return trainer(*more, logger=False)
+        return trainer(*more, default_root_dir="root")
+
+    with pytest.raises(Crash):
+        fit(run(crashes(6)))
+    again = run()
+    _, result = fit(again)
+    assert again.ckpt_path is not None
+    expected = {"dirpath": "kept", "logger": "logs/mine/one", "no logger": "checkpoints", "root": "root"}[where]
+    assert again.ckpt_path.startswith(str(own_folder / expected))
+    assert result.epochs == 3
+
+
+def test_last_finds_no_checkpoint_of_another_folder() -> None:
+    fit(trainer(ModelCheckpoint("first", save_last=True), max_epochs=1))
+    run = trainer(ModelCheckpoint("second", save_last=True), max_epochs=1)
+    fit(run)
+    assert run.ckpt_path is None
+
+
+def test_last_for_other_verbs_needs_a_checkpoint() -> None:
+    with pytest.raises(CheckpointMissing, match="ckpt_path='last' was asked for, and there is no checkpoint"):
+        trainer().validate(Net(), DataLoader(Samples()), ckpt_path="last")
+    net, _ = fit(trainer(max_epochs=1))
+    other = Net()
+    trainer().validate(other, DataLoader(Samples()), ckpt_path="last")
+    assert same(net, other)
+
+
+def test_the_sanity_check_and_a_validation_that_ended_do_not_run_again() -> None:
+    with pytest.raises(Crash):
+        fit(trainer(crashes(4)))  # after the validation of the first epoch
+    recorder = Recorder()
+    fit(trainer(recorder))
+    assert "on_sanity_check_start" not in recorder.names
+    assert recorder.names.index("on_train_batch_start") < recorder.names.index("on_validation_start")
+
+
+# -- damaged files
+
+
+def test_the_damaged_newest_is_set_aside_and_the_next_good_one_taken() -> None:
+    def writer() -> ModelCheckpoint:
+        return ModelCheckpoint("kept", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+
+    once, _ = fit(trainer(writer()), None)
+    for epoch in range(3):
+        older(Path(f"kept/epoch={epoch}.ckpt"), 10 - epoch)
+    damage("kept/epoch=2.ckpt")
+    Path("kept/epoch=1.ckpt").write_bytes(Path("kept/epoch=1.ckpt").read_bytes()[:3000])
+    older(Path("kept/epoch=2.ckpt"), 8)
+    older(Path("kept/epoch=1.ckpt"), 9)
+    with pytest.warns(LeydenWarning) as told:
+        net, result = fit(trainer(writer()))
+    texts = [str(each.message) for each in told if "It was moved to" in str(each.message)]
+    assert len(texts) == 2
+    assert "epoch=2.ckpt" in texts[0]
+    assert "epoch=2.ckpt.damaged" in texts[0]
+    assert "epoch=1.ckpt.damaged" in texts[1]
+    assert same(net, once)
+    assert result.epochs == 3
+    assert {"epoch=2.ckpt.damaged", "epoch=1.ckpt.damaged", "epoch=0.ckpt", "epoch=2.ckpt"} <= set(os.listdir("kept"))
+
+
+def test_where_all_are_damaged_training_starts_from_the_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(trainer(ModelCheckpoint("kept"), max_epochs=1))
+    for path in Path("kept").iterdir():
+        damage(path)
+    with pytest.warns(LeydenWarning, match="It was moved to"):
+        _, result = fit(trainer(ModelCheckpoint("kept"), max_epochs=1))
+    assert "there is no checkpoint yet" in capsys.readouterr().out
+    assert result.steps == 4
+
+
+def test_a_damaged_best_gives_way_to_the_next_best() -> None:
+    writer = ModelCheckpoint("kept", monitor="val_loss", save_top_k=3, filename="{epoch}")
+    run = trainer(writer)
+    net, _ = fit(run, None)
+    damage(writer.best_model_path)
+    ranked = sorted(writer.best_k_models, key=lambda path: float(writer.best_k_models[path]))
+    with pytest.warns(LeydenWarning, match=r"checksum.*It was moved to .*\.damaged"):
+        run.validate(net, DataLoader(Samples()), ckpt_path="best")
+    assert run.ckpt_path == ranked[1]
+
+
+def test_without_a_best_one_that_is_asked_for_is_missed() -> None:
+    with pytest.raises(CheckpointMissing, match="ckpt_path='best' was asked for, and there is none"):
+        fit(trainer(), "best")
+
+
+def test_a_damaged_file_that_is_asked_for_by_name_is_refused(tmp_path: Path) -> None:
+    fit(trainer(ModelCheckpoint("kept", filename="mine"), max_epochs=1))
+    damage("kept/mine.ckpt")
+    with pytest.raises(CheckpointDamaged, match=r"mine\.ckpt"):
+        fit(trainer(), "kept/mine.ckpt")
+    assert Path("kept/mine.ckpt").exists()
+
+
+def test_a_missing_file_is_missed_with_the_nearest_name() -> None:
+    fit(trainer(ModelCheckpoint("kept", filename="mine"), max_epochs=1))
+    with pytest.raises(CheckpointMissing, match=r"There is no checkpoint at kept/mime\.ckpt\. Did you mean 'mine\.ckpt'"):
+        fit(trainer(), "kept/mime.ckpt")
+
+
+def test_what_is_no_checkpoint_is_passed_over_by_last_and_refused_by_name() -> None:
+    fit(trainer(ModelCheckpoint("kept"), max_epochs=1))
+    Path("kept/zzz.ckpt").write_bytes(b"a text, and long enough to be read as a file of any kind")
+    run = trainer(ModelCheckpoint("kept"), max_epochs=1)
+    fit(run)
+    assert run.ckpt_path is not None
+    assert run.ckpt_path.endswith("epoch=0-step=4.ckpt")
+    with pytest.raises(CheckpointForeign):
+        fit(trainer(), "kept/zzz.ckpt")
+
+
+# -- files without a training state
+
+
+def test_weights_only_files_hold_no_training_state_and_fit_refuses_them() -> None:
+    run = trainer(max_epochs=1)
+    net, _ = fit(run, None)
+    run.save_checkpoint("weights.ckpt", weights_only=True)
+    content = torch.load("weights.ckpt", weights_only=True)
+    assert "state_dict" in content
+    assert not {"optimizer_states", "lr_schedulers", "callbacks", "loops"} & set(content)
+    assert os.path.getsize("weights.ckpt") < os.path.getsize(run.checkpoint_callback.last_model_path)
+    with pytest.raises(CheckpointMismatch, match=r"holds weights only, and fit cannot continue from it.*load_from_checkpoint"):
+        fit(trainer(), "weights.ckpt")
+    other = Net()
+    trainer().validate(other, DataLoader(Samples()), ckpt_path="weights.ckpt")
+    assert same(net, other)
+    assert same(net, Net.load_from_checkpoint("weights.ckpt"))
+
+
+def test_last_passes_over_files_of_weights_only() -> None:
+    run = trainer(ModelCheckpoint("kept", save_weights_only=True), max_epochs=1)
+    fit(run)
+    again = trainer(ModelCheckpoint("kept", save_weights_only=True), max_epochs=1)
+    fit(again)
+    assert again.ckpt_path is None
+
+
+class Wider(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 2)
+
+
+class Narrower(leyden.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(4, 4))
+
+
+def test_load_from_checkpoint_says_what_was_missing_and_unexpected() -> None:
+    run = trainer(max_epochs=1)
+    net, _ = fit(run, None)
+    run.save_checkpoint("whole.ckpt")
+    with pytest.raises(RuntimeError, match="head"):
+        Wider.load_from_checkpoint("whole.ckpt")
+    with pytest.warns(UserWarning, match=r"(?s)head\.(weight|bias)"):
+        wider = Wider.load_from_checkpoint("whole.ckpt", strict=False)
+    assert same(net.model, wider.model)
+    with pytest.warns(UserWarning, match=r"model\.2\.(weight|bias)"):
+        narrower = Narrower.load_from_checkpoint("whole.ckpt", strict=False)
+    assert torch.equal(narrower.model[0].weight, net.model[0].weight)
+
+
+def test_a_module_that_does_not_fit_is_refused_with_what_to_do() -> None:
+    fit(trainer(ModelCheckpoint("kept", filename="mine"), max_epochs=1))
+    wider = Wider()
+    with pytest.raises(CheckpointMismatch, match=r"do not fit Wider.*strict_loading"):
+        trainer(max_epochs=2).fit(wider, DataLoader(Samples()), DataLoader(Samples()), ckpt_path="kept/mine.ckpt")
+
+
+# -- trouble with the disk
+
+
+class Failing(Disk):
+    """Fails from the moment on at which it is told to."""
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def sync_file(self, file: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        super().sync_file(file)
+
+    def open(self, path: str) -> Any:
+        if isinstance(self.error, PermissionError):
+            raise self.error
+        return super().open(path)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")], ids=["full", "permission"]
+)
+def test_a_disk_that_fails_leaves_the_previous_checkpoint_intact(error: OSError) -> None:
+    disk = Failing()
+
+    def begin_to_fail(run: Any, *_: Any) -> None:
+        if run.current_epoch == 1:
+            disk.error = error
+
+    def run(*more: Any) -> leyden.Trainer:
+        return trainer(ModelCheckpoint("kept", save_last=True), *more, plugins=[TorchCheckpointIO(disk)])
+
+    with pytest.raises(CheckpointWriteFailed, match=rf"could not be written: {error.strerror}.*What stood there before is intact"):
+        fit(run(Recorder(on_train_epoch_start=begin_to_fail)))
+    assert sorted(os.listdir("kept")) == ["epoch=0-step=4.ckpt", "last.ckpt"]
+    disk.error = None
+    net, result = fit(run())
+    assert result.epochs == 3
+    os.mkdir("once")
+    os.chdir("once")
+    once, _ = fit(trainer(), None)
+    assert same(net, once)
+
+
+def test_a_folder_that_is_deleted_while_the_run_goes_on_is_made_again_and_said() -> None:
+    def delete(run: Any, *_: Any) -> None:
+        if run.current_epoch == 1:
+            shutil.rmtree("kept")
+
+    with pytest.warns(LeydenWarning, match=r"The folder '.*kept' was deleted while the run went on"):
+        _, result = fit(trainer(ModelCheckpoint("kept", save_last=True), Recorder(on_train_epoch_start=delete)))
+    assert result.status == "finished"
+    assert sorted(os.listdir("kept")) == ["epoch=2-step=12.ckpt", "last.ckpt"]
+
+
+def test_leftovers_of_a_crash_go_at_the_next_start() -> None:
+    fit(trainer(ModelCheckpoint("kept"), max_epochs=1))
+    leftover = Path("kept/.last.ckpt.999999999.leyden-tmp")
+    leftover.write_bytes(b"half a file")
+    other = Path("kept/.notes.tmp")
+    other.write_bytes(b"the user's")
+    fit(trainer(ModelCheckpoint("kept"), max_epochs=2))
+    assert not leftover.exists()
+    assert other.exists()
