@@ -14,6 +14,7 @@ import gc
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -105,14 +106,28 @@ def alternating(repeats: int, deeds: dict[str, Callable[[], object]], between: C
     return times
 
 
+def load_afresh(what: str, path: Path, threads: int) -> float:
+    """Seconds of a load in a process of its own, as after a restart: memory that a process has used before is faster."""
+    command = [sys.executable, __file__, "--load", what, str(path), "--threads", str(threads)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=200, help="size of weights and optimizer state")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to write; by default the system's temporary folder")
+    parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)  # what a process of its own is asked for
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    if asked.load:
+        what, path = asked.load
+        if what == "torch.load":
+            print(seconds(lambda: torch.load(path, weights_only=True)))
+        else:
+            print(seconds(lambda: TorchCheckpointIO().load_checkpoint(path)))
+        return 0
     layers = max(1, round(asked.megabytes * 1e6 / (WIDTH * (WIDTH + 1) * 12)))
     times: dict[str, list[float]] = {}
     sizes: dict[str, int] = {}
@@ -126,11 +141,9 @@ def main() -> int:
             }
             times.update(alternating(asked.repeats, deeds, os.sync))
             sizes.update(plain=plain.stat().st_size, ours=ours.stat().st_size)
-            deeds = {
-                "torch.load": lambda: torch.load(plain, weights_only=True),
-                "load_checkpoint": lambda: TorchCheckpointIO().load_checkpoint(ours),
-            }
-            times.update(alternating(asked.repeats, deeds, lambda: None))
+            for _ in range(asked.repeats):
+                for what, path in (("torch.load", plain), ("load_checkpoint", ours)):
+                    times.setdefault(what, []).append(load_afresh(what, path, asked.threads))
 
         def in_the_background(trainer: leyden.Trainer, module: Net) -> None:
             deeds: dict[str, Callable[[], object]] = {

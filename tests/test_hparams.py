@@ -39,6 +39,8 @@ from leyden.errors import (
 )
 from leyden.hparams import AttributeDict, HyperparametersMixin, UnknownHyperparameter, dump_hparams
 from leyden.module import LightningModule
+from leyden.testing import BoringModel
+from leyden.trainer.trainer import Trainer
 
 T = TypeVar("T")
 REAL = Path(__file__).parent / "checkpoint" / "data" / "lightning-2.6.6.ckpt"
@@ -428,6 +430,33 @@ class TestLoading:
         ):
             WithNet.load_from_checkpoint(tmp_path / "a.ckpt")
         assert torch.equal(WithNet.load_from_checkpoint(tmp_path / "a.ckpt", net=nn.Linear(1, 2)).net.weight, module.net.weight)
+
+    def test_an_ignored_argument_is_not_in_the_file_and_gets_its_default(self, tmp_path: Path):
+        class Transfer(LightningModule):
+            def __init__(self, token: str = "", backbone: nn.Module | None = None, width: int = 2) -> None:
+                super().__init__()
+                self.token, self.given = token, backbone is not None
+                self.backbone = backbone or nn.Linear(1, width)
+                self.save_hyperparameters(ignore=["token", "backbone"])
+
+        module = Transfer("secret", nn.Linear(1, 3), 3)
+        save(module, tmp_path / "a.ckpt")
+        assert "secret" not in str(torch.load(tmp_path / "a.ckpt", weights_only=True))
+        loaded = Transfer.load_from_checkpoint(tmp_path / "a.ckpt")
+        assert (loaded.token, loaded.given) == ("", False)
+        assert torch.equal(loaded.backbone.weight, module.backbone.weight)
+
+    def test_what_nobody_asked_to_keep_is_not_warned_of(self, tmp_path: Path):
+        class NeverSaved(BoringModel):
+            def __init__(self, encoder: nn.Module) -> None:
+                super().__init__()
+                self.encoder = encoder
+
+        trainer = Trainer(max_epochs=1, logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        trainer.fit(NeverSaved(nn.Linear(1, 1)))  # a warning would be an error here
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        with pytest.raises(MissingHyperparameter, match=r"'encoder' .was a torch.nn.modules.linear.Linear"):
+            NeverSaved.load_from_checkpoint(tmp_path / "a.ckpt")
 
     def test_a_required_argument_that_is_not_there(self, tmp_path: Path):
         torch.save({"state_dict": {}}, tmp_path / "a.ckpt")

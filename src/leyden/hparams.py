@@ -58,7 +58,7 @@ class HyperparametersMixin:
         Args:
             args: Nothing: all arguments of the constructors that are running, of this class and of its bases. Names: these
                 arguments. Dicts, namespaces, dataclass or OmegaConf objects: what stands in them.
-            ignore: Names to leave out.
+            ignore: Names to leave out. They do not get into checkpoints either: loading takes the constructor's default for them.
             frame: Accepted for Lightning's sake, and not needed.
             logger: Whether loggers get them too.
 
@@ -68,6 +68,7 @@ class HyperparametersMixin:
         """
         self._log_hyperparams = logger
         left_out = {ignore} if isinstance(ignore, str) else set(ignore or ())
+        self._forget(left_out)
         arguments = {name: value for name, value in self._known_arguments().items() if name not in left_out}
         if not args:
             chosen, name = arguments, "kwargs" if arguments else None
@@ -128,6 +129,15 @@ class HyperparametersMixin:
         if kept is None and _made_by_dataclass(type(self)):
             return {name: _remembered(name, value) for name, value in self._known_arguments().items()}
         return dict(kept or {})
+
+    def _forget(self, ignored: set[str]) -> None:
+        """Keep no value of these arguments. Of one that is required and cannot be written, its type stays, for the message."""
+        kept: dict[str, Any] = self.__dict__.get("_init_kept", {})
+        parameters = _parameters(type(self))
+        for name in ignored & kept.keys():
+            required = name in parameters and parameters[name].default is inspect.Parameter.empty
+            if not (required and _is_unwritable(kept[name])):
+                del kept[name]
 
     def _known_arguments(self) -> dict[str, Any]:
         if _made_by_dataclass(type(self)):

@@ -46,7 +46,7 @@ class Job:
         asynchronous: whether checkpoints are written in the background.
         padding: numbers in a buffer that makes the checkpoint large (4 bytes each).
         folders: ``"fixed"``: the loggers' and checkpoints' folders are given; ``"numbered"``: the defaults.
-        writers: ``"one"`` ModelCheckpoint, or ``"two"``: the best in one folder, the last in another.
+        writers: ``"one"`` ModelCheckpoint, or ``"two"``: the best by one metric in one folder, by another in another.
         validation_rows: whether validation logs each batch too.
         accumulate: batches a step.
     """
@@ -305,7 +305,8 @@ def run_job(job: Job, kill: Kill | None) -> int:
     best = {"monitor": "val_loss", "save_top_k": 2, "filename": "{epoch}-{step}", **every}
     writers = [ModelCheckpoint(root / "checkpoints" if fixed else None, save_last=job.writers == "one", **best)]
     if job.writers == "two":
-        writers.append(ModelCheckpoint(root / "newest" if fixed else None, save_top_k=0, save_last=True, **every))
+        second = {**best, "monitor": "loss", "mode": "max"}
+        writers.append(ModelCheckpoint(root / "second" if fixed else None, save_last=True, **second))
     version = "run" if fixed else None
     leyden.seed_everything(17)
     lay_fuses(fuse)

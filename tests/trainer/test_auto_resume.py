@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import leyden
-from leyden.callbacks import ModelCheckpoint
+from leyden.callbacks import ModelCheckpoint, Timer
 from leyden.checkpoint.durable import Disk
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.errors import (
@@ -263,7 +264,7 @@ def test_where_all_are_damaged_training_starts_from_the_beginning(capsys: pytest
     fit(trainer(ModelCheckpoint("kept"), max_epochs=1))
     for path in Path("kept").iterdir():
         damage(path)
-    with pytest.warns(LeydenWarning, match="It was moved to"):
+    with pytest.warns(LeydenWarning, match="is not empty"), pytest.warns(LeydenWarning, match="It was moved to"):
         _, result = fit(trainer(ModelCheckpoint("kept"), max_epochs=1))
     assert "there is no checkpoint yet" in capsys.readouterr().out
     assert result.steps == 4
@@ -333,7 +334,8 @@ def test_last_passes_over_files_of_weights_only() -> None:
     run = trainer(ModelCheckpoint("kept", save_weights_only=True), max_epochs=1)
     fit(run)
     again = trainer(ModelCheckpoint("kept", save_weights_only=True), max_epochs=1)
-    fit(again)
+    with pytest.warns(LeydenWarning, match="is not empty"):
+        fit(again)
     assert again.ckpt_path is None
 
 
@@ -366,7 +368,7 @@ def test_load_from_checkpoint_says_what_was_missing_and_unexpected() -> None:
 def test_a_module_that_does_not_fit_is_refused_with_what_to_do() -> None:
     fit(trainer(ModelCheckpoint("kept", filename="mine"), max_epochs=1))
     wider = Wider()
-    with pytest.raises(CheckpointMismatch, match=r"do not fit Wider.*strict_loading"):
+    with pytest.raises(CheckpointMismatch, match=r"(?s)do not fit Wider.*strict_loading"):
         trainer(max_epochs=2).fit(wider, DataLoader(Samples()), DataLoader(Samples()), ckpt_path="kept/mine.ckpt")
 
 
@@ -435,3 +437,35 @@ def test_leftovers_of_a_crash_go_at_the_next_start() -> None:
     fit(trainer(ModelCheckpoint("kept"), max_epochs=2))
     assert not leftover.exists()
     assert other.exists()
+
+
+# -- limits that were raised
+
+
+def test_more_time_goes_on_and_no_more_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter(range(1000))
+
+    def run(seconds: int) -> leyden.Trainer:
+        return trainer(Timer(timedelta(seconds=seconds), clock=lambda: float(next(times))))
+
+    _, result = fit(run(6))
+    assert result.status == "stopped"
+    assert result.steps < 12
+    _, again = fit(run(6))
+    assert "is finished: the time limit of 0:00:06 was reached" in capsys.readouterr().out
+    assert again.steps == result.steps
+    net, more = fit(run(900))
+    assert (more.status, more.steps, more.epochs) == ("finished", 12, 3)
+    os.mkdir("once")
+    os.chdir("once")
+    once, _ = fit(trainer(), None)
+    assert same(net, once)
+
+
+def test_the_same_limit_inside_an_epoch_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    _, result = fit(trainer(max_epochs=-1, max_steps=6))
+    recorder = Recorder()
+    _, again = fit(trainer(recorder, max_epochs=-1, max_steps=6))
+    assert "is finished: it has reached its limit" in capsys.readouterr().out
+    assert "on_train_batch_start" not in recorder.names
+    assert (again.steps, again.epochs, again.history) == (6, result.epochs, result.history)

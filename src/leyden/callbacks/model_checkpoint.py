@@ -406,12 +406,12 @@ class ModelCheckpoint(Checkpoint):
         name = validation_loss(trainer.callback_metrics)
         if name is not None:
             self._monitor_by(name)
+            if self.best_model_path:  # the newest so far, which has no score
+                self._outdated.append(self.best_model_path)
             self.best_model_path = ""
 
     def _monitor_by(self, name: str) -> None:
         self.monitor = self._metric.name = name
-        self.save_top_k = 1
-        self.save_last = True
 
     def _monitor_candidates(self, trainer: Run) -> dict[str, Tensor]:
         """Everything that a name or ``monitor`` may ask for: the metrics, ``epoch`` and ``step``."""
@@ -470,7 +470,7 @@ class ModelCheckpoint(Checkpoint):
         if self.last_model_path and self.last_model_path != path:
             self._outdated.append(self.last_model_path)
         self.last_model_path = path
-        if self._chooses_monitor and self.monitor is None:
+        if self._chooses_monitor and self.monitor is None and not self.best_model_path:
             self.best_model_path = path
         return path
 
@@ -644,9 +644,10 @@ def default_checkpoint(dirpath: Path | None = None) -> ModelCheckpoint:
     """What a Trainer without a checkpoint callback gets.
 
     With a validation loss among the metrics (see :func:`validation_loss`) the best file by it and ``last.ckpt`` are kept,
-    else ``last.ckpt`` alone. Which of the two is decided at the first save that finds such a loss.
+    else the newest under both names, ``epoch=0-step=100.ckpt`` and ``last.ckpt``. Which of the two is decided at the first
+    save that finds such a loss.
     """
-    callback = ModelCheckpoint(dirpath, save_top_k=0)
+    callback = ModelCheckpoint(dirpath, save_last=True)
     callback._chooses_monitor = True
     return callback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -124,6 +125,12 @@ class TensorBoardLogger(Logger):
 
     def start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
+        if not rank_zero_only.rank:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the package's imports warn of its own dependencies
+                # now, and not in the middle of training when the first rows are written
+                for package in ("torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2"):
+                    importlib.import_module(package)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row: numbers, 0-dim tensors that are read from their device when rows are written, or dicts of such.

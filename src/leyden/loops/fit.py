@@ -44,7 +44,9 @@ class FitLoop:
     # -- the story
     def run_fit(self, resuming: bool) -> None:
         self.hooks.emit(Callback.on_fit_start)
-        if not resuming:
+        if resuming:
+            self.take_up()
+        else:
             self.check_sanity()
         if self.run.options.limits.train == 0 or self.is_finished():
             self.hooks.emit(Callback.on_fit_end)
@@ -183,6 +185,18 @@ class FitLoop:
             self.optimization.step_plateaus("step")
         progress.settled = batches
 
+    def take_up(self) -> None:
+        """See whether a resumed run has anything left to train. A limit that has been raised lets its last epoch go on."""
+        run, progress = self.run, self.run.progress
+        if progress.epoch_ended and not progress.closed:  # it was ended inside an epoch
+            if not self.is_cut():
+                progress.epoch_ended, progress.late, progress.told = False, "", 0
+                run.history = [row for row in run.history if row["epoch"] != progress.epoch]
+            elif not progress.late:
+                progress.start_next_epoch()
+        if self.has_trained():
+            run.print(f"The run in {run.ckpt_path} is finished: {run.stop_reason or 'it has reached its limit'}.")
+
     def tell_rest(self) -> None:
         """The run was cut off while callbacks that save were told of a hook: tell those that were not."""
         progress, hooks = self.run.progress, self.hooks
@@ -264,6 +278,13 @@ class FitLoop:
     def is_finished(self) -> bool:
         """Whether training is over, and the epoch in which that was is ended too."""
         return self.run.progress.batch == 0 and self.is_over()
+
+    def has_trained(self) -> bool:
+        """Whether no batch is to follow: at most callbacks are left to be told of the end."""
+        limits, progress = self.run.options.limits, self.run.progress
+        if progress.late != "on_train_epoch_end":
+            return self.is_finished()
+        return self.is_cut() or (limits.max_epochs is not None and progress.epoch + 1 >= limits.max_epochs)
 
     def is_cut(self) -> bool:
         """Whether training ends here, in the middle of an epoch or not."""

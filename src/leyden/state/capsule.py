@@ -27,6 +27,7 @@ FOLDER = "crash"
 # Batches kept until their losses are checked may hold on to this much. More would not stay in the processor's cache, and
 # every new batch would cost time for memory that no loop by hand asks for; "weights" checks, and keeps, one at a time.
 _MOST_BYTES = 256 * 2**10
+_FLUSHES_BETWEEN_LOOKS = 10  # at generators from which nothing was drawn
 
 
 class Capsule:
@@ -46,6 +47,7 @@ class Capsule:
         self._drawing = dict.fromkeys(_TAKE, True)  # generators that are being drawn from
         self._at_flush = {name: take() for name, take in _TAKE.items()}
         self._noting = True
+        self._flushes = 0
 
     # -- step by step
     def note(self, batch: Any, index: int) -> None:
@@ -65,6 +67,9 @@ class Capsule:
     def flush(self) -> None:
         """The losses were finite: let their batches go, and see which generators are being drawn from."""
         self.kept.clear()
+        self._flushes += 1
+        if not self._noting and self._flushes % _FLUSHES_BETWEEN_LOOKS:
+            return
         for name, take in _TAKE.items():
             now = take()
             self._drawing[name] = not _same(now, self._at_flush[name])

@@ -412,4 +412,5 @@ def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def stack_scalars(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack([value.detach().reshape(()) for value in values])
+    listed = [value if not value.dim() else value.reshape(()) for value in values]
+    return torch.stack(listed).detach()

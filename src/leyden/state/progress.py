@@ -43,5 +43,5 @@ class Progress:
         for name, value in state.items():
             if name in known:
                 setattr(self, name, value)
-        if self.epoch_ended and not self.late:
+        if self.epoch_ended and self.closed and not self.late:
             self.start_next_epoch()

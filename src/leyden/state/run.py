@@ -97,6 +97,7 @@ class Run(Views):
         # wishes
         self.should_stop = False
         self.stop_reason: str | None = None
+        self.stop_lasts = True
         self.accumulation = options.optimization.accumulate
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
         self.capsule: Capsule | None = None
@@ -106,10 +107,14 @@ class Run(Views):
         self.losses_due = LOSSES_KEPT  # `progress.batches` at which they are checked
 
     # -- wishes
-    def stop(self, because: str = "trainer.stop() was called") -> None:
-        """Ask training to end after the running batch, once ``min_epochs`` and ``min_steps`` are reached."""
+    def stop(self, because: str = "trainer.stop() was called", lasting: bool = True) -> None:
+        """Ask training to end after the running batch, once ``min_epochs`` and ``min_steps`` are reached.
+
+        A run that goes on from a checkpoint taken after a ``lasting`` wish is finished; else it trains on.
+        """
         self.should_stop = True
         self.stop_reason = because
+        self.stop_lasts = lasting
 
     def note_signal(self, number: int) -> None:
         """A signal arrived: to be heeded once the batch is done."""
@@ -229,6 +234,7 @@ class Run(Views):
         self.optimization = None
         self.should_stop = False
         self.stop_reason = None
+        self.stop_lasts = True
         self.is_last_batch = False
         self.history = []
         self.losses.clear()

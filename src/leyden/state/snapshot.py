@@ -66,7 +66,8 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
 
 
 def _name_unwritable(plain: dict[str, Any]) -> None:
-    found = [(name, kind) for name, kind in unwritable(plain) if name not in _named_once]
+    unasked = (f"{OURS}.init_arguments", f"{OURS}.datamodule_init_arguments")  # nobody said to keep these; loading asks for them
+    found = [(name, kind) for name, kind in unwritable(plain) if name not in _named_once and not name.startswith(unasked)]
     if not found:
         return
     _named_once.update(name for name, _ in found)
@@ -89,7 +90,7 @@ def training_state(run: Run) -> dict[str, Any]:
         "metrics": run.metrics.state_dict(),
         "loggers": [logger.position() for logger in run.loggers],
         "accumulate": run.accumulate_grad_batches,
-        "stop": {"wished": run.should_stop, "because": run.stop_reason},
+        "stop": {"wished": run.should_stop and run.stop_lasts, "because": run.stop_reason},
         "history": run.history,
         "gradients": gradients(run),
         "metric_objects": metric_objects(run),
@@ -230,7 +231,8 @@ def put_training(run: Run, checkpoint: dict[str, Any]) -> None:
     if "progress" not in ours:
         found = progress_of(checkpoint)
         batches, validated = found["batches"], found.pop("validated_batch", 0)
-        run.progress.load_state_dict({**found, "rows": batches, "validated": validated, "settled": validated or batches})
+        more = {"rows": batches, "validated": validated, "settled": validated or batches, "closed": found["epoch_ended"]}
+        run.progress.load_state_dict({**found, **more})
         return
     run.progress.load_state_dict(ours["progress"])
     run.random_state_to_restore = ours["random"]

@@ -217,8 +217,6 @@ class Trainer(Lifecycle):
             self._prepare(module, choice, weights_only)
             loop = FitLoop(self, validates(self, module))
             self._restore_training(choice)
-            if choice.checkpoint is not None and loop.is_finished():
-                self.print(f"The run in {choice.path} is finished: {self.stop_reason or 'it has reached its limit'}.")
             try:
                 loop.run_fit(resuming=choice.checkpoint is not None)
             finally:
