@@ -66,6 +66,7 @@ def configurations() -> dict[str, dict[str, Any]]:
     found["64 MB checkpoints, sync"] = large
     found["64 MB checkpoints, async"] = {**large, "asynchronous": True}
     found["two ModelCheckpoints, two folders"] = {"writers": "two"}
+    found["two ModelCheckpoints, one folder"] = {"writers": "two", "folders": "numbered"}
     found["folders by number"] = {"folders": "numbered"}
     found["rows of each validation batch"] = {"validation_rows": True}
     found["no accumulation, epoch end"] = {"accumulate": 1, "rhythm": "epoch"}

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import leyden
 from leyden.hooks import HOOK_NAMES
 from leyden.testing import RandomDataset
-from leyden.trainer.trainer import DATAMODULE_METHODS, MODULE_METHODS
+from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
 
 PAGE = Path(__file__).parent / "hooks.md"
 Event = tuple[int, str, str]  # calls that it is nested in, who, hook

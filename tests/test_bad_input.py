@@ -717,3 +717,58 @@ def test_after_a_failure_the_same_trainer_works(failure: str) -> None:
     assert (result.status, result.steps) == ("finished", 2)
     assert len(run.test(verbose=False)) == 1
     assert trainer().fit(BoringModel()).steps == 2
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("given", [5, True, [], b"x.ckpt"])
+def test_a_checkpoint_path_is_text(verb: str, given: Any) -> None:
+    with pytest.raises(InvalidType, match="ckpt_path="):
+        getattr(Trainer(**QUIET, max_epochs=1), verb)(BoringModel(), random_batches(1), ckpt_path=given)
+
+
+@pytest.mark.parametrize("given", [5, None, b"x.ckpt"])
+def test_load_from_checkpoint_wants_a_path_or_a_file(given: Any) -> None:
+    with pytest.raises(InvalidType, match="checkpoint_path="):
+        BoringModel.load_from_checkpoint(given)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("state_dict", None),
+        ("state_dict", 5),
+        ("leyden", 5),
+        ("callbacks", "x"),
+        ("optimizer_states", 5),
+        ("lr_schedulers", {}),
+    ],
+)
+def test_a_checkpoint_with_a_part_of_another_kind_is_foreign(own_folder: Path, part: str, value: Any) -> None:
+    model = BoringModel()
+    torch.save({"state_dict": model.state_dict(), part: value}, "made-by-hand.ckpt")
+    with pytest.raises(CheckpointForeign, match=f"its '{part}' is {type(value).__name__}"):
+        BoringModel.load_from_checkpoint("made-by-hand.ckpt")
+    with pytest.raises(CheckpointForeign, match=f"its '{part}' is {type(value).__name__}"):
+        Trainer(**QUIET, max_epochs=1).fit(model, random_batches(1), ckpt_path="made-by-hand.ckpt")
+
+
+def test_a_callbacks_state_that_is_no_dict_is_refused(own_folder: Path) -> None:
+    class Counts(Callback):
+        def state_dict(self) -> Any:
+            return [1, 2]
+
+    options = {**QUIET, "enable_checkpointing": True}
+    with pytest.raises(InvalidReturn, match=r"Counts.state_dict\(\) returned list"):
+        Trainer(**options, max_epochs=1, callbacks=[Counts()]).fit(BoringModel(), random_batches(1))
+
+
+def test_a_switch_that_is_a_tensor_is_refused() -> None:
+    with pytest.raises(InvalidType, match="inference_mode="):
+        Trainer(inference_mode=torch.ones(2))  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_console_keywords_and_sub_folders_have_their_types() -> None:
+    with pytest.raises(InvalidType, match="console_kwargs="):
+        RichProgressBar(console_kwargs="stderr")  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(InvalidType, match="sub_dir="):
+        leyden.loggers.TensorBoardLogger(".", sub_dir=5)  # type: ignore[arg-type]  # the mistake under test

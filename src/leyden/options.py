@@ -16,7 +16,7 @@ def check_bool(name: str, given: object) -> bool:
     """``given`` as a bool; raises :class:`InvalidType` for anything that is not one."""
     if isinstance(given, bool):
         return given
-    if given in (0, 1) and isinstance(given, int):
+    if isinstance(given, int) and given in (0, 1):
         return bool(given)
     raise InvalidType(name, given, "True or False")
 
@@ -30,6 +30,15 @@ def check_count(name: str, given: object, least: int, expected: str) -> int:
             raise InvalidType(name, given, expected)
     if given < least:
         raise InvalidOption(name, given, expected)
+    return given
+
+
+def check_number(name: str, given: object, expected: str) -> int | float:
+    """``given`` as a number; one that a tensor or an array holds is taken out of it."""
+    if hasattr(given, "item") and getattr(given, "ndim", None) == 0:
+        given = given.item()
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InvalidType(name, given, expected)
     return given
 
 

@@ -264,3 +264,24 @@ def test_positions_of_the_arguments() -> None:
     assert (stopping.monitor, stopping.min_delta, stopping.patience, stopping.verbose) == ("acc", 0.1, 7, True)
     assert (stopping.mode, stopping.strict, stopping.check_finite) == ("max", False, False)
     assert (stopping.stopping_threshold, stopping.divergence_threshold, stopping.log_rank_zero_only) == (0.9, 0.2, True)
+
+
+@pytest.mark.parametrize("name", ["min_delta", "stopping_threshold", "divergence_threshold"])
+@pytest.mark.parametrize("given", ["0.1", [], {}, True])
+def test_a_threshold_that_is_no_number_is_refused_when_it_is_given(name: str, given: Any) -> None:
+    with pytest.raises(InvalidType, match=f"{name}="):
+        EarlyStopping("val_loss", **{name: given})
+
+
+def test_a_mode_that_cannot_be_hashed_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="mode="):
+        EarlyStopping("val_loss", mode=[])  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_metric_that_equals_the_threshold_has_not_passed_it(mode: str) -> None:
+    # 0.9 is logged as a double, and no float32 equals it
+    stopping = EarlyStopping("val_loss", mode=mode, stopping_threshold=0.9, divergence_threshold=0.9, patience=10)
+    trainer = fit(stopping, 0.9, 0.9, epochs=2)
+    assert trainer.current_epoch == 2
+    assert stopping.stopping_reason is EarlyStoppingReason.NOT_STOPPED

@@ -626,13 +626,20 @@ def test_by_default_best_and_last_are_kept_with_a_validation_loss() -> None:
     assert step_of(callback.last_model_path) == 12
 
 
-def test_by_default_only_the_last_is_kept_without_one() -> None:
+def test_by_default_the_newest_is_kept_without_one_under_the_name_that_lightning_gives() -> None:
     callback = default_checkpoint()
     fit(Scripted(), callback)
-    assert names() == ["last.ckpt"]
-    assert callback.best_model_path == callback.last_model_path
+    assert names() == ["epoch=2-step=12.ckpt", "last.ckpt"]
+    assert os.path.samefile(callback.best_model_path, callback.last_model_path)  # no second copy on the disk
     assert callback.best_model_score is None
     assert step_of(callback.last_model_path) == 12
+
+
+def test_by_default_a_validation_loss_that_comes_later_takes_over() -> None:
+    callback = default_checkpoint()
+    fit(Validated(3.0, 4.0), callback, epochs=4, check_val_every_n_epoch=2)
+    assert names() == ["epoch=1-step=8.ckpt", "last.ckpt"]
+    assert Path(callback.best_model_path).name == "epoch=1-step=8.ckpt"
 
 
 def test_the_default_keeps_its_choice_over_a_resume() -> None:
@@ -762,3 +769,10 @@ def test_on_exception_checkpoint_refuses() -> None:
         OnExceptionCheckpoint("kept", filename="")
     with pytest.raises(InvalidType, match="dirpath=3"):
         OnExceptionCheckpoint(3)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_a_misspelt_metric_in_the_filename_is_said_once(tmp_path: Path) -> None:
+    callback = ModelCheckpoint(tmp_path / "kept", filename="{val_los:.2f}", save_top_k=-1)
+    with pytest.warns(PossibleUserWarning, match="names 'val_los', which is not among .* Did you mean 'val_loss'") as said:
+        fit(Validated(3.0, 2.0), callback, epochs=2)
+    assert len(said) == 1

@@ -73,6 +73,8 @@ def test_a_real_file_of_today(real: dict[str, Any]):
         "stepped_batches": 8,
         "validated_batch": 0,
         "epoch_ended": False,
+        "closed": False,
+        "settled": -1,  # written in `on_train_batch_end`: what follows the batch is still to come
     }
     assert real["hyper_parameters"] == {"lr": 0.1, "width": 2}
     states = callback_states_of(real)

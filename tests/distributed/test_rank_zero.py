@@ -92,6 +92,19 @@ def test_print_and_logs_come_from_rank_zero_only(capsys: pytest.CaptureFixture[s
     assert {record.funcName for record in caplog.records} == {inspect.currentframe().f_code.co_name}  # type: ignore[union-attr]  # CPython has frames
 
 
+def test_what_is_told_is_seen_where_nobody_set_up_logging(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("leyden")
+    monkeypatch.setattr(log, "propagate", False)  # a process without a handler
+    rank_zero_info("100% of it")
+    rank_zero_info("%d is %s", 3, "odd")
+    rank_zero_debug("whispered")
+    monkeypatch.setattr(log, "level", logging.WARNING)
+    rank_zero_info("not wanted")
+    assert capsys.readouterr() == ("", "100% of it\n3 is odd\n")
+
+
 def test_a_warning_points_at_the_callers_line() -> None:
     line = inspect.currentframe().f_lineno + 2  # type: ignore[union-attr]  # CPython has frames
     with pytest.warns(LeydenWarning, match="careful") as caught:

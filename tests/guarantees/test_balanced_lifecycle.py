@@ -24,7 +24,7 @@ from leyden.hooks import HOOK_NAMES
 from leyden.loggers.base import DummyExperiment, Logger
 from leyden.profilers import Profiler
 from leyden.testing import BoringModel
-from leyden.trainer.trainer import DATAMODULE_METHODS, MODULE_METHODS
+from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
 
 VERBS = ("fit", "validate", "test", "predict")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
+from leyden.checkpoint.durable import hold_folder, let_go
+from leyden.errors import CheckpointError
 from leyden.loggers import CSVLogger, TensorBoardLogger
 from leyden.testing import BoringModel
 
@@ -163,6 +166,60 @@ def test_leftovers_of_a_crash_are_removed_and_those_of_others_stay(tmp_path: Pat
         (tmp_path / name).write_bytes(b"half")
     trainer(tmp_path, 1, callbacks=[ModelCheckpoint(tmp_path, filename="whole")]).fit(BoringModel(), ckpt_path="last")
     assert sorted(os.listdir(tmp_path)) == [".mine", "notes.tmp", "whole.ckpt"]
+
+
+def test_two_runs_do_not_go_on_in_one_folder(tmp_path: Path) -> None:
+    class Again(leyden.Callback):
+        """Starts the same command while it runs."""
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            if os.path.exists(tmp_path / "last.ckpt"):
+                with pytest.raises(CheckpointError, match=f"another run is training with its checkpoints in {tmp_path}. Wait"):
+                    fit()
+                raise Interrupt
+
+    class Interrupt(Exception):
+        pass
+
+    def fit(*callbacks: leyden.Callback) -> leyden.FitResult:
+        writer = ModelCheckpoint(tmp_path, save_top_k=0, save_last=True)
+        return trainer(tmp_path, 2, callbacks=[*callbacks, writer]).fit(BoringModel(), ckpt_path="last")
+
+    with pytest.raises(Interrupt):
+        fit(Again())
+    assert fit().steps == 4  # the folder is free again
+
+
+def test_a_hold_ends_with_the_process_and_not_with_its_workers(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(BlockingIOError):
+        hold_folder(tmp_path)
+    holder.kill()
+    holder.wait()
+    held = hold_folder(tmp_path)  # its child lives on
+    assert held is not None
+    let_go(held)
+    holder.stdin.close()  # and ends now
+    assert holder.stdout.read() == "ended\n"
+    holder.stdout.close()
+
+
+HOLDER = """
+import os, sys
+from leyden.checkpoint.durable import hold_folder
+hold_folder(sys.argv[1])
+if os.fork() == 0:
+    print("held", flush=True)
+    sys.stdin.read()
+    print("ended", flush=True)
+    os._exit(0)
+os.wait()
+"""
 
 
 class Worsening(BoringModel):

@@ -18,7 +18,7 @@ from leyden.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from leyden.errors import MissingMonitor, PossibleUserWarning, UnknownName
 from leyden.hooks import HOOK_NAMES, one_edit_apart
 from leyden.testing import BoringDataModule, BoringModel
-from leyden.trainer.trainer import DATAMODULE_METHODS, MODULE_METHODS
+from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,

@@ -1,4 +1,4 @@
-"""Guarantees 2 and 13: a signal ends a run between two batches, with its state on the disk; the same command ends it as planned."""
+"""Guarantees 2 and 13: a signal ends a run between two batches, its state on the disk; the same command goes on with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from leyden.distributed.signals import EXIT_CODE, heeded, in_notebook
 from leyden.testing import Recorder
 
 # The job as a user would write it. The place in its arguments is where it sends itself the signal.
-JOB = '''
+JOB = """
 import hashlib, os, signal, sys
 import torch
 from torch import nn
@@ -100,7 +100,7 @@ result = trainer.fit(net, train, DataLoader(Samples(), batch_size=4), ckpt_path=
 weights = torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 rows = open(os.path.join(trainer.logger.log_dir, "metrics.csv"), "rb").read()
 print(result.status, "weights", hashlib.sha256(weights.numpy().tobytes() + rows).hexdigest(), flush=True)
-'''
+"""
 
 
 def start(folder: Path, place: str = "nowhere", name: str = "SIGTERM", workers: int = 0) -> subprocess.CompletedProcess[str]:

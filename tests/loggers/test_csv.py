@@ -224,6 +224,15 @@ def test_arguments_are_checked(tmp_path: Path, arguments: dict[str, Any], error:
         CSVLogger(**{"save_dir": tmp_path, **arguments})
 
 
+def test_tensorboards_methods_are_not_there_and_the_error_says_where_they_are(tmp_path: Path) -> None:
+    experiment = CSVLogger(tmp_path).experiment
+    assert not hasattr(experiment, "add_histogram")
+    with pytest.raises(AttributeError, match=r"no attribute 'add_image': .*CSVLogger.*TensorBoardLogger\('\.'\)"):
+        experiment.add_image("a", torch.zeros(1, 2, 2), 0)
+    with pytest.raises(AttributeError, match=r"^'ExperimentWriter' object has no attribute 'other'$"):
+        experiment.other  # noqa: B018  # the reading is what is tested
+
+
 def test_a_place_that_cannot_be_written_is_named_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     logger = CSVLogger(tmp_path / "file")

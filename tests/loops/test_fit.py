@@ -702,3 +702,52 @@ def test_a_validation_that_draws_does_not_disturb_training() -> None:
     plain = weights(limit_val_batches=0)
     assert torch.equal(plain, weights(num_sanity_val_steps=2))
     assert torch.equal(plain, weights(val_check_interval=1, num_sanity_val_steps=0))
+
+
+class Growing(torch.utils.data.Dataset[Tensor]):
+    """A dataset that gets more samples as the run goes on, such as a replay buffer."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.full((32,), float(index))
+
+
+def test_a_dataset_that_grows_is_read_whole_in_every_epoch() -> None:
+    train, val = Growing(4), Growing(1)
+    trained: list[tuple[int, float]] = []
+    validated: list[int] = []
+
+    class Reads(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            trained.append((self.current_epoch, batch[0, 0].item()))
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            validated.append(self.current_epoch)
+
+        def on_train_epoch_end(self) -> None:
+            train.length += 2
+            val.length += 1
+
+    trainer = leyden.Trainer(**QUIET, max_epochs=2, val_check_interval=0.5, num_sanity_val_steps=0)
+    trainer.fit(Reads(), DataLoader(train), DataLoader(val))
+    assert trained == [(0, float(i)) for i in range(4)] + [(1, float(i)) for i in range(6)]
+    assert validated == [0] * 2 * 1 + [1] * 2 * 2
+    assert trainer.num_training_batches == 6
+
+
+def test_a_dataset_that_becomes_empty_is_an_error_and_no_endless_run() -> None:
+    train = Growing(2)
+
+    class Empties(BoringModel):
+        def on_train_epoch_end(self) -> None:
+            train.length = 0
+
+    trainer = leyden.Trainer(**QUIET, max_epochs=-1, limit_val_batches=0)
+    with pytest.raises(EmptyLoader, match="its length is 0"):
+        trainer.fit(Empties(), DataLoader(train))

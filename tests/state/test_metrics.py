@@ -330,3 +330,36 @@ def test_a_function_out_of_a_checkpoint_is_bound_when_it_is_given_again() -> Non
     going_on.end_batches()
     assert going_on.epoch_row()["a"] == 42.0
     assert going_on_state["collections"].keys() == {"train"}
+
+
+# -- unusual tensors
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (torch.ones(()).to(torch.float8_e4m3fn), "float8"),
+        (torch.tensor([1.0]).to_sparse(), "sparse"),
+        (torch.empty((), device="meta"), "meta"),
+    ],
+)
+def test_a_tensor_that_cannot_be_added_is_refused_with_what_to_log_instead(value: Tensor, kind: str) -> None:
+    with pytest.raises(IllegalLog, match=f"got a {kind} tensor, whose values cannot be added. Log it as "):
+        begun().log("x", value, STEP, None)
+
+
+def test_unsigned_integers_are_summed_and_compared_as_such() -> None:
+    large = torch.tensor([2**63 + 2048, 2**63 + 4096], dtype=torch.uint64)
+    total = Sum(mean=True)
+    total.add([(large[0], 1), (large[1], 1)])
+    assert float(total.value()) == float(2**63 + 3 * 1024)
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        most = Extreme("max")
+        most.add([(torch.tensor(2, dtype=dtype), 1), (torch.tensor(7, dtype=dtype), 1)])
+        assert int(most.value()) == 7
+
+
+@pytest.mark.parametrize("name", [["x"], {"x": 1}, 3, None])
+def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
+    with pytest.raises(IllegalLog, match="a metric's name must be a string"):
+        begun().log(name, 1.0, STEP, None)

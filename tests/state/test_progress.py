@@ -22,7 +22,7 @@ def test_state_comes_back() -> None:
 
 
 def test_an_epoch_that_had_ended_is_counted_on_load() -> None:
-    progress = Progress(epoch=2, batch=5, batches=15, epoch_ended=True)
+    progress = Progress(epoch=2, batch=5, batches=15, closed=True, epoch_ended=True)
     copy = Progress()
     copy.load_state_dict(progress.state_dict())
     assert (copy.epoch, copy.batch, copy.batches, copy.epoch_ended) == (3, 0, 15, False)
@@ -32,3 +32,10 @@ def test_names_of_another_version_are_left_out() -> None:
     progress = Progress()
     progress.load_state_dict({"step": 3, "from_the_future": 1})
     assert progress == Progress(step=3)
+
+
+def test_an_epoch_that_a_limit_ended_inside_stays_as_it_was() -> None:
+    progress = Progress(epoch=2, batch=5, batches=15, epoch_ended=True)
+    copy = Progress()
+    copy.load_state_dict(progress.state_dict())
+    assert copy == progress

@@ -405,7 +405,9 @@ def test_a_disk_that_fails_leaves_the_previous_checkpoint_intact(error: OSError)
     def run(*more: Any) -> leyden.Trainer:
         return trainer(ModelCheckpoint("kept", save_last=True), *more, plugins=[TorchCheckpointIO(disk)])
 
-    with pytest.raises(CheckpointWriteFailed, match=rf"could not be written: {error.strerror}.*What stood there before is intact"):
+    with pytest.raises(
+        CheckpointWriteFailed, match=rf"could not be written: {error.strerror}.*What stood there before is intact"
+    ):
         fit(run(Recorder(on_train_epoch_start=begin_to_fail)))
     assert sorted(os.listdir("kept")) == ["epoch=0-step=4.ckpt", "last.ckpt"]
     disk.error = None

@@ -606,3 +606,21 @@ def test_the_boring_datamodule_serves_every_verb() -> None:
     for verb in VERBS:
         getattr(run, verb)(module, datamodule=data)
     assert len(module.seen) == 10
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_module_can_be_trained_inside_a_gradient_free_block(mode: Any) -> None:
+    module = BoringModel()
+    before = module.layer.weight.detach().clone()
+    with mode():
+        leyden.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(module, random_batches(2))
+        assert not torch.is_grad_enabled()
+    assert not torch.equal(before, module.layer.weight)

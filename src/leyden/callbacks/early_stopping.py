@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from enum import Enum
@@ -13,10 +12,10 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
-from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn
+from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_warn
 from leyden.errors import InvalidOption, InvalidType
 from leyden.module import LightningModule
-from leyden.options import check_count
+from leyden.options import check_count, check_number
 from leyden.state.run import Run
 
 
@@ -80,17 +79,22 @@ class EarlyStopping(Callback):
     ) -> None:
         if not isinstance(monitor, str):
             raise InvalidType("monitor", monitor, "the name of a logged metric, such as 'val_loss'")
-        if mode not in self.mode_dict:
+        if mode not in list(self.mode_dict):  # a list: what was given need not be hashable
             raise InvalidOption("mode", mode, '"min" (smaller is better) or "max"')
         self.monitor = monitor
-        self.min_delta = abs(min_delta) * (1 if mode == "max" else -1)
+        self.min_delta = abs(check_number("min_delta", min_delta, "a difference, such as 0.01")) * (1 if mode == "max" else -1)
         self.patience = check_count("patience", patience, 0, "a number of checks >= 0")
         self.verbose = verbose
         self.mode = mode
         self.strict = strict
         self.check_finite = check_finite
-        self.stopping_threshold = stopping_threshold
-        self.divergence_threshold = divergence_threshold
+        threshold = "a value of the metric, or None"
+        self.stopping_threshold = (
+            None if stopping_threshold is None else check_number("stopping_threshold", stopping_threshold, threshold)
+        )
+        self.divergence_threshold = (
+            None if divergence_threshold is None else check_number("divergence_threshold", divergence_threshold, threshold)
+        )
         self.log_rank_zero_only = log_rank_zero_only
         self._check_on_train_epoch_end = check_on_train_epoch_end
         self._metric = Monitor(monitor)
@@ -191,10 +195,10 @@ class EarlyStopping(Callback):
         if self.check_finite and not math.isfinite(value):
             self.stopping_reason = EarlyStoppingReason.NON_FINITE_METRIC
             return True, f"{name} = {value} is not finite. The best value before was {best:.3f}."
-        if self.stopping_threshold is not None and better(current, torch.tensor(self.stopping_threshold)):
+        if self.stopping_threshold is not None and better(current, _beside(current, self.stopping_threshold)):
             self.stopping_reason = EarlyStoppingReason.STOPPING_THRESHOLD
             return True, f"{name} = {value:.6g} reached the stopping threshold {self.stopping_threshold}."
-        if self.divergence_threshold is not None and better(-current, -torch.tensor(float(self.divergence_threshold))):
+        if self.divergence_threshold is not None and better(-current, -_beside(current, self.divergence_threshold)):
             self.stopping_reason = EarlyStoppingReason.DIVERGENCE_THRESHOLD
             return True, f"{name} = {value:.6g} is worse than the divergence threshold {self.divergence_threshold}."
         if better(current - self.min_delta, self.best_score.to(current.device)):
@@ -216,7 +220,7 @@ class EarlyStopping(Callback):
 
     def _log_info(self, trainer: Run, message: str) -> None:
         if trainer.world_size > 1 and not self.log_rank_zero_only:
-            logging.getLogger("leyden").info("[rank %d] %s", trainer.global_rank, message)
+            log_info("[rank %d] %s", trainer.global_rank, message)
         else:
             rank_zero_info(message)
 
@@ -242,3 +246,9 @@ class EarlyStopping(Callback):
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
         self._metric.load_state_dict(state_dict.get("metric", {}))
+
+
+def _beside(current: Tensor, threshold: float) -> Tensor:
+    """``threshold`` rounded as ``current`` is, so that a metric that is equal to it is found equal."""
+    dtype = current.dtype if current.is_floating_point() else torch.float64
+    return torch.tensor(float(threshold), dtype=dtype, device=current.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -170,6 +171,7 @@ class ModelCheckpoint(Checkpoint):
         self._resumed_at: float | None = None  # when the file that was resumed from was written
         self._pending = False  # a save waits for the validation that follows this batch
         self._warned = False
+        self._doubted: set[str] = set()
         self._metric.forget()
 
     def _worst(self) -> Tensor:
@@ -446,6 +448,7 @@ class ModelCheckpoint(Checkpoint):
 
     def _free_path(self, trainer: Run, candidates: dict[str, Tensor], filename: str | None, replaced: Collection[str]) -> str:
         """The first name, counting versions, that is free or this run's to replace."""
+        self._doubt_names(filename or self.filename or "", candidates)
         path = self.format_checkpoint_name(candidates, filename)
         version = self.STARTING_VERSION
         while self._enable_version_counter and path not in replaced and self._is_taken(trainer, path):
@@ -453,12 +456,28 @@ class ModelCheckpoint(Checkpoint):
             version += 1
         return path
 
+    def _doubt_names(self, template: str, candidates: Mapping[str, Tensor]) -> None:
+        """Say once where a name in ``template`` is no metric, and a metric has nearly that name."""
+        for name, _ in _FIELD.findall(template):
+            known = name in candidates or name in self._doubted
+            near = [] if known else difflib.get_close_matches(name, candidates, n=1, cutoff=0.85)
+            if near:
+                self._doubted.add(name)
+                rank_zero_warn(
+                    f"The filename {template!r} of ModelCheckpoint names {name!r}, which is not among the logged metrics and "
+                    f"counts as 0. Did you mean {near[0]!r}?",
+                    category=PossibleUserWarning,
+                )
+
     def _is_taken(self, trainer: Run, path: str) -> bool:
         if path in self._outdated:
             return False
-        if path in self._written or path in self.best_k_models:
+        if path in self._written or path in self.best_k_models or any(_holds(other, path) for other in self._others(trainer)):
             return True
         return self.file_exists(path, trainer) and not trainer.strategy.broadcast(self._is_from_abandoned_future(path))
+
+    def _others(self, trainer: Run) -> list[Any]:
+        return [writer for writer in trainer.checkpoint_callbacks if writer is not self]
 
     def _is_from_abandoned_future(self, path: str) -> bool:
         """Whether the run that was resumed wrote ``path`` after the point from which it goes on: it is about to do so again."""
@@ -660,6 +679,12 @@ def validation_loss(metrics: Collection[str]) -> str | None:
     # one that is logged by step and by epoch stands there under three names
     found = [name for name in found if not any(name == other + end for other in found for end in ("_step", "_epoch"))]
     return found[0] if len(found) == 1 else None
+
+
+def _holds(writer: Any, path: str) -> bool:
+    """Whether another checkpoint callback has ``path`` in its books: to keep, or to remove."""
+    kept = (*getattr(writer, "best_k_models", ()), getattr(writer, "best_model_path", ""), getattr(writer, "last_model_path", ""))
+    return path in kept or path in getattr(writer, "_outdated", ())
 
 
 def _moment(run: Run) -> int:

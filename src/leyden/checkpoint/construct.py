@@ -18,7 +18,7 @@ import torch
 
 from leyden.checkpoint.attributes import AttributeDict
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
-from leyden.checkpoint.format import Unwritable, decode
+from leyden.checkpoint.format import Unwritable, check_parts, decode
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.verified import bytes_verified
 from leyden.errors import (
@@ -27,6 +27,7 @@ from leyden.errors import (
     CheckpointMissing,
     ConflictingOptions,
     InvalidOption,
+    InvalidType,
     LeydenWarning,
     MissingHyperparameter,
     MissingPackage,
@@ -126,6 +127,8 @@ def load_hparams_from_file(path: Path) -> dict[str, Any]:
 
 def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
     place = _where_it_was if map_location is None else map_location
+    if not hasattr(source, "read") and not isinstance(source, str | os.PathLike):
+        raise InvalidType("checkpoint_path", source, "the path or URL of a checkpoint, or an open file")
     if hasattr(source, "read"):
         loaded = bytes_verified(source.read(), _called(source), place, weights_only)
         if not isinstance(loaded, dict):
@@ -133,6 +136,7 @@ def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str
     else:
         loaded = TorchCheckpointIO().load_checkpoint(source, place, weights_only)
     decoded: dict[str, Any] = {key: decode(value) for key, value in loaded.items()}
+    check_parts(decoded, _called(source))
     return decoded
 
 

@@ -24,6 +24,9 @@ _LEFTOVER = re.compile(r"^\..+\.(\d+)\.leyden-tmp$", re.DOTALL)
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 
 
+_held: set[int] = set()
+
+
 class Disk:
     """The system calls of a durable write, one method each, so that a test can let any of them fail."""
 
@@ -175,6 +178,39 @@ def clean_leftovers(folder: str | os.PathLike[str]) -> list[str]:
     return removed
 
 
+def hold_folder(folder: str | os.PathLike[str]) -> int | None:
+    """Hold ``folder``, which is made if need be, until the descriptor that is returned is closed or the process ends.
+
+    The hold is a lock on the folder itself: nothing is written. A child process does not share it. ``None`` where the system
+    or the file system has no such locks.
+
+    Raises:
+        BlockingIOError: another process holds it, or this one does already.
+    """
+    if fcntl is None:
+        return None
+    os.makedirs(folder, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        os.close(descriptor)
+        return None
+    if not _held:
+        os.register_at_fork(after_in_child=_let_go_in_child)  # workers may outlive a killed process, and must not hold on
+    _held.add(descriptor)
+    return descriptor
+
+
+def let_go(descriptor: int) -> None:
+    """End a hold."""
+    _held.discard(descriptor)
+    os.close(descriptor)
+
+
 def quarantine(path: str | os.PathLike[str]) -> str:
     """Rename a bad file to ``NAME.damaged`` (``NAME.damaged-1`` and on where that is taken) and return the new path."""
     path = os.fspath(path)
@@ -272,6 +308,13 @@ def _write_failed(path: str, error: OSError) -> CheckpointWriteFailed:
     failed.errno = error.errno
     failed.filename = path
     return failed
+
+
+def _let_go_in_child() -> None:
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
 
 
 def _remove_if_abandoned(path: str) -> bool:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from leyden.checkpoint.attributes import AttributeDict
+from leyden.errors import CheckpointForeign
 
 MARK = "__leyden__"
 _SAME = frozenset({bool, float, str, bytes, bytearray, complex, type(None), torch.dtype, torch.device, torch.Size, torch.layout})
@@ -511,3 +512,22 @@ def _resolve(reference: str) -> Any:
     for name in names.split("."):
         found = getattr(found, "__dict__", {}).get(name)
     return found if isinstance(found, type) else None
+
+
+_PARTS: dict[str, tuple[type, ...]] = {
+    "state_dict": (Mapping,),
+    "optimizer_states": (list, tuple, type(None)),
+    "lr_schedulers": (list, tuple, type(None)),
+    "callbacks": (Mapping, type(None)),
+    "leyden": (Mapping, type(None)),
+}
+
+
+def check_parts(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Raise :class:`CheckpointForeign` where a part of the top level is of a kind that no writer gives it."""
+    for part, kinds in _PARTS.items():
+        if part in checkpoint and not isinstance(checkpoint[part], kinds):
+            raise CheckpointForeign(
+                f"{name!r} is no checkpoint of a Trainer: its {part!r} is {type(checkpoint[part]).__name__}, expected "
+                f"{'names and values' if Mapping in kinds else 'a list'}."
+            )

@@ -52,6 +52,8 @@ def progress_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         batch = 0  # written between two epochs
     elif batches.get("is_last_batch") and current["completed"] == current["ready"] > 0:
         ended = _has_validated(fit)
+    # written in `on_train_batch_end`, or inside the validation after it: what follows the batch is still to come
+    pending = batch > 0 and not ended and (current["processed"] > current["completed"] or not _has_validated(fit))
     return _progress(
         epoch=epoch,
         batch=batch,
@@ -60,6 +62,8 @@ def progress_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         stepped_batches=stepped,
         validated_batch=int(total["processed"]) if batch == 0 or ended else 0,
         epoch_ended=ended,
+        closed=bool(batches.get("is_last_batch")) and batch == current["ready"] > 0,
+        pending=pending,
     )
 
 
@@ -166,6 +170,8 @@ def _progress(
     batches: int = 0,
     validated_batch: int = 0,
     epoch_ended: bool = False,
+    closed: bool = False,
+    pending: bool = False,
 ) -> dict[str, Any]:
     return {
         "epoch": epoch,
@@ -176,6 +182,8 @@ def _progress(
         "stepped_batches": stepped_batches,
         "validated_batch": validated_batch,
         "epoch_ended": epoch_ended,
+        "closed": closed,
+        "settled": -1 if pending else batches,
     }
 
 

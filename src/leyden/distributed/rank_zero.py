@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
@@ -69,9 +70,21 @@ def rank_zero_debug(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
 
 
 def rank_zero_info(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
-    """Log a message of level INFO to the logger ``leyden``, on rank 0."""
+    """Log a message of level INFO to the logger ``leyden``, on rank 0.
+
+    Where nobody has set up logging it goes to the standard error, so that what was asked for (``verbose=True``) is seen;
+    ``logging.getLogger("leyden").setLevel("WARNING")`` keeps it back.
+    """
     if rank_zero_only.rank == 0:
-        _log.info(*args, stacklevel=stacklevel, **kwargs)
+        log_info(*args, stacklevel=stacklevel + 1, **kwargs)
+
+
+def log_info(message: object, *args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
+    """:func:`rank_zero_info` on every rank."""
+    if _log.hasHandlers() or _log.level > logging.INFO:
+        _log.info(message, *args, stacklevel=stacklevel, **kwargs)
+    else:
+        print(str(message) % args if args else message, file=sys.stderr)
 
 
 def rank_zero_warn(message: str | Warning, stacklevel: int = 4, category: type[Warning] = LeydenWarning, **kwargs: Any) -> None:

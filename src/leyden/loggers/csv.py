@@ -167,6 +167,15 @@ class ExperimentWriter:
         self._rows = self._size = self._crc = 0
         self._look()
 
+    def __getattr__(self, name: str) -> Any:
+        known = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name.startswith("add_"):  # add_scalar, add_image, add_figure ...
+            raise AttributeError(
+                f"{known}: this is the experiment of a CSVLogger, which keeps numbers. {name} is TensorBoard's: pass "
+                f"Trainer(logger=leyden.loggers.TensorBoardLogger('.')), or a list of both loggers."
+            )
+        raise AttributeError(known)
+
     @property
     def metrics_keys(self) -> list[str]:
         """The columns, but ``step``."""

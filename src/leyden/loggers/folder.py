@@ -25,6 +25,8 @@ class RunFolder:
             raise InvalidType("name", name, "a string, or None for no folder of its own")
         if isinstance(version, bool) or not (version is None or isinstance(version, int | str)):
             raise InvalidType("version", version, "a number, a string, or None for the next free number")
+        if sub_dir is not None and not isinstance(sub_dir, str | os.PathLike):
+            raise InvalidType("sub_dir", sub_dir, "a path below the run's folder, or None")
         self.save_dir = os.path.expandvars(os.path.expanduser(os.fspath(save_dir)))
         self.name = name or ""
         self.sub_dir = None if sub_dir is None else os.path.expandvars(os.path.expanduser(os.fspath(sub_dir)))

@@ -1,5 +1,5 @@
 """The base of loggers, where Lightning puts it."""
 
-from leyden.loggers.base import DummyLogger, Logger
+from leyden.loggers.base import DummyExperiment, DummyLogger, Logger, rank_zero_experiment
 
-__all__ = ["DummyLogger", "Logger"]
+__all__ = ["DummyExperiment", "DummyLogger", "Logger", "rank_zero_experiment"]

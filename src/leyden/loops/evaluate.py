@@ -50,6 +50,7 @@ class EvaluateLoop:
         """Evaluate every loader, at most ``most`` batches of each; returns the metrics of each loader as numbers."""
         run, metrics = self.run, self.run.metrics
         source = run.loaders.eval[self.stage]
+        source.measure()
         module = run.lightning_module
         self.rows = 0
         run.keep_modes()

@@ -358,6 +358,8 @@ class FitLoop:
         run = self.run
         every, epoch = run.options.behaviour.reload_every_n_epochs, run.progress.epoch
         if not every or epoch % every or epoch == self.loaded_in:
+            if run.progress.batch == 0 and source.measure() and isinstance(run.options.validation.interval, float):
+                self.read_interval(source)  # a share of another length
             return source
         self.loaded_in = epoch
         source = run.loaders.load_train(run.options.limits)

@@ -321,6 +321,9 @@ def check_kind(name: str, value: Any) -> None:
     if isinstance(value, Tensor):
         if value.is_complex():
             raise IllegalLog(f"self.log({name!r}, ...) got a complex tensor. Log its real and imaginary parts.")
+        kind = _unaddable(value)
+        if kind is not None:
+            raise IllegalLog(f"self.log({name!r}, ...) got a {kind} tensor, whose values cannot be added. Log it as {_AS[kind]}.")
         return
     if is_metric(value) or (isinstance(value, Number) and not isinstance(value, complex)):
         return
@@ -333,6 +336,25 @@ def check_kind(name: str, value: Any) -> None:
         f"self.log({name!r}, ...) got {type(value).__name__}. What can be logged: a tensor with one element, a number, or a "
         f"torchmetrics metric."
     )
+
+
+_AS = {
+    "sparse": "a dense one: value.to_dense()",
+    "quantized": "a plain one: value.dequantize()",
+    "meta": "one that holds data",
+    "float8": "float32: value.float()",
+}
+
+
+def _unaddable(value: Tensor) -> str | None:
+    """The kind of a tensor that PyTorch cannot stack or add, where it is of one."""
+    if value.is_meta:
+        return "meta"
+    if value.layout is not torch.strided:
+        return "sparse"
+    if value.is_quantized:
+        return "quantized"
+    return "float8" if value.dtype.is_floating_point and value.dtype.itemsize < 2 else None
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,8 @@ Pending = list[tuple[Any, int]]
 """Values, each with the number of samples that it stands for."""
 
 _UNIT = 1074  # every finite double is a whole number of 2**-1074
+# PyTorch compares no unsigned integers but bytes; the largest of 64 bits fit into no other integer.
+_COMPARED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
 _SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -89,7 +91,10 @@ class Sum(Accumulator):
             bins = self.bins[kind, device] = bins.clone()
         if kind == "whole":
             values = values.to(torch.int64)
-            bins += torch.stack([(values & 0xFFFFFFFF).sum(), (values >> 32).sum()]).mul_(weight)
+            high = values >> 32
+            if dtype == torch.uint64:
+                high &= 0xFFFFFFFF  # its top bit is no sign
+            bins += torch.stack([(values & 0xFFFFFFFF).sum(), high.sum()]).mul_(weight)
         elif kind == "double":
             _add_doubles(bins, values, weight)
         else:
@@ -148,6 +153,7 @@ class Extreme(Accumulator):
         groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for value, _ in pending:
             if isinstance(value, Tensor):
+                value = value.to(_COMPARED.get(value.dtype, value.dtype))
                 groups.setdefault((value.dtype, value.device), []).append(bare(value))
             else:
                 self.number = value if self.number is None else self._of([self.number, value])

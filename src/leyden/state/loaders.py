@@ -122,13 +122,20 @@ class TrainSource:
         self.loader: Any = self.combined if self.combined is not None else loader
         if limits.overfit:
             self.loader = unshuffled(self.loader)
-        self.length = length_of(self.loader)
         self.limit = limits.train
-        self.stop = limited(self.length, limits.train, "limit_train_batches")
-        if self.length == 0 and self.stop == 0 and limits.train != 0:
-            raise EmptyLoader(f"{origin_name} has no batch: its length is 0. (drop_last=True drops a lone small batch.)")
+        self.length: int | None = None
+        self.stop: int | None = None
+        self.measure()
         self.position = Position(self.loader)
         self.cut: dict[str, Any] | None = None  # where a resumed run goes on
+
+    def measure(self) -> bool:
+        """Ask for the length anew: a dataset may have grown. Whether it is another one than before."""
+        before, self.length = self.length, length_of(self.loader)
+        self.stop = limited(self.length, self.limit, "limit_train_batches")
+        if self.length == 0 and self.stop == 0 and self.limit != 0:
+            raise EmptyLoader(f"{self.name} has no batch: its length is 0. (drop_last=True drops a lone small batch.)")
+        return self.length != before
 
     @property
     def batches(self) -> int | float:
@@ -208,10 +215,16 @@ class EvalSource:
             self.loaders = list(given.values())
         else:
             self.loaders = list(given) if isinstance(given, list | tuple) else [given]
-        self.stops = [limited(length_of(loader), limit, limit_name) for loader in self.loaders]
+        self.limit, self.limit_name = limit, limit_name
+        self.stops: list[int | None] = []
+        self.measure()
+
+    def measure(self) -> None:
+        """Ask for the lengths anew: a dataset may have grown."""
+        self.stops = [limited(length_of(loader), self.limit, self.limit_name) for loader in self.loaders]
         for loader, stop in zip(self.loaders, self.stops, strict=True):
-            if length_of(loader) == 0 and stop == 0 and limit != 0:
-                raise EmptyLoader(f"{origin_name} has no batch: the length of {type(loader).__name__} is 0.")
+            if length_of(loader) == 0 and stop == 0 and self.limit != 0:
+                raise EmptyLoader(f"{self.name} has no batch: the length of {type(loader).__name__} is 0.")
 
     @property
     def batches(self) -> list[int | float]:

@@ -43,15 +43,18 @@ class Metrics:
         self._callback: dict[str, Tensor] = {}
         self._logged: dict[str, Any] = {}
         self._bar: dict[str, Any] = {}
-        self._ask_where: Callable[[], str | None] = lambda: None
+        self._ask_where: Callable[[], str | None] = nowhere
         self.batch: Any = None
         self.size: int | None = None
-        self._sample_count: Callable[[], int | None] = lambda: None
+        self._sample_count: Callable[[], int | None] = uncounted
         self._loader: int | None = None
         self._set_aside = SetAside()
         self._module: torch.nn.Module | None = None
         self._said_silent = False
         self.silent = False  # barebones: nothing is logged
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ask_where": nowhere, "_sample_count": uncounted, "batch": None}  # a copy belongs to no verb
 
     # -- said by the loops
     def begin(self, where: Callable[[], str | None], module: torch.nn.Module | None = None) -> None:
@@ -175,7 +178,10 @@ class Metrics:
             self._say_silent(name)
             return
         where = self._ask_where()
-        entry = self._entries.get((where, name, self._loader))  # type: ignore[arg-type]  # an unknown place is refused in _new
+        try:
+            entry = self._entries.get((where, name, self._loader))  # type: ignore[arg-type]  # unknown places: see _new
+        except TypeError:  # no string, and not even hashable
+            entry = None
         if entry is None:
             entry = self._new(where, name, value, asked)
         elif entry.asked != asked:
@@ -395,6 +401,14 @@ class Metrics:
         self._callback = dict(state["callback"])
         self._logged = dict(state["logged"])
         self._bar = dict(state["bar"])
+
+
+def nowhere() -> None:
+    """Where a hook runs while no verb does."""
+
+
+def uncounted() -> None:
+    """How many samples a batch has where no loader can tell."""
 
 
 def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -202,7 +202,9 @@ class SteppingOptimizer:
         return self._toggle(self.optimizer)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["optimizer"], name)
+        if name == "optimizer":  # a copy that is being made asks before it has one
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("optimizer", "_step", "_toggle"):

@@ -52,6 +52,11 @@ class Stepping(Protocol):
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None: ...
 
 
+def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a step returned, as it is."""
+    return outputs
+
+
 class Run(Views):
     """What happens. Declares every attribute; other files read them, and ask for changes by the methods below."""
 
@@ -74,7 +79,7 @@ class Run(Views):
         self._module: LightningModule | None = None
         self.hooks: Hooks | None = None
         self.steps: dict[str, Callable[..., Any]] = {}
-        self.read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = lambda stage, outputs: outputs
+        self.read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = as_returned
         self.bar_items: Callable[[], Mapping[str, Any]] | None = None  # what the module wants the bar to show
         self.optimization: Stepping | None = None
         # where we are
@@ -105,6 +110,11 @@ class Run(Views):
         self._losses_from = 0  # `progress.batches` when the first of them was noted
         self._checked_loss: Tensor | None = None
         self.losses_due = LOSSES_KEPT  # `progress.batches` at which they are checked
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what belongs to a running verb: a copy, or what is pickled, is a run at rest."""
+        at_rest: dict[str, Any] = {"hooks": None, "steps": {}, "read_mapping": as_returned, "bar_items": None, "optimization": None}
+        return {**self.__dict__, **at_rest, "capsule": None}
 
     # -- wishes
     def stop(self, because: str = "trainer.stop() was called", lasting: bool = True) -> None:

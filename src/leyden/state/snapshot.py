@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from leyden.checkpoint.format import decode, encode, unwritable
+from leyden.checkpoint.format import check_parts, decode, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.data.generators import generators_in, put_states, states_of
 from leyden.datamodule import LightningDataModule
-from leyden.errors import CheckpointForeign, CheckpointMismatch, LeydenWarning
+from leyden.errors import CheckpointForeign, CheckpointMismatch, InvalidReturn, LeydenWarning
 from leyden.hooks import overrides
 from leyden.hparams import dump_hparams
 from leyden.state.metric_objects import state_of
@@ -151,6 +152,11 @@ def callback_states(run: Run) -> dict[str, Any]:
     for callback in run.callbacks:
         state = callback.state_dict()
         if state:
+            if not isinstance(state, Mapping):
+                raise InvalidReturn(
+                    f"{type(callback).__name__}.state_dict() returned {type(state).__name__}. Expected a dict of names and "
+                    f"values, which load_state_dict gets back."
+                )
             states[callback.state_key] = state
     return states
 
@@ -217,7 +223,7 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
             run.strategy.load_optimizer_state(optimizer, state)
         except ValueError as error:
             raise CheckpointMismatch(f"An optimizer's state in {run.ckpt_path} does not fit: {error}") from error
-    for scheduled, state in zip(plan.schedulers, checkpoint.get("lr_schedulers", []), strict=False):
+    for scheduled, state in zip(plan.schedulers, checkpoint.get("lr_schedulers") or [], strict=False):
         scheduled.scheduler.load_state_dict(state)
     precision = run.strategy.precision
     state = checkpoint.get(type(precision).__qualname__, checkpoint.get("native_amp_scaling_state"))
@@ -230,9 +236,7 @@ def put_training(run: Run, checkpoint: dict[str, Any]) -> None:
     ours = checkpoint.get(OURS) or {}
     if "progress" not in ours:
         found = progress_of(checkpoint)
-        batches, validated = found["batches"], found.pop("validated_batch", 0)
-        more = {"rows": batches, "validated": validated, "settled": validated or batches, "closed": found["epoch_ended"]}
-        run.progress.load_state_dict({**found, **more})
+        run.progress.load_state_dict({**found, "rows": found["batches"], "validated": found.pop("validated_batch", 0)})
         return
     run.progress.load_state_dict(ours["progress"])
     run.random_state_to_restore = ours["random"]
@@ -282,4 +286,5 @@ def read(run: Run, path: str, weights_only: bool | None) -> dict[str, Any]:
             f"{path} holds no checkpoint: it has no 'state_dict'. Expected a file that a Trainer wrote, or Lightning."
         )
     decoded: dict[str, Any] = decode(checkpoint)
+    check_parts(decoded, path)
     return decoded

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.assemble import LOG_FOLDER
-from leyden.checkpoint.durable import quarantine
+from leyden.checkpoint.durable import hold_folder, let_go, quarantine
 from leyden.checkpoint.naming import newest_checkpoint
-from leyden.errors import CheckpointDamaged, CheckpointForeign, CheckpointMissing, LeydenWarning, Unsupported, did_you_mean
+from leyden.errors import (
+    CheckpointDamaged,
+    CheckpointError,
+    CheckpointForeign,
+    CheckpointMissing,
+    InvalidType,
+    LeydenWarning,
+    Unsupported,
+    did_you_mean,
+)
 from leyden.state import snapshot
 from leyden.state.run import Run
 
@@ -25,6 +34,7 @@ class Choice:
     verbose: bool = True
     path: str | None = None
     checkpoint: dict[str, Any] | None = None
+    holds: dict[str, int] = field(default_factory=dict)  # folders that are this run's while it runs, and their locks
 
     @property
     def content(self) -> dict[str, Any]:
@@ -45,7 +55,11 @@ class Choice:
                     "first, or pass a path."
                 )
         elif self.asked == "last":
+            if self.fitting:
+                self._hold(run, given_folders(run))
             self._first_good(run, last_candidates(run), weights_only)
+            if self.fitting and self.path is not None:
+                self._hold(run, [os.path.dirname(os.path.abspath(self.path))])
             if self.checkpoint is None and not self.fitting:
                 raise CheckpointMissing(
                     f"ckpt_path='last' was asked for, and there is no checkpoint under {run.default_root_dir}. Pass a path."
@@ -56,6 +70,30 @@ class Choice:
                 run.print(f"ckpt_path='last': training goes on from {self.path}.")
         else:
             self._read_path(run, self.asked, weights_only)
+
+    def _hold(self, run: Run, folders: list[str]) -> None:
+        """See that no other process trains in these folders: both would write the same files."""
+        if not run.is_global_zero or run.fast_dev_run:
+            return
+        for folder in map(os.path.abspath, folders):
+            if folder in self.holds:
+                continue
+            try:
+                descriptor = hold_folder(folder)
+            except BlockingIOError as error:
+                raise CheckpointError(
+                    f"ckpt_path='last': another run is training with its checkpoints in {folder}. Wait until it has ended, or "
+                    f"give this one another folder (dirpath of ModelCheckpoint, default_root_dir)."
+                ) from error
+            except OSError:
+                continue  # it cannot be made: the first save will say so
+            if descriptor is not None:
+                self.holds[folder] = descriptor
+
+    def close(self) -> None:
+        """The run has ended: its folders are free."""
+        while self.holds:
+            let_go(self.holds.popitem()[1])
 
     def _read_path(self, run: Run, path: str, weights_only: bool | None) -> None:
         if "://" not in path and not os.path.exists(path):
@@ -108,7 +146,9 @@ def choose_checkpoint(
     """The wish behind ``ckpt_path``."""
     if asked in ("hpc", "registry"):
         raise Unsupported(f"ckpt_path={asked!r} is not offered. Use 'last': it finds the newest checkpoint of the run's folder.")
-    return Choice(asked=None if asked is None else os.fspath(asked), implicit=implicit, fitting=fitting, verbose=verbose)
+    if asked is not None and not isinstance(asked, str | os.PathLike):
+        raise InvalidType("ckpt_path", asked, "the path or URL of a checkpoint, 'best' or 'last'")
+    return Choice(asked=None if asked is None else str(os.fspath(asked)), implicit=implicit, fitting=fitting, verbose=verbose)
 
 
 def best_candidates(run: Run) -> list[str]:
@@ -123,14 +163,19 @@ def best_candidates(run: Run) -> list[str]:
     return []
 
 
-def last_candidates(run: Run) -> list[str]:
-    """Checkpoints of the run's folder, the newest first."""
+def given_folders(run: Run) -> list[str]:
+    """The local folders that checkpoint callbacks were told to write to."""
     folders: list[str] = []
     for writer in run.checkpoint_callbacks:
         folder = getattr(writer, "dirpath", None)
-        if folder is not None and getattr(writer, "_given_dirpath", folder) is not None:
+        if folder is not None and getattr(writer, "_given_dirpath", folder) is not None and "://" not in os.fspath(folder):
             folders.append(os.fspath(folder))
-    found = [path for folder in dict.fromkeys(folders) for path in newest_checkpoint(folder)]
+    return list(dict.fromkeys(folders))
+
+
+def last_candidates(run: Run) -> list[str]:
+    """Checkpoints of the run's folder, the newest first."""
+    found = [path for folder in given_folders(run) for path in newest_checkpoint(folder)]
     if found:
         return sorted(found, key=_written_at, reverse=True)
     places = [os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*")]

@@ -89,6 +89,7 @@ class Lifecycle(Run):
         try:
             with ExitStack() as stack:
                 stack.enter_context(torch_switches(self.options.behaviour))
+                stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(heeded(self.note_signal, interrupts=fn is TrainerFn.FITTING))
                 self.begin(module, datamodule)

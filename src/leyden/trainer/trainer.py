@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -209,11 +209,11 @@ class Trainer(Lifecycle):
         module = check_module(model)
         ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
         sources = {"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]}
-        with self._verb(TrainerFn.FITTING, module, datamodule, sources):
+        choice = choose_checkpoint(self, ckpt_path, fitting=True)
+        with closing(choice), self._verb(TrainerFn.FITTING, module, datamodule, sources):
             self.begin_fit()
             check_fit(self, module)
             self._fitted_module = module
-            choice = choose_checkpoint(self, ckpt_path, fitting=True)
             self._prepare(module, choice, weights_only)
             loop = FitLoop(self, validates(self, module))
             self._restore_training(choice)

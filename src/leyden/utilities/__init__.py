@@ -58,6 +58,7 @@ _FILES = (
     "seed",
     "types",
     "warnings",
+    "weights",
 )
 _LATER = {
     **dict.fromkeys(

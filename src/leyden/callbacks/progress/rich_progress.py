@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from leyden.callbacks.progress import lines
 from leyden.callbacks.progress.progress_bar import Metrics, is_terminal
 from leyden.callbacks.progress.throttled import ThrottledProgressBar
 from leyden.checkpoint.random_state import preserved_random_state
+from leyden.errors import InvalidType
 from leyden.state.run import Run
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class RichProgressBar(ThrottledProgressBar):
         super().__init__(refresh_rate, leave)
         self.theme = RichProgressBarTheme() if theme is None else theme
         self.progress: Progress | None = None
+        if console_kwargs is not None and not isinstance(console_kwargs, Mapping):
+            raise InvalidType("console_kwargs", console_kwargs, "a dict of keywords for rich.console.Console")
         self._console_kwargs = dict(console_kwargs or {})
         self._console: Console | None = None
         self._screen: Live | None = None
