@@ -723,7 +723,7 @@ def test_after_a_failure_the_same_trainer_works(failure: str) -> None:
 @pytest.mark.parametrize("given", [5, True, [], b"x.ckpt"])
 def test_a_checkpoint_path_is_text(verb: str, given: Any) -> None:
     with pytest.raises(InvalidType, match="ckpt_path="):
-        getattr(Trainer(**QUIET, max_epochs=1), verb)(BoringModel(), random_batches(1), ckpt_path=given)
+        getattr(Trainer(**QUIET), verb)(BoringModel(), random_batches(1), ckpt_path=given)
 
 
 @pytest.mark.parametrize("given", [5, None, b"x.ckpt"])
@@ -749,7 +749,7 @@ def test_a_checkpoint_with_a_part_of_another_kind_is_foreign(own_folder: Path, p
     with pytest.raises(CheckpointForeign, match=f"its '{part}' is {type(value).__name__}"):
         BoringModel.load_from_checkpoint("made-by-hand.ckpt")
     with pytest.raises(CheckpointForeign, match=f"its '{part}' is {type(value).__name__}"):
-        Trainer(**QUIET, max_epochs=1).fit(model, random_batches(1), ckpt_path="made-by-hand.ckpt")
+        Trainer(**QUIET).fit(model, random_batches(1), ckpt_path="made-by-hand.ckpt")
 
 
 def test_a_callbacks_state_that_is_no_dict_is_refused(own_folder: Path) -> None:
@@ -759,7 +759,7 @@ def test_a_callbacks_state_that_is_no_dict_is_refused(own_folder: Path) -> None:
 
     options = {**QUIET, "enable_checkpointing": True}
     with pytest.raises(InvalidReturn, match=r"Counts.state_dict\(\) returned list"):
-        Trainer(**options, max_epochs=1, callbacks=[Counts()]).fit(BoringModel(), random_batches(1))
+        Trainer(**options, callbacks=[Counts()]).fit(BoringModel(), random_batches(1))
 
 
 def test_a_switch_that_is_a_tensor_is_refused() -> None:

@@ -192,6 +192,7 @@ class TestSaving:
             module = Module(net)
         assert module.hparams.net is net
         assert module.hparams_initial.net is net
+        module.save_hyperparameters({"other": 1})  # said once; a second warning would be an error here
 
     def test_outside_the_constructor(self):
         module = Silent(3)

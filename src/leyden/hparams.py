@@ -87,7 +87,7 @@ class HyperparametersMixin:
         self._hparams_name = name
         self.hparams.update(chosen)
         self.remove_ignored_hparams(left_out)
-        for key, value in self.hparams.items():
+        for key, value in chosen.items():
             if isinstance(value, torch.nn.Module):
                 warnings.warn(
                     f"The hyper-parameter {key!r} is a torch module. Its weights are in the checkpoint anyway, and the module "

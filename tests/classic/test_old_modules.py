@@ -352,6 +352,23 @@ def test_truncated_backpropagation_is_refused_with_the_way_out() -> None:
             fit(module)
 
 
+def test_a_module_that_splits_along_time_by_itself_may_keep_the_name() -> None:
+    class Chunks(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.truncated_bptt_steps = 2
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            for part in batch.repeat(4, 1).split(self.truncated_bptt_steps):
+                optimizer.zero_grad()
+                self.manual_backward(self.step(part))
+                optimizer.step()
+
+    assert fit(Chunks(), max_epochs=1).state.status == "finished"
+
+
 @pytest.mark.parametrize("name", sorted(GONE))
 def test_methods_that_cannot_be_honoured_are_refused_by_name(name: str) -> None:
     module = type("Old", (BoringModel,), {name: lambda self, *args: None})()

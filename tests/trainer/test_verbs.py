@@ -26,7 +26,7 @@ from leyden.errors import (
     PossibleUserWarning,
     Unsupported,
 )
-from leyden.testing import BoringDataModule, BoringModel, RandomDataset
+from leyden.testing import BoringDataModule, BoringModel, RandomDataset, random_batches
 
 
 def loader(value: float = 1.0, batches: int = 2) -> DataLoader[Tensor]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
+from leyden.distributed.rank_zero import rank_zero_print
 from leyden.errors import InvalidOption, InvalidType
 from leyden.module import LightningModule
 from leyden.state.run import Run
@@ -78,7 +79,7 @@ class ModelSummary(Callback):
             total_flops: Floating-point operations of the example's forward; 0 without an example.
             summarize_kwargs: What the callback was given, and ``totals``: the lines below the table, value and meaning.
         """
-        print(Summary.text(summary_data, summarize_kwargs["totals"]), flush=True)
+        rank_zero_print(Summary.text(summary_data, summarize_kwargs["totals"]), flush=True)
 
 
 class RichModelSummary(ModelSummary):

@@ -130,7 +130,8 @@ def _refuse_arguments_gone(module: LightningModule) -> None:
     for argument in ("hiddens", "hidden"):
         if argument in required:
             raise Unsupported(f"{name} takes {argument}: truncated backpropagation through time is not offered. {_BPTT}")
-    if getattr(module, "truncated_bptt_steps", None):
+    # with manual optimization the module splits the batch by itself, and the name is its own
+    if getattr(module, "truncated_bptt_steps", None) and module.automatic_optimization:
         raise Unsupported(
             f"{type(module).__name__}.truncated_bptt_steps is set, and truncated backpropagation through time is not offered. "
             f"{_BPTT}"

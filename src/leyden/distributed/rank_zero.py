@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -58,9 +59,10 @@ rank_zero_only = RankZeroOnly()
 
 
 def rank_zero_print(*args: Any, **kwargs: Any) -> None:
-    """:func:`print`, on rank 0."""
+    """:func:`print`, on rank 0. A standard output that is closed or full is no reason to end a run."""
     if rank_zero_only.rank == 0:
-        print(*args, **kwargs)
+        with contextlib.suppress(OSError):
+            print(*args, **kwargs)
 
 
 def rank_zero_debug(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:

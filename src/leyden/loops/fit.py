@@ -110,7 +110,7 @@ class FitLoop:
                 batch = move(batch)
             self.index = index
             metrics.batch, metrics.size = batch, None
-            if asks and -1 in hooks.ask(Callback.on_train_batch_start, batch, index):
+            if asks and any(map(is_skip, hooks.ask(Callback.on_train_batch_start, batch, index))):
                 self.close_data()
                 return
             if capsule is not None:
@@ -401,3 +401,8 @@ class FitLoop:
             self.run.accumulate_grad_batches = next(
                 batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.run.progress.epoch
             )
+
+
+def is_skip(answer: Any) -> bool:
+    """Whether a hook answered ``-1``: the rest of the epoch is to be skipped."""
+    return isinstance(answer, int) and answer == -1

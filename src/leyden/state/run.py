@@ -113,8 +113,8 @@ class Run(Views):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to a running verb: a copy, or what is pickled, is a run at rest."""
-        at_rest: dict[str, Any] = {"hooks": None, "steps": {}, "read_mapping": as_returned, "bar_items": None, "optimization": None}
-        return {**self.__dict__, **at_rest, "capsule": None}
+        at_rest: dict[str, Any] = {"hooks": None, "steps": {}, "read_mapping": as_returned, "bar_items": None}
+        return {**self.__dict__, **at_rest, "optimization": None, "capsule": None}
 
     # -- wishes
     def stop(self, because: str = "trainer.stop() was called", lasting: bool = True) -> None:

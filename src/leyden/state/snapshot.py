@@ -199,6 +199,12 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     assert run.hooks is not None
     run.hooks.tell_checkpoint("on_load_checkpoint", checkpoint)
     states = callback_states_of(checkpoint)
+    missing = sorted(set(states) - {callback.state_key for callback in run.callbacks})
+    if missing:
+        run.warn(
+            f"{run.ckpt_path} holds the states of callbacks that this Trainer has not, or has with other arguments, and they "
+            f"are left out: {', '.join(missing)}."
+        )
     for callback in run.callbacks:
         state = states.get(callback.state_key)
         if state:
@@ -223,7 +229,13 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
             run.strategy.load_optimizer_state(optimizer, state)
         except ValueError as error:
             raise CheckpointMismatch(f"An optimizer's state in {run.ckpt_path} does not fit: {error}") from error
-    for scheduled, state in zip(plan.schedulers, checkpoint.get("lr_schedulers") or [], strict=False):
+    schedules = checkpoint.get("lr_schedulers") or []
+    if len(schedules) != len(plan.schedulers):
+        raise CheckpointMismatch(
+            f"{run.ckpt_path} holds the state of {len(schedules)} learning-rate schedulers, and configure_optimizers returned "
+            f"{len(plan.schedulers)}."
+        )
+    for scheduled, state in zip(plan.schedulers, schedules, strict=True):
         scheduled.scheduler.load_state_dict(state)
     precision = run.strategy.precision
     state = checkpoint.get(type(precision).__qualname__, checkpoint.get("native_amp_scaling_state"))

@@ -6,6 +6,8 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 
+from leyden.distributed.rank_zero import rank_zero_print
+
 TITLES = {"validate": "Validate metric", "test": "Test metric"}
 
 
@@ -54,4 +56,4 @@ def print_results(results: Sequence[Mapping[str, float]], stage: str) -> None:
     """Print the results of ``validate`` or ``test``; nothing where nothing was logged."""
     text = results_table(results, TITLES.get(stage, f"{stage.capitalize()} metric"))
     if text:
-        print(text, flush=True)
+        rank_zero_print(text, flush=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -83,12 +85,25 @@ class ThrottledProgressBar(ProgressBar):
     def _close(self) -> None:
         """Take away what is drawn and put everything back. May be called twice."""
 
+    def _unless_broken(self, draw: Callable[..., Any], *arguments: Any) -> Any:
+        """Draw. Where the output is closed or full, say so once and train on without a bar: it is no reason to lose a run."""
+        try:
+            return draw(*arguments)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "closed file" not in str(error):
+                raise
+            if self._enabled:
+                self._enabled = self._active = False
+                with contextlib.suppress(OSError, ValueError):
+                    print(f"leyden: the progress bar cannot be drawn ({error}); training goes on without it.", file=sys.stderr)
+            return None
+
     # -- when
     def _start(self, stage: str, trainer: Run) -> None:
         if not self.is_enabled:
             return
         if not self._active:
-            self._live = self._open(trainer)
+            self._live = bool(self._unless_broken(self._open, trainer))
             self._active = True
             self._due = -math.inf if self._live else self.clock() + SECONDS_BETWEEN_LINES
         if stage != "train":
@@ -100,12 +115,12 @@ class ThrottledProgressBar(ProgressBar):
         done = self.trainer.progress.batch if stage == "train" else 0
         pace = self._train_pace if stage == "train" else self._pace
         pace.start(now, done)
-        self._begin(stage, self._description(stage), self._total(stage), done)
+        self._unless_broken(self._begin, stage, self._description(stage), self._total(stage), done)
 
     def _finish(self, stage: str) -> None:
         self._current_eval_dataloader_idx = None
         if self._active:
-            self._end(stage)
+            self._unless_broken(self._end, stage)
 
     def _description(self, stage: str) -> str:
         run = self.trainer
@@ -138,12 +153,12 @@ class ThrottledProgressBar(ProgressBar):
         pace.tell(now, done)
         metrics = self.get_metrics(trainer, pl_module)
         if self._live:
-            self._show(stage, self._description(stage), done, self._total(stage), pace, now, metrics)
+            self._unless_broken(self._show, stage, self._description(stage), done, self._total(stage), pace, now, metrics)
             after = self.clock()
             self._due = after + min(max(SECONDS_BETWEEN_DRAWS, (after - now) / LARGEST_SHARE), LONGEST_WAIT)
         else:
             shown = {name: value for name, value in metrics.items() if name != "v_num"}
-            self._write(line(self._description(stage), done, self._total(stage), pace.elapsed(now), shown))
+            self._unless_broken(self._write, line(self._description(stage), done, self._total(stage), pace.elapsed(now), shown))
             self._due = now + SECONDS_BETWEEN_LINES
 
     def _evaluated(self, stage: str, done: int, dataloader_idx: int, trainer: Run, pl_module: LightningModule) -> None:
@@ -189,8 +204,10 @@ class ThrottledProgressBar(ProgressBar):
         metrics = self.get_metrics(trainer, pl_module)
         total = self._total("train")
         if self._live:
-            self._show("train", self._description("train"), self._train_done, total, pace, now, metrics)
-        self._write(line(self._description("train"), self._train_done, total, pace.elapsed(now), of_epoch(metrics)))
+            self._unless_broken(self._show, "train", self._description("train"), self._train_done, total, pace, now, metrics)
+        self._unless_broken(
+            self._write, line(self._description("train"), self._train_done, total, pace.elapsed(now), of_epoch(metrics))
+        )
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
         self._finish("train")
@@ -263,4 +280,4 @@ class ThrottledProgressBar(ProgressBar):
 
     def _stop(self) -> None:
         self._active = False
-        self._close()
+        self._unless_broken(self._close)
