@@ -278,12 +278,12 @@ def test_slow_drawing_draws_less(bar_class: Any, terminal: Terminal, monkeypatch
     show = run.bar._show
 
     def slowly(*arguments: Any) -> None:
-        run.clock.now += 0.005
+        run.clock.now += 0.0025
         show(*arguments)
 
     monkeypatch.setattr(run.bar, "_show", slowly)
     run.fit(epochs=5, validate=False)
-    assert run.reads == 5 + 2  # 20 batches in 2 s, a second of rest after 0.005 s of drawing
+    assert run.reads == 5 + 2  # 20 batches in 2 s, a second of rest after 0.0025 s of drawing
 
 
 @BOTH

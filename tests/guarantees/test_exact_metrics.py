@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def mean_of(values: Sequence[float], sizes: Sequence[int]) -> Fraction:
 def logged(values: Sequence[Any], sizes: Sequence[int], reduce: Any = "mean") -> Any:
     """The epoch's value of ``values`` logged one after another."""
     metrics = Metrics()
-    metrics.begin(lambda: "validation_step")
+    metrics.begin(SimpleNamespace(where="validation_step"))
     metrics.start_epoch("val")
     for value, size in zip(values, sizes, strict=True):
         metrics.log("a", value, (False, None, None, None, reduce, True, False, False), size)
@@ -277,7 +278,7 @@ def test_an_epoch_in_two_halves(batches: list[tuple[Any, int]], cut: int, reduce
 
     def started(state: dict[str, Any] | None) -> Metrics:
         metrics = Metrics()
-        metrics.begin(lambda: "validation_step")
+        metrics.begin(SimpleNamespace(where="validation_step"))
         metrics.start_epoch("val")
         if state is not None:
             metrics.load_state_dict(state)
@@ -302,7 +303,7 @@ def test_an_epoch_in_two_halves(batches: list[tuple[Any, int]], cut: int, reduce
 @pytest.mark.parametrize("reduce", ["mean", "sum", "min", "max", "last"])
 def test_a_long_epoch_needs_no_more_memory_than_a_short_one(reduce: str) -> None:
     metrics = Metrics()
-    metrics.begin(lambda: "training_step")
+    metrics.begin(SimpleNamespace(where="training_step"))
     metrics.start_epoch("train")
     asked = (False, None, True, True, reduce, True, False, False)
     value, number = torch.tensor(0.1), 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ STEP: Any = (False, None, True, True, "mean", True, False, False)
 
 def begun(where: str = "training_step", stage: str = "train", module: torch.nn.Module | None = None) -> Metrics:
     metrics = Metrics()
-    metrics.begin(lambda: where, module)
+    metrics.begin(SimpleNamespace(where=where), module)
     metrics.start_epoch(stage)
     metrics.at(torch.zeros(2), None, lambda: None)
     return metrics
@@ -284,7 +285,7 @@ def test_a_verb_starts_with_nothing() -> None:
     metrics = begun()
     metrics.log("a", 2.0, STEP, 1)
     metrics.callback()
-    metrics.begin(lambda: "training_step")
+    metrics.begin(SimpleNamespace(where="training_step"))
     assert (metrics.callback(), metrics.logged(), metrics.bar()) == ({}, {}, {})
     assert (metrics.step_row(), metrics.epoch_row(), metrics.epoch_results(None)) == ({}, {}, {})
 

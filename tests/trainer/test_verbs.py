@@ -371,6 +371,40 @@ def test_best_and_last_where_there_is_none(verb: str, wanted: str, tmp_path: Pat
         getattr(trainer(default_root_dir=tmp_path), verb)(WithLoaders(), ckpt_path=wanted)
 
 
+@pytest.mark.parametrize("given", [[], [ModelCheckpoint]])
+def test_without_a_monitor_the_newest_is_the_best(given: list[Any], tmp_path: Path) -> None:
+    run = trainer(
+        default_root_dir=tmp_path,
+        max_epochs=2,
+        enable_checkpointing=True,
+        limit_val_batches=0,
+        callbacks=[kind() for kind in given],
+    )
+    run.fit(WithLoaders())
+    run.test(ckpt_path="best")
+    assert run.ckpt_path == run.checkpoint_callback.best_model_path
+    assert Path(run.ckpt_path or "").name == "epoch=1-step=4.ckpt"
+
+
+def test_the_checkpoint_that_is_evaluated_is_named(
+    fitted: tuple[leyden.Trainer, Worsening], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, module = fitted
+    run.validate(module, ckpt_path="last")
+    assert f"Using the last checkpoint: {run.ckpt_path}" in capsys.readouterr().out
+    run.validate(module, ckpt_path="last", verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_ctrl_c_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Impatient(WithLoaders):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+    assert trainer(default_root_dir=tmp_path).fit(Impatient()).status == "interrupted"
+    assert "Ctrl-C: training ends at step 1. The weights are kept." in capsys.readouterr().out
+
+
 def test_fit_with_last_and_nothing_there_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = trainer(default_root_dir=tmp_path).fit(WithLoaders(), ckpt_path="last")
     assert result.status == "finished"

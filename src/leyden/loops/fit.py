@@ -6,6 +6,8 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from torch import Tensor
+
 from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import ConflictingOptions, InvalidOption
@@ -100,7 +102,7 @@ class FitLoop:
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
         self.source = source
-        capsule = run.capsule
+        capsule, losses = run.capsule, run.losses
         due = self.next_due()
         is_last = False
         metrics.start_batches(self.samples_in_batch)
@@ -114,7 +116,9 @@ class FitLoop:
                 self.close_data()
                 return
             if capsule is not None:
-                capsule.note(batch, index)
+                capsule.batch, capsule.index = batch, index
+                if capsule.notes:
+                    capsule.note(batch, index)
             try:
                 outputs = step(batch, index, is_last)
             except Exception as error:
@@ -127,11 +131,10 @@ class FitLoop:
                 progress.stepped_batches += 1
             if is_last:
                 progress.closed = True
+            if tells or self.tells_late:
+                told = {"loss": losses[-1]} if losses and type(outputs) is Tensor else detached(outputs)
             if tells:
-                told = detached(outputs, run.latest_loss)
                 hooks.emit(Callback.on_train_batch_end, told, batch, index)
-            elif self.tells_late:
-                told = detached(outputs, run.latest_loss)
             if is_last or progress.batches >= due or run.should_stop:
                 self.finish_batch(is_last, told, batch)
                 due = self.next_due()

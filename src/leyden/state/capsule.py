@@ -41,26 +41,29 @@ class Capsule:
         self.run = run
         self.weights = weights
         self.kept: list[tuple[Any, int, dict[str, Any]]] = []  # batches whose losses are not checked yet
-        self.newest: tuple[Any, int, dict[str, Any]] | None = None
+        self.batch: Any = None  # of the newest step, which the loop sets
+        self.index = -1
+        self.notes = True  # whether :meth:`note` has anything to do
         self.before: dict[str, Tensor] | None = None  # the weights before the running step, where asked for
         self.fits: bool | None = None  # whether that many batches may be kept
         self._drawing = dict.fromkeys(_TAKE, True)  # generators that are being drawn from
         self._at_flush = {name: take() for name, take in _TAKE.items()}
+        self._states = self._at_flush  # before the newest step
         self._noting = True
         self._flushes = 0
 
     # -- step by step
     def note(self, batch: Any, index: int) -> None:
         """A step is about to begin."""
-        states = self._at_flush
         if self._noting:
-            states = {**states, **{name: _TAKE[name]() for name, drawing in self._drawing.items() if drawing}}
-        self.newest = (batch, index, states)
+            drawn = {name: _TAKE[name]() for name, drawing in self._drawing.items() if drawing}
+            self._states = {**self._at_flush, **drawn}
         if self.fits is None:
             held = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(batch, Tensor))
             self.fits = held * self.run.losses_between_checks <= _MOST_BYTES
         if self.fits:
-            self.kept.append(self.newest)
+            self.kept.append((batch, index, self._states))
+        self.notes = self._noting or self.fits or self.weights
         if self.weights:
             self.before = {name: value.detach().clone() for name, value in self.run.lightning_module.state_dict().items()}
 
@@ -75,6 +78,8 @@ class Capsule:
             self._drawing[name] = not _same(now, self._at_flush[name])
             self._at_flush[name] = now
         self._noting = any(self._drawing.values())
+        self._states = self._at_flush = dict(self._at_flush)
+        self.notes = self._noting or self.fits is None or self.fits or self.weights
 
     # -- when it happens
     def write(self, error: BaseException, step: str, at: int | None = None, loss: float | None = None) -> str | None:
@@ -85,10 +90,9 @@ class Capsule:
         folder = self._folder()
         if folder is None:
             return None
-        noted = self.newest
+        batch, index, states = self.batch, self.index, self._states
         if at is not None and self.fits and -len(self.kept) <= at < 0:
-            noted = self.kept[at]
-        batch, index, states = noted if noted is not None else (None, -1, None)
+            batch, index, states = self.kept[at]
         module = self.run.lightning_module
         content = {
             "leyden": __version__,
@@ -118,7 +122,7 @@ class Capsule:
         except Exception as trouble:
             self.run.warn(f"The crash capsule could not be written to {folder}: {trouble}")
             return None
-        self.run.print(f"The step that failed was kept in {folder}. leyden.replay({folder!r}, module) runs it again.")
+        self.run.print(f"The step that failed was kept. To run it again: leyden.replay({folder!r}, module)")
         return folder
 
     def drop(self) -> None:
@@ -139,7 +143,7 @@ class Capsule:
             place = run.default_root_dir
         if place is None or "://" in place:
             return None
-        return os.path.join(place, FOLDER, f"epoch={run.current_epoch}-batch={run.progress.batches}-{int(time.time())}")
+        return os.path.join(place, FOLDER, f"epoch={run.current_epoch}-batch={run.progress.batch}-{int(time.time())}")
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,21 @@ from leyden.state.metric_objects import SetAside
 __all__ = ["WHERE_LEGAL", "AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]
 
 
+class Place(Protocol):
+    """Knows which hook or step runs: :class:`leyden.hooks.Hooks` does."""
+
+    where: str | None
+
+
+class Nowhere:
+    """No verb runs."""
+
+    where: str | None = None
+
+
+NOWHERE = Nowhere()
+
+
 class Metrics:
     """Everything logged in a run. The loops say where it is; the module logs; loggers, callbacks and the bar read."""
 
@@ -43,7 +58,7 @@ class Metrics:
         self._callback: dict[str, Tensor] = {}
         self._logged: dict[str, Any] = {}
         self._bar: dict[str, Any] = {}
-        self._ask_where: Callable[[], str | None] = nowhere
+        self._place: Place = NOWHERE
         self.batch: Any = None
         self.size: int | None = None
         self._sample_count: Callable[[], int | None] = uncounted
@@ -54,11 +69,11 @@ class Metrics:
         self.silent = False  # barebones: nothing is logged
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ask_where": nowhere, "_sample_count": uncounted, "batch": None}  # a copy belongs to no verb
+        return {**self.__dict__, "_place": NOWHERE, "_sample_count": uncounted, "batch": None}  # a copy belongs to no verb
 
     # -- said by the loops
-    def begin(self, where: Callable[[], str | None], module: torch.nn.Module | None = None) -> None:
-        """A verb starts: ``where`` tells which hook runs at any moment, ``module`` holds the metrics that may be logged."""
+    def begin(self, place: Place, module: torch.nn.Module | None = None) -> None:
+        """A verb starts: ``place.where`` tells which hook runs at any moment, ``module`` holds the metrics that may be logged."""
         for collection in self._collections.values():
             collection.reset_metrics()
         self._set_aside.forget()
@@ -69,7 +84,7 @@ class Metrics:
         self._opened = None
         self._evaluated, self._seen = {}, {}
         self._callback, self._logged, self._bar = {}, {}, {}
-        self._ask_where = where
+        self._place = place
         self._module = module
         self.batch = self.size = self._loader = None
 
@@ -177,7 +192,7 @@ class Metrics:
         if self.silent:
             self._say_silent(name)
             return
-        where = self._ask_where()
+        where = self._place.where
         try:
             entry = self._entries.get((where, name, self._loader))  # type: ignore[arg-type]  # unknown places: see _new
         except TypeError:  # no string, and not even hashable
@@ -401,10 +416,6 @@ class Metrics:
         self._callback = dict(state["callback"])
         self._logged = dict(state["logged"])
         self._bar = dict(state["bar"])
-
-
-def nowhere() -> None:
-    """Where a hook runs while no verb does."""
 
 
 def uncounted() -> None:

@@ -48,11 +48,11 @@ class Choice:
                 self._take_best_if_any(run, weights_only)
             return
         if self.asked == "best":
-            self._first_good(run, best_candidates(run), weights_only)
+            self._first_good(run, best_candidates(run) or newest_of_unmonitored(run), weights_only)
             if self.checkpoint is None:
                 raise CheckpointMissing(
-                    "ckpt_path='best' was asked for, and there is none: no ModelCheckpoint with a monitor has saved one yet. Fit "
-                    "first, or pass a path."
+                    "ckpt_path='best' was asked for, and there is none: no ModelCheckpoint has saved one yet. Fit first, or pass "
+                    "a path."
                 )
         elif self.asked == "last":
             if self.fitting:
@@ -66,8 +66,10 @@ class Choice:
                 )
             if self.checkpoint is None:
                 run.print("ckpt_path='last': there is no checkpoint yet, so training starts from the beginning.")
-            else:
+            elif self.fitting:
                 run.print(f"ckpt_path='last': training goes on from {self.path}.")
+            elif self.verbose:
+                run.print(f"Using the last checkpoint: {self.path}")
         else:
             self._read_path(run, self.asked, weights_only)
 
@@ -161,6 +163,12 @@ def best_candidates(run: Run) -> list[str]:
             others = sorted((path for path in scores if path != best), key=lambda path: sign * float(scores[path]))
             return [path for path in (best, *others) if "://" in path or os.path.exists(path)]
     return []
+
+
+def newest_of_unmonitored(run: Run) -> list[str]:
+    """What callbacks without a monitor hold for the best: the newest they wrote."""
+    newest = [writer.best_model_path for writer in run.checkpoint_callbacks]
+    return [path for path in newest if path and ("://" in path or os.path.exists(path))]
 
 
 def given_folders(run: Run) -> list[str]:

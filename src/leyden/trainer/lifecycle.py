@@ -100,8 +100,7 @@ class Lifecycle(Run):
                 self.steps = self._find_steps(module, adapter)
                 self.read_mapping = adapter.read_mapping
                 self.bar_items = adapter.bar_items
-                hooks = self.hooks
-                self.metrics.begin(lambda: hooks.where, module)
+                self.metrics.begin(self.hooks, module)
                 self.loaders.begin(
                     {stage: Origin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
                 )
@@ -119,6 +118,7 @@ class Lifecycle(Run):
             self._tell_exception(error)
             if failure is not None:
                 raise
+            self.print(f"Ctrl-C: training ends at step {self.progress.step}. The weights are kept.")
         except StopIteration:
             self.state.status = TrainerStatus.INTERRUPTED
             leak = LeakedStopIteration(

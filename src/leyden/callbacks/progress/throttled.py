@@ -20,7 +20,7 @@ from leyden.types import STEP_OUTPUT
 SECONDS_BETWEEN_DRAWS = 0.1
 SECONDS_BETWEEN_LINES = 60.0
 """Where nothing can be drawn twice (a log file), a long epoch says this often how far it is."""
-LARGEST_SHARE = 0.005
+LARGEST_SHARE = 0.0025
 """Of the time, at most this share goes to drawing."""
 LONGEST_WAIT = 5.0
 
