@@ -167,6 +167,12 @@ def skipping(self: Any, batch: Any, batch_idx: int) -> int | None:
     return -1 if batch_idx == 1 else None
 
 
+def resumed() -> list[str]:
+    """A fit that goes on from a checkpoint of the same module."""
+    record(checkpoint=True)
+    return record(max_epochs=2, ckpt_path="saved.ckpt")
+
+
 def on_a_plateau(self: Any) -> Any:
     optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
@@ -227,7 +233,7 @@ def sections() -> Iterator[tuple[str, str, list[Event]]]:
     yield (
         "Resume",
         "`fit(..., ckpt_path=...)`, up to the first batch. There is no sanity check.",
-        between(record(max_epochs=2, ckpt_path="saved.ckpt"), "configure_callbacks", "on_train_epoch_start"),
+        between(resumed(), "configure_callbacks", "on_train_epoch_start"),
     )
     yield (
         "Skipping the rest of an epoch",

@@ -200,7 +200,9 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     run.hooks.tell_checkpoint("on_load_checkpoint", checkpoint)
     states = callback_states_of(checkpoint)
     missing = sorted(set(states) - {callback.state_key for callback in run.callbacks})
-    if missing:
+    if not run.options.watching.checkpointing:
+        missing = [key for key in missing if not key.startswith("ModelCheckpoint")]  # turned off, and not forgotten
+    if missing and OURS in checkpoint:  # Lightning's callbacks have other names, and their states are taken where they fit
         run.warn(
             f"{run.ckpt_path} holds the states of callbacks that this Trainer has not, or has with other arguments, and they "
             f"are left out: {', '.join(missing)}."
