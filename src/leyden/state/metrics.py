@@ -90,6 +90,8 @@ class Metrics:
 
     def enter(self, stage: str) -> None:
         """Log into ``stage``'s collection from now on, as it is."""
+        if stage != self._stage:
+            self._keep()  # training's newest values stay to be seen while validation runs
         self._stage = stage
         self._now = self._collections.setdefault(stage, Collection())
         self._entries = self._now.entries
