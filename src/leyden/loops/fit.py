@@ -65,6 +65,14 @@ class FitLoop:
                 while not self.is_finished():
                     source = self.reload_if_due(source)
                     train_epoch(source)
+            except RuntimeError as error:
+                if self.run.received_signal is None or "DataLoader worker" not in str(error):
+                    raise
+                # The signal went to the whole process group, and ended a worker while the next batch was being fetched.
+                try:
+                    self.run.heed_signal()
+                finally:
+                    self.save_if_safe()
             except BaseException:
                 self.save_if_safe()
                 raise
