@@ -12,8 +12,10 @@ from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.loops.evaluate import EvaluateLoop
+from leyden.loops.manual import Manual
 from leyden.loops.moving import Mover
-from leyden.loops.optimize import Automatic, Manual, detached
+from leyden.loops.optimize import Automatic
+from leyden.loops.outputs import detached
 from leyden.schedule import EveryDuration, EveryN
 from leyden.state.loaders import TrainSource
 from leyden.state.run import Run

@@ -1,9 +1,8 @@
-"""From a batch to a step: automatic and manual optimization."""
+"""From a batch to a step: automatic optimization."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,67 +11,12 @@ from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.devices.precision import Precision
-from leyden.errors import ConflictingOptions, InvalidReturn, MissingMonitor, did_you_mean
+from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
+from leyden.loops.outputs import read_loss, refuse_loss
 from leyden.module import LightningModule
 from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure, takes_closure
 from leyden.state.run import Run
-from leyden.tree import tree_map
-
-
-def read_loss(outputs: Any, run: Run) -> Tensor | None:
-    """The loss in what ``training_step`` returned; raises :class:`InvalidReturn` where there is none."""
-    if outputs is None or isinstance(outputs, Tensor):
-        return outputs
-    name = f"{type(run.lightning_module).__name__}.training_step"
-    if isinstance(outputs, Mapping):
-        if "loss" not in outputs:
-            raise InvalidReturn(
-                f"{name} returned a dict without the key 'loss' (its keys: {sorted(map(str, outputs))})."
-                f"{_nearest_to_loss(outputs)} Return the loss, a dict with 'loss', or None to skip the batch."
-            )
-        loss = outputs["loss"]
-        if loss is not None and not isinstance(loss, Tensor):
-            raise InvalidReturn(f"{name} returned {type(loss).__name__} under 'loss'. It must be a tensor to be differentiated.")
-        return loss
-    raise InvalidReturn(
-        f"{name} returned {type(outputs).__name__}. Return the loss as a tensor, a dict with the key 'loss', or None to skip the "
-        f"batch."
-    )
-
-
-def refuse_loss(loss: Tensor, run: Run, error: RuntimeError) -> None:
-    """Raise :class:`InvalidReturn` where backward failed because of what ``training_step`` returned as the loss."""
-    name = f"{type(run.lightning_module).__name__}.training_step"
-    if loss.numel() != 1:
-        raise InvalidReturn(
-            f"{name} returned a loss of shape {tuple(loss.shape)}, and only a single value can be differentiated. Reduce it, for "
-            f"example by .mean()."
-        ) from error
-    if not loss.requires_grad:
-        raise InvalidReturn(
-            f"{name} returned a loss without a gradient: it was detached, computed under no_grad, or from parameters that are "
-            f"frozen. Compute it from parameters with requires_grad=True, or return None to skip the batch."
-        ) from error
-
-
-def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
-    near = [key for key in map(str, outputs) if did_you_mean(key, ["loss"])]
-    return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
-
-
-def detached(outputs: Any, loss: Tensor | None = None) -> dict[str, Any]:
-    """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them.
-
-    ``loss`` is the loss that was detached already, where the step returned nothing else.
-    """
-    if outputs is None:
-        return {}
-    if isinstance(outputs, Tensor):
-        return {"loss": outputs.detach() if loss is None else loss}
-    if isinstance(outputs, Mapping):
-        return {key: tree_map(value, Tensor, Tensor.detach) for key, value in outputs.items()}
-    return {"loss": outputs}
 
 
 class NothingToStep(Exception):
@@ -388,106 +332,6 @@ class Automatic:
             "manual_backward() belongs to manual optimization. Set self.automatic_optimization = False in __init__, or return "
             "the loss and leave the backward to the trainer."
         )
-
-
-class Manual:
-    """``training_step`` does backward and steps; steps are counted, hooks fired and precision heeded here."""
-
-    def __init__(self, run: Run) -> None:
-        options = run.options.optimization
-        if run.accumulate_grad_batches != 1 or options.schedule:
-            raise ConflictingOptions(
-                f"accumulate_grad_batches={options.schedule or run.accumulate_grad_batches} does not go with manual optimization "
-                f"(automatic_optimization = False). Accumulate in training_step."
-            )
-        if options.clip_value is not None:
-            raise ConflictingOptions(
-                f"gradient_clip_val={options.clip_value} does not go with manual optimization (automatic_optimization = False). "
-                f"Call self.clip_gradients(optimizer, gradient_clip_val=..., gradient_clip_algorithm=...) in training_step."
-            )
-        assert run.hooks is not None
-        self.run = run
-        self.hooks = run.hooks
-        self.module = run.lightning_module
-        self.precision = run.strategy.precision
-        self.training_step = run.profiler.around(
-            f"[LightningModule]{type(self.module).__name__}.training_step", run.steps["training_step"]
-        )
-        self.step_optimizer = run.profiler.around("optimizer_step", self.precision.step)
-        self.wrapped = [
-            SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
-        ]
-        self._stepped = False
-        self._handles = []
-        for optimizer in run.plan.optimizers:
-            register = getattr(optimizer, "register_step_post_hook", None)
-            if register is not None:
-                self._handles.append(register(self._count))
-
-    def step(self, batch: Any, index: int, is_last: bool) -> Any:
-        """Run ``training_step``; a batch in which any optimizer stepped counts as one step."""
-        self._stepped = False
-        self.hooks.where = "training_step"
-        with self.precision.forward_context() if self.precision.has_forward_context else nullcontext():
-            outputs = self.training_step(batch, index)
-        if not self.wrapped and not self._stepped:
-            self._count()  # optimizers that we never saw: the batch is the step
-        if outputs is not None and type(outputs) is not Tensor:
-            outputs = self.run.read_mapping("train", outputs)
-        self.hooks.where = None
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            self.run.watch_loss(loss)
-        return outputs
-
-    def _count(self, *_: Any) -> None:
-        if not self._stepped:
-            self._stepped = True
-            self.run.progress.step += 1
-
-    def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
-        def complete() -> Any:
-            with torch.enable_grad():
-                loss = closure() if closure is not None else None
-            if self.precision.scales:
-                self.precision.unscale(optimizer)
-            self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
-            return loss
-
-        if closure is None:
-            complete()
-            result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
-        else:
-            result = self.step_optimizer(optimizer, complete)
-        self._count()
-        return result
-
-    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Backward with hooks and precision heeded."""
-        self.hooks.emit(Callback.on_before_backward, loss)
-        if self.precision.scales:
-            loss = self.precision.scale(loss)
-        self.hooks.call("backward", self.run.backward, loss, *args, **kwargs)
-        self.hooks.emit(Callback.on_after_backward)
-
-    def continue_window(self) -> None:
-        """Windows are the user's."""
-
-    def end_window(self) -> None:
-        """Windows are the user's."""
-
-    def end_epoch(self) -> None:
-        """Schedulers are the user's to step."""
-
-    def tell_idle_epoch(self) -> None:
-        """Whether to step is the user's to decide."""
-
-    def step_plateaus(self, interval: str) -> None:
-        """Schedulers are the user's to step."""
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
 
 
 def _step_plainly(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:

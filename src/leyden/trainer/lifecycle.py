@@ -17,8 +17,9 @@ from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
 from leyden.loggers.base import Logger
+from leyden.loops.manual import Manual
 from leyden.loops.moving import Mover
-from leyden.loops.optimize import Automatic, Manual
+from leyden.loops.optimize import Automatic
 from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.profilers.base import Profiler

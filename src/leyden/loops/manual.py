@@ -1,0 +1,116 @@
+"""From a batch to steps by hand: manual optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leyden.callback import Callback
+from leyden.errors import ConflictingOptions
+from leyden.state.optimizers import SteppingOptimizer
+from leyden.state.run import Run
+
+
+class Manual:
+    """``training_step`` does backward and steps; steps are counted, hooks fired and precision heeded here."""
+
+    def __init__(self, run: Run) -> None:
+        options = run.options.optimization
+        if run.accumulate_grad_batches != 1 or options.schedule:
+            raise ConflictingOptions(
+                f"accumulate_grad_batches={options.schedule or run.accumulate_grad_batches} does not go with manual optimization "
+                f"(automatic_optimization = False). Accumulate in training_step."
+            )
+        if options.clip_value is not None:
+            raise ConflictingOptions(
+                f"gradient_clip_val={options.clip_value} does not go with manual optimization (automatic_optimization = False). "
+                f"Call self.clip_gradients(optimizer, gradient_clip_val=..., gradient_clip_algorithm=...) in training_step."
+            )
+        assert run.hooks is not None
+        self.run = run
+        self.hooks = run.hooks
+        self.module = run.lightning_module
+        self.precision = run.strategy.precision
+        self.training_step = run.profiler.around(
+            f"[LightningModule]{type(self.module).__name__}.training_step", run.steps["training_step"]
+        )
+        self.step_optimizer = run.profiler.around("optimizer_step", self.precision.step)
+        self.wrapped = [
+            SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
+        ]
+        self._stepped = False
+        self._handles = []
+        for optimizer in run.plan.optimizers:
+            register = getattr(optimizer, "register_step_post_hook", None)
+            if register is not None:
+                self._handles.append(register(self._count))
+
+    def step(self, batch: Any, index: int, is_last: bool) -> Any:
+        """Run ``training_step``; a batch in which any optimizer stepped counts as one step."""
+        self._stepped = False
+        self.hooks.where = "training_step"
+        with self.precision.forward_context() if self.precision.has_forward_context else nullcontext():
+            outputs = self.training_step(batch, index)
+        if not self.wrapped and not self._stepped:
+            self._count()  # optimizers that we never saw: the batch is the step
+        if outputs is not None and type(outputs) is not Tensor:
+            outputs = self.run.read_mapping("train", outputs)
+        self.hooks.where = None
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            self.run.watch_loss(loss)
+        return outputs
+
+    def _count(self, *_: Any) -> None:
+        if not self._stepped:
+            self._stepped = True
+            self.run.progress.step += 1
+
+    def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
+        def complete() -> Any:
+            with torch.enable_grad():
+                loss = closure() if closure is not None else None
+            if self.precision.scales:
+                self.precision.unscale(optimizer)
+            self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
+            return loss
+
+        if closure is None:
+            complete()
+            result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
+        else:
+            result = self.step_optimizer(optimizer, complete)
+        self._count()
+        return result
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backward with hooks and precision heeded."""
+        self.hooks.emit(Callback.on_before_backward, loss)
+        if self.precision.scales:
+            loss = self.precision.scale(loss)
+        self.hooks.call("backward", self.run.backward, loss, *args, **kwargs)
+        self.hooks.emit(Callback.on_after_backward)
+
+    def continue_window(self) -> None:
+        """Windows are the user's."""
+
+    def end_window(self) -> None:
+        """Windows are the user's."""
+
+    def end_epoch(self) -> None:
+        """Schedulers are the user's to step."""
+
+    def tell_idle_epoch(self) -> None:
+        """Whether to step is the user's to decide."""
+
+    def step_plateaus(self, interval: str) -> None:
+        """Schedulers are the user's to step."""
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()

@@ -1,0 +1,67 @@
+"""What a training step returned: its loss, and what the hooks after it are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from leyden.errors import InvalidReturn, did_you_mean
+from leyden.state.run import Run
+from leyden.tree import tree_map
+
+
+def read_loss(outputs: Any, run: Run) -> Tensor | None:
+    """The loss in what ``training_step`` returned; raises :class:`InvalidReturn` where there is none."""
+    if outputs is None or isinstance(outputs, Tensor):
+        return outputs
+    name = f"{type(run.lightning_module).__name__}.training_step"
+    if isinstance(outputs, Mapping):
+        if "loss" not in outputs:
+            raise InvalidReturn(
+                f"{name} returned a dict without the key 'loss' (its keys: {sorted(map(str, outputs))})."
+                f"{_nearest_to_loss(outputs)} Return the loss, a dict with 'loss', or None to skip the batch."
+            )
+        loss = outputs["loss"]
+        if loss is not None and not isinstance(loss, Tensor):
+            raise InvalidReturn(f"{name} returned {type(loss).__name__} under 'loss'. It must be a tensor to be differentiated.")
+        return loss
+    raise InvalidReturn(
+        f"{name} returned {type(outputs).__name__}. Return the loss as a tensor, a dict with the key 'loss', or None to skip the "
+        f"batch."
+    )
+
+
+def refuse_loss(loss: Tensor, run: Run, error: RuntimeError) -> None:
+    """Raise :class:`InvalidReturn` where backward failed because of what ``training_step`` returned as the loss."""
+    name = f"{type(run.lightning_module).__name__}.training_step"
+    if loss.numel() != 1:
+        raise InvalidReturn(
+            f"{name} returned a loss of shape {tuple(loss.shape)}, and only a single value can be differentiated. Reduce it, for "
+            f"example by .mean()."
+        ) from error
+    if not loss.requires_grad:
+        raise InvalidReturn(
+            f"{name} returned a loss without a gradient: it was detached, computed under no_grad, or from parameters that are "
+            f"frozen. Compute it from parameters with requires_grad=True, or return None to skip the batch."
+        ) from error
+
+
+def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
+    near = [key for key in map(str, outputs) if did_you_mean(key, ["loss"])]
+    return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
+
+
+def detached(outputs: Any, loss: Tensor | None = None) -> dict[str, Any]:
+    """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them.
+
+    ``loss`` is the loss that was detached already, where the step returned nothing else.
+    """
+    if outputs is None:
+        return {}
+    if isinstance(outputs, Tensor):
+        return {"loss": outputs.detach() if loss is None else loss}
+    if isinstance(outputs, Mapping):
+        return {key: tree_map(value, Tensor, Tensor.detach) for key, value in outputs.items()}
+    return {"loss": outputs}
