@@ -214,3 +214,41 @@ def test_a_snapshot_copies_every_kind_of_tensor():
     assert copied[0][2].is_meta
     assert copied[1:3] == ({1}, "x")
     assert copied[3]._metadata
+
+
+def test_memory_is_used_again_and_every_file_holds_its_own_moment(tmp_path: Path) -> None:
+    saving = AsyncCheckpointIO()
+    weights = torch.zeros(2**19)  # 2 MiB
+    for moment in range(4):
+        weights.fill_(moment)
+        saving.save_checkpoint({"weights": weights, "small": torch.tensor(moment)}, tmp_path / f"{moment}.ckpt")
+    weights.fill_(-1)
+    (kept,) = saving._memory
+    saving.save_checkpoint({"weights": weights}, tmp_path / "again.ckpt")
+    assert saving._memory[0].data_ptr() == kept.data_ptr()
+    saving.teardown()
+    assert saving._memory == []
+    for moment in range(4):
+        loaded = torch.load(tmp_path / f"{moment}.ckpt", weights_only=True)
+        assert torch.equal(loaded["weights"], torch.full((2**19,), float(moment)))
+        assert int(loaded["small"]) == moment
+    assert torch.equal(torch.load(tmp_path / "again.ckpt", weights_only=True)["weights"], weights)
+
+
+def test_another_storage_may_hold_on_to_what_it_was_given(tmp_path: Path) -> None:
+    class InMemory(TorchCheckpointIO):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held: list[Any] = []
+
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            self.held.append(checkpoint)
+
+    holding = InMemory()
+    saving = AsyncCheckpointIO(holding)
+    weights = torch.zeros(2**19)
+    for moment in range(3):
+        weights.fill_(moment)
+        saving.save_checkpoint({"weights": weights}, tmp_path / "x.ckpt")
+    saving.teardown()
+    assert [float(each["weights"][0]) for each in holding.held] == [0.0, 1.0, 2.0]

@@ -6,6 +6,7 @@ import copy
 import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +20,8 @@ from leyden.types import Path
 class AsyncCheckpointIO(CheckpointIO):
     """Writes through another :class:`CheckpointIO` in one background thread, in the order asked for.
 
-    At most one checkpoint is in flight: the next save waits for the last one. An error surfaces at the next call of a
+    The memory of one snapshot is kept between saves, and given back at the end of the verb. At most one checkpoint is in
+    flight: the next save waits for the last one. An error surfaces at the next call of a
     method, or else in a warning at the end of the process, which waits for what is in flight. While one is unseen, nothing
     is removed, so that what was written before stays.
 
@@ -33,6 +35,7 @@ class AsyncCheckpointIO(CheckpointIO):
         self._saving: Future[None] | None = None
         self._removing: list[Future[None]] = []
         self._unseen: list[BaseException] = []
+        self._memory: list[torch.UntypedStorage] = []  # of the last snapshot, for the next: fresh memory costs more than the copy
         weakref.finalize(self, _report, self._unseen)  # also at the end of the process, after the thread's
 
     @property
@@ -47,7 +50,10 @@ class AsyncCheckpointIO(CheckpointIO):
             CheckpointWriteFailed: the checkpoint *before* this one could not be written. This one is not begun then.
         """
         self.wait()
-        copied = snapshot(checkpoint)
+        taking = _Snapshot(self._memory)
+        copied = taking.copy(checkpoint)
+        if type(self._checkpoint_io) is TorchCheckpointIO:  # another one may hold on to what it was given
+            self._memory = taking.large
         self._saving = self._thread().submit(self._write, copied, path, storage_options)
 
     def load_checkpoint(self, path: Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -78,6 +84,7 @@ class AsyncCheckpointIO(CheckpointIO):
             if self._executor is not None:
                 self._executor.shutdown()
                 self._executor = None
+            self._memory = []
             self._checkpoint_io.teardown()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,8 +124,15 @@ def snapshot(value: Any) -> Any:
     return _Snapshot().copy(value)
 
 
+_LARGE = 2**20  # bytes of a piece of memory that is worth keeping for the next snapshot
+
+
 class _Snapshot:
-    def __init__(self) -> None:
+    def __init__(self, spare: Iterable[torch.UntypedStorage] = ()) -> None:
+        self.large: list[torch.UntypedStorage] = []  # the large pieces of memory of this snapshot
+        self._spare: dict[int, list[torch.UntypedStorage]] = {}
+        for storage in spare:
+            self._spare.setdefault(storage.nbytes(), []).append(storage)
         self._tensors: dict[int, torch.Tensor] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._keep: list[Any] = []  # so that no id is given out twice
@@ -146,6 +160,20 @@ class _Snapshot:
             return new
         return copy.deepcopy(value)
 
+    def _storage(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        """A copy of memory on the CPU, in what an earlier snapshot has left where that fits."""
+        if storage.nbytes() < _LARGE:
+            return storage.clone()
+        fitting = self._spare.get(storage.nbytes())
+        new: torch.UntypedStorage
+        if fitting:
+            new = fitting.pop()
+            new.copy_(storage)
+        else:
+            new = storage.clone()
+        self.large.append(new)
+        return new
+
     def _tensor(self, value: torch.Tensor) -> torch.Tensor:
         plain = value.detach()
         if type(value) not in (torch.Tensor, torch.nn.Parameter) or plain.layout is not torch.strided or plain.is_quantized:
@@ -159,7 +187,7 @@ class _Snapshot:
             storage = plain.untyped_storage()
             new = self._storages.get(storage._cdata)
             if new is None:
-                new = storage.clone() if plain.device.type == "cpu" else storage.cpu()
+                new = self._storage(storage) if plain.device.type == "cpu" else storage.cpu()
                 self._storages[storage._cdata] = new
                 self._keep.append(storage)
             copied = torch.empty(0, dtype=plain.dtype).set_(new, plain.storage_offset(), plain.size(), plain.stride())
