@@ -163,7 +163,7 @@ class _Snapshot:
     def _storage(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         """A copy of memory on the CPU, in what an earlier snapshot has left where that fits."""
         if storage.nbytes() < _LARGE:
-            return storage.clone()
+            return storage.clone()  # type: ignore[no-any-return]  # torch has no annotation there
         fitting = self._spare.get(storage.nbytes())
         new: torch.UntypedStorage
         if fitting:
