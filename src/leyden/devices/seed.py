@@ -24,8 +24,14 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
     """Seed python's, numpy's and PyTorch's generators, on every device; returns the seed.
 
     The seed is noted in the environment variable ``PL_GLOBAL_SEED``, for processes started from here; with ``seed=None``
-    it is read from there, else it is 0. ``workers=True`` asks, by ``PL_SEED_WORKERS``, that loaders' workers are seeded
-    too. Raises :class:`InvalidOption` for a seed that is no whole number from 0 to 4294967295.
+    it is read from there, else it is 0.
+
+    Random augmentation: what a training dataset draws from the global generators in worker processes is always seeded by the
+    epoch and the batch's position in it, so the number of workers, and a resume, change nothing. With ``workers=True`` (noted
+    in ``PL_SEED_WORKERS``) the same seeding serves without workers too: results then do not depend on ``num_workers`` at all,
+    and in this one point differ from a plain loop's, where a dataset draws in turn with the model.
+
+    Raises :class:`InvalidOption` for a seed that is no whole number from 0 to 4294967295.
     """
     if seed is None:
         noted = os.environ.get(SEED_VARIABLE)
