@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Hook = Callable[..., Any]
 
-_NOT_EMITTED = {"hears", "state_dict", "load_state_dict", "setup", "teardown"}
 HOOK_NAMES: tuple[str, ...] = tuple(
     name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("_") and name != "hears"
 )
 """Every hook of a callback, in firing order."""
-EMITTED: tuple[str, ...] = tuple(name for name in HOOK_NAMES if name not in _NOT_EMITTED)
 
 
 class Hooks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, TypedDict
 
@@ -57,4 +57,3 @@ OptimizerLRScheduler = (
     | Sequence[OptimizerConfig | OptimizerLRSchedulerConfig]
     | None
 )
-ParameterGroups = Iterable[Any]

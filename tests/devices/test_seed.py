@@ -13,14 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.devices.seed import (
     MOST,
     SEED_VARIABLE,
     WORKERS_VARIABLE,
-    collect_random_state,
     isolate_rng,
     reset_seed,
-    restore_random_state,
     seed_everything,
 )
 from leyden.errors import InvalidOption, InvalidType
@@ -126,10 +125,10 @@ def test_a_random_state_goes_through_a_file_without_pickled_code() -> None:
     random.gauss(0, 1)  # half of a pair is kept for the next call
     np.random.randn()
     file = io.BytesIO()
-    torch.save(collect_random_state(), file)
+    torch.save(random_state(), file)
     expected = draws()
     file.seek(0)
-    restore_random_state(torch.load(file, weights_only=True))
+    set_random_state(torch.load(file, weights_only=True))
     assert draws() == expected
 
 

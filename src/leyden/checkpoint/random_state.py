@@ -18,16 +18,28 @@ def random_state() -> dict[str, Any]:
 
     Loads with ``weights_only=True``.
     """
-    version, words, gauss = random.getstate()
-    state: dict[str, Any] = {
-        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
-        "numpy": encode(np.random.get_state(legacy=False)),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    state = as_plain(
+        random.getstate(),
+        np.random.get_state(legacy=False),
+        torch.get_rng_state(),
+        torch.cuda.get_rng_state_all() if in_use else None,
+    )
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def as_plain(python: Any, numpy: Any, cpu: torch.Tensor, cuda: list[torch.Tensor] | None) -> dict[str, Any]:
+    """What the generators' own functions returned, in the form of :func:`random_state`."""
+    version, words, gauss = python
+    state: dict[str, Any] = {
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "numpy": encode(numpy),
+        "torch": cpu,
+    }
+    if cuda is not None:
+        state["cuda"] = cuda
     return state
 
 
@@ -45,12 +57,12 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Whatever is drawn inside, the global generators go on outside as if nothing had been."""
+def preserved_random_state(devices: bool = True) -> Iterator[None]:
+    """Whatever is drawn inside, the global generators go on outside as if nothing had been; with ``devices``, theirs too."""
     python, numpy, cpu = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    in_use = devices and torch.cuda.is_available() and torch.cuda.is_initialized()
     cuda = torch.cuda.get_rng_state_all() if in_use else []
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    mps = torch.mps.get_rng_state() if devices and torch.backends.mps.is_available() else None
     try:
         yield
     finally:

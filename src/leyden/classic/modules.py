@@ -138,9 +138,6 @@ def _refuse_arguments_gone(module: LightningModule) -> None:
         )
 
 
-_OPTIMIZER_STEP = {"epoch", "batch_idx", "optimizer", "optimizer_closure"}
-
-
 def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
     """``optimizer_step`` with the arguments that its author's version had."""
     names = list(inspect.signature(module.optimizer_step).parameters)

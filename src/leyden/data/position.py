@@ -18,6 +18,7 @@ from leyden.data.generators import generators_in, put_states, states_of
 from leyden.data.indices import Indices, is_repeatable
 from leyden.data.reading import length_of, reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
+from leyden.devices.seed import WORKERS_VARIABLE
 from leyden.errors import LeydenWarning
 
 
@@ -50,7 +51,7 @@ class LoaderPosition:
         self.indices: Indices | None = None
         self._copy: DataLoader[Any] | None = None
         self._epochs_opened = 0
-        self.seeds_by_position = self.map_style and (self.workers > 0 or os.environ.get("PL_SEED_WORKERS") == "1")
+        self.seeds_by_position = self.map_style and (self.workers > 0 or os.environ.get(WORKERS_VARIABLE) == "1")
         self._say_what_is_not_exact()
 
     def _find_stateful_sampler(self) -> Any:
@@ -99,7 +100,7 @@ class LoaderPosition:
         def before_first() -> None:
             if fresh:
                 set_random_state(random)
-            if os.environ.get("PL_SEED_WORKERS") == "1":
+            if os.environ.get(WORKERS_VARIABLE) == "1":
                 # the number of workers must not matter: without workers a base seed is drawn
                 torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
 

@@ -1,16 +1,15 @@
-"""The random state of this process: seed it, isolate it, collect and restore it."""
+"""The random state of this process: seed it, isolate it."""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
+from leyden.checkpoint.random_state import preserved_random_state
 from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import InvalidOption, InvalidType
 
@@ -71,44 +70,6 @@ def reset_seed(verbose: bool = True) -> None:
         seed_everything(None, workers=os.environ.get(WORKERS_VARIABLE, "0") == "1", verbose=verbose)
 
 
-def collect_random_state(include_cuda: bool = True) -> dict[str, Any]:
-    """The state of python's, numpy's and PyTorch's generators, as tensors, numbers and lists (no code runs on load).
-
-    Devices that this process has not used yet are left alone: asking them would take their memory.
-    """
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state: dict[str, Any] = {
-        "python": [version, list(words), gauss],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],  # type: ignore[union-attr]  # legacy=True gives the tuple
-        "torch": torch.get_rng_state(),
-    }
-    if include_cuda and torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if include_cuda and torch.backends.mps.is_available():
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Continue from what :func:`collect_random_state` returned. Devices that this machine lacks are passed over."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(generator.cpu(), index)
-    if "mps" in state and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state["mps"].cpu())
-
-
-@contextmanager
-def isolate_rng(include_cuda: bool = True) -> Iterator[None]:
+def isolate_rng(include_cuda: bool = True) -> AbstractContextManager[None]:
     """Whatever is drawn or seeded within leaves the random state as it was."""
-    state = collect_random_state(include_cuda)
-    try:
-        yield
-    finally:
-        restore_random_state(state)
+    return preserved_random_state(devices=include_cuda)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import encode
-from leyden.checkpoint.random_state import random_state
+from leyden.checkpoint.random_state import as_plain
 from leyden.tree import tree_leaves, tree_map
 from leyden.version import __version__
 
@@ -101,7 +101,7 @@ class Capsule:
             "batch_idx": index,
             "epoch": self.run.current_epoch,
             "global_step": self.run.global_step,
-            "random": _as_random_state(states),
+            "random": as_plain(states["python"], states["numpy"], states["torch"], states["cuda"]),
             "modes": {name: child.training for name, child in module.named_modules()},
             "precision": self.run.precision,
             "accumulate": self.run.accumulate_grad_batches,
@@ -179,18 +179,3 @@ def _same(first: Any, second: Any) -> bool:
     if isinstance(first, dict):
         return bool(first["state"]["pos"] == second["state"]["pos"] and (first["state"]["key"] == second["state"]["key"]).all())
     return bool(first == second)
-
-
-def _as_random_state(states: dict[str, Any] | None) -> dict[str, Any]:
-    """Taken states in the form of :func:`leyden.checkpoint.random_state.random_state`."""
-    if states is None:
-        return random_state()
-    version, words, gauss = states["python"]
-    whole: dict[str, Any] = {
-        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
-        "numpy": encode(states["numpy"]),
-        "torch": states["torch"],
-    }
-    if states["cuda"] is not None:
-        whole["cuda"] = states["cuda"]
-    return whole

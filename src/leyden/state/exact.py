@@ -18,7 +18,6 @@ Pending = list[tuple[Any, int]]
 _UNIT = 1074  # every finite double is a whole number of 2**-1074
 # PyTorch compares no unsigned integers but bytes; the largest of 64 bits fit into no other integer.
 _COMPARED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
-_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Accumulator(ABC):
