@@ -18,12 +18,12 @@ from leyden.checkpoint.durable import Disk, beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning
 from leyden.loggers.base import Logger, rank_zero_experiment
-from leyden.loggers.folder import RunFolder
+from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.readout import as_dict, check_scalar, read, to_yaml
 from leyden.types import Path
 
 
-class CSVLogger(Logger):
+class CSVLogger(InFolder, Logger):
     """Write metrics to ``save_dir/name/version_N/metrics.csv``: a column for each metric and ``step``, in alphabetical order.
 
     Args:
@@ -58,26 +58,6 @@ class CSVLogger(Logger):
         self._writer: ExperimentWriter | None = None
 
     @property
-    def name(self) -> str:
-        return self._folder.name
-
-    @property
-    def version(self) -> int | str:
-        return self._folder.version
-
-    @property
-    def save_dir(self) -> str:
-        return self._folder.save_dir
-
-    @property
-    def root_dir(self) -> str:
-        return self._folder.root
-
-    @property
-    def log_dir(self) -> str:
-        return self._folder.path
-
-    @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """The object that writes the files."""
@@ -105,9 +85,6 @@ class CSVLogger(Logger):
 
     def finalize(self, status: str) -> None:
         self.save()
-
-    def go_on(self, position: dict[str, Any]) -> None:
-        self._folder.go_on(position)
 
     def start_over(self) -> None:
         if self._writer is None:

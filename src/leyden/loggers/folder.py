@@ -156,3 +156,32 @@ class RunFolder:
             "a folder that can be written",
             f"{self.path}: {why}. Give another save_dir, or logger=False.",
         )
+
+
+class InFolder:
+    """The part that loggers share which write into a :class:`RunFolder`."""
+
+    _folder: RunFolder
+
+    @property
+    def name(self) -> str:
+        return self._folder.name
+
+    @property
+    def version(self) -> int | str:
+        return self._folder.version
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder.save_dir
+
+    @property
+    def root_dir(self) -> str:
+        return self._folder.root
+
+    @property
+    def log_dir(self) -> str:
+        return self._folder.path
+
+    def go_on(self, position: dict[str, Any]) -> None:
+        self._folder.go_on(position)

@@ -21,7 +21,7 @@ from leyden.checkpoint.durable import beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidType, LeydenWarning, MissingPackage
 from leyden.loggers.base import Logger, rank_zero_experiment
-from leyden.loggers.folder import RunFolder
+from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.readout import as_dict, check_scalar, flat, read, to_yaml
 from leyden.loggers.undisturbed import undisturbed
 from leyden.tree import tree_map
@@ -36,7 +36,7 @@ SECONDS = 10.0
 """Seconds that a row waits at most, so that TensorBoard shows a slow run too."""
 
 
-class TensorBoardLogger(Logger):
+class TensorBoardLogger(InFolder, Logger):
     """Write metrics to event files in ``save_dir/name/version_N[/sub_dir]``.
 
     Args:
@@ -85,26 +85,6 @@ class TensorBoardLogger(Logger):
         self._hparams_wait: list[tuple[dict[str, Any], int, bool]] = []  # metrics, step, whether they are drawn
         self._yaml_waits = False
         self._hparams_written = False
-
-    @property
-    def name(self) -> str:
-        return self._folder.name
-
-    @property
-    def version(self) -> int | str:
-        return self._folder.version
-
-    @property
-    def save_dir(self) -> str:
-        return self._folder.save_dir
-
-    @property
-    def root_dir(self) -> str:
-        return self._folder.root
-
-    @property
-    def log_dir(self) -> str:
-        return self._folder.path
 
     @property
     def sub_dir(self) -> str | None:
@@ -215,9 +195,6 @@ class TensorBoardLogger(Logger):
             self._note_files()
             self._writer.close()
             self._writer = None
-
-    def go_on(self, position: dict[str, Any]) -> None:
-        self._folder.go_on(position)
 
     def start_over(self) -> None:
         if self._writer is None:
