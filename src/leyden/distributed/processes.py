@@ -1,0 +1,97 @@
+"""The processes that train together: who they are, how they begin, and how they exchange values."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, final
+
+from torch import Tensor
+
+Body = TypeVar("Body", bound=Callable[..., Any])
+
+
+class Processes(ABC):
+    """What a run asks of the processes that it is one of. Every exchange is called on all of them, in the same order.
+
+    Nothing here knows devices, modules or checkpoints: a strategy does, and has one of these.
+    """
+
+    rank: int = 0
+    """This process among all of them."""
+    world: int = 1
+    """How many there are."""
+    local_rank: int = 0
+    """This process among those of its node."""
+    node_rank: int = 0
+    """This node among all nodes."""
+    nodes: int = 1
+    """How many nodes there are."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only process, so that no exchange is ever needed."""
+        return self.world == 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and speaks to the user."""
+        return self.rank == 0
+
+    @abstractmethod
+    def launched(self, body: Body) -> Body:
+        """``body`` run by every process: started here where somebody has to, else ``body`` itself."""
+
+    @abstractmethod
+    def barrier(self, name: str | None = None) -> None:
+        """Wait until every process is here."""
+
+    @abstractmethod
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        """The object that process ``src`` passed."""
+
+    @abstractmethod
+    def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
+        """``tensor`` with the values of all processes combined, element by element. Every process passes the same shape."""
+
+    @abstractmethod
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        """Every process's ``tensor``, stacked along a new first dimension; alone, ``tensor`` itself."""
+
+    @abstractmethod
+    def gather_objects(self, obj: Any) -> list[Any]:
+        """Every process's object, by rank. Slow: for start-up and checkpoints."""
+
+    @abstractmethod
+    def agree(self, flags: int, clock: float) -> tuple[int, float]:
+        """The flags that any process raised, and the clock of the first. One small exchange."""
+
+    def once(self, deed: Callable[[], Any]) -> Any:
+        """Do ``deed`` on the first process, and return what it returned there on all."""
+        return self.broadcast(deed() if self.is_first else None)
+
+
+@final
+class Alone(Processes):
+    """One process. Nothing is exchanged, so nothing here costs more than returning what was given."""
+
+    def launched(self, body: Body) -> Body:
+        return body
+
+    def barrier(self, name: str | None = None) -> None:
+        pass
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        return obj
+
+    def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
+        return tensor
+
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        return tensor
+
+    def gather_objects(self, obj: Any) -> list[Any]:
+        return [obj]
+
+    def agree(self, flags: int, clock: float) -> tuple[int, float]:
+        return flags, clock
