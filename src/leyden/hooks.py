@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
@@ -37,6 +38,8 @@ class Hooks:
         self._instead = instead or {}  # by owner's id and hook's name: what to call where the signature is another year's
         self._profiler = run.profiler if run.profiler.active else None
         self.where: str | None = None  # the hook or step that runs now: `self.log` asks
+        self.told = 0  # receivers of the running hook that were called, the one that runs included
+        self.heard: tuple[str, int] | None = None  # a hook, and how many receivers were told of it before the run was cut
         self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         self._late: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         callbacks = list(callbacks)
@@ -72,47 +75,84 @@ class Hooks:
         return f"[LightningModule]{type(self.run.lightning_module).__name__}.{name}"
 
     def emit(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call ``hook`` on every callback that overrides it, then on the module."""
+        """Call ``hook`` on every callback that overrides it, then on the module.
+
+        :attr:`told` counts who was called, the one that is running included: a checkpoint that is taken meanwhile holds it.
+        """
         receivers = self._receivers[hook]
         if receivers:
-            before, self.where = self.where, hook.__name__
-            try:
-                for receiver in receivers:
-                    receiver(*args)
-            finally:
-                self.where = before
+            self._tell(hook, receivers, args)
 
     def emit_late(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call ``hook`` on the callbacks that read or save what the others have done by then.
-
-        How many were told is counted, so that a run that is cut off between two of them goes on with the second.
-        """
+        """Call ``hook`` on the callbacks that read or save what the others have done by then."""
         receivers = self._late[hook]
         if receivers:
-            before, self.where = self.where, hook.__name__
-            progress = self.run.progress
-            told, progress.late = progress.told if progress.late == self.where else 0, self.where
-            try:
-                for receiver in receivers[told:] if told else receivers:
-                    told += 1
-                    progress.told = told
-                    receiver(*args)
-            finally:
-                self.where = before
-            progress.late, progress.told = "", 0
+            self._tell(hook, receivers, args)
+
+    def _tell(self, hook: Hook, receivers: tuple[Callable[..., Any], ...], args: tuple[Any, ...]) -> list[Any]:
+        where, told, first = self.where, self.told, 0
+        if self.heard is not None:
+            first = self.take_heard(hook.__name__)
+            receivers = receivers[first:]
+        self.where = hook.__name__
+        answers = []
+        try:
+            for self.told, receiver in enumerate(receivers, first + 1):
+                answers.append(receiver(*args))
+        except BaseException:
+            self.where = where
+            self.told -= 1  # what raised was not told to the end: a run that goes on from here tells it again
+            raise
+        self.where, self.told = where, told
+        return answers
+
+    def take_heard(self, name: str) -> int:
+        """How many were told of the hook ``name`` before the run was cut. Asked once: nothing else was cut."""
+        heard, self.heard = self.heard, None
+        return heard[1] if heard is not None and heard[0] == name else 0
+
+    def told_all(self, hook: Hook, told: int) -> bool:
+        """Whether so many are all who hear of ``hook``."""
+        return told >= len(self._receivers[hook])
+
+    def left(self, hook: Hook, late: bool = False) -> int:
+        """How many receivers of the running ``hook`` are still to be told."""
+        return len((self._late if late else self._receivers)[hook]) - self.told
 
     def ask(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
         """As :meth:`emit`, and return the answers. Only ``on_train_batch_start`` has one: ``-1`` ends the epoch."""
-        before, self.where = self.where, hook.__name__
-        try:
-            return [receiver(*args) for receiver in self._receivers[hook]]
-        finally:
-            self.where = before
+        return self._tell(hook, self._receivers[hook], args)
+
+    def inside(
+        self, name: str, function: Callable[..., Any], context: Callable[[], AbstractContextManager[Any]] | None = None
+    ) -> Callable[..., Any]:
+        """``function``, with ``name`` noted as the place where we are while it runs, and ``context`` entered."""
+
+        def noted(*args: Any) -> Any:
+            before, self.where = self.where, name
+            try:
+                return function(*args)
+            finally:
+                self.where = before
+
+        def noted_in_context(*args: Any) -> Any:
+            before, self.where = self.where, name
+            try:
+                with context():  # type: ignore[misc]  # chosen below, where it is not None
+                    return function(*args)
+            finally:
+                self.where = before
+
+        return noted if context is None else noted_in_context
 
     def tell_checkpoint(self, name: str, checkpoint: dict[str, Any]) -> None:
         """``on_save_checkpoint`` or ``on_load_checkpoint`` of every callback, in the callbacks' own order."""
-        hook = getattr(Callback, name)
-        self.emit(hook, checkpoint)
+        before, self.where = self.where, name
+        try:
+            for receiver in self._receivers[getattr(Callback, name)]:
+                receiver(checkpoint)
+        finally:
+            self.where = before
 
     def receivers(self, hook: Hook) -> tuple[Callable[..., Any], ...]:
         """Who hears of ``hook``, each to be called with the hook's own arguments."""

@@ -32,7 +32,7 @@ from leyden.callbacks import (
     TQDMProgressBar,
 )
 from leyden.loggers import CSVLogger, TensorBoardLogger
-from leyden.state.run import LOSSES_KEPT
+from leyden.state.losses import KEPT as LOSSES_KEPT
 
 BATCHES = 120
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "is_nonzero", "nonzero", "equal"}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden
 from leyden.callbacks import Callback, ModelCheckpoint
 from leyden.errors import NonFiniteLoss
-from leyden.state.run import LOSSES_KEPT
+from leyden.state.losses import KEPT as LOSSES_KEPT
 
 
 class Turns(leyden.LightningModule):

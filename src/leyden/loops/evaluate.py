@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -13,11 +13,16 @@ from leyden.callback import Callback
 from leyden.loops.moving import Mover
 from leyden.state.loaders import samples_in
 from leyden.state.metrics import read_numbers
+from leyden.state.progress import Done, Progress
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
 
 STAGE_OF = {"val": RunningStage.VALIDATING, "test": RunningStage.TESTING}
 HOOK_STAGE = {"val": "validation", "test": "test", "predict": "predict"}
+
+# Looked up in every batch: plain numbers of this file cost less than an enum's members.
+EVAL_OPENED, EVAL_READ, EVAL_BATCH = int(Done.EVAL_OPENED), int(Done.EVAL_READ), int(Done.EVAL_BATCH)
+EVAL_STEP, EVAL_COUNTED, EVAL_CLOSED = int(Done.EVAL_STEP), int(Done.EVAL_COUNTED), int(Done.EVAL_CLOSED)
 
 
 def gradient_free(run: Run) -> AbstractContextManager[Any]:
@@ -26,20 +31,24 @@ def gradient_free(run: Run) -> AbstractContextManager[Any]:
 
 
 class EvaluateLoop:
-    """Evaluates once per call of :meth:`run_epoch`."""
+    """Evaluates once per call of :meth:`run_epoch`.
+
+    Inside a fit it goes on where ``run.progress`` says, when that is in the middle of a validation.
+    """
 
     def __init__(self, run: Run, stage: str) -> None:
         assert run.hooks is not None
         self.run = run
         self.stage = stage
         self.hooks = run.hooks
+        self.progress = run.progress if run.fitting else Progress()  # of a verb of its own, nothing is kept
+        self.flight = run.flight
         word = HOOK_STAGE[stage]
         self.word = word
-        self.evaluation_step: Callable[..., Any] = run.profiler.around(
-            f"[LightningModule]{type(run.lightning_module).__name__}.{word}_step", run.steps[f"{word}_step"]
-        )
+        self.step_name = f"{word}_step"
+        self.evaluation_step: Callable[..., Any] = run.ready_step(self.step_name)
         self.move = Mover(run)
-        self.rows = 0  # sent to the loggers in the evaluation that runs
+        self.rows_to_skip = 0  # which the run of an older version, cut in the middle of this validation, has written already
         self.on_start, self.on_end = getattr(Callback, f"on_{word}_start"), getattr(Callback, f"on_{word}_end")
         self.on_epoch_start = getattr(Callback, f"on_{word}_epoch_start")
         self.on_epoch_end = getattr(Callback, f"on_{word}_epoch_end")
@@ -48,83 +57,118 @@ class EvaluateLoop:
 
     def run_epoch(self, most: int | None = None) -> list[dict[str, float]]:
         """Evaluate every loader, at most ``most`` batches of each; returns the metrics of each loader as numbers."""
-        run, metrics = self.run, self.run.metrics
+        run, metrics, progress, hooks = self.run, self.run.metrics, self.progress, self.hooks
         source = run.loaders.eval[self.stage]
         source.measure()
         module = run.lightning_module
-        self.rows = 0
-        run.keep_modes()
-        self.hooks.call(f"on_{self.word}_model_eval", getattr(module, f"on_{self.word}_model_eval"))
+        at, resumed = progress.done, progress.validating
+        if not resumed:
+            at = Done.EVAL
+            run.keep_modes()
+            hooks.call(f"on_{self.word}_model_eval", getattr(module, f"on_{self.word}_model_eval"))
+            progress.loader = progress.evaluated = 0
+            progress.done = Done.EVAL
         with gradient_free(run):
-            metrics.start_epoch(self.stage)
-            self.hooks.emit(self.on_start)
-            self.hooks.emit(self.on_epoch_start)
-            for position in range(len(source.loaders)):
-                self._read(source, position, most)
-            metrics.end_batches()
-            self.hooks.emit(self.on_epoch_end)
-            results = self._publish(len(source.loaders))
-            self.hooks.emit(self.on_end)
+            if resumed:
+                metrics.reenter(self.stage)
+            else:
+                metrics.start_epoch(self.stage)
+            for point, deed in (
+                (Done.EVAL_STARTED, partial(self._tell, self.on_start)),
+                (Done.EVAL_OPENED, partial(self._tell, self.on_epoch_start)),
+                (Done.EVAL_CLOSED, partial(self._read_all, source, most, at)),
+                (Done.EVAL_TOLD, partial(self._tell, self.on_epoch_end)),
+                (Done.EVAL_ROW, partial(self._publish, len(source.loaders))),
+                (Done.EVAL_ENDED, partial(self._tell, self.on_end)),
+            ):
+                if at < point:
+                    deed()
+                    progress.done = point
+            results = self._results(len(source.loaders))
             metrics.end_epoch()
-        self.hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
+        hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
         run.forget_modes()
         return results
 
-    def _read(self, source: Any, position: int, most: int | None) -> None:
-        run, metrics, several = self.run, self.run.metrics, len(source.loaders) > 1
+    def _tell(self, hook: Any) -> None:
+        self.hooks.emit(hook)
+
+    def _read_all(self, source: Any, most: int | None, at: int) -> None:
+        progress = self.progress
+        for position in range(progress.loader, len(source.loaders)):
+            progress.loader = position
+            self._read(source, position, most, at)
+            at, progress.evaluated = EVAL_OPENED, 0
+        self.run.metrics.end_batches()
+
+    def _read(self, source: Any, position: int, most: int | None, at: int) -> None:
+        run, metrics, several, hooks, progress = self.run, self.run.metrics, len(source.loaders) > 1, self.hooks, self.progress
+        flight = self.flight
         number = position if several else None
         count = partial(samples_in, source.loaders[position])
-        precision = run.strategy.precision
         move = run.profiler.around("batch_to_device", self.move)
-        inside_fit = run.fitting  # there `is_last_batch` keeps speaking of training
-        batches = run.profiler.along(f"{self.stage}_dataloader_next", source.read(position, most))
-        index, is_last = -1, True
-        for batch, index, is_last in batches:
-            if run.received_signal is not None:
-                run.heed_signal()
+        moves = not self.move.idle
+        inside_fit, course = run.fitting, run.course  # in a fit `is_last_batch` keeps speaking of training
+        # what a validation has done between two training batches could not be told from what is still to come
+        interruptible = not inside_fit or run.sanity_checking
+        logs = bool(run.loggers) and not run.sanity_checking
+        step = self.evaluation_step
+        index, is_last = progress.evaluated - 1, True
+        for batch, index, is_last in self._batches(source, position, most, at):
+            if course.agreed and interruptible:
+                run.raise_if_signalled()
             if not inside_fit:
                 run.is_last_batch = is_last
-            if not self.move.idle:
+            if moves and at < EVAL_READ:
                 batch = move(batch, position)
+            flight.batch, flight.index, flight.is_last = batch, index, is_last
             arguments = (batch, index, position) if several else (batch, index)
             metrics.at(batch, number, partial(count, index))
-            self.hooks.emit(self.on_batch_start, *arguments)
-            self.hooks.where = f"{self.word}_step"
-            if precision.has_forward_context:
-                with precision.forward_context():
-                    outputs = self.evaluation_step(*arguments)
+            if at < EVAL_BATCH:
+                progress.done = EVAL_READ
+                hooks.emit(self.on_batch_start, *arguments)
+                progress.done = EVAL_BATCH
+            if at < EVAL_STEP:
+                outputs = step(*arguments)
+                if isinstance(outputs, dict):
+                    outputs = run.read_returned(self.step_name, self.stage, outputs)
+                flight.outputs, progress.done = outputs, EVAL_STEP
             else:
-                outputs = self.evaluation_step(*arguments)
-            if isinstance(outputs, dict):
-                outputs = run.read_mapping(self.stage, outputs)
-            self.hooks.where = None
-            self.hooks.emit(self.on_batch_end, outputs, *arguments)
-            if run.loggers and not run.sanity_checking:
+                outputs = flight.outputs
+            if at < EVAL_COUNTED:
+                hooks.emit(self.on_batch_end, outputs, *arguments)
+            progress.done, progress.evaluated = EVAL_COUNTED, index + 1
+            if logs:
                 row = metrics.step_row()
                 if row:
                     self._log_row(row, metrics.evaluated + index)
+            at = EVAL_OPENED
         metrics.end_loader(number, index + 1)
         if not is_last:
             source.report_short(position, index + 1)
 
-    def _log_row(self, row: dict[str, Any], step: int | None = None) -> None:
-        """Send a row to the loggers, but for those that were written before the run was cut off in this validation."""
-        run = self.run
-        if run.fitting:
-            self.rows += 1
-            if self.rows <= run.progress.validation_rows:
-                return
-            run.progress.validation_rows = self.rows
-        run.log_row(row, step)
+    def _batches(self, source: Any, position: int, most: int | None, at: int) -> Iterator[tuple[Any, int, bool]]:
+        return self.run.profiler.along(f"{self.stage}_dataloader_next", source.read(position, most))
 
-    def _publish(self, loaders: int) -> list[dict[str, float]]:
-        """Write the epoch's values and return them, one dict a loader."""
+    def _log_row(self, row: dict[str, Any], step: int | None = None) -> None:
+        """Send a row to the loggers."""
+        if self.rows_to_skip:
+            self.rows_to_skip -= 1
+            return
+        self.run.log_row(row, step)
+
+    def _publish(self, loaders: int) -> None:
+        """Write the epoch's values."""
         metrics = self.run.metrics
         metrics.callback()
         if not self.run.sanity_checking:
             row = metrics.epoch_row()
             if row:
                 self._log_row(row)
+
+    def _results(self, loaders: int) -> list[dict[str, float]]:
+        """The epoch's values as numbers, one dict a loader."""
+        metrics = self.run.metrics
         common = metrics.epoch_results(None)
         results = []
         for position in range(loaders):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -36,13 +35,13 @@ class Manual:
         self.hooks = run.hooks
         self.module = run.lightning_module
         self.precision = run.strategy.precision
-        self.training_step = run.profiler.around(
-            f"[LightningModule]{type(self.module).__name__}.training_step", run.steps["training_step"]
-        )
+        self.forward = run.ready_step("training_step")
         self.step_optimizer = run.profiler.around("optimizer_step", self.precision.step)
         self.wrapped = [
             SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
         ]
+        self.contributed = 0
+        self.has_stepped_scheduler = False
         self._stepped = False
         self._handles = []
         for optimizer in run.plan.optimizers:
@@ -50,20 +49,20 @@ class Manual:
             if register is not None:
                 self._handles.append(register(self._count))
 
-    def step(self, batch: Any, index: int, is_last: bool) -> Any:
-        """Run ``training_step``; a batch in which any optimizer stepped counts as one step."""
+    def step(self, batch: Any, index: int, is_last: bool, at: int = 0) -> Any:
+        """Run ``training_step``; a batch in which any optimizer stepped counts as one step.
+
+        A batch that was cut inside ``training_step`` is begun anew: nobody but the module knows how far it was.
+        """
         self._stepped = False
-        self.hooks.where = "training_step"
-        with self.precision.forward_context() if self.precision.has_forward_context else nullcontext():
-            outputs = self.training_step(batch, index)
+        outputs = self.forward(batch, index)
         if not self.wrapped and not self._stepped:
             self._count()  # optimizers that we never saw: the batch is the step
         if outputs is not None and type(outputs) is not Tensor:
-            outputs = self.run.read_mapping("train", outputs)
-        self.hooks.where = None
+            outputs = self.run.read_returned("training_step", "train", outputs)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            self.run.watch_loss(loss)
+            self.run.losses.waiting.append(loss.detach())
         return outputs
 
     def _count(self, *_: Any) -> None:
@@ -96,14 +95,11 @@ class Manual:
         self.hooks.call("backward", self.run.backward, loss, *args, **kwargs)
         self.hooks.emit(Callback.on_after_backward)
 
-    def continue_window(self) -> None:
+    def take_up(self, carried: Any) -> None:
         """Windows are the user's."""
 
-    def end_window(self) -> None:
-        """Windows are the user's."""
-
-    def end_epoch(self) -> None:
-        """Schedulers are the user's to step."""
+    def end_window(self, at: int = 0) -> None:
+        """Windows are the user's, and schedulers are the user's to step."""
 
     def tell_idle_epoch(self) -> None:
         """Whether to step is the user's to decide."""

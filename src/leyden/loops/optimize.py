@@ -15,8 +15,17 @@ from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
 from leyden.loops.outputs import read_loss, refuse_loss
 from leyden.module import LightningModule
+from leyden.state.flight import carried_loss
 from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure, takes_closure
+from leyden.state.progress import Done
 from leyden.state.run import Run
+from leyden.strategies.base import Strategy
+from leyden.strategies.single import SingleDeviceStrategy
+
+# Looked up in every batch: plain numbers of this file cost less than an enum's members.
+OPENED, FORWARD, ZEROED = int(Done.OPENED), int(Done.FORWARD), int(Done.ZEROED)
+BACKWARD_TOLD, BACKWARD, ACCUMULATED = int(Done.BACKWARD_TOLD), int(Done.BACKWARD), int(Done.ACCUMULATED)
+STEP_TOLD, OPTIMIZED, STEPPED = int(Done.STEP_TOLD), int(Done.OPTIMIZED), int(Done.STEPPED)
 
 
 class NothingToStep(Exception):
@@ -24,172 +33,219 @@ class NothingToStep(Exception):
 
 
 class Automatic:
-    """Forward, zero, backward, clip, step: as a hand-written loop does, with the hooks in between."""
+    """Forward, zero, backward, clip, step: as a hand-written loop does, with the hooks in between.
+
+    What a step consists of is put together here, once: functions that do what this module, precision and strategy need, and
+    ``None`` for what is not needed. ``at`` is the point at which a batch was cut, for the one with which a resumed run begins.
+    """
 
     def __init__(self, run: Run) -> None:
-        module = run.lightning_module
-        self.run = run
-        self.module = module
         assert run.hooks is not None
-        self.hooks = run.hooks
+        self.run = run
+        self.module = module = run.lightning_module
+        self.hooks = hooks = run.hooks
+        self.progress = run.progress
+        self.flight = run.flight
         self.optimizer: Optimizer | None = run.plan.optimizers[0] if run.plan.optimizers else None
         self.precision = run.strategy.precision
-        profiler = run.profiler
-        self.training_step = profiler.around(
-            f"[LightningModule]{type(module).__name__}.training_step", run.steps["training_step"]
-        )
-        self.own_backward = (
-            overrides(module, LightningModule.backward)
-            or type(self.precision).backward is not Precision.backward
-            or profiler.active
-        )
-        self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
-        # what Optimizer.zero_grad does, without the profiler's label around it: that costs more than the deed
-        self.zeroes_plainly = (
-            self.optimizer is not None
-            and type(self.optimizer).zero_grad is Optimizer.zero_grad
-            and "zero_grad" not in vars(self.optimizer)
-            and not run.profiler.active
-        )
-        self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
+        self.note_loss = run.losses.waiting.append
+        self.forward = run.ready_step("training_step")
+        self.accumulating = None if type(run.strategy).accumulating is Strategy.accumulating else run.strategy.accumulating
+        self.backward = self._chosen_backward()
+        self.zero = self._chosen_zero()
         self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
         self.must_close = self.optimizer is not None and (
             overrides(module, LightningModule.optimizer_step) or requires_closure(self.optimizer)
         )
-        self.clips = self.own_clipping or run.options.optimization.clip_value is not None
-        self.step_schedulers = [plan for plan in run.plan.schedulers if plan.interval == "step" and not plan.reduce_on_plateau]
-        self.epoch_schedulers = [plan for plan in run.plan.schedulers if plan.interval == "epoch" and not plan.reduce_on_plateau]
-        self.plateau_schedulers = [plan for plan in run.plan.schedulers if plan.reduce_on_plateau]
+        options = run.options.optimization
+        self.clips = overrides(module, LightningModule.configure_gradient_clipping) or options.clip_value is not None
+        self.tells_before_backward = hooks.listens(Callback.on_before_backward)
+        self.tells_after_backward = hooks.listens(Callback.on_after_backward)
+        self.prepares_step = self.precision.scales or self.clips or hooks.listens(Callback.on_before_optimizer_step)
+        # whether anybody could save between forward and backward, who would need the graph
+        self.is_watched = (
+            self.tells_before_backward
+            or hooks.listens(Callback.on_before_zero_grad)
+            or overrides(module, LightningModule.optimizer_zero_grad)
+            or overrides(module, LightningModule.backward)
+        )
         self.wrapped = (
             [] if self.optimizer is None else [SteppingOptimizer(self.optimizer, self._step_wrapped, module.toggled_optimizer)]
         )
-        self.progress = run.progress
-        self.note_loss = run.losses.append
-        self.autocasts, self.scales = self.precision.has_forward_context, self.precision.scales
-        self.tells_zero_grad = self.hooks.listens(Callback.on_before_zero_grad)
-        self.tells_before_backward = self.hooks.listens(Callback.on_before_backward)
-        self.tells_after_backward = self.hooks.listens(Callback.on_after_backward)
-        self.prepares_step = self.scales or self.clips or self.hooks.listens(Callback.on_before_optimizer_step)
         plain_step = type(self.precision).step is Precision.step
-        self.step_optimizer: Callable[..., Any] = profiler.around(
+        self.step_optimizer: Callable[..., Any] = run.profiler.around(
             "optimizer_step", _step_plainly if plain_step else self.precision.step
         )
         self._window = 1  # batches that make a step
         self._divisor = 1  # batches of the running window, so that its gradient is their mean
-        self._contributed = 0  # batches whose gradients are in
+        self.contributed = 0  # batches whose gradients are in
         self._closure: Callable[[], Any] | None = None  # of the running batch, until it was called
+        self._at = OPENED  # where that batch was cut
         self._takes_closure = self.optimizer is not None and takes_closure(self.optimizer)
         self._told_idle = False
         self.stepped = True  # whether the newest batch that filled its window took a step
+        self._stepping: tuple[Any, Any] | None = None  # the scheduler that a hook of the module steps, and its count before
+
+    def _chosen_backward(self) -> Callable[[Tensor], Any]:
+        """The loss's own ``backward`` where neither module, strategy, precision nor profiler have anything to do with it."""
+        run = self.run
+        if (
+            overrides(self.module, LightningModule.backward)
+            or type(self.precision).backward is not Precision.backward
+            or self.precision.scales
+            or type(run.strategy).backward is not SingleDeviceStrategy.backward
+            or run.profiler.active
+        ):
+            return self._backward_by_hook
+        return self._backward_plainly
+
+    def _backward_plainly(self, loss: Tensor) -> None:
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            refuse_loss(loss, self.run, error)
+            raise
+
+    def _backward_by_hook(self, loss: Tensor) -> None:
+        self.hooks.call("backward", self.run.backward, self.precision.scale(loss) if self.precision.scales else loss)
+
+    def _chosen_zero(self) -> Callable[[int], Any] | None:
+        """How gradients are reset before a window's first backward; ``None`` without an optimizer."""
+        optimizer = self.optimizer
+        if optimizer is None:
+            return None
+        if (
+            overrides(self.module, LightningModule.optimizer_zero_grad)
+            or type(optimizer).zero_grad is not Optimizer.zero_grad
+            or "zero_grad" in vars(optimizer)
+            or self.run.profiler.active
+            or self.hooks.listens(Callback.on_before_zero_grad)
+        ):
+            return self._zero_by_hook
+        # what Optimizer.zero_grad does, without the profiler's label around it: that costs more than the deed
+        return self._zero_plainly
+
+    def _zero_plainly(self, index: int) -> None:
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def _zero_by_hook(self, index: int) -> None:
+        optimizer = self.optimizer
+        assert optimizer is not None
+        self.hooks.emit(Callback.on_before_zero_grad, optimizer)
+        if overrides(self.module, LightningModule.optimizer_zero_grad):
+            self.hooks.call("optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
+        else:
+            optimizer.zero_grad()
 
     # -- one batch
-    def step(self, batch: Any, index: int, is_last: bool) -> Any:
+    def step(self, batch: Any, index: int, is_last: bool, at: int = OPENED) -> Any:
         """Train on a batch; returns what ``training_step`` returned."""
         progress = self.progress
-        if progress.window == 0:
+        if progress.window == 0 and at < FORWARD:
             self._window = self.run.accumulation
             self._divisor = 1 if self._window == 1 else self.run.window_length(index)
-            self._contributed = 0
-        full = is_last or progress.window + 1 >= self._window
+            self.contributed = 0
+        full = is_last or progress.window + 1 >= self._window or at >= ACCUMULATED
         if full and self.must_close:
-            outputs = self._by_closure(batch, index)
-            self.stepped = self._contributed > 0
+            outputs = self._by_closure(batch, index, at)
+        elif full or self.accumulating is None:
+            outputs = self._differentiate(batch, index, at)
         else:
-            outputs = self._differentiate(batch, index)
-            self.stepped = stepped = full and self._contributed > 0
-            if stepped and self.optimizer is not None:
-                if self.prepares_step or self._contributed != self._divisor:
-                    self._before_step(self.optimizer)
-                self.step_optimizer(self.optimizer)
+            with self.accumulating():
+                outputs = self._differentiate(batch, index, at)
         if not full:
             progress.window += 1
-            progress.contributed = self._contributed
             return outputs
-        progress.window = 0
-        if self.stepped:
-            progress.step += 1
-            for plan in self.step_schedulers:
-                if progress.step % plan.frequency == 0:
-                    self.step_scheduler(plan)
-        if is_last:
-            self.end_epoch()
+        self.stepped = self.contributed > 0
+        if self.stepped and at < OPTIMIZED and not self.must_close and self.optimizer is not None:
+            if self.prepares_step or self.contributed != self._divisor:
+                self._before_step(self.optimizer, at)
+            self.step_optimizer(self.optimizer)
+        if at < STEPPED:
+            progress.window = 0
+            if self.stepped:
+                progress.step += 1
+        if self.run.plan.schedulers:
+            progress.done = STEPPED
+            self._step_due(is_last)
         return outputs
 
-    def _differentiate(self, batch: Any, index: int) -> Any:
+    def _differentiate(self, batch: Any, index: int, at: int) -> Any:
         """Forward and backward of one batch."""
-        hooks = self.hooks
-        outside, hooks.where = hooks.where, "training_step"
-        if self.autocasts:
-            with self.precision.forward_context():
-                outputs = self.training_step(batch, index)
+        progress, flight = self.progress, self.flight
+        if at < FORWARD:
+            outputs = self.forward(batch, index)
+            loss: Any = outputs
+            if type(outputs) is not Tensor:
+                if outputs is not None:
+                    outputs = self.run.read_returned("training_step", "train", outputs)
+                loss = read_loss(outputs, self.run)
+            if loss is None:
+                self.run.losses.skip()
+                return None
+            self.note_loss(loss.detach())
+            if self._divisor != 1:
+                loss = loss / self._divisor
+            if self.is_watched:
+                flight.outputs, flight.loss, progress.done = outputs, loss, FORWARD
         else:
-            outputs = self.training_step(batch, index)
-        loss: Any = outputs
-        if type(outputs) is not Tensor:
-            if outputs is not None:
-                outputs = self.run.read_mapping("train", outputs)
-            loss = read_loss(outputs, self.run)
-        hooks.where = outside
-        if loss is None:
-            if self.run.capsule is not None:
-                self.run.capsule.drop()
-            return None
-        self.note_loss(loss.detach())
-        optimizer = self.optimizer
-        if self._contributed == 0 and optimizer is not None:
-            if self.tells_zero_grad:
-                hooks.emit(Callback.on_before_zero_grad, optimizer)
-            if self.own_zero_grad:
-                hooks.call("optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
-            elif self.zeroes_plainly:
-                for group in optimizer.param_groups:
-                    for parameter in group["params"]:
-                        parameter.grad = None
-            else:
-                optimizer.zero_grad()
-        self._contributed += 1
-        if self._divisor != 1:
-            loss = loss / self._divisor
-        if self.tells_before_backward:
-            hooks.emit(Callback.on_before_backward, loss)
-        if self.scales:
-            loss = self.precision.scale(loss)
-        if self.own_backward:
-            hooks.call("backward", self.run.backward, loss)
-        else:
-            try:
-                loss.backward()
-            except RuntimeError as error:
-                refuse_loss(loss, self.run, error)
-                raise
-        if self.tells_after_backward:
-            hooks.emit(Callback.on_after_backward)
+            outputs, loss = flight.outputs, flight.loss
+        if self.contributed == 0 and at < ZEROED and self.zero is not None:
+            self.zero(index)
+        if at < BACKWARD:
+            if self.is_watched:
+                if self.tells_before_backward and at < BACKWARD_TOLD:
+                    progress.done = ZEROED
+                    self.hooks.emit(Callback.on_before_backward, loss)
+                progress.done = BACKWARD_TOLD
+            self.backward(loss)
+            flight.loss = None
+            self.contributed += 1
+        if self.tells_after_backward and at < ACCUMULATED:
+            flight.outputs, progress.done = outputs, BACKWARD
+            self.hooks.emit(Callback.on_after_backward)
         return outputs
 
-    def continue_window(self) -> None:
-        """A resumed run begins inside a window: the gradients of its first batches are there already."""
-        progress = self.progress
-        if progress.window:
-            self._window = self.run.accumulate_grad_batches
-            self._divisor = 1 if self._window == 1 else self.run.window_length(progress.batch - progress.window)
-            self._contributed = progress.contributed
+    def take_up(self, carried: Any) -> None:
+        """A resumed run begins inside a window, or inside a batch: what the earlier batches brought is there already."""
+        progress, flight = self.progress, self.flight
+        self._window = self.run.accumulate_grad_batches
+        self._divisor = 1 if self._window == 1 else self.run.window_length(progress.batch - progress.window)
+        if not carried:
+            return
+        if FORWARD <= progress.done < BACKWARD and carried.get("value") is not None:
+            flight.loss = carried_loss(carried["value"], carried["flow"], self.module.named_parameters())
+        if self.precision.scales and ACCUMULATED <= progress.done < OPTIMIZED and self.optimizer is not None:
+            # the scaler has to see these gradients itself, before it steps
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.precision.scale(parameter.grad)
+            self.precision.unscale(self.optimizer)
 
-    def _before_step(self, optimizer: Optimizer) -> None:
+    def _before_step(self, optimizer: Optimizer, at: int) -> None:
         """Gradients are complete: make them the window's mean, unscale, tell, clip."""
-        if self._contributed not in (0, self._divisor):
-            # the window came out shorter than its length was known to be (a loader that ended, a skipped batch)
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            if gradients:
-                torch._foreach_mul_(gradients, self._divisor / self._contributed)
-        if self.precision.scales:
-            self.precision.unscale(optimizer)
-        self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
+        progress = self.progress
+        if at < ACCUMULATED:
+            if self.contributed not in (0, self._divisor):
+                # the window came out shorter than its length was known to be (a loader that ended, a skipped batch)
+                gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                if gradients:
+                    torch._foreach_mul_(gradients, self._divisor / self.contributed)
+            if self.precision.scales:
+                self.precision.unscale(optimizer)
+            progress.done = ACCUMULATED
+        if at < STEP_TOLD:
+            self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
+            progress.done = STEP_TOLD
         if self.clips:
             self.clip(optimizer)
 
     def clip(self, optimizer: Optimizer) -> None:
         options = self.run.options.optimization
-        if self.own_clipping:
+        if overrides(self.module, LightningModule.configure_gradient_clipping):
             self.hooks.call(
                 "configure_gradient_clipping",
                 self.module.configure_gradient_clipping,
@@ -201,37 +257,40 @@ class Automatic:
             self.run.clip_gradients(optimizer, options.clip_value, options.clip_algorithm)
 
     # -- optimizers and modules that want a closure
-    def _by_closure(self, batch: Any, index: int) -> Any:
+    def _by_closure(self, batch: Any, index: int, at: int) -> Any:
         """The step is the module's or the optimizer's: hand it forward and backward as a closure."""
         assert self.optimizer is not None
-        outputs: Any = None
+        outputs: Any = self.flight.outputs if at >= FORWARD else None
+        if at >= OPTIMIZED:
+            return outputs
         calls = 0
-        fresh = self._contributed
+        fresh = self.contributed if at < BACKWARD else self.contributed - 1
 
         def closure() -> Tensor | None:
-            nonlocal outputs, calls
+            nonlocal outputs, calls, at
             self._closure = None
             calls += 1
             if calls > 1:
+                at = OPENED
                 if fresh > 0:
                     raise ConflictingOptions(
                         f"{type(self.optimizer).__name__} evaluates the loss several times in a step, and with "
                         f"accumulate_grad_batches={self.run.accumulate_grad_batches} the earlier batches are gone by then. Use "
                         f"accumulate_grad_batches=1."
                     )
-                self._contributed = 0
+                self.contributed = 0
             with torch.enable_grad():
-                outputs = self._differentiate(batch, index)
+                outputs = self._differentiate(batch, index, at)
             loss = read_loss(outputs, self.run)
             return loss.detach() if loss is not None else None
 
-        self._step_by_hook(closure, index)
+        self._step_by_hook(closure, index, at)
         if calls == 0:
             closure()  # the override decided against a step, not against the batch
         return outputs
 
-    def _step_by_hook(self, closure: Callable[[], Any], index: int) -> None:
-        self._closure = closure
+    def _step_by_hook(self, closure: Callable[[], Any], index: int, at: int = OPENED) -> None:
+        self._closure, self._at = closure, at
         try:
             self.hooks.call(
                 "optimizer_step", self.run.steps["optimizer_step"], self.run.current_epoch, index, self.wrapped[0], closure
@@ -245,9 +304,10 @@ class Automatic:
 
         def complete() -> Any:
             loss = inner() if inner is not None else None
-            if self._contributed == 0:
+            if self.contributed == 0:
                 raise NothingToStep  # old gradients may still be there, and must not be used again
-            self._before_step(optimizer)
+            at, self._at = self._at, OPENED
+            self._before_step(optimizer, at)
             return loss
 
         try:
@@ -255,33 +315,50 @@ class Automatic:
                 with torch.enable_grad():
                     loss = complete()
                 result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
-                return loss if result is None else result
-            return self.step_optimizer(optimizer, complete)
+                result = loss if result is None else result
+            else:
+                result = self.step_optimizer(optimizer, complete)
         except NothingToStep:
             return None
+        self.progress.done = OPTIMIZED
+        return result
 
-    def end_window(self) -> None:
+    def end_window(self, at: int = OPENED) -> None:
         """The data ended inside a window: step with what there is."""
         progress = self.progress
-        if progress.window and self._contributed:
-            if self.must_close:
-                self._step_by_hook(lambda: None, progress.batch - 1)
-            elif self.optimizer is not None:
-                self._before_step(self.optimizer)
-                self.step_optimizer(self.optimizer)
-            progress.step += 1
-            progress.stepped_batches += 1
-            for plan in self.step_schedulers:
-                if progress.step % plan.frequency == 0:
-                    self.step_scheduler(plan)
-        progress.window = 0
+        if at < STEPPED:
+            if progress.window and self.contributed:
+                if self.optimizer is not None and at < OPTIMIZED:
+                    if self.must_close:
+                        self._step_by_hook(lambda: None, progress.batch - 1, at)
+                    else:
+                        self._before_step(self.optimizer, at)
+                        self.step_optimizer(self.optimizer)
+                progress.step += 1
+                progress.stepped_batches += 1
+                self.stepped = True
+            else:
+                self.stepped = False
+            progress.window = 0
+        progress.done = STEPPED
+        self._step_due(is_last=True)
 
     # -- schedulers
-    def end_epoch(self) -> None:
-        """The epoch's last batch is done: step the schedulers that count epochs."""
-        for plan in self.epoch_schedulers:
-            if (self.run.current_epoch + 1) % plan.frequency == 0:
-                self.step_scheduler(plan)
+    def _step_due(self, is_last: bool) -> None:
+        """Step the schedulers that count steps, where there was one, and after an epoch's last batch those that count epochs."""
+        plan, told = self.run.plan, self.hooks.take_heard("lr_scheduler_step") if self.hooks.heard is not None else 0
+        due = plan.due("step", self.progress.step) if self.stepped else []
+        if is_last:
+            due += plan.due("epoch", self.run.current_epoch + 1)
+        if not self.own_scheduler_step:
+            for each in due:
+                each.step(None)
+            return
+        for number, each in enumerate(due):
+            if number >= told:
+                self.hooks.told = number
+                self.step_scheduler(each)
+        self.hooks.told = 0
 
     def tell_idle_epoch(self) -> None:
         """A whole epoch went by without a step: every batch was skipped."""
@@ -298,10 +375,9 @@ class Automatic:
         """Step the schedulers that wait for a metric."""
         if interval == "step" and (self.progress.window or not self.stepped):
             return
-        for plan in self.plateau_schedulers:
-            count = self.run.current_epoch + 1 if interval == "epoch" else self.run.global_step
-            if plan.interval == interval and count % plan.frequency == 0:
-                self.step_scheduler(plan)
+        count = self.run.current_epoch + 1 if interval == "epoch" else self.run.global_step
+        for plan in self.run.plan.due(interval, count, plateaus=True):
+            self.step_scheduler(plan)
 
     def step_scheduler(self, plan: SchedulerPlan) -> None:
         metric = None
@@ -318,11 +394,16 @@ class Automatic:
                 self.run.warn(f"{text} Its step is left out.")
                 return
         if self.own_scheduler_step:
+            self._stepping = plan.scheduler, getattr(plan.scheduler, "last_epoch", None)
             self.hooks.call("lr_scheduler_step", self.module.lr_scheduler_step, plan.scheduler, metric)
-        elif metric is None:
-            plan.scheduler.step()
+            self._stepping = None
         else:
-            plan.scheduler.step(metric)
+            plan.step(metric)
+
+    @property
+    def has_stepped_scheduler(self) -> bool:
+        """Whether the hook of the module that runs has stepped its scheduler already."""
+        return self._stepping is not None and getattr(self._stepping[0], "last_epoch", None) != self._stepping[1]
 
     def close(self) -> None:
         """Nothing is held."""

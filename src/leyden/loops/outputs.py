@@ -9,7 +9,6 @@ from torch import Tensor
 
 from leyden.errors import InvalidReturn, did_you_mean
 from leyden.state.run import Run
-from leyden.tree import tree_map
 
 
 def read_loss(outputs: Any, run: Run) -> Tensor | None:
@@ -51,17 +50,3 @@ def refuse_loss(loss: Tensor, run: Run, error: RuntimeError) -> None:
 def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
     near = [key for key in map(str, outputs) if did_you_mean(key, ["loss"])]
     return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
-
-
-def detached(outputs: Any, loss: Tensor | None = None) -> dict[str, Any]:
-    """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them.
-
-    ``loss`` is the loss that was detached already, where the step returned nothing else.
-    """
-    if outputs is None:
-        return {}
-    if isinstance(outputs, Tensor):
-        return {"loss": outputs.detach() if loss is None else loss}
-    if isinstance(outputs, Mapping):
-        return {key: tree_map(value, Tensor, Tensor.detach) for key, value in outputs.items()}
-    return {"loss": outputs}

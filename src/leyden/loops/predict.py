@@ -21,9 +21,7 @@ class PredictLoop:
         self.run = run
         self.hooks = run.hooks
         self.keep = keep
-        self.predict_step = run.profiler.around(
-            f"[LightningModule]{type(run.lightning_module).__name__}.predict_step", run.steps["predict_step"]
-        )
+        self.predict_step = run.ready_step("predict_step")
         self.move = Mover(run)
         self.predictions: list[list[Any]] = []
 
@@ -51,17 +49,14 @@ class PredictLoop:
         move = run.profiler.around("batch_to_device", self.move)
         index, is_last = 0, True
         for batch, index, is_last in run.profiler.along("predict_dataloader_next", source.read(position)):
-            if run.received_signal is not None:
-                run.heed_signal()
+            if run.course.agreed:
+                run.raise_if_signalled()
             run.is_last_batch = is_last
             if not self.move.idle:
                 batch = move(batch, position)
             arguments = (batch, index, position) if several else (batch, index)
             hooks.emit(Callback.on_predict_batch_start, *arguments)
-            hooks.where = "predict_step"
-            with run.strategy.precision.forward_context():
-                outputs = self.predict_step(*arguments)
-            hooks.where = None
+            outputs = self.predict_step(*arguments)
             if run.strategy.moves and outputs is not None:
                 outputs = tree_map(outputs, Tensor, Tensor.cpu)
             hooks.emit(Callback.on_predict_batch_end, outputs, *arguments)

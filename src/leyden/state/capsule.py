@@ -41,8 +41,6 @@ class Capsule:
         self.run = run
         self.weights = weights
         self.kept: list[tuple[Any, int, dict[str, Any]]] = []  # batches whose losses are not checked yet
-        self.batch: Any = None  # of the newest step, which the loop sets
-        self.index = -1
         self.notes = True  # whether :meth:`note` has anything to do
         self.before: dict[str, Tensor] | None = None  # the weights before the running step, where asked for
         self.fits: bool | None = None  # whether that many batches may be kept
@@ -60,7 +58,7 @@ class Capsule:
             self._states = {**self._at_flush, **drawn}
         if self.fits is None:
             held = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(batch, Tensor))
-            self.fits = held * self.run.losses_between_checks <= _MOST_BYTES
+            self.fits = held * self.run.losses.between_checks <= _MOST_BYTES
         if self.fits:
             self.kept.append((batch, index, self._states))
         self.notes = self._noting or self.fits or self.weights
@@ -90,7 +88,8 @@ class Capsule:
         folder = self._folder()
         if folder is None:
             return None
-        batch, index, states = self.batch, self.index, self._states
+        flight = self.run.flight
+        batch, index, states = flight.batch, flight.index, self._states
         if at is not None and self.fits and -len(self.kept) <= at < 0:
             batch, index, states = self.kept[at]
         module = self.run.lightning_module

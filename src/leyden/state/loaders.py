@@ -312,13 +312,16 @@ class Loaders:
         """The states of random generators that the loaders hold, by stage."""
         return {stage: states_of(found) for stage, found in self._generators.items()}
 
-    def restore(self, cut: dict[str, Any] | None, states: Mapping[str, dict[str, Any]]) -> None:
-        """Go on at ``cut``, with the loaders' own generators in these states."""
-        self._states = dict(states)
+    def restore(self, cut: dict[str, Any] | None) -> None:
+        """Go on at ``cut``."""
         if self.train is not None:
             self.train.cut = cut
         else:
             self._cut = cut
+
+    def restore_generators(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Put the loaders' own generators into these states, now or once their loader is there."""
+        self._states = dict(states)
         for stage, given in [("train", self.train_given), *self.eval_given.items()]:
             if given is not None:
                 self._put_back(stage, given)

@@ -169,6 +169,14 @@ class Metrics:
         """Batches that the running stage has evaluated of the running loader, before this evaluation: the loggers' x goes on."""
         return self._evaluated.get((self._stage, self._loader), 0)
 
+    def close(self) -> None:
+        """Values that were logged at the epoch's end are there to be read."""
+        self._keep()
+
+    def reenter(self, stage: str) -> None:
+        """Go on in an epoch of ``stage`` in which the run was cut."""
+        self.enter(stage)
+
     def _change_loader(self, loader: int | None) -> None:
         """A metric that goes on to be used for another stage or loader starts anew there: its values do not mix."""
         self._set_aside.take()

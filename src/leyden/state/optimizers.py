@@ -25,6 +25,13 @@ class SchedulerPlan:
     name: str | None = None  # for the learning-rate monitor
     reduce_on_plateau: bool = False
 
+    def step(self, metric: Any) -> None:
+        """Step the scheduler, with the metric where it takes one."""
+        if metric is None:
+            self.scheduler.step()
+        else:
+            self.scheduler.step(metric)
+
 
 _CONFIG_KEYS = {each.name for each in fields(SchedulerPlan)} | {"opt_idx"}
 _DICT_KEYS = {"optimizer", "lr_scheduler", "monitor", "frequency"}
@@ -44,6 +51,17 @@ class OptimizerPlan:
     @classmethod
     def empty(cls) -> OptimizerPlan:
         return cls()
+
+    def due(self, interval: str, count: int, plateaus: bool = False) -> list[SchedulerPlan]:
+        """The schedulers that step at ``count`` epochs or steps: those that wait for a metric, or the others.
+
+        Asked whenever something is to be stepped, so that one that was added or replaced on the way is stepped too.
+        """
+        return [
+            plan
+            for plan in self.schedulers
+            if plan.interval == interval and plan.reduce_on_plateau is plateaus and count % plan.frequency == 0
+        ]
 
     @classmethod
     def read(cls, returned: Any, automatic: bool) -> OptimizerPlan:

@@ -1,9 +1,86 @@
-"""How far training is: what is finished, counted once."""
+"""How far a fit is: what is finished, counted once, and the point that it has reached in what follows a batch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from enum import IntEnum
 from typing import Any
+
+
+class Done(IntEnum):
+    """What a fit has done, in the order in which it happens. A run that goes on from a checkpoint begins with what comes next.
+
+    The hooks named are told between a point and the next; :attr:`Progress.told` says how many of their receivers were.
+    """
+
+    NOTHING = 0  # on_sanity_check_start
+    SANITY_TOLD = 1  # the sanity check's validation: EVAL ...
+    SANITY_RUN = 2  # on_sanity_check_end
+    # -- an epoch
+    CHECKED = 3  # on_train_epoch_start
+    # -- a batch
+    OPENED = 4  # it is read, and moved
+    READ = 5  # on_train_batch_start
+    STARTED = 6  # training_step
+    FORWARD = 7  # on_before_zero_grad, where a window begins
+    ZEROED = 8  # on_before_backward
+    BACKWARD_TOLD = 9  # backward
+    BACKWARD = 10  # on_after_backward
+    ACCUMULATED = 11  # on_before_optimizer_step, where a window is full
+    STEP_TOLD = 12  # clipping, and the optimizer's step
+    OPTIMIZED = 13  # the step is counted
+    STEPPED = 14  # schedulers; `told` counts them
+    # -- what follows a batch
+    STEP = 15  # on_train_batch_end; the batch is counted
+    BATCH_TOLD = 16  # its row
+    ROW = 17  # on_train_batch_end, of callbacks that save
+    TOLD = 18  # a validation, where one is due
+    EVAL = 19  # on_validation_start
+    EVAL_STARTED = 20  # on_validation_epoch_start
+    EVAL_OPENED = 21  # a batch is read
+    EVAL_READ = 22  # on_validation_batch_start
+    EVAL_BATCH = 23  # validation_step
+    EVAL_STEP = 24  # on_validation_batch_end
+    EVAL_COUNTED = 25  # its row; the batch is counted
+    EVAL_CLOSED = 26  # on_validation_epoch_end; all batches are done
+    EVAL_TOLD = 27  # the validation's row
+    EVAL_ROW = 28  # on_validation_end
+    EVAL_ENDED = 29  # the module goes back into its modes
+    VALIDATED = 30  # on_validation_end, of callbacks that save
+    VALIDATION_TOLD = 31  # schedulers that wait for a metric
+    PLATEAUS = 32  # the next batch: OPENED. Or the epoch's end: on_train_epoch_end
+    EPOCH_HOOKS = 33  # the epoch's row, and schedulers that wait for a metric
+    EPOCH_ROW = 34  # on_train_epoch_end, of callbacks that save
+    # -- the end
+    EPOCH_TOLD = 35  # the epoch is counted: CHECKED. Or, where a limit ended training inside it: on_train_end
+    ENDED = 36  # nothing
+
+
+NEXT_HOOK: dict[Done, str] = {
+    Done.NOTHING: "on_sanity_check_start",
+    Done.SANITY_RUN: "on_sanity_check_end",
+    Done.CHECKED: "on_train_epoch_start",
+    Done.READ: "on_train_batch_start",
+    Done.FORWARD: "on_before_zero_grad",
+    Done.ZEROED: "on_before_backward",
+    Done.BACKWARD: "on_after_backward",
+    Done.ACCUMULATED: "on_before_optimizer_step",
+    Done.STEPPED: "lr_scheduler_step",
+    Done.STEP: "on_train_batch_end",
+    Done.ROW: "on_train_batch_end",
+    Done.EVAL: "on_validation_start",
+    Done.EVAL_STARTED: "on_validation_epoch_start",
+    Done.EVAL_READ: "on_validation_batch_start",
+    Done.EVAL_STEP: "on_validation_batch_end",
+    Done.EVAL_CLOSED: "on_validation_epoch_end",
+    Done.EVAL_ROW: "on_validation_end",
+    Done.VALIDATED: "on_validation_end",
+    Done.PLATEAUS: "on_train_epoch_end",
+    Done.EPOCH_ROW: "on_train_epoch_end",
+    Done.EPOCH_TOLD: "on_train_end",
+}
+"""The hook that is told after a point, where one is."""
 
 
 @dataclass(slots=True)
@@ -15,33 +92,75 @@ class Progress:
     step: int = 0  # optimizer steps of training, whatever the number of optimizers
     batches: int = 0  # finished training batches since the fit began
     window: int = 0  # batches whose gradients wait for the next step
-    contributed: int = 0  # how many of them had a loss
     stepped_batches: int = 0  # batches that ended with a step: the loggers' x-axis
-    rows: int = 0  # `batches` whose row has gone to the loggers, if one was due
-    validated: int = 0  # `batches` at the last validation that ended
-    validation_rows: int = 0  # rows that the running validation has sent to the loggers
-    settled: int = 0  # `batches` after which nothing is left to do: row, validation, schedulers
     closed: bool = False  # the running epoch's last batch is done, with its step and schedulers
-    epoch_ended: bool = False  # everything of the running epoch is done but counting it
-    late: str = ""  # the hook of which the callbacks that save are being told
-    told: int = 0  # how many of them were
+    loader: int = 0  # the loader that the running validation reads
+    evaluated: int = 0  # finished batches of that loader
+    done: int = Done.NOTHING  # the newest point that was reached
+    told: int = 0  # in a checkpoint: who was told already of the hook that comes next
+
+    @property
+    def number(self) -> int:
+        """The running epoch's number; of an epoch that is over, also where a limit ended it inside, the next one's."""
+        return self.epoch + (self.done >= Done.EPOCH_TOLD and self.batch > 0)
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether everything of an epoch is done but telling the callbacks that save, and counting it."""
+        return self.done >= Done.EPOCH_ROW or self.batch == 0
+
+    @property
+    def between_epochs(self) -> bool:
+        """Whether no epoch runs."""
+        return self.done <= Done.CHECKED or self.done >= Done.EPOCH_TOLD
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether a batch is being trained on."""
+        return Done.READ <= self.done < Done.STEP
+
+    @property
+    def validating(self) -> bool:
+        """Whether a validation runs, or the sanity check's."""
+        return Done.EVAL <= self.done <= Done.EVAL_ENDED
+
+    @property
+    def checking(self) -> bool:
+        """Whether nothing but the sanity check has begun."""
+        return self.batches == 0 and (self.done < Done.CHECKED or self.validating)
+
+    def cut_hook(self) -> tuple[str, int] | None:
+        """The hook of which some receivers were told before the run was cut, and how many."""
+        told, self.told = self.told, 0
+        return (NEXT_HOOK[Done(self.done)], told) if told and self.done in NEXT_HOOK else None
+
+    def count_batch(self, is_last: bool) -> None:
+        """A batch was trained on."""
+        self.batch += 1
+        self.batches += 1
+        if self.window == 0:
+            self.stepped_batches += 1
+        if is_last:
+            self.closed = True
+        self.done = Done.STEP
 
     def start_next_epoch(self) -> None:
         """Count the running epoch as finished."""
         self.epoch += 1
         self.batch = 0
-        self.rows = self.settled = self.batches
         self.window = 0
         self.closed = False
-        self.epoch_ended = False
+        self.done = Done.CHECKED
+
+    def reopen(self) -> None:
+        """A limit at which training ended has been raised: the next batch of the epoch that it cut, or the next epoch."""
+        self.done, self.told = Done.PLATEAUS if self.batch else Done.CHECKED, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: int(value) for name, value in asdict(self).items()} | {"closed": self.closed}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         known = {field.name for field in fields(self)}
         for name, value in state.items():
             if name in known:
                 setattr(self, name, value)
-        if self.epoch_ended and self.closed and not self.late:
-            self.start_next_epoch()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
+from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
 from leyden.errors import (
@@ -20,17 +22,17 @@ from leyden.errors import (
     InvalidOption,
     LeydenWarning,
     MisconfigurationException,
-    NonFiniteLoss,
-    TrainingTerminated,
 )
 from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
 from leyden.options import Options, check_count
-from leyden.state.capsule import Capsule
+from leyden.state.course import Course, Wish
+from leyden.state.fit_state import FitState
+from leyden.state.flight import Flight
 from leyden.state.loaders import Loaders
-from leyden.state.metrics import Metrics, read_numbers, stack_scalars
-from leyden.state.optimizers import OptimizerPlan, SteppingOptimizer
+from leyden.state.losses import LossWatch
+from leyden.state.metrics import Metrics, read_numbers
 from leyden.state.progress import Progress
 from leyden.state.stage import TrainerState
 from leyden.state.views import Views
@@ -38,18 +40,6 @@ from leyden.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from leyden.profilers.base import Profiler
-
-LOSSES_KEPT = 50  # losses that wait to be checked; also the most steps that pass before a bad one is seen
-
-
-class Stepping(Protocol):
-    """How a fit optimizes: automatically or by hand."""
-
-    wrapped: list[SteppingOptimizer]
-
-    def step(self, batch: Any, index: int, is_last: bool) -> Any: ...
-
-    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None: ...
 
 
 def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -81,40 +71,29 @@ class Run(Views):
         self.steps: dict[str, Callable[..., Any]] = {}
         self.read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = as_returned
         self.bar_items: Callable[[], Mapping[str, Any]] | None = None  # what the module wants the bar to show
-        self.optimization: Stepping | None = None
         # where we are
         self.state = TrainerState()
-        self.progress = Progress()
         self.metrics = Metrics()
         self.loaders = Loaders()
-        self.plan = OptimizerPlan.empty()
         self.ckpt_path: str | None = None
         self.is_last_batch = False
-        self.validation_follows = False  # the batch that just ended is followed by a validation
         self.interrupted = False
-        self.received_sigterm = False
-        self.at_safe_place = False  # a signal was heeded between two batches: the state can be saved
-        self.received_signal: int | None = None  # SIGTERM, SIGUSR1 or Ctrl-C, to be heeded once the batch is done
-        self.own_generators: dict[str, Any] | None = None  # random generators that the module holds, looked for once
-        self.before_validation: dict[str, Any] = {}  # of a checkpoint's parts, those that the running validation changes
-        self.random_state_to_restore: dict[str, Any] | None = None  # a checkpoint's, put back once nothing else draws
-        self.history: list[dict[str, float]] = []  # one row of metrics an epoch
-        # wishes
-        self.should_stop = False
-        self.stop_reason: str | None = None
-        self.stop_lasts = True
-        self.accumulation = options.optimization.accumulate
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
-        self.capsule: Capsule | None = None
-        self.losses: list[Tensor] = []  # detached, not checked yet
-        self._losses_from = 0  # `progress.batches` when the first of them was noted
-        self._checked_loss: Tensor | None = None
-        self.losses_due = LOSSES_KEPT  # `progress.batches` at which they are checked
+        self.fit_state = self._new_fit()
+
+    def _new_fit(self) -> FitState:
+        return FitState(
+            course=Course(self.strategy.processes),
+            losses=LossWatch(self),
+            progress=Progress(),
+            accumulation=self.options.optimization.accumulate,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to a running verb: a copy, or what is pickled, is a run at rest."""
         at_rest: dict[str, Any] = {"hooks": None, "steps": {}, "read_mapping": as_returned, "bar_items": None}
-        return {**self.__dict__, **at_rest, "optimization": None, "capsule": None}
+        at_rest["fit_state"] = replace(self.fit_state, optimization=None, flight=Flight())
+        return {**self.__dict__, **at_rest}
 
     # -- wishes
     def stop(self, because: str = "trainer.stop() was called", lasting: bool = True) -> None:
@@ -122,24 +101,35 @@ class Run(Views):
 
         A run that goes on from a checkpoint taken after a ``lasting`` wish is finished; else it trains on.
         """
-        self.should_stop = True
-        self.stop_reason = because
+        self.course.wish(Wish.STOP, because)
         self.stop_lasts = lasting
 
-    def note_signal(self, number: int) -> None:
-        """A signal arrived: to be heeded once the batch is done."""
-        self.received_signal = number
-        self.received_sigterm = number != signal.SIGINT
+    @property
+    def should_stop(self) -> bool:
+        """Whether training is asked to end. May be set: ``True`` is :meth:`stop`, ``False`` takes the wish back."""
+        return self.course.wishes(Wish.STOP)
 
-    def heed_signal(self) -> None:
-        """Raise what the signal that arrived stands for: :class:`KeyboardInterrupt`, or :class:`TrainingTerminated`."""
-        number, self.received_signal = self.received_signal, None
-        if number is None:
-            return
-        self.at_safe_place = True
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise TrainingTerminated(f"{signal.Signals(number).name} arrived: the run was ended after batch {self.progress.batches}.")
+    @should_stop.setter
+    def should_stop(self, wished: bool) -> None:
+        if wished:
+            self.course.wish(Wish.STOP)
+            self.stop_lasts = True
+        else:
+            self.course.withdraw(Wish.STOP)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why training was asked to end."""
+        return self.course.reason
+
+    @property
+    def received_sigterm(self) -> bool:
+        """Whether SIGTERM or SIGUSR1 arrived in the newest verb."""
+        return self.course.was_terminated
+
+    def raise_if_signalled(self) -> None:
+        """Raise what a signal stands for that all processes have heard of: KeyboardInterrupt, or TrainingTerminated."""
+        self.course.raise_if_signalled(self.progress.batches)
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -158,66 +148,57 @@ class Run(Views):
         return max(1, min(self.accumulation, source.stop - index))
 
     # -- what the loops tell
-    def watch_loss(self, loss: Tensor) -> None:
-        """Note a batch's training loss: for the bar, and to see at the next flush whether it was finite."""
-        self.losses.append(loss.detach())
+    def ready_step(self, name: str) -> Callable[..., Any]:
+        """What a loop calls for the module's step ``name``: led through the strategy, measured, in the precision's context."""
+        assert self.hooks is not None
+        routed = self.strategy.route(name, self.steps[name])
+        measured = self.profiler.around(f"[LightningModule]{type(self.lightning_module).__name__}.{name}", routed)
+        precision = self.strategy.precision
+        return self.hooks.inside(name, measured, precision.forward_context if precision.has_forward_context else None)
 
-    @property
-    def latest_loss(self) -> Tensor | None:
-        """The newest training loss, on its device."""
-        return self.losses[-1] if self.losses else self._checked_loss
+    def read_returned(self, step: str, stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a step returned as a dict: 2020's are read, and what stands in them counts as logged in the step."""
+        assert self.hooks is not None
+        before, self.hooks.where = self.hooks.where, step
+        try:
+            return self.read_mapping(stage, outputs)
+        finally:
+            self.hooks.where = before
 
-    def check_losses(self) -> None:
-        """Raise :class:`NonFiniteLoss` where a loss since the last check was NaN or infinite. Waits for the device."""
-        losses = list(self.losses)
-        self.losses.clear()
-        first, self._losses_from = self._losses_from, self.progress.batches
-        self.losses_due = self.progress.batches + self.losses_between_checks
-        if losses:
-            self._checked_loss = losses[-1]
-        if not losses or not self.options.optimization.check_finite:
-            if self.capsule is not None:
-                self.capsule.flush()
-            return
-        values = stack_scalars(losses)
-        if bool(torch.isfinite(values).all()):
-            if self.capsule is not None:
-                self.capsule.flush()
-            return
-        shown = values.tolist()
-        at = next(i for i, value in enumerate(shown) if value != value or value in (float("inf"), float("-inf")))
-        before = ", ".join(f"{value:.6g}" for value in shown[max(0, at - 5) : at])
-        batches = self.progress.batches - first
-        batch = f"batch {first + at}"
-        if len(shown) - batches not in (0, 1):  # some batches had no loss, or several
-            batch = f"one of the batches {first} to {self.progress.batches}"
-        error = NonFiniteLoss(
-            f"The training loss became {shown[at]} in training {batch} of this fit (counted from 0; epoch "
-            f"{self.current_epoch}, step {self.global_step} when it was seen). Losses before it: {before or 'none'}. To try: a "
-            f"lower learning rate, gradient_clip_val=1.0, detect_anomaly=True to find the operation, precision='32-true', a look "
-            f"at the batch's data. Trainer(stop_on_nonfinite_loss=False) trains on regardless."
-        )
-        if self.capsule is not None:
-            self.capsule.write(error, "training_step", at - len(shown), shown[at])
-            self.capsule = None
-        raise error
+    @contextmanager
+    def saving_when_signalled(self, save: Callable[[], None]) -> Iterator[None]:
+        """Call ``save`` when the body raises. A loader's worker that the same signal ended is no error of its own."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.course.is_signalled or "DataLoader worker" not in str(error):
+                save()
+                raise
+            # the signal went to the whole process group, and ended a worker while the next batch was being fetched
+            try:
+                self.raise_if_signalled()
+            finally:
+                save()
+        except BaseException:
+            save()
+            raise
 
-    def keep_crash(self, error: Exception, step: str) -> None:
-        """A step raised: write what a replay needs, once."""
-        if self.capsule is not None:
-            capsule, self.capsule = self.capsule, None
-            capsule.write(error, step)
-
-    @property
-    def losses_between_checks(self) -> int:
-        """Steps after which losses are read to see whether they are finite."""
-        return 1 if self.capsule is not None and self.capsule.weights else LOSSES_KEPT
-
-    def restore_losses(self, losses: list[Tensor]) -> None:
-        """The losses that were not checked when a checkpoint was taken."""
-        self.losses[:] = losses
-        self._losses_from = self.progress.batches - len(losses)
-        self.losses_due = self._losses_from + self.losses_between_checks
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What runs inside leaves training's random state as it was. A validation that was cut has its own put back first."""
+        with preserved_random_state():
+            self.random_outside = random_state()
+            resumed, self.evaluation_to_resume = self.evaluation_to_resume, None
+            if resumed is not None and "random" in resumed:
+                set_random_state(resumed["random"])
+                self._put_modes(resumed["modes"])
+                for name, kept in resumed["attributes"].items():
+                    if not getattr(self.lightning_module, name, None):
+                        setattr(self.lightning_module, name, kept)
+            try:
+                yield
+            finally:
+                self.random_outside = None
 
     def note_epoch(self) -> None:
         """Write the running epoch's metrics into the history. Waits for the device."""
@@ -231,35 +212,17 @@ class Run(Views):
         if datamodule is not None:
             datamodule.trainer = self  # type: ignore[assignment]  # as above
         self._modes = {}
-        self.progress.late = ""
         self.interrupted = False
-        self.received_signal = None
-        self.received_sigterm = False
-        self.at_safe_place = False
+        self.course.forget_signals()
 
     def begin_fit(self) -> None:
         """A fit starts from nothing: forget how far the last one came."""
-        self.progress = Progress()
-        self.plan = OptimizerPlan.empty()
-        self.optimization = None
-        self.should_stop = False
-        self.stop_reason = None
-        self.stop_lasts = True
+        arrived = self.course.signal
+        self.fit_state = self._new_fit()
+        if arrived is not None:
+            self.course.note_signal(arrived)
+        self.losses.open_capsule()
         self.is_last_batch = False
-        self.history = []
-        self.losses.clear()
-        self._losses_from = 0
-        self._checked_loss = None
-        self.capsule = None
-        if self.options.crash_capsule:
-            self.capsule = Capsule(self, weights=self.options.crash_capsule == "weights")
-            if not self.capsule.has_place:
-                self.capsule = None
-        self.losses_due = self.losses_between_checks
-        self.accumulation = self.options.optimization.accumulate
-        self.random_state_to_restore = None
-        self.own_generators = None
-        self.before_validation = {}
 
     def keep_modes(self) -> None:
         """Remember which submodules are in train mode, until :meth:`restore_modes`."""
@@ -269,6 +232,19 @@ class Run(Views):
         """Put every submodule back into the mode it had at the last :meth:`keep_modes`."""
         for child, mode in self._modes.items():
             child.training = mode
+
+    def modes_by_name(self) -> dict[str, list[str]]:
+        """Which submodules are in train mode now, and which were before the evaluation that runs."""
+        names = {child: name for name, child in self.lightning_module.named_modules()}
+        return {
+            "now": [name for child, name in names.items() if child.training],
+            "before": [names[child] for child, mode in self._modes.items() if mode and child in names],
+        }
+
+    def _put_modes(self, modes: Mapping[str, list[str]]) -> None:
+        for name, child in self.lightning_module.named_modules():
+            self._modes[child] = name in modes["before"]
+            child.training = name in modes["now"]
 
     def forget_modes(self) -> None:
         """The evaluation is over, and the module in the modes that its hook left it in."""
@@ -344,10 +320,7 @@ class Run(Views):
             return
         bare = getattr(optimizer, "optimizer", optimizer)
         parameters = [parameter for group in bare.param_groups for parameter in group["params"]]
-        if algorithm == "norm":
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
-        else:
-            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        self.strategy.clip(parameters, gradient_clip_val, algorithm)
 
     # -- deeds that callbacks ask for
     def save_checkpoint(
@@ -359,7 +332,7 @@ class Run(Views):
         """
         from leyden.state.snapshot import take  # it reads every part of a Run, this file included
 
-        self.check_losses()
+        self.losses.check()
         checkpoint = take(self, bool(weights_only))
         self.strategy.save_checkpoint(checkpoint, filepath, storage_options)
 
@@ -385,7 +358,9 @@ class Run(Views):
             rank_zero_print(*args, **kwargs)
 
     def warn(self, text: str, category: type[LeydenWarning] = LeydenWarning) -> None:
-        """Issue a warning of ours."""
+        """Issue a warning of ours, on the first process."""
+        if not self.is_global_zero:
+            return
         warnings.warn(text, category, stacklevel=3)
 
     @property

@@ -1,4 +1,4 @@
-"""What stands in a checkpoint: a dict of named parts, taken from a run and put back into one."""
+"""A whole checkpoint: assembled from a run in Lightning's layout, and put back into one."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from leyden.checkpoint.format import check_parts, decode, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
-from leyden.checkpoint.random_state import random_state, set_random_state
-from leyden.data.generators import generators_in, put_states, states_of
 from leyden.datamodule import LightningDataModule
 from leyden.errors import CheckpointForeign, CheckpointMismatch, InvalidReturn, LeydenWarning
 from leyden.hooks import overrides
 from leyden.hparams import dump_hparams
-from leyden.state.metric_objects import state_of
 from leyden.state.optimizers import OptimizerPlan
+from leyden.state.parts import put_parts, take_parts
+from leyden.state.progress import Done
 from leyden.state.run import Run
-from leyden.tree import tree_map
+from leyden.state.upgrade import upgraded
 from leyden.version import __version__
 
 LIGHTNING_VERSION = "2.6.0"  # the layout of the top level is that version's, and Lightning asks for the key
 OURS = "leyden"
+FORMAT = 1
+"""The number of the layout below ``leyden``. A file of a higher number is refused; 0.1.0 wrote none."""
 _named_once: set[str] = set()
 
 
@@ -32,22 +31,22 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     """Everything of ``run`` that a file has to hold, in plain values that load without running code."""
     module = run.lightning_module
     checkpoint: dict[str, Any] = {
-        "epoch": run.progress.epoch,
+        "epoch": run.progress.number,
         "global_step": run.progress.step,
         "pytorch-lightning_version": LIGHTNING_VERSION,
         "state_dict": run.strategy.model_state_dict(module),
-        OURS: {"version": __version__, "init_arguments": module._init_arguments()},
+        OURS: {"format": FORMAT, "version": __version__, "init_arguments": module._init_arguments()},
     }
     if not weights_only:
+        checkpoint[OURS].update(take_parts(run))
         checkpoint["loops"] = lightning_loops(run)
         checkpoint["callbacks"] = callback_states(run)
-        checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.plan.optimizers]
+        checkpoint["optimizer_states"] = run.strategy.optimizer_states(module, run.plan.optimizers)
         checkpoint["lr_schedulers"] = [plan.scheduler.state_dict() for plan in run.plan.schedulers]
         precision = run.strategy.precision
         state = precision.state_dict()
         if state:
             checkpoint[type(precision).__qualname__] = state
-        checkpoint[OURS].update(training_state(run))
     checkpoint.update(dump_hparams(module))
     datamodule = run.datamodule
     if datamodule is not None:
@@ -81,72 +80,6 @@ def _name_unwritable(plain: dict[str, Any]) -> None:
     )
 
 
-def training_state(run: Run) -> dict[str, Any]:
-    """What Lightning's files lack, and an exact continuation needs."""
-    return {
-        "progress": run.progress.state_dict(),
-        "random": random_state(),
-        "data": data_position(run),
-        "generators": own_generators(run),
-        "metrics": run.metrics.state_dict(),
-        "loggers": [logger.position() for logger in run.loggers],
-        "accumulate": run.accumulate_grad_batches,
-        "stop": {"wished": run.should_stop and run.stop_lasts, "because": run.stop_reason},
-        "history": run.history,
-        "gradients": gradients(run),
-        "metric_objects": metric_objects(run),
-        "losses": list(run.losses),
-        **run.before_validation,
-    }
-
-
-def changed_by_validation(run: Run) -> dict[str, Any]:
-    """Parts of :func:`training_state` as they are before a validation: a run that is cut inside it does it again."""
-    objects: dict[str, Any] = tree_map(metric_objects(run), torch.Tensor, torch.Tensor.clone)
-    return {"random": random_state(), "generators": own_generators(run), "metric_objects": objects}
-
-
-def data_position(run: Run) -> dict[str, Any] | None:
-    """Where training is in its data, in the epoch that runs."""
-    source = run.loaders.train
-    if source is not None and source.cut is not None:
-        return source.cut  # a resumed run that has not read on yet
-    if source is None or source.position.leaves[0].opened is None:
-        return None
-    return {"epoch": run.progress.epoch, **source.position.state_dict(run.progress.batch)}
-
-
-def generators_of(run: Run) -> dict[str, Any]:
-    """Random generators among the module's attributes."""
-    if run.own_generators is None:
-        run.own_generators = generators_in(run.lightning_module)
-    return run.own_generators
-
-
-def own_generators(run: Run) -> dict[str, Any]:
-    """The states of random generators that loaders, datasets and the module hold."""
-    states = {"module": states_of(generators_of(run)), **run.loaders.generator_states()}
-    return {owner: found for owner, found in states.items() if found}
-
-
-def gradients(run: Run) -> dict[str, Any]:
-    """Gradients that wait for a step: a half-filled accumulation window, or whatever manual optimization left."""
-    module = run.lightning_module
-    if run.progress.window == 0 and module.automatic_optimization:
-        return {}
-    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
-
-
-def metric_objects(run: Run) -> dict[str, Any]:
-    """The states of torchmetrics metrics inside the module: they are no part of its ``state_dict``."""
-    found = {}
-    for name, child in run.lightning_module.named_modules():
-        states = getattr(child, "_defaults", None)
-        if isinstance(states, dict) and hasattr(child, "_update_count"):
-            found[name] = run.metrics.set_aside(child) or state_of(child)
-    return found
-
-
 def callback_states(run: Run) -> dict[str, Any]:
     states = {}
     for callback in run.callbacks:
@@ -163,9 +96,13 @@ def callback_states(run: Run) -> dict[str, Any]:
 
 def lightning_loops(run: Run) -> dict[str, Any]:
     """The loops' progress in Lightning's words, for Lightning."""
-    source = run.loaders.train
+    source, progress = run.loaders.train, run.progress
     return written_for_lightning(
-        run.progress.state_dict(),
+        {
+            **progress.state_dict(),
+            "epoch": progress.number,
+            "epoch_ended": progress.done >= Done.EPOCH_ROW and progress.batch > 0,
+        },
         optimizers=max(1, len(run.plan.optimizers)),
         automatic=run.lightning_module.automatic_optimization,
         epoch_batches=None if source is None else source.stop,
@@ -216,6 +153,8 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
 def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -> None:
     """The states of optimizers, schedulers and the precision's scaler."""
     states = checkpoint.get("optimizer_states")
+    if states == [] and run.progress.done == Done.NOTHING:
+        return  # written before any fit had made its optimizers
     if states is None:
         raise CheckpointMismatch(
             f"{run.ckpt_path} holds weights only, and fit cannot continue from it. Load the weights instead: "
@@ -226,11 +165,10 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
             f"{run.ckpt_path} holds the state of {len(states)} optimizers, and configure_optimizers returned "
             f"{len(plan.optimizers)}."
         )
-    for optimizer, state in zip(plan.optimizers, states, strict=True):
-        try:
-            run.strategy.load_optimizer_state(optimizer, state)
-        except ValueError as error:
-            raise CheckpointMismatch(f"An optimizer's state in {run.ckpt_path} does not fit: {error}") from error
+    try:
+        run.strategy.load_optimizer_states(run.lightning_module, plan.optimizers, states)
+    except ValueError as error:
+        raise CheckpointMismatch(f"An optimizer's state in {run.ckpt_path} does not fit: {error}") from error
     schedules = checkpoint.get("lr_schedulers") or []
     if len(schedules) != len(plan.schedulers):
         raise CheckpointMismatch(
@@ -245,51 +183,22 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
         precision.load_state_dict(state)
 
 
+def put_progress(run: Run, checkpoint: dict[str, Any]) -> None:
+    """How far training was: known before configure_optimizers and on_fit_start, which may ask."""
+    put_parts(run, parts_of(checkpoint), early=True)
+
+
 def put_training(run: Run, checkpoint: dict[str, Any]) -> None:
-    """How far training was, and everything that its continuation depends on."""
+    """Everything else that the continuation depends on."""
+    put_parts(run, parts_of(checkpoint), early=False)
+
+
+def parts_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parts in a checkpoint of any version, in today's layout."""
     ours = checkpoint.get(OURS) or {}
-    if "progress" not in ours:
-        found = progress_of(checkpoint)
-        run.progress.load_state_dict({**found, "rows": found["batches"], "validated": found.pop("validated_batch", 0)})
-        return
-    run.progress.load_state_dict(ours["progress"])
-    run.random_state_to_restore = ours["random"]
-    run.loaders.restore(ours["data"], ours["generators"])
-    put_states(generators_of(run), ours["generators"].get("module", {}))
-    run.metrics.load_state_dict(ours["metrics"])
-    run.accumulate_grad_batches = ours["accumulate"]
-    run.history = list(ours["history"])
-    run.restore_losses(ours["losses"])
-    if ours["stop"]["wished"]:
-        run.stop(ours["stop"]["because"])
-    parameters = dict(run.lightning_module.named_parameters())
-    for name, gradient in ours["gradients"].items():
-        if name in parameters:
-            parameters[name].grad = gradient.to(parameters[name].device)
-    children = dict(run.lightning_module.named_modules())
-    for name, kept in ours["metric_objects"].items():
-        child: Any = children.get(name)
-        if child is None:
-            continue
-        for key, value in kept["states"].items():
-            setattr(child, key, _on(value, child))
-        child._update_count = kept["updates"]
-        child._forward_cache = _on(kept["forward"], child)
-        child._computed = None
-
-
-def _on(value: Any, child: Any) -> Any:
-    device = getattr(child, "device", None)
-    if isinstance(value, list):
-        return [_on(item, child) for item in value]
-    return value.to(device) if isinstance(value, torch.Tensor) and device is not None else value
-
-
-def put_random_state(run: Run) -> None:
-    """Last of all, when nothing else will draw."""
-    if run.random_state_to_restore is not None:
-        set_random_state(run.random_state_to_restore)
-        run.random_state_to_restore = None
+    if "processes" in ours:
+        return ours
+    return upgraded(ours if "progress" in ours else {"progress": progress_of(checkpoint)})
 
 
 def read(run: Run, path: str, weights_only: bool | None) -> dict[str, Any]:
@@ -300,5 +209,12 @@ def read(run: Run, path: str, weights_only: bool | None) -> dict[str, Any]:
             f"{path} holds no checkpoint: it has no 'state_dict'. Expected a file that a Trainer wrote, or Lightning."
         )
     decoded: dict[str, Any] = decode(checkpoint)
+    ours = decoded.get(OURS)
+    written = ours.get("format", 0) if isinstance(ours, Mapping) else 0
+    if isinstance(ours, Mapping) and isinstance(written, int) and written > FORMAT:
+        raise CheckpointForeign(
+            f"{path} was written by leyden {ours.get('version', 'of a later version')} in format {written}, and this version "
+            f"({__version__}) reads formats up to {FORMAT}. Update leyden; Trainer(...).fit(ckpt_path=None) starts afresh."
+        )
     check_parts(decoded, path)
     return decoded

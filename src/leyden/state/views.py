@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,11 @@ from leyden.errors import MissingModel
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
 from leyden.options import Options
+from leyden.state.course import Course
+from leyden.state.fit_state import FitState, OfFit, Stepping
+from leyden.state.flight import Flight
 from leyden.state.loaders import Loaders
+from leyden.state.losses import LossWatch
 from leyden.state.metrics import Metrics
 from leyden.state.optimizers import OptimizerPlan, SchedulerPlan
 from leyden.state.progress import Progress
@@ -35,13 +39,29 @@ class Views:
     callbacks: list[Callback]
     datamodule: LightningDataModule | None
     state: TrainerState
-    progress: Progress
     metrics: Metrics
     loaders: Loaders
-    plan: OptimizerPlan
-    latest_loss: Any
     bar_items: Any
+    fit_state: FitState
     _module: LightningModule | None
+
+    # -- what is the fit's
+    course = OfFit[Course]()
+    losses = OfFit[LossWatch]()
+    progress = OfFit[Progress]()
+    accumulation = OfFit[int]()
+    plan = OfFit[OptimizerPlan]()
+    flight = OfFit[Flight]()
+    optimization = OfFit[Stepping | None]()
+    history = OfFit[list[dict[str, float]]]()
+    stop_lasts = OfFit[bool]()
+    validation_follows = OfFit[bool]()
+    own_generators = OfFit[dict[str, Any] | None]()
+    random_outside = OfFit[dict[str, Any] | None]()
+    random_state_to_restore = OfFit[dict[str, Any] | None]()
+    carried = OfFit[Mapping[str, Any] | None]()
+    evaluation_to_resume = OfFit[Mapping[str, Any] | None]()
+    at_rest = OfFit[dict[str, Any] | None]()
 
     # -- parts
     @property
@@ -93,7 +113,7 @@ class Views:
     @property
     def current_epoch(self) -> int:
         """Epochs that have ended; during an epoch, its number from 0."""
-        return self.progress.epoch
+        return self.progress.number
 
     @property
     def global_step(self) -> int:
@@ -165,6 +185,11 @@ class Views:
             yield
         finally:
             self.state.stage = before
+
+    @property
+    def latest_loss(self) -> Tensor | None:
+        """The newest training loss, on its device."""
+        return self.losses.latest
 
     # -- metrics
     @property

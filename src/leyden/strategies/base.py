@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leyden.devices.precision import Precision
+from leyden.distributed.processes import Alone, Processes
 from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException
+from leyden.strategies.storage import OneFile, Storage
 
 if TYPE_CHECKING:
     from leyden.checkpoint.files import CheckpointIO
@@ -20,19 +23,12 @@ if TYPE_CHECKING:
 
 
 class Strategy(ABC):
-    """What every strategy is made of, and what each must do.
+    """Three things: the :attr:`processes` that train together, the :attr:`storage` of their checkpoints, and where the module
+    and its batches are placed. Loops ask it for everything that depends on them.
 
     ``accelerator``, ``precision`` and ``checkpoint_io`` may be left open: then what the Trainer was asked for is used.
     """
 
-    world_size: int = 1
-    """Processes that train together."""
-    global_rank: int = 0
-    """This process among all of them."""
-    local_rank: int = 0
-    """This process among those of its node."""
-    node_rank: int = 0
-    num_nodes: int = 1
     num_devices: int = 1
     """Devices on this node."""
     holds_whole_parameters: bool = True
@@ -45,6 +41,7 @@ class Strategy(ABC):
         accelerator: Accelerator | None = None,
         precision: Precision | None = None,
         checkpoint_io: CheckpointIO | None = None,
+        processes: Processes | None = None,
     ) -> None:
         if precision is not None and not isinstance(precision, Precision):
             raise InvalidType("precision", precision, "a Precision such as MixedPrecision, or None", "Names go to the Trainer.")
@@ -52,6 +49,9 @@ class Strategy(ABC):
         self._precision = precision
         self._checkpoint_io = checkpoint_io
         self._module: nn.Module | None = None
+        self._wrapper: nn.Module | None = None
+        self.processes: Processes = processes or Alone()
+        """Who this process is, and how it talks to the others."""
 
     # -- parts
     @property
@@ -98,11 +98,64 @@ class Strategy(ABC):
                 )
             setattr(self, f"_{name}", asked)
 
+    # -- processes
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.processes.world
+
+    @property
+    def global_rank(self) -> int:
+        """This process among all of them."""
+        return self.processes.rank
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its node."""
+        return self.processes.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        """This node among all nodes."""
+        return self.processes.node_rank
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are."""
+        return self.processes.nodes
+
     @property
     def is_global_zero(self) -> bool:
         """Whether this is the process that writes files and speaks to the user."""
-        return self.global_rank == 0
+        return self.processes.is_first
 
+    def barrier(self, name: str | None = None) -> None:
+        """Wait until every process is here."""
+        self.processes.barrier(name)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        """The object that process ``src`` passed."""
+        return self.processes.broadcast(obj, src)
+
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        """Every process's ``tensor``, stacked along a new first dimension; with one process, ``tensor`` itself."""
+        return self.processes.all_gather(tensor, group, sync_grads)
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
+        """``tensor`` reduced over the processes by ``"mean"`` or ``"sum"``, on every process."""
+        if self.processes.alone or not isinstance(tensor, Tensor):
+            return tensor
+        whole = self.processes.all_reduce(tensor)
+        return whole / self.processes.world if str(reduce_op).lower() in ("mean", "avg") else whole
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        """Whether all processes (or with ``all=False``, any of them) decided so."""
+        if self.processes.alone:
+            return decision
+        votes = int(self.processes.all_reduce(torch.tensor(int(decision))))
+        return votes == self.processes.world if all else votes > 0
+
+    # -- the module
     @property
     def model(self) -> nn.Module | None:
         """The module that was connected, or ``None``."""
@@ -113,14 +166,28 @@ class Strategy(ABC):
     def root_device(self) -> torch.device:
         """The device of this process."""
 
-    # -- the module
     @abstractmethod
     def connect(self, module: nn.Module) -> None:
         """Take ``module`` on, before anything is done to it."""
 
     @abstractmethod
     def setup(self, module: nn.Module) -> nn.Module:
-        """Put ``module`` in its number format on its device; returns the module to call in a step."""
+        """Put ``module`` in its number format on its device; returns it, or a wrapper that a step goes through."""
+
+    def place(self, module: nn.Module) -> None:
+        """Convert, move, wrap or shard ``module``: in place, once, before its weights are loaded."""
+        self.connect(module)
+        self._wrapper = self.setup(module)
+
+    def route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        """What a loop calls for the step ``name`` of the module: ``step`` itself, unless :meth:`setup` returned a wrapper.
+
+        A wrapper has to be entered by its own ``forward``, or its hooks do not fire. What it calls in there, the module's
+        ``forward``, leads to ``step`` that once.
+        """
+        if self._wrapper is None or self._wrapper is self._module or self._module is None or name != "training_step":
+            return step
+        return Entered(self._wrapper, self._module, step)
 
     @abstractmethod
     def teardown(self) -> None:
@@ -142,6 +209,17 @@ class Strategy(ABC):
     def load_optimizer_state(self, optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
         """Load what :meth:`optimizer_state` returned."""
 
+    def optimizer_states(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> list[dict[str, Any]]:
+        """The states of all optimizers of ``module``, whose parameters may have to be known to put shards together."""
+        return [self.optimizer_state(optimizer) for optimizer in optimizers]
+
+    def load_optimizer_states(
+        self, module: nn.Module, optimizers: Sequence[Optimizer], states: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Load what :meth:`optimizer_states` returned. Raises ValueError where a state does not fit."""
+        for optimizer, state in zip(optimizers, states, strict=True):
+            self.load_optimizer_state(optimizer, state)
+
     # -- a step
     @abstractmethod
     def move(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
@@ -151,39 +229,54 @@ class Strategy(ABC):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients of ``loss``, which the precision has scaled already where it scales."""
 
-    # -- processes
-    @abstractmethod
-    def barrier(self, name: str | None = None) -> None:
-        """Wait until every process is here."""
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """What forward and backward run in while the window is not full: no gradients are exchanged then."""
+        return nullcontext()
 
-    @abstractmethod
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """The object that process ``src`` passed."""
-
-    @abstractmethod
-    def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
-        """``tensor`` reduced over the processes by ``"mean"`` or ``"sum"``, on every process."""
-
-    @abstractmethod
-    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        """Every process's ``tensor``, stacked along a new first dimension; with one process, ``tensor`` itself."""
-
-    @abstractmethod
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Whether all processes (or with ``all=False``, any of them) decided so."""
+    def clip(self, parameters: Sequence[Tensor], value: float, by: str) -> None:
+        """Clip the gradients of ``parameters`` in place, by their total ``"norm"`` or each ``"value"``."""
+        if by == "norm":
+            nn.utils.clip_grad_norm_(parameters, value)
+        else:
+            nn.utils.clip_grad_value_(parameters, value)
 
     # -- checkpoints
-    @abstractmethod
+    @property
+    def storage(self) -> Storage:
+        """How a checkpoint stands on the disk: by default one file, which the first process writes."""
+        return OneFile(self.checkpoint_io, self.processes)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None) -> None:
         """Write ``checkpoint``. Called on every process."""
+        self.storage.save(checkpoint, filepath, storage_options)
 
-    @abstractmethod
     def load_checkpoint(self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
         """Read a checkpoint, onto the CPU. Called on every process."""
+        return self.storage.load(checkpoint_path, weights_only)
 
-    @abstractmethod
     def remove_checkpoint(self, filepath: str | os.PathLike[str]) -> None:
         """Remove a checkpoint. Called on every process."""
+        self.storage.remove(filepath)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(device={str(self.root_device)!r})"
+
+
+class Entered:
+    """A step that is reached through a wrapper's ``forward``."""
+
+    def __init__(self, wrapper: nn.Module, module: nn.Module, step: Callable[..., Any]) -> None:
+        self.wrapper, self.module, self.step = wrapper, module, step
+
+    def __call__(self, *args: Any) -> Any:
+        module = self.module
+
+        def entered(*inner: Any, **named: Any) -> Any:
+            del module.__dict__["forward"]  # inside the step, the module's own forward is meant
+            return self.step(*inner, **named)
+
+        module.__dict__["forward"] = entered
+        try:
+            return self.wrapper(*args)
+        finally:
+            module.__dict__.pop("forward", None)

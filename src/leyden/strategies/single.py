@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 from leyden.devices.accelerators import Accelerator, accelerator_of
 from leyden.devices.precision import Precision
 from leyden.devices.transfer import move_data_to_device
+from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
 from leyden.strategies.base import Strategy
 
@@ -29,6 +29,7 @@ class SingleDeviceStrategy(Strategy):
         accelerator: Accelerator | None = None,
         precision: Precision | None = None,
         checkpoint_io: CheckpointIO | None = None,
+        processes: Processes | None = None,
     ) -> None:
         try:
             chosen = torch.device(device)
@@ -38,7 +39,7 @@ class SingleDeviceStrategy(Strategy):
             chosen = torch.device("cuda", 0)
         if accelerator is None:
             accelerator = accelerator_of(chosen)
-        super().__init__(accelerator, precision, checkpoint_io)
+        super().__init__(accelerator, precision, checkpoint_io, processes)
         self._device = chosen
         self.moves = chosen.type != "cpu"
 
@@ -79,29 +80,3 @@ class SingleDeviceStrategy(Strategy):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         self.precision.backward(loss, self._module, None, *args, **kwargs)
-
-    def barrier(self, name: str | None = None) -> None:
-        pass
-
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        return obj
-
-    def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
-        return tensor
-
-    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        return tensor
-
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        return decision
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None) -> None:
-        self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
-
-    def load_checkpoint(self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
-        if weights_only is None:  # a CheckpointIO of the user's may know no such argument
-            return self.checkpoint_io.load_checkpoint(checkpoint_path)
-        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
-
-    def remove_checkpoint(self, filepath: str | os.PathLike[str]) -> None:
-        self.checkpoint_io.remove_checkpoint(filepath)

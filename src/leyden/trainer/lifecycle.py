@@ -92,7 +92,7 @@ class Lifecycle(Run):
                 stack.enter_context(torch_switches(self.options.behaviour))
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(heeded(self.note_signal, interrupts=fn is TrainerFn.FITTING))
+                stack.enter_context(heeded(lambda number: self.course.note_signal(number), interrupts=fn is TrainerFn.FITTING))
                 self.begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
@@ -108,7 +108,7 @@ class Lifecycle(Run):
                 begun = True
                 yield
                 if self.received_sigterm:
-                    self.heed_signal()  # it came when no batch followed
+                    self.raise_if_signalled()  # it came when no batch followed
                 status = "success"
                 self.state.status = TrainerStatus.FINISHED
         except KeyboardInterrupt as error:
@@ -236,12 +236,12 @@ class Lifecycle(Run):
         if fn is not TrainerFn.FITTING:
             choice.read(self, weights_only)
         self.ckpt_path = choice.path
-        self.strategy.connect(module)
+        self.strategy.place(module)
         if choice.checkpoint is not None:
             self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, choice.checkpoint)
-        self.strategy.setup(module)
         if fn is TrainerFn.FITTING:
             if choice.checkpoint is not None:
+                snapshot.put_progress(self, choice.checkpoint)
                 snapshot.put_callbacks(self, choice.checkpoint)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
@@ -330,8 +330,7 @@ class Lifecycle(Run):
         with self._verb(TrainerFn.FITTING, module, None, {}):
             self.begin_fit()
             assert self.hooks is not None
-            self.strategy.connect(module)
-            self.strategy.setup(module)
+            self.strategy.place(module)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
             optimization = (Automatic if module.automatic_optimization else Manual)(self)

@@ -216,9 +216,8 @@ class Trainer(Lifecycle):
             self._fitted_module = module
             self._prepare(module, choice, weights_only)
             loop = FitLoop(self, validates(self, module))
-            self._restore_training(choice)
             try:
-                loop.run_fit(resuming=choice.checkpoint is not None)
+                loop.run_fit(lambda: self._restore_training(choice))
             finally:
                 loop.close()
         self._test_after_dev_run(module, datamodule)
@@ -358,7 +357,7 @@ class Trainer(Lifecycle):
         return FitResult(
             status=status,
             reason=reason,
-            epochs=self.progress.epoch,
+            epochs=self.current_epoch,
             steps=self.progress.step,
             history=list(self.history),
             best_checkpoint=best,

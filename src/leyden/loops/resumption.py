@@ -1,0 +1,80 @@
+"""Where a resumed run begins: in the middle of a batch, after it, between epochs, or nowhere because it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, Protocol
+
+from leyden.callback import Callback
+from leyden.hooks import Hooks
+from leyden.loops.manual import Manual
+from leyden.loops.optimize import Automatic
+from leyden.loops.validations import Validations
+from leyden.state.end import End
+from leyden.state.fit_loaders import FitLoaders
+from leyden.state.progress import Done
+from leyden.state.run import Run
+
+
+class Resumable(Protocol):
+    """The fit loop, as far as it is asked here."""
+
+    run: Run
+    hooks: Hooks
+    end: End
+    loaders: FitLoaders
+    validation: Validations
+    optimization: Automatic | Manual
+
+    def close_epoch(self, at: int) -> None: ...
+
+    def follow_batch(self) -> None: ...
+
+
+class Resumption:
+    """What is left of the batch and the epoch in which a run was cut; the fit loop does the rest as ever."""
+
+    def __init__(self, loop: Resumable) -> None:
+        self.loop = loop
+        self.run = loop.run
+
+    def has_nothing_left(self) -> bool:
+        """Whether there is nothing to train, and nobody to be told of it. A raised limit lets the epoch that it cut go on."""
+        run, progress, end = self.run, self.run.progress, self.loop.end
+        is_cut_inside = progress.batch > 0 and not progress.closed and progress.done >= Done.PLATEAUS
+        if (is_cut_inside and not end.is_cut()) or (progress.done >= Done.EPOCH_TOLD and not end.is_over()):
+            progress.reopen()
+            run.history = [row for row in run.history if row["epoch"] != progress.epoch]
+        if run.ckpt_path is not None and end.has_trained():
+            run.print(f"The run in {run.ckpt_path} is finished: {run.course.reason or 'it has reached its limit'}.")
+        told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, progress.told)
+        return end.is_here() and told_all
+
+    def finish_batch(self) -> None:
+        """Finish the batch that was counted, and what was to follow it; one that was not is left to :meth:`batches`."""
+        run, loop, progress, flight = self.run, self.loop, self.run.progress, self.run.flight
+        loop.optimization.take_up(run.carried)
+        if progress.in_batch:
+            if progress.closed:
+                loop.close_epoch(progress.done)
+            return
+        if progress.done == Done.STEP:
+            loop.hooks.emit(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
+            progress.done = Done.BATCH_TOLD
+        if Done.ROW <= progress.done <= Done.TOLD:
+            run.validation_follows = loop.validation.is_due()
+        if progress.done >= Done.BATCH_TOLD:
+            loop.follow_batch()
+
+    def batches(self) -> tuple[Iterator[tuple[Any, int, bool]], int]:
+        """What is left of the epoch's batches, and the point at which the first of them was cut."""
+        progress, flight, carried, loaders = self.run.progress, self.run.flight, self.run.carried, self.loop.loaders
+        self.run.carried = None
+        at = int(progress.done) if progress.in_batch else int(Done.OPENED)
+        if not progress.in_batch or carried is None:
+            return loaders.read(progress.epoch, progress.batch), at
+        rest: Iterator[tuple[Any, int, bool]] = iter(())
+        if not flight.is_last:
+            rest = loaders.read(progress.epoch, progress.batch + 1)
+        return chain([(flight.batch, flight.index, flight.is_last)], rest), at

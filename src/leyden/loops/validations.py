@@ -1,0 +1,67 @@
+"""Validation inside a fit: before training as a sanity check, and after the batches at which it is due."""
+
+from __future__ import annotations
+
+from leyden.callback import Callback
+from leyden.loops.evaluate import EvaluateLoop
+from leyden.state.course import Wish
+from leyden.state.end import End
+from leyden.state.fit_loaders import FitLoaders
+from leyden.state.progress import Done
+from leyden.state.run import Run
+from leyden.state.stage import RunningStage
+from leyden.state.validation_schedule import ValidationSchedule
+
+
+class Validations:
+    """Runs them, and leaves training as it was: its random state, its metrics, its modes."""
+
+    def __init__(self, run: Run, schedule: ValidationSchedule, loaders: FitLoaders, end: End) -> None:
+        assert run.hooks is not None
+        self.run, self.hooks, self.progress = run, run.hooks, run.progress
+        self.schedule, self.loaders, self.end = schedule, loaders, end
+        self.loop = EvaluateLoop(run, "val") if schedule.active else None
+
+    def check_sanity(self) -> None:
+        """A few validation batches before training, so that its mistakes show now. Leaves no trace."""
+        run, progress, hooks = self.run, self.progress, self.hooks
+        most = run.options.validation.sanity_batches
+        if self.loop is not None and most != 0:
+            with run.in_stage(RunningStage.SANITY_CHECKING), run.aside():
+                if progress.done == Done.NOTHING:
+                    hooks.emit(Callback.on_sanity_check_start)
+                    progress.done = Done.SANITY_TOLD
+                if progress.done == Done.SANITY_TOLD or progress.validating:
+                    if self.loaders.load_validation():
+                        self.loop.run_epoch(most)
+                    progress.done = Done.SANITY_RUN
+                run.metrics.forget("val")
+                hooks.emit(Callback.on_sanity_check_end)
+        progress.done = Done.CHECKED
+
+    def is_due(self) -> bool:
+        """Whether a validation follows the batch that ended. Asked once a batch: a clock starts anew when it says yes."""
+        stopping = bool(self.run.course.agreed & Wish.STOP) and self.end.is_cut()
+        return self.schedule.is_due(self.progress, self.progress.closed, stopping, self.run.course.now)
+
+    def validate(self) -> None:
+        """Validate in the middle of training. Training's random state is put back afterwards, so validation changes nothing."""
+        run, progress = self.run, self.progress
+        if not (progress.validating or run.validation_follows):
+            progress.done = Done.VALIDATION_TOLD
+            return
+        run.validation_follows = False
+        assert self.loop is not None
+        with run.aside(), run.in_stage(RunningStage.VALIDATING):
+            if not progress.validating:
+                run.losses.check()
+                if progress.window == 0:
+                    self.hooks.call("on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad)
+            if self.loaders.load_validation():
+                self.loop.run_epoch()
+        progress.done = Done.VALIDATED
+        run.metrics.leave("train")
+
+    def tell_end(self) -> None:
+        with self.run.in_stage(RunningStage.VALIDATING):
+            self.hooks.emit_late(Callback.on_validation_end)

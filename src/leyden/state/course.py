@@ -1,0 +1,119 @@
+"""The one place where a run's course is decided: anybody wishes, on any process; loops obey what all have agreed on."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from enum import IntFlag
+from typing import Any
+
+from leyden.distributed.processes import Alone, Processes
+from leyden.errors import TrainingTerminated
+
+EXCHANGES_PER_SECOND = 4  # between several processes: a wish is heard within a quarter of a second
+
+
+class Wish(IntFlag):
+    """What somebody may ask of the loops."""
+
+    STOP = 1  # end training after a batch
+    FOR_GOOD = 2  # and a run that goes on from here is over
+    TERMINATE = 4  # SIGTERM or SIGUSR1: save, and end the process
+    INTERRUPT = 8  # Ctrl-C: save, and give control back
+    NOT_FINITE = 16  # the training loss is NaN or infinite
+    SKIP = 32  # leave out the rest of the epoch
+
+
+_SIGNALS = int(Wish.TERMINATE | Wish.INTERRUPT)
+
+
+class Course:
+    """What is wished, and what was agreed.
+
+    Alone, a wish is agreed on as soon as it is there. Among several processes wishes are exchanged every few batches, the
+    same batches on all, and obeyed from then on: "after this batch" becomes "within a quarter of a second".
+    """
+
+    def __init__(self, processes: Processes | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.processes = processes or Alone()
+        self.alone = self.processes.alone
+        self.agreed: int = 0
+        """The wishes that hold, as the number of a :class:`Wish`. Plain, because loops ask at every batch."""
+        self.next: float = float("inf") if self.alone else 0.0
+        """The count of batches at which the processes talk again."""
+        self.reason: str | None = None
+        self.was_terminated = False  # SIGTERM or SIGUSR1 arrived in this verb
+        self.signal: int | None = None  # the number of the signal that arrived here, until it is obeyed
+        self.at_safe_place = False  # a signal was obeyed between two batches: the state can be saved
+        self._mine = 0
+        self._clock = clock
+        self._now = 0.0 if self.alone else clock()
+        self._exchanged = (0, self._now)  # batches and clock at the newest exchange
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a run is a run at rest: alone, with what was agreed."""
+        return {**self.__dict__, "processes": Alone(), "alone": True, "next": float("inf"), "_clock": time.monotonic}
+
+    @property
+    def now(self) -> float:
+        """Seconds on the one clock that loops and callbacks see: the first process's, the same on all."""
+        return self._clock() if self.alone else self._now
+
+    def wish(self, what: int, because: str | None = None) -> None:
+        """Ask for something. May be called from a signal handler."""
+        self._mine |= int(what)
+        if because is not None:
+            self.reason = because
+        if self.alone:
+            self.agreed = self._mine
+
+    def withdraw(self, what: int) -> None:
+        """Ask no more; what was agreed on here is forgotten too."""
+        self._mine &= ~int(what)
+        self.agreed &= ~int(what)
+
+    def wishes(self, what: int) -> bool:
+        """Whether ``what`` is wished here or agreed on."""
+        return bool((self._mine | self.agreed) & int(what))
+
+    def decide(self, batches: int) -> int:
+        """Exchange wishes where it is time to, ``batches`` being finished; returns what was agreed."""
+        if batches >= self.next:
+            flags, self._now = self.processes.agree(self._mine, self._clock())
+            self.agreed |= flags
+            before, then = self._exchanged
+            self._exchanged = batches, self._now
+            pace = (batches - before) / (self._now - then) if self._now > then and batches > before else 0.0
+            self.next = batches + max(1, int(pace / EXCHANGES_PER_SECOND))
+        return self.agreed
+
+    # -- signals
+    def note_signal(self, number: int) -> None:
+        """A signal arrived: to be obeyed once the batch is done."""
+        self.signal = number
+        self.was_terminated = number != signal.SIGINT
+        self.wish(Wish.INTERRUPT if number == signal.SIGINT else Wish.TERMINATE)
+
+    def forget_signals(self) -> None:
+        """A verb begins."""
+        self.withdraw(_SIGNALS)
+        self.signal, self.was_terminated, self.at_safe_place = None, False, False
+
+    @property
+    def is_signalled(self) -> bool:
+        """Whether all have agreed to end because of a signal."""
+        return bool(self.agreed & _SIGNALS)
+
+    def raise_if_signalled(self, batches: int) -> None:
+        """Raise what the signal that arrived stands for: :class:`KeyboardInterrupt`, or :class:`TrainingTerminated`."""
+        found = self.agreed & _SIGNALS
+        if not found:
+            return
+        number, self.signal = self.signal, None
+        self.withdraw(_SIGNALS)
+        self.at_safe_place = True
+        if found & Wish.INTERRUPT:
+            raise KeyboardInterrupt
+        name = "a signal to another process" if number is None else signal.Signals(number).name
+        raise TrainingTerminated(f"{name} arrived: the run was ended after batch {batches}.")

@@ -1,0 +1,41 @@
+"""When training ends: by its limits, or because that was wished."""
+
+from __future__ import annotations
+
+from leyden.state.course import Wish
+from leyden.state.progress import Done
+from leyden.state.run import Run
+
+
+class End:
+    """Asked by the loop between batches and between epochs."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def is_cut(self) -> bool:
+        """Whether training ends here, in the middle of an epoch or not."""
+        run, limits, progress = self.run, self.run.options.limits, self.run.progress
+        if limits.max_steps is not None and progress.step >= limits.max_steps:
+            return True
+        if not run.course.agreed & Wish.STOP:
+            return False
+        return progress.epoch >= limits.min_epochs and progress.step >= limits.min_steps
+
+    def is_over(self) -> bool:
+        """Whether no epoch is to follow."""
+        limits, progress = self.run.options.limits, self.run.progress
+        if limits.max_epochs is not None and progress.epoch >= limits.max_epochs:
+            return True
+        return self.is_cut()
+
+    def is_here(self) -> bool:
+        """Whether training is over, and the epoch in which that was is ended too."""
+        return self.run.progress.between_epochs and self.is_over()
+
+    def has_trained(self) -> bool:
+        """Whether no batch is to follow: at most callbacks are left to be told of the end."""
+        limits, progress = self.run.options.limits, self.run.progress
+        if progress.done not in (Done.EPOCH_HOOKS, Done.EPOCH_ROW):
+            return self.is_here()
+        return self.is_cut() or (limits.max_epochs is not None and progress.epoch + 1 >= limits.max_epochs)

@@ -1,0 +1,90 @@
+"""The loaders of a fit: loaded when they are needed, made anew when that was asked for, read from where a run was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from leyden.checkpoint.random_state import preserved_random_state
+from leyden.errors import MissingMethod
+from leyden.state.loaders import TrainSource
+from leyden.state.run import Run
+from leyden.state.validation_schedule import ValidationSchedule
+
+
+class FitLoaders:
+    """Training's loader and validation's."""
+
+    def __init__(self, run: Run, schedule: ValidationSchedule) -> None:
+        self.run = run
+        self.schedule = schedule
+        self.loaded_in = 0  # the epoch in which the loaders were made
+
+    @property
+    def source(self) -> TrainSource:
+        """What trains."""
+        source = self.run.loaders.train
+        if source is None:
+            raise MissingMethod("There is no training loader yet: fit loads one before its first epoch.")
+        return source
+
+    def load(self) -> None:
+        """Load training's loader, then validation's, and read when validation is due."""
+        run = self.run
+        if run.loaders.train is None:
+            run.loaders.load_train(run.options.limits)
+        if self.schedule.active:
+            self.load_validation()
+        self._read_interval()
+
+    def load_validation(self) -> bool:
+        """Validation's loader, where it is not there yet; whether there is one."""
+        loaders = self.run.loaders
+        if "val" not in loaders.eval:
+            with preserved_random_state():  # the method that makes the loader may draw
+                loaders.load_eval("val", self.run.options.limits.val)
+        return "val" in loaders.eval
+
+    def reload_if_due(self) -> None:
+        """An epoch begins, or goes on: make the loaders anew where ``reload_dataloaders_every_n_epochs`` says so."""
+        run, epoch = self.run, self.run.progress.epoch
+        every = run.options.behaviour.reload_every_n_epochs
+        if every and epoch % every == 0 and epoch != self.loaded_in:
+            run.loaders.load_train(run.options.limits)
+            self._read_interval()
+            run.loaders.eval.pop("val", None)
+            if self.schedule.active:
+                self.load_validation()
+        elif run.progress.batch == 0 and self.source.measure() and self.schedule.is_share:
+            self._read_interval()  # a share of another length
+
+    def _read_interval(self) -> None:
+        self.loaded_in = self.run.progress.epoch
+        self.schedule.read(self.source.stop, self.run.course.now)
+
+    def read(self, epoch: int, start: int) -> Iterator[tuple[Any, int, bool]]:
+        """An epoch's batches, from ``start``."""
+        return self.source.read(epoch, start)
+
+    def samples_in_batch(self) -> int | None:
+        """How many samples the running batch has, where the loader tells."""
+        return self.source.samples_in(self.run.flight.index)
+
+    def is_at_limit(self) -> bool:
+        """Whether the epoch has had all the batches that it was to have."""
+        stop = self.source.stop
+        return stop is not None and self.run.progress.batch >= stop
+
+    def report_short(self) -> None:
+        """The loader ended before its own length: say so."""
+        source, progress = self.source, self.run.progress
+        if source.length is not None:
+            self.run.warn(
+                f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
+                f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
+            )
+
+    def close(self) -> None:
+        """Let go of the workers."""
+        if self.run.loaders.train is not None:
+            self.run.loaders.train.position.close()

@@ -1,0 +1,84 @@
+"""Everything that belongs to one fit, in one object: a new fit gets a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+
+from torch import Tensor
+
+from leyden.state.course import Course
+from leyden.state.flight import Flight
+from leyden.state.losses import LossWatch
+from leyden.state.optimizers import OptimizerPlan, SteppingOptimizer
+from leyden.state.progress import Progress
+
+if TYPE_CHECKING:
+    from leyden.state.views import Views
+
+T = TypeVar("T")
+
+
+class Stepping(Protocol):
+    """How a fit optimizes: automatically or by hand."""
+
+    wrapped: list[SteppingOptimizer]
+    contributed: int
+    """Batches whose gradients wait for the next step."""
+
+    @property
+    def has_stepped_scheduler(self) -> bool: ...
+
+    def step(self, batch: Any, index: int, is_last: bool, at: int = ...) -> Any: ...
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None: ...
+
+
+@dataclass
+class FitState:
+    """How far a fit is, what it goes by, and what it remembers."""
+
+    course: Course
+    losses: LossWatch
+    progress: Progress
+    accumulation: int
+    """Batches that make a step, now."""
+    plan: OptimizerPlan = field(default_factory=OptimizerPlan.empty)
+    flight: Flight = field(default_factory=Flight)
+    optimization: Stepping | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One row of metrics an epoch."""
+    stop_lasts: bool = True
+    """Whether a run that goes on from a checkpoint taken after the wish to stop is finished."""
+    validation_follows: bool = False
+    """Whether the batch that just ended is followed by a validation."""
+    own_generators: dict[str, Any] | None = None
+    """Random generators that the module holds, looked for once."""
+    random_outside: dict[str, Any] | None = None
+    """Training's random state while a validation draws from its own."""
+    random_state_to_restore: dict[str, Any] | None = None
+    """A checkpoint's, put back once nothing else draws."""
+    carried: Mapping[str, Any] | None = None
+    """Of a resumed run: the batch in which it was cut."""
+    evaluation_to_resume: Mapping[str, Any] | None = None
+    """Of a resumed run: what the validation in which it was cut depends on."""
+    at_rest: dict[str, Any] | None = None
+    """The parts of a checkpoint as they were when the fit ended: what is saved later says where training can go on."""
+
+
+class OfFit(Generic[T]):
+    """An attribute of a run that is its fit's."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, run: None, owner: type) -> OfFit[T]: ...
+    @overload
+    def __get__(self, run: Views, owner: type) -> T: ...
+    def __get__(self, run: Views | None, owner: type) -> Any:
+        return self if run is None else getattr(run.fit_state, self.name)
+
+    def __set__(self, run: Views, value: T) -> None:
+        setattr(run.fit_state, self.name, value)

@@ -1,0 +1,285 @@
+"""What stands in a checkpoint: a table of parts, each taken from a run and put back into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from leyden.callback import Callback
+from leyden.checkpoint.format import encode, unwritable
+from leyden.checkpoint.random_state import random_state, set_random_state
+from leyden.data.generators import generators_in, put_states, states_of
+from leyden.state.flight import detached, flow_of
+from leyden.state.metric_objects import state_of
+from leyden.state.progress import Done
+from leyden.state.run import Run
+
+Scope = Literal["same", "own", "sharded"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that an exact continuation needs.
+
+    ``scope`` says how it stands over processes: ``same`` on all alike, so that the first one's is kept; each its ``own``, kept
+    for every process; or ``sharded``, pieces of one whole, which the strategy puts together.
+    """
+
+    name: str
+    scope: Scope
+    take: Callable[[Run], Any]
+    put: Callable[[Run, Any], None]
+    early: bool = False
+    """Whether it is put back with the weights, before anything asks how far the run is; the others after ``on_fit_start``."""
+
+
+# -- how far
+def take_progress(run: Run) -> dict[str, Any]:
+    """The counts, and who was told of the hook that runs."""
+    told = run.hooks.told if run.hooks is not None else 0
+    optimization = run.optimization
+    if run.progress.done == Done.STEPPED and optimization is not None and optimization.has_stepped_scheduler:
+        told += 1
+    return {**run.progress.state_dict(), "told": told}
+
+
+def put_progress(run: Run, state: Any) -> None:
+    run.progress.load_state_dict(state)
+
+
+def put_accumulation(run: Run, batches: Any) -> None:
+    run.accumulate_grad_batches = batches
+
+
+def take_stop(run: Run) -> dict[str, Any]:
+    return {"wished": run.should_stop and run.stop_lasts, "because": run.course.reason}
+
+
+def put_stop(run: Run, stop: Any) -> None:
+    if stop["wished"]:
+        run.stop(stop["because"])
+
+
+def put_history(run: Run, history: Any) -> None:
+    run.history = list(history)
+
+
+# -- random state, and where the data is
+def take_random(run: Run) -> Any:
+    """Training's; a validation that runs draws from its own."""
+    return run.random_outside or random_state()
+
+
+def put_random(run: Run, state: Any) -> None:
+    run.random_state_to_restore = state  # once nothing else draws
+
+
+def take_data(run: Run) -> dict[str, Any] | None:
+    """Where training is in its data, in the epoch that runs."""
+    source = run.loaders.train
+    if source is not None and source.cut is not None:
+        return source.cut  # a resumed run that has not read on yet
+    if source is None or source.position.leaves[0].opened is None:
+        return None
+    carried = run.progress.in_batch and not run.progress.closed and is_writable(run.flight.batch)
+    return {"epoch": run.progress.epoch, **source.position.state_dict(run.progress.batch + carried)}
+
+
+def put_data(run: Run, cut: Any) -> None:
+    run.loaders.restore(cut)
+
+
+def generators_of(run: Run) -> dict[str, Any]:
+    """Random generators among the module's attributes."""
+    if run.own_generators is None:
+        run.own_generators = generators_in(run.lightning_module)
+    return run.own_generators
+
+
+def take_generators(run: Run) -> dict[str, Any]:
+    """The states of random generators that loaders, datasets and the module hold."""
+    states = {"module": states_of(generators_of(run)), **run.loaders.generator_states()}
+    return {owner: found for owner, found in states.items() if found}
+
+
+def put_generators(run: Run, states: Any) -> None:
+    put_states(generators_of(run), states.get("module", {}))
+    run.loaders.restore_generators(states)
+
+
+# -- gradients
+def take_gradients(run: Run) -> dict[str, Any]:
+    """Gradients that wait for a step: a half-filled accumulation window, or whatever manual optimization left."""
+    module, progress = run.lightning_module, run.progress
+    if progress.window == 0 and not progress.in_batch and module.automatic_optimization:
+        return {}
+    found = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    contributed = run.optimization.contributed if run.optimization is not None else 0
+    return {"contributed": contributed, "gradients": found}
+
+
+def put_gradients(run: Run, state: Any) -> None:
+    if not state:
+        return
+    if run.optimization is not None:
+        run.optimization.contributed = state["contributed"]
+    parameters = dict(run.lightning_module.named_parameters())
+    for name, gradient in state["gradients"].items():
+        if name in parameters:
+            parameters[name].grad = gradient.to(parameters[name].device)
+
+
+# -- metrics
+def take_metric_objects(run: Run) -> dict[str, Any]:
+    """The states of torchmetrics metrics inside the module: they are no part of its ``state_dict``."""
+    found = {}
+    for name, child in run.lightning_module.named_modules():
+        states = getattr(child, "_defaults", None)
+        if isinstance(states, dict) and hasattr(child, "_update_count"):
+            found[name] = state_of(child)
+    return found
+
+
+def put_metric_objects(run: Run, found: Any) -> None:
+    children = dict(run.lightning_module.named_modules())
+    for name, kept in found.items():
+        child: Any = children.get(name)
+        if child is None:
+            continue
+        for key, value in kept["states"].items():
+            setattr(child, key, _on(value, child))
+        child._update_count = kept["updates"]
+        child._forward_cache = _on(kept["forward"], child)
+        child._computed = None
+
+
+def _on(value: Any, child: Any) -> Any:
+    device = getattr(child, "device", None)
+    if isinstance(value, list):
+        return [_on(item, child) for item in value]
+    return value.to(device) if isinstance(value, Tensor) and device is not None else value
+
+
+# -- the batch that runs
+def is_writable(batch: Any) -> bool:
+    """Whether a file can hold ``batch`` without pickle."""
+    return not unwritable(encode({"batch": batch}))
+
+
+def take_flight(run: Run) -> dict[str, Any] | None:
+    """The batch that a loop is at, where there is more to do with it or somebody more to be told of it."""
+    progress, flight, hooks = run.progress, run.flight, run.hooks
+    if hooks is None or not run.fitting:
+        return None
+    done = progress.done
+    of_batch = progress.in_batch or Done.EVAL_READ <= done <= Done.EVAL_STEP
+    if not of_batch:
+        if done == Done.STEP:
+            waits = hooks.left(Callback.on_train_batch_end) > 0 or hooks.listens_late(Callback.on_train_batch_end)
+        elif done in (Done.BATCH_TOLD, Done.ROW):
+            waits = hooks.left(Callback.on_train_batch_end, late=True) > 0
+        else:
+            waits = False
+        if not waits:
+            return None
+    if (progress.in_batch and progress.closed) or not is_writable(flight.batch):
+        return None
+    kept: dict[str, Any] = {"batch": flight.batch, "index": flight.index, "is_last": flight.is_last}
+    if not progress.in_batch:
+        return {**kept, "outputs": flight.outputs if is_writable(flight.outputs) else None}
+    if done >= Done.FORWARD:
+        kept["outputs"] = detached(flight.outputs)
+        kept["single"] = isinstance(flight.outputs, Tensor)
+    if Done.FORWARD <= done < Done.BACKWARD and flight.loss is not None:
+        try:
+            kept.update(value=flight.loss.detach(), flow=flow_of(flight.loss, run.lightning_module))
+        except RuntimeError:
+            # the graph is gone: an override of `backward` saves after its own call, and the gradients are in
+            run.progress.done = Done.BACKWARD
+    return kept
+
+
+def put_flight(run: Run, kept: Any) -> None:
+    """Bring the batch back onto the device."""
+    run.carried = kept
+    if kept is None:
+        return
+    flight, strategy = run.flight, run.strategy
+    flight.batch = strategy.move(kept["batch"]) if strategy.moves else kept["batch"]
+    flight.index, flight.is_last = kept["index"], kept["is_last"]
+    outputs = kept.get("outputs")
+    flight.outputs = strategy.move(outputs) if strategy.moves else outputs
+    if kept.get("single"):
+        flight.outputs = flight.outputs["loss"]
+
+
+def take_evaluation(run: Run) -> dict[str, Any] | None:
+    """Of a validation that runs: what the rest of it depends on, and training does not."""
+    if not run.progress.validating:
+        return None
+    return {"random": random_state(), "modes": run.modes_by_name(), "attributes": collected(run)}
+
+
+def put_evaluation(run: Run, state: Any) -> None:
+    run.evaluation_to_resume = state
+
+
+def collected(run: Run) -> dict[str, Any]:
+    """Lists and dicts among the module's own attributes that hold something: what its validation steps collect, most likely."""
+    return {
+        name: value
+        for name, value in vars(run.lightning_module).items()
+        if not name.startswith("_") and isinstance(value, list | dict) and value and is_writable(value)
+    }
+
+
+PARTS = (
+    Part("flight", "own", take_flight, put_flight),  # first: it may find that more is done than the loop knows
+    Part("progress", "same", take_progress, put_progress, early=True),
+    Part("accumulate", "same", lambda run: run.accumulate_grad_batches, put_accumulation),
+    Part("stop", "same", take_stop, put_stop),
+    Part("history", "same", lambda run: run.history, put_history),
+    Part("loggers", "same", lambda run: [logger.position() for logger in run.loggers], lambda run, positions: None),
+    Part("random", "own", take_random, put_random),
+    Part("data", "own", take_data, put_data),
+    Part("generators", "own", take_generators, put_generators),
+    Part("metrics", "own", lambda run: run.metrics.state_dict(), lambda run, state: run.metrics.load_state_dict(state)),
+    Part("metric_objects", "own", take_metric_objects, put_metric_objects),
+    Part("losses", "own", lambda run: list(run.losses.waiting), lambda run, losses: run.losses.restore(losses)),
+    Part("gradients", "own", take_gradients, put_gradients),
+    Part("evaluation", "own", take_evaluation, put_evaluation),
+)
+"""Everything that an exact continuation needs besides weights, optimizers and callbacks. New state is a new row."""
+
+
+def take_all(run: Run) -> dict[str, Any]:
+    """Every part as it is now, by its name."""
+    return {part.name: part.take(run) for part in PARTS}
+
+
+def take_parts(run: Run) -> dict[str, Any]:
+    """The parts of this run, those that are each process's own under ``processes``, by rank."""
+    taken = take_all(run) if run.at_rest is None else run.at_rest
+    same = {part.name: taken[part.name] for part in PARTS if part.scope == "same"}
+    own = {part.name: taken[part.name] for part in PARTS if part.scope == "own"}
+    return {**same, "processes": run.strategy.processes.gather_objects(own)}
+
+
+def put_parts(run: Run, ours: Mapping[str, Any], early: bool) -> None:
+    """Put back what :func:`take_parts` took: the early parts, or the others."""
+    rank, kept = run.strategy.processes.rank, ours["processes"]
+    own = kept[rank] if rank < len(kept) else {}
+    for part in PARTS:
+        source = ours if part.scope == "same" else own
+        if part.early is early and part.name in source:
+            part.put(run, source[part.name])
+
+
+def put_random_state(run: Run) -> None:
+    """Last of all, when nothing else will draw."""
+    if run.random_state_to_restore is not None:
+        set_random_state(run.random_state_to_restore)
+        run.random_state_to_restore = None

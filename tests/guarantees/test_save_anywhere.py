@@ -1,0 +1,275 @@
+"""A checkpoint saved in any hook: a fresh run that goes on from it hears every hook once in all, and ends with the same bits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import leyden
+from leyden.callbacks import EarlyStopping
+from leyden.checkpoint.durable import Disk
+from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.hooks import HOOK_NAMES
+from leyden.loggers import CSVLogger
+
+OF_A_PROCESS = frozenset(
+    {
+        *("setup", "teardown", "prepare_data", "on_fit_start", "on_train_start", "on_fit_end", "on_exception"),
+        *("on_save_checkpoint", "on_load_checkpoint", "state_dict", "load_state_dict"),
+        *("train_dataloader", "val_dataloader", "configure_optimizers", "configure_callbacks", "configure_model"),
+    }
+)
+"""They begin or end what a process does, so each process hears them."""
+CALLED_AGAIN = frozenset(
+    {
+        *("training_step", "validation_step", "backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
+        *("configure_gradient_clipping", "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+        *("on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad"),
+    }
+)
+"""They do something and may return it: one that was running when the checkpoint was written is called again."""
+
+
+class Unsynced(Disk):
+    """Leaves it to the operating system when a file gets to the disk: no machine fails in these tests."""
+
+    def sync_file(self, file: Any) -> None:
+        pass
+
+    def sync_folder(self, folder: str) -> None:
+        pass
+
+
+class Log:
+    """Who heard of what, and the checkpoints that were saved meanwhile."""
+
+    def __init__(self, folder: Path, owner: str | None) -> None:
+        self.folder, self.owner = folder, owner
+        self.heard: list[tuple[str, str]] = []
+        self.saved: list[tuple[str, str, int]] = []  # path, hook, how much had been heard
+        self.saving = False
+
+    def note(self, who: str, hook: str, trainer: Any) -> None:
+        self.heard.append((who, hook))
+        if who == self.owner and not self.saving and trainer is not None and hook not in ("state_dict", "load_state_dict"):
+            self.saving = True
+            path = str(self.folder / f"{len(self.saved)}-{hook}.ckpt")
+            trainer.save_checkpoint(path)
+            self.saved.append((path, hook, len(self.heard)))
+            self.saving = False
+
+
+def recording(base: type, names: Any, find: Callable[[Any, tuple[Any, ...]], Any]) -> type:
+    """A subclass of ``base`` that notes each of ``names`` in ``self.log_of`` before it does what ``base`` does."""
+
+    def noting(name: str) -> Callable[..., Any]:
+        own = getattr(base, name)
+
+        def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
+            self.log_of.note(self.who, name, find(self, args))
+            return own(self, *args, **kwargs)
+
+        hook.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]  # what is looked up before it is called
+        hook.__name__ = name
+        return hook
+
+    return type(base.__name__, (base,), {name: noting(name) for name in names})
+
+
+RecordingCallback: Any = recording(
+    leyden.Callback, [name for name in HOOK_NAMES if "state_dict" not in name], lambda self, args: args[0]
+)
+
+
+class Net(leyden.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.last = nn.Linear(6, 1)
+        self.collected: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(nn.functional.dropout(self.norm(self.first(x)), 0.3, self.training))
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        loss = nn.functional.mse_loss(self(x), y)
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        loss = nn.functional.mse_loss(self(x), y) + 0.01 * torch.rand(())
+        self.collected.append(loss)
+        self.log("val_loss", loss)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_all", torch.stack(self.collected).mean())
+        self.collected.clear()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
+        schedules = [
+            {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9), "interval": "step"},
+            {"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)},
+            {
+                "scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0),
+                "monitor": "val_loss",
+                "interval": "step",
+                "frequency": 2,
+            },
+        ]
+        return [optimizer], schedules
+
+
+SHARED = [
+    *("setup", "teardown", "on_fit_start", "on_train_start", "on_train_end", "on_fit_end"),
+    *("on_train_epoch_start", "on_train_batch_start", "training_step", "on_before_zero_grad", "on_before_backward"),
+    *("on_after_backward", "on_before_optimizer_step", "on_train_batch_end", "on_train_epoch_end"),
+    *("on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "validation_step"),
+    *("on_validation_batch_end", "on_validation_epoch_end", "on_validation_end"),
+    *("on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad"),
+    *("on_before_batch_transfer", "on_after_batch_transfer"),
+]
+RecordingNet: Any = recording(Net, SHARED, lambda self, args: self._trainer)
+STEPPING = ["optimizer_step", "lr_scheduler_step", "optimizer_zero_grad", "configure_gradient_clipping", "backward"]
+SteppingNet: Any = recording(Net, [*SHARED, *STEPPING], lambda self, args: self._trainer)
+
+
+class Data(leyden.LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.x = torch.randn(22, 4, generator=generator)
+        self.y = self.x.sum(dim=1, keepdim=True)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(self.x, self.y), batch_size=4, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(self.x[:9], self.y[:9]), batch_size=3, shuffle=True)
+
+
+DATA_HOOKS = ("prepare_data", "setup", "teardown", "transfer_batch_to_device")
+RecordingData: Any = recording(Data, DATA_HOOKS, lambda self, args: self.trainer)
+
+
+def fit(folder: Path, log: Log, name: str, net: Any, ckpt_path: str | None = None, **options: Any) -> dict[str, Any]:
+    """One fit, and what can be seen of it afterwards."""
+    leyden.seed_everything(3 if ckpt_path is None else 99)
+    callbacks = []
+    for who in ("first", "between", "late"):
+        callback = RecordingCallback()
+        callback.log_of, callback.who = log, who
+        if who == "late":
+            callback.__class__ = type("Late", (RecordingCallback,), {"place": "last", "reads_epoch_metrics": True})
+        callbacks.append(callback)
+        if who == "first":
+            callbacks.append(EarlyStopping("val_loss", patience=3))
+    module, data = net(), RecordingData()
+    module.log_of = data.log_of = log
+    module.who, data.who = "module", "data"
+    for callback in callbacks:
+        if not isinstance(callback, EarlyStopping):
+            type(callback).state_key = property(lambda self: self.who)  # type: ignore[attr-defined]  # three of one class
+    logger = CSVLogger(folder, name="logs", version=name)
+    trainer = leyden.Trainer(
+        **{
+            "max_epochs": 2,
+            "accumulate_grad_batches": 2,
+            "val_check_interval": 2,
+            "num_sanity_val_steps": 1,
+            "log_every_n_steps": 1,
+            "gradient_clip_val": 1.0,
+            **options,
+        },
+        accelerator="cpu",
+        logger=logger,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        plugins=[TorchCheckpointIO(Unsynced())],
+    )
+    result = trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return {
+        "trainer": trainer,
+        "weights": {key: value.clone() for key, value in module.state_dict().items()},
+        "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else None,
+        "schedulers": [scheduler.state_dict() for scheduler in trainer.lr_schedulers],
+        "rows": Path(logger.log_dir, "metrics.csv").read_text(),
+        "history": result.history,
+        "stopping": callbacks[1].state_dict(),
+        "counts": (result.epochs, result.steps, result.status),
+    }
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second) or (first != first and second != second)
+
+
+def told(heard: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [entry for entry in heard if entry[1] not in OF_A_PROCESS]
+
+
+def differing(whole: dict[str, Any], resumed: dict[str, Any]) -> list[str]:
+    return [name for name in whole if name != "trainer" and not same(whole[name], resumed[name])]
+
+
+@pytest.mark.parametrize(
+    ("owner", "net", "options", "begin"),
+    [
+        ("first", RecordingNet, {}, 0),
+        ("between", RecordingNet, {"accumulate_grad_batches": 3, "val_check_interval": 3}, 1),
+        ("late", RecordingNet, {"max_steps": 5}, 0),
+        ("module", RecordingNet, {"accumulate_grad_batches": 1}, 2),
+        ("data", RecordingNet, {}, 0),
+        ("module", SteppingNet, {}, 1),
+        ("between", SteppingNet, {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None, "val_check_interval": 3}, 0),
+    ],
+    ids=["first", "between", "late", "module", "data", "stepping module", "between, stepping"],
+)
+def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin: int, tmp_path: Path) -> None:
+    log = Log(tmp_path, None)
+    whole = fit(tmp_path, log, "whole", net, **options)
+    log = Log(tmp_path, owner)
+    saving = fit(tmp_path, log, "saving", net, **options)
+    assert differing(whole, saving) == [], "saving changes nothing"
+    expected = told(log.heard)
+    wrong = []
+    every = 1 if EXHAUSTIVE else 4
+    for number, (path, hook, mark) in enumerate(log.saved[begin::every]):
+        name = f"resumed-{number}"
+        after = Log(tmp_path, None)
+        resumed = fit(tmp_path, after, name, net, ckpt_path=path, **options)
+        before = told(log.heard[:mark])
+        heard = told(after.heard)
+        again = hook in CALLED_AGAIN and heard[:1] == [(owner, hook)] and before + heard[1:] == expected
+        problems = differing(whole, resumed)
+        if before + heard != expected and not again:
+            missing = [entry for entry in expected if expected.count(entry) > (before + heard).count(entry)]
+            twice = [entry for entry in expected if expected.count(entry) < (before + heard).count(entry)]
+            problems.append(f"heard: missing {sorted(set(missing))}, twice {sorted(set(twice))}")
+        if problems:
+            wrong.append(f"{Path(path).name}: {problems}")
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(log.saved[begin::every])}", *wrong[:40]])
+    assert len(log.saved) > 5
+
+
+EXHAUSTIVE = False
