@@ -65,7 +65,7 @@ def choose_callbacks(given: Any, options: Options) -> list[Callback]:
 
         callbacks.append(Timer(options.limits.max_time))
     if watching.checkpointing and not writers:
-        from leyden.callbacks.model_checkpoint import default_checkpoint
+        from leyden.callbacks.default_checkpoint import default_checkpoint
 
         callbacks.append(default_checkpoint())
     check_state_keys(callbacks)

@@ -33,6 +33,13 @@ def check_count(name: str, given: object, least: int, expected: str) -> int:
     return given
 
 
+def check_text(name: str, given: object, expected: str) -> str | None:
+    """``given`` as a text, or ``None``."""
+    if given is not None and not isinstance(given, str):
+        raise InvalidType(name, given, expected)
+    return given
+
+
 def check_number(name: str, given: object, expected: str) -> int | float:
     """``given`` as a number; one that a tensor or an array holds is taken out of it."""
     if hasattr(given, "item") and getattr(given, "ndim", None) == 0:

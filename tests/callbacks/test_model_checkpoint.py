@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from leyden.callbacks.model_checkpoint import default_checkpoint, validation_loss
+from leyden.callbacks.default_checkpoint import default_checkpoint
+from leyden.callbacks.monitor import validation_loss
 from leyden.errors import (
     CheckpointWriteFailed,
     ConflictingOptions,

@@ -234,6 +234,57 @@ def test_the_sanity_check_and_a_validation_that_ended_do_not_run_again() -> None
     assert recorder.names.index("on_train_batch_start") < recorder.names.index("on_validation_start")
 
 
+class Tarred(ModelCheckpoint):
+    FILE_EXTENSION = ".tar"
+
+
+@pytest.mark.parametrize(
+    "writer",
+    [
+        lambda: ModelCheckpoint("kept", filename="{epoch}/model"),
+        lambda: ModelCheckpoint(filename="{epoch}/model"),
+        lambda: Tarred("kept"),
+        lambda: Tarred(),
+        lambda: ModelCheckpoint(f"memory://{os.getcwd()}", save_last=True),
+    ],
+    ids=["subfolders", "subfolders of a logger", "another extension", "another extension in a logger's folder", "elsewhere"],
+)
+def test_last_finds_what_this_very_configuration_wrote(writer: Any) -> None:
+    fit(trainer(writer(), max_epochs=1))
+    run = trainer(writer(), max_epochs=2)
+    _, result = fit(run)
+    assert run.ckpt_path is not None
+    assert result.steps == 8
+
+
+def test_a_file_that_vanishes_between_listing_and_reading_is_passed_over() -> None:
+    fit(trainer(ModelCheckpoint("kept", save_top_k=-1, filename="{epoch}"), max_epochs=2))
+
+    class Vanishing(TorchCheckpointIO):
+        def load_checkpoint(self, path: Any, *options: Any, **more: Any) -> dict[str, Any]:
+            if "epoch=1" in path:
+                os.remove(path)
+            return super().load_checkpoint(path, *options, **more)
+
+    run = trainer(ModelCheckpoint("kept", filename="{epoch}"), max_epochs=1, plugins=[Vanishing()])
+    fit(run)
+    assert run.ckpt_path == os.path.abspath("kept/epoch=0.ckpt")
+
+
+def test_a_damaged_file_that_cannot_be_moved_aside_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(trainer(ModelCheckpoint("kept", save_top_k=-1, filename="{epoch}"), max_epochs=2))
+    damage("kept/epoch=1.ckpt")
+
+    def refuse(path: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("leyden.checkpoint.store.quarantine", refuse)
+    run = trainer(ModelCheckpoint("kept", filename="{epoch}"), max_epochs=1)
+    with pytest.warns(LeydenWarning, match=r"epoch=1\.ckpt.*It could not be moved aside, and the next good checkpoint is used"):
+        fit(run)
+    assert run.ckpt_path == os.path.abspath("kept/epoch=0.ckpt")
+
+
 # -- damaged files
 
 

@@ -1,10 +1,13 @@
-"""Checkpoint: the mark of a callback that writes checkpoints."""
+"""Checkpoint: the mark of a callback that writes checkpoints, and where it finds those that there are."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from leyden.callback import Callback
+from leyden.checkpoint.store import CheckpointStore, FileStore
+from leyden.distributed.processes import Alone
+from leyden.state.run import Run
 
 
 class Checkpoint(Callback):
@@ -12,3 +15,8 @@ class Checkpoint(Callback):
 
     place: ClassVar[str] = "last"
     reads_epoch_metrics: ClassVar[bool] = True
+
+
+def store_of(run: Run) -> CheckpointStore:
+    """Where the checkpoints of ``run`` lie. Its own from now on: what it holds, nobody else lets go."""
+    return FileStore(getattr(run.strategy, "processes", Alone()), run.strategy.checkpoint_io)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, final
 
 from torch import Tensor
 
-from leyden.errors import MissingMonitor, did_you_mean
+from leyden.distributed.rank_zero import rank_zero_warn
+from leyden.errors import MissingMonitor, PossibleUserWarning, did_you_mean
 from leyden.state.run import Run
 
 
@@ -29,6 +31,7 @@ class Monitor:
         self._stale = False
         self._there_before = False
         self._judged: tuple[int, int] | None = None
+        self._warned = False
 
     # -- said by the callback's hooks
     def validation_starts(self, run: Run) -> None:
@@ -63,6 +66,21 @@ class Monitor:
             return True
         return run.current_epoch == 0 and not epoch_over
 
+    def wait_for_first(self, run: Run, epoch_over: bool, who: str, meanwhile: str) -> None:
+        """The metric is not there: say once what goes without it ``meanwhile``, where it may still come.
+
+        Raises:
+            MissingMonitor: it will not come.
+        """
+        if not self.may_still_come(run, epoch_over):
+            raise self.missing(who, run)
+        if not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"{who} was to save by {self.name!r}, which has not been logged yet. Until it is, {meanwhile}.",
+                category=PossibleUserWarning,
+            )
+
     def missing(self, who: str, run: Run) -> MissingMonitor:
         """The error that says what there is instead."""
         known = sorted(run.callback_metrics)
@@ -94,3 +112,13 @@ def validates_at_epoch_end(run: Run) -> bool:
         return True
     interval = run.val_check_interval
     return isinstance(interval, float) and interval == 1.0 and run.check_val_every_n_epoch == 1
+
+
+def validation_loss(metrics: Collection[str]) -> str | None:
+    """The one metric that is the validation loss: ``val_loss``, else the only one with ``val`` and ``loss`` in its name."""
+    if "val_loss" in metrics:
+        return "val_loss"
+    found = [name for name in metrics if "val" in name.lower() and "loss" in name.lower()]
+    # one that is logged by step and by epoch stands there under three names
+    found = [name for name in found if not any(name == other + end for other in found for end in ("_step", "_epoch"))]
+    return found[0] if len(found) == 1 else None

@@ -13,7 +13,7 @@ import torch
 
 from leyden.checkpoint.durable import Disk, Sink, write_durably
 from leyden.checkpoint.verified import bytes_verified, load_verified
-from leyden.errors import CheckpointForeign, CheckpointMissing, CheckpointWriteFailed, InvalidOption, MissingPackage
+from leyden.errors import CheckpointForeign, CheckpointMissing, CheckpointWriteFailed, InvalidOption, InvalidType, MissingPackage
 from leyden.types import Path
 
 
@@ -93,7 +93,7 @@ class TorchCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Path) -> None:
         path = os.fspath(path)
         if is_remote(path):
-            filesystem, place = _remote(path)
+            filesystem, place = reach(path)
             with suppress(FileNotFoundError):
                 filesystem.rm(place, recursive=True)
             return
@@ -111,17 +111,27 @@ def local_path(path: str) -> str:
     return path.removeprefix("file://")
 
 
-@contextmanager
-def _checksums_on() -> Iterator[None]:
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(True)
-    try:
-        yield
-    finally:
-        torch.serialization.set_crc32_options(before)
+def absolute(path: str) -> str:
+    """``path`` as it stays right wherever the process goes; an URL as it is."""
+    return path if is_remote(path) else os.path.abspath(os.path.expanduser(local_path(path)))
 
 
-def _remote(path: str, storage_options: Any = None) -> tuple[Any, str]:
+def read_folder(name: str, given: object) -> str | None:
+    """The folder that the user gave as ``name``, as it stays right; raises :class:`InvalidType` for what is no path."""
+    if given is None:
+        return None
+    if not isinstance(given, str | os.PathLike):
+        raise InvalidType(name, given, "a path, an URL, or None")
+    return absolute(os.fspath(given))
+
+
+def reach(path: str, storage_options: Any = None) -> tuple[Any, str]:
+    """The fsspec file system behind an URL, and what ``path`` is called there.
+
+    Raises:
+        MissingPackage: the package for this kind of URL is not installed.
+        InvalidOption: fsspec knows no such kind.
+    """
     import fsspec  # type: ignore[import-untyped]  # it has no type information
 
     try:
@@ -133,13 +143,23 @@ def _remote(path: str, storage_options: Any = None) -> tuple[Any, str]:
     return filesystem, place
 
 
+@contextmanager
+def _checksums_on() -> Iterator[None]:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
 def _write_remote(checkpoint: dict[str, Any], path: str, storage_options: Any) -> None:
     # In one piece: a stream that fails half-way is published half by some storages when it is closed.
     buffer = io.BytesIO()
     with _checksums_on():
         torch.save(checkpoint, buffer)
     try:
-        filesystem, place = _remote(path, storage_options)
+        filesystem, place = reach(path, storage_options)
         filesystem.makedirs(filesystem._parent(place), exist_ok=True)
         filesystem.pipe_file(place, buffer.getvalue())
     except OSError as error:
@@ -151,7 +171,7 @@ def _write_remote(checkpoint: dict[str, Any], path: str, storage_options: Any) -
 
 
 def _read_remote(path: str) -> bytes:
-    filesystem, place = _remote(path)
+    filesystem, place = reach(path)
     try:
         content: bytes = filesystem.cat_file(place)
     except FileNotFoundError as error:

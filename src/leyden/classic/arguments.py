@@ -155,7 +155,7 @@ def _weights_save_path(old: str, value: Any, classic: Classic) -> None:
             f"{old}={value!r} and a {type(writers[0]).__name__} were both passed. Leave {old} out, and give the folder to the "
             f"callback as dirpath."
         )
-    from leyden.callbacks.model_checkpoint import default_checkpoint
+    from leyden.callbacks.default_checkpoint import default_checkpoint
 
     classic.add_callback(default_checkpoint(dirpath=value))
 

@@ -29,7 +29,7 @@ from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
-from leyden.trainer.checkpoints import Choice
+from leyden.trainer.checkpoints import CheckpointRequest as Choice
 from leyden.trainer.checks import check_names
 from leyden.trainer.ending import Ending
 

@@ -1,0 +1,256 @@
+"""Where checkpoints lie: what is there, since when, in which order, and what is done to it besides writing and reading."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+from leyden.checkpoint.durable import clean_leftovers, duplicate, hold_folder, let_go, quarantine
+from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO, absolute, is_remote, local_path, reach
+from leyden.checkpoint.naming import FILE_EXTENSION
+from leyden.distributed.processes import Alone, Processes
+
+Answer = TypeVar("Answer")
+_LAST = re.compile(r"^last(-v\d+)?$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder where checkpoints may lie."""
+
+    folder: str
+    extension: str = FILE_EXTENSION
+    depth: int = 0  # of subfolders that a name such as "{epoch}/model" makes
+
+
+class CheckpointStore(ABC):
+    """What is asked about checkpoints, and done with them, without looking into them.
+
+    Every method is called on all processes, with the same arguments. The first one asks the disk, and all have its answer,
+    or its error.
+    """
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether anything is at ``path``."""
+
+    @abstractmethod
+    def worth_reading(self, paths: Iterable[str]) -> list[str]:
+        """Those of ``paths`` that are not known to be gone, in their order."""
+
+    @abstractmethod
+    def written_at(self, path: str) -> float | None:
+        """When ``path`` was written: a number that is compared with others of this store only. ``None``: gone, or not known."""
+
+    @abstractmethod
+    def newest(self, places: Iterable[Place]) -> list[str]:
+        """All checkpoints in ``places``, in the order in which to try them for ``ckpt_path="last"``: the newest first.
+
+        Of two of one age ``last`` is tried first. Whether they are whole is seen when they are read.
+        """
+
+    @abstractmethod
+    def folders(self, patterns: Iterable[str]) -> list[str]:
+        """The folders whose absolute paths match one of the ``patterns`` of :mod:`glob`, by name."""
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """What stands in ``folder``, by name; nothing where there is none."""
+
+    @abstractmethod
+    def duplicate(self, source: str, target: str, *, just_saved: bool = False) -> bool:
+        """Make ``target`` a checkpoint of its own with the content of ``source``, without a second copy where that is possible.
+
+        False where it cannot be done, as with one that was ``just_saved`` and may still be on its way: then the same state has
+        to be saved again.
+
+        Raises:
+            CheckpointWriteFailed: ``target`` could not be written. What stood there before is intact.
+        """
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove the checkpoint at ``path``, once what is being written is safe. What is not there needs no removing."""
+
+    @abstractmethod
+    def quarantine(self, path: str) -> str | None:
+        """Set a damaged checkpoint aside and return its new path; ``None`` where it cannot be moved."""
+
+    @abstractmethod
+    def hold(self, folders: Iterable[str]) -> None:
+        """See that no other run writes into ``folders``, until :meth:`let_go`. One that cannot be held is passed over.
+
+        Raises:
+            BlockingIOError: another run holds one of them; ``filename`` says which.
+        """
+
+    @abstractmethod
+    def let_go(self) -> None:
+        """End all holds."""
+
+    @abstractmethod
+    def clean(self, folder: str) -> None:
+        """Remove what a crash left half-written in ``folder``."""
+
+
+@final
+class FileStore(CheckpointStore):
+    """Checkpoints that are one file each, under local paths and under URLs that fsspec knows.
+
+    Args:
+        processes: Those that train together.
+        checkpoint_io: What writes them. Default: :class:`TorchCheckpointIO`.
+    """
+
+    def __init__(self, processes: Processes | None = None, checkpoint_io: CheckpointIO | None = None) -> None:
+        self._processes = processes or Alone()
+        self._checkpoint_io = checkpoint_io or TorchCheckpointIO()
+        self._holds: dict[str, int] = {}  # folders, and the descriptors of their locks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileStore, ()  # a copy belongs to no run, and holds nothing
+
+    def exists(self, path: str) -> bool:
+        return self._ask(lambda: _exists(path))
+
+    def worth_reading(self, paths: Iterable[str]) -> list[str]:
+        # a storage that does not answer at the moment would look like one that has nothing: reading says which
+        return self._ask(lambda: [path for path in paths if is_remote(path) or _exists(path)])
+
+    def written_at(self, path: str) -> float | None:
+        return self._ask(lambda: _written_at(path))
+
+    def newest(self, places: Iterable[Place]) -> list[str]:
+        def found() -> list[str]:
+            ages = {path: (age, is_last) for place in places for age, is_last, path in _found(place)}
+            return sorted(ages, key=lambda path: (*ages[path], os.path.basename(path), path), reverse=True)
+
+        return self._ask(found)
+
+    def folders(self, patterns: Iterable[str]) -> list[str]:
+        return self._ask(lambda: sorted({os.path.abspath(path) for pattern in patterns for path in glob.glob(pattern)}))
+
+    def names(self, folder: str) -> list[str]:
+        return self._ask(lambda: sorted(os.path.basename(path) for path, *_ in _entries(folder)))
+
+    def duplicate(self, source: str, target: str, *, just_saved: bool = False) -> bool:
+        on_its_way = just_saved and hasattr(self._checkpoint_io, "wait")
+
+        def linked() -> bool:
+            if on_its_way or is_remote(source) or not os.path.isfile(local_path(source)):
+                return False
+            duplicate(local_path(source), local_path(target))
+            return True
+
+        return self._ask(linked)
+
+    def remove(self, path: str) -> None:
+        self._ask(lambda: self._checkpoint_io.remove_checkpoint(path))
+
+    def quarantine(self, path: str) -> str | None:
+        return self._ask(lambda: _quarantined(path))
+
+    def hold(self, folders: Iterable[str]) -> None:
+        self._ask(lambda: self._hold(map(absolute, folders)))
+
+    def let_go(self) -> None:
+        while self._holds:
+            let_go(self._holds.popitem()[1])
+
+    def clean(self, folder: str) -> None:
+        if not is_remote(folder):
+            self._ask(lambda: clean_leftovers(local_path(folder)))
+
+    def _hold(self, folders: Iterable[str]) -> None:
+        for folder in folders:
+            if folder in self._holds or is_remote(folder):
+                continue
+            try:
+                descriptor = hold_folder(folder)
+            except BlockingIOError as error:
+                raise BlockingIOError(error.errno, error.strerror, folder) from error
+            except OSError:
+                continue  # it cannot be made: the first save will say so
+            if descriptor is not None:
+                self._holds[folder] = descriptor
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        if self._processes.alone:
+            return question()
+        answer, error = self._processes.once(lambda: _answered(question))
+        if error is not None:
+            raise error
+        return answer  # type: ignore[no-any-return]  # what went through the other processes is Any
+
+
+def _answered(question: Callable[[], Answer]) -> tuple[Answer | None, Exception | None]:
+    """The answer, or else the error: an error on one process alone would leave the others waiting."""
+    try:
+        return question(), None
+    except Exception as error:
+        return None, error
+
+
+def _exists(path: str) -> bool:
+    if not is_remote(path):
+        return os.path.exists(local_path(path))
+    filesystem, place = reach(path)
+    return bool(filesystem.exists(place))
+
+
+def _written_at(path: str) -> float | None:
+    if is_remote(path):
+        return None
+    try:
+        return os.path.getmtime(local_path(path))
+    except OSError:
+        return None
+
+
+def _entries(folder: str) -> Iterator[tuple[str, int, bool]]:
+    """What stands in ``folder``: path, time of the last change in ns, whether it is a folder. Nothing where there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if is_remote(folder):
+            filesystem, place = reach(folder)
+            for entry in filesystem.ls(place, detail=True):
+                name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+                yield f"{folder.rstrip('/')}/{name}", _changed(filesystem, entry), entry["type"] == "directory"
+            return
+        with os.scandir(local_path(folder)) as entries:
+            for each in entries:
+                with suppress(OSError):  # gone since it was listed, or a symbolic link that leads nowhere
+                    yield each.path, each.stat().st_mtime_ns, each.is_dir()
+
+
+def _changed(filesystem: Any, entry: dict[str, Any]) -> int:
+    if entry["type"] != "directory":  # object storages know no time of those
+        with suppress(NotImplementedError, FileNotFoundError):
+            return int(filesystem.modified(entry["name"]).timestamp() * 1e9)
+    return 0
+
+
+def _found(place: Place) -> Iterator[tuple[int, bool, str]]:
+    """The checkpoints in ``place``: their age, whether they are called ``last``, and their path."""
+    for path, changed, is_folder in _entries(place.folder):
+        name = os.path.basename(path)
+        if name.startswith("."):
+            continue
+        if name.endswith(place.extension):
+            yield changed, bool(_LAST.match(name.removesuffix(place.extension))), path
+        elif is_folder and place.depth:
+            yield from _found(Place(path, place.extension, place.depth - 1))
+
+
+def _quarantined(path: str) -> str | None:
+    if is_remote(path):
+        return None  # renaming there is copying, and it is no file of this machine's
+    try:
+        return quarantine(local_path(path))
+    except OSError:
+        return None  # gone already, or in a folder that may only be read
