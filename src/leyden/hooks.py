@@ -6,14 +6,15 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
 from leyden.callback import Callback
 from leyden.errors import InvalidReturn, UnknownName
 
 if TYPE_CHECKING:
+    from leyden.datamodule import LightningDataModule
     from leyden.module import LightningModule
-    from leyden.state.run import Run
+    from leyden.profilers.base import Profiler
 
 P = ParamSpec("P")
 Hook = Callable[..., Any]
@@ -24,12 +25,23 @@ HOOK_NAMES: tuple[str, ...] = tuple(
 """Every hook of a callback, in firing order."""
 
 
+class Seat(Protocol):
+    """The run whose hooks are emitted, as far as it is asked: receivers get it as their trainer."""
+
+    callbacks: list[Callback]
+    datamodule: LightningDataModule | None
+    profiler: Profiler
+
+    @property
+    def lightning_module(self) -> LightningModule: ...
+
+
 class Hooks:
     """Who overrides what, looked up once when a verb starts. A hook that nobody overrides costs one empty tuple."""
 
     def __init__(
         self,
-        run: Run,
+        run: Seat,
         callbacks: Iterable[Callback],
         module: LightningModule,
         instead: Mapping[tuple[int, str], Callable[..., Any]] | None = None,

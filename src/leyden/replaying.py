@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import Unwritable, decode
-from leyden.checkpoint.random_state import preserved_random_state, set_random_state
+from leyden.checkpoint.random_state import set_random_state
 from leyden.errors import CheckpointForeign, CheckpointMissing, InvalidType, LeydenWarning
 from leyden.module import LightningModule
 from leyden.state.capsule import FILE, versions
@@ -53,17 +53,16 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
     different = [name for name, value in versions().items() if capsule["versions"].get(name) != value]
     if different:
         trainer.warn(f"The capsule was written with other versions of {', '.join(different)}: bits may differ.", LeydenWarning)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
     modes = {child: child.training for child in module.modules()}
     try:
-        if capsule["weights"] is not None:
-            module.load_state_dict(capsule["weights"])
-        with preserved_random_state():
+        with trainer.trial_run(module) as trial:
+            if capsule["weights"] is not None:
+                module.load_state_dict(capsule["weights"])
             for name, child in module.named_modules():
                 child.training = capsule["modes"].get(name, child.training)
-            loss: Tensor | None = trainer.run_one_step(module, batch, capsule, lambda: set_random_state(capsule["random"]))
-            return loss
+            trainer.progress.epoch, trainer.progress.step = capsule["epoch"], capsule["global_step"]
+            set_random_state(capsule["random"])
+            return trial.step(batch, capsule["batch_idx"], is_last=True)
     finally:
-        module.load_state_dict(before)
         for child, mode in modes.items():
             child.training = mode

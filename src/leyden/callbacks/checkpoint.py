@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from leyden.callback import Callback
 from leyden.checkpoint.store import CheckpointStore, FileStore
-from leyden.distributed.processes import Alone
 from leyden.state.run import Run
 
 
@@ -19,4 +18,4 @@ class Checkpoint(Callback):
 
 def store_of(run: Run) -> CheckpointStore:
     """Where the checkpoints of ``run`` lie. Its own from now on: what it holds, nobody else lets go."""
-    return FileStore(getattr(run.strategy, "processes", Alone()), run.strategy.checkpoint_io)
+    return FileStore(run.strategy.processes, run.strategy.checkpoint_io)

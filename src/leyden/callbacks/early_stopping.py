@@ -181,10 +181,10 @@ class EarlyStopping(Callback):
         if current is None:
             return
         should_stop, reason = self._evaluate_stopping_criteria(current)
-        if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
+        if should_stop:  # epoch values are the same on all processes, and a wish of one alone is heard by the others
             self.stopped_epoch = trainer.current_epoch
-            self.stopping_reason_message = reason or "EarlyStopping on another process asked for it."
-            trainer.stop(because=self.stopping_reason_message)
+            self.stopping_reason_message = reason
+            trainer.stop(because=reason or "EarlyStopping asked for it")
         if reason and self.verbose:
             self._log_info(trainer, reason)
 

@@ -212,7 +212,8 @@ class ModelCheckpoint(Checkpoint):
         self._save(trainer, epoch_over=False)
 
     def _now(self, trainer: Run) -> float:
-        return self._clock()
+        """Seconds on the clock that all processes agree on; alone, on this callback's own."""
+        return self._clock() if trainer.course.alone else trainer.course.now
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if trainer.fitting:

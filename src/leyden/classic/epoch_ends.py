@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -14,9 +14,6 @@ from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.state.run import Run
 from leyden.tree import tree_map
-
-if TYPE_CHECKING:
-    from leyden.trainer.trainer import Trainer
 
 EPOCH_ENDS = {"train": "training_epoch_end", "val": "validation_epoch_end", "test": "test_epoch_end"}
 SAVED = "epoch_end_outputs"  # in a checkpoint's part of ours
@@ -52,44 +49,44 @@ class EpochEnds(Callback):
             raise InvalidReturn(f"{self.names[stage]} returned {type(returned).__name__}. Expected a dict or None.")
         log_epoch_end(run, returned)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
         self.outputs["train"] = {}
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if outputs:  # an empty dict stands for a batch that was skipped
             self._collect("train", outputs)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         self._finish(trainer, "train", 1)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
         self.outputs["val"] = {}
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._collect("val", outputs, dataloader_idx)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         self._finish(trainer, "val", len(trainer.num_val_batches))
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
         self.outputs["test"] = {}
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._collect("test", outputs, dataloader_idx)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         self._finish(trainer, "test", len(trainer.num_test_batches))
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         collected = self.outputs.get("train")
         if collected:
             checkpoint.setdefault("leyden", {})[SAVED] = collected[0]
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint.get("leyden", {}).get(SAVED)
         if kept and "train" in self.outputs:
             self.outputs["train"] = {0: list(kept)}

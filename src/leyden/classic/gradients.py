@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leyden.callback import Callback
 from leyden.module import LightningModule
 from leyden.state.gradients import grad_norm
-
-if TYPE_CHECKING:
-    from leyden.trainer.trainer import Trainer
+from leyden.state.run import Run
 
 
 class GradNorms(Callback):
@@ -18,14 +16,14 @@ class GradNorms(Callback):
     def __init__(self, norm_type: float | int | str) -> None:
         self.norm_type = norm_type
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Run, pl_module: LightningModule, optimizer: Any) -> None:
         pl_module.log_dict(grad_norm(pl_module, self.norm_type, group_separator="_"))
 
 
 class NanGrads(Callback):
     """``print_nan_grads``: names parameters whose gradients are not finite. Reads the device after every backward."""
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_after_backward(self, trainer: Run, pl_module: LightningModule) -> None:
         for name, parameter in pl_module.named_parameters():
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
                 trainer.print(f"{name}: gradient is not finite: {parameter.grad}")

@@ -7,7 +7,7 @@ import platform
 import random
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,18 +16,48 @@ from torch import Tensor
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import encode
 from leyden.checkpoint.random_state import as_plain
+from leyden.loggers.base import Logger
+from leyden.state.flight import Flight
+from leyden.state.progress import Progress
 from leyden.tree import tree_leaves, tree_map
 from leyden.version import __version__
-
-if TYPE_CHECKING:
-    from leyden.state.run import Run
 
 FILE = "capsule.ckpt"
 FOLDER = "crash"
 # Batches kept until their losses are checked may hold on to this much. More would not stay in the processor's cache, and
 # every new batch would cost time for memory that no loop by hand asks for; "weights" checks, and keeps, one at a time.
 _MOST_BYTES = 256 * 2**10
+KEPT = 50  # losses that wait to be checked; also the most steps that pass before a bad one is seen
 _FLUSHES_BETWEEN_LOOKS = 10  # at generators from which nothing was drawn
+
+
+class Failing(Protocol):
+    """The run whose steps are noted, as far as it is asked."""
+
+    flight: Flight
+    progress: Progress
+    loggers: list[Logger]
+
+    @property
+    def lightning_module(self) -> Any: ...
+    @property
+    def current_epoch(self) -> int: ...
+    @property
+    def global_step(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def accumulate_grad_batches(self) -> int: ...
+    @property
+    def fast_dev_run(self) -> Any: ...
+    @property
+    def is_global_zero(self) -> bool: ...
+    @property
+    def default_root_dir(self) -> str: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def print(self, *args: Any) -> None: ...
 
 
 class Capsule:
@@ -37,9 +67,10 @@ class Capsule:
     stand where they stood then.
     """
 
-    def __init__(self, run: Run, *, weights: bool) -> None:
+    def __init__(self, run: Failing, *, weights: bool) -> None:
         self.run = run
         self.weights = weights
+        self.between_checks = 1 if weights else KEPT
         self.kept: list[tuple[Any, int, dict[str, Any]]] = []  # batches whose losses are not checked yet
         self.notes = True  # whether :meth:`note` has anything to do
         self.before: dict[str, Tensor] | None = None  # the weights before the running step, where asked for
@@ -58,7 +89,7 @@ class Capsule:
             self._states = {**self._at_flush, **drawn}
         if self.fits is None:
             held = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(batch, Tensor))
-            self.fits = held * self.run.losses.between_checks <= _MOST_BYTES
+            self.fits = held * self.between_checks <= _MOST_BYTES
         if self.fits:
             self.kept.append((batch, index, self._states))
         self.notes = self._noting or self.fits or self.weights

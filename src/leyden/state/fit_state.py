@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from torch import Tensor
 
@@ -13,9 +13,6 @@ from leyden.state.flight import Flight
 from leyden.state.losses import LossWatch
 from leyden.state.optimizers import OptimizerPlan, SteppingOptimizer
 from leyden.state.progress import Progress
-
-if TYPE_CHECKING:
-    from leyden.state.views import Views
 
 T = TypeVar("T")
 
@@ -67,6 +64,12 @@ class FitState:
     """The parts of a checkpoint as they were when the fit ended: what is saved later says where training can go on."""
 
 
+class HasFit(Protocol):
+    """A run."""
+
+    fit_state: FitState
+
+
 class OfFit(Generic[T]):
     """An attribute of a run that is its fit's."""
 
@@ -76,9 +79,9 @@ class OfFit(Generic[T]):
     @overload
     def __get__(self, run: None, owner: type) -> OfFit[T]: ...
     @overload
-    def __get__(self, run: Views, owner: type) -> T: ...
-    def __get__(self, run: Views | None, owner: type) -> Any:
+    def __get__(self, run: HasFit, owner: type) -> T: ...
+    def __get__(self, run: HasFit | None, owner: type) -> Any:
         return self if run is None else getattr(run.fit_state, self.name)
 
-    def __set__(self, run: Views, value: T) -> None:
+    def __set__(self, run: HasFit, value: T) -> None:
         setattr(run.fit_state, self.name, value)

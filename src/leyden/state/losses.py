@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from leyden.errors import NonFiniteLoss
-from leyden.state.capsule import Capsule
-from leyden.state.course import Wish
+from leyden.options import Options
+from leyden.state.capsule import KEPT, Capsule, Failing
+from leyden.state.course import Course, Wish
 from leyden.state.metrics import stack_scalars
 
-if TYPE_CHECKING:
-    from leyden.state.run import Run
 
-KEPT = 50  # losses that wait to be checked; also the most steps that pass before a bad one is seen
+class Training(Failing, Protocol):
+    """The run whose losses are watched, as far as it is asked."""
+
+    options: Options
+    course: Course
 
 
 class LossWatch:
     """The losses of a fit, and the crash capsule that goes with them."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Training) -> None:
         self.run = run
         self.waiting: list[Tensor] = []  # detached, not checked yet
         self._from = 0  # the count of batches when the first of them was noted
@@ -46,7 +49,7 @@ class LossWatch:
     @property
     def between_checks(self) -> int:
         """Steps after which losses are read to see whether they are finite."""
-        return 1 if self.capsule is not None and self.capsule.weights else KEPT
+        return KEPT if self.capsule is None else self.capsule.between_checks
 
     def begin(self, batch: Any, index: int) -> None:
         """A step is about to begin."""

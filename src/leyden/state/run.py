@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,7 +48,7 @@ def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return outputs
 
 
-class Run(Views):
+class Run(Views, ABC):
     """What happens. Declares every attribute; other files read them, and ask for changes by the methods below."""
 
     def __init__(
@@ -79,9 +80,10 @@ class Run(Views):
         self.is_last_batch = False
         self.interrupted = False
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
-        self.fit_state = self._new_fit()
+        self.fit_state = self.fresh_fit()
 
-    def _new_fit(self) -> FitState:
+    def fresh_fit(self) -> FitState:
+        """What a fit begins with."""
         return FitState(
             course=Course(self.strategy.processes),
             losses=LossWatch(self),
@@ -218,7 +220,7 @@ class Run(Views):
     def begin_fit(self) -> None:
         """A fit starts from nothing: forget how far the last one came."""
         arrived = self.course.signal
-        self.fit_state = self._new_fit()
+        self.fit_state = self.fresh_fit()
         if arrived is not None:
             self.course.note_signal(arrived)
         self.losses.open_capsule()
@@ -330,11 +332,13 @@ class Run(Views):
 
         With ``weights_only`` the optimizers', schedulers', loops' and callbacks' states are left out.
         """
-        from leyden.state.snapshot import take  # it reads every part of a Run, this file included
-
         self.losses.check()
-        checkpoint = take(self, bool(weights_only))
+        checkpoint = self._checkpoint(bool(weights_only))
         self.strategy.save_checkpoint(checkpoint, filepath, storage_options)
+
+    @abstractmethod
+    def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
+        """Everything that a file has to hold. Those who put it together read every part of a run, this file included."""
 
     def remove_checkpoint(self, filepath: str | os.PathLike[str]) -> None:
         """Remove a checkpoint that was written before."""

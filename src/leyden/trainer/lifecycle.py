@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,15 +11,13 @@ import torch
 from leyden import classic
 from leyden.assemble import as_callbacks, with_modules_callbacks
 from leyden.callback import Callback
+from leyden.checkpoint.random_state import preserved_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
 from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
 from leyden.loggers.base import Logger
-from leyden.loops.manual import Manual
-from leyden.loops.moving import Mover
-from leyden.loops.optimize import Automatic
 from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.profilers.base import Profiler
@@ -29,9 +27,10 @@ from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
-from leyden.trainer.checkpoints import CheckpointRequest as Choice
+from leyden.trainer.checkpoints import CheckpointRequest
 from leyden.trainer.checks import check_names
 from leyden.trainer.ending import Ending
+from leyden.trainer.trial import Trial, trying
 
 FIRST_STAGE = {
     TrainerFn.FITTING: RunningStage.TRAINING,
@@ -177,6 +176,34 @@ class Lifecycle(Run):
         self._let_go()
         ending.settle()
 
+    def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
+        return snapshot.take(self, weights_only)
+
+    def _start_loggers(self) -> None:
+        """Each logger takes its place. The first process chooses, and one exchange tells the others, however many there are."""
+        processes = self.strategy.processes
+        if processes.alone:
+            for logger in self.loggers:
+                self._start(logger)
+                logger.start()
+            return
+        chosen: list[Any] = []
+
+        def choose(own: Any) -> Any:
+            chosen.append(own)
+            return own
+
+        def follow(own: Any) -> Any:
+            return chosen.pop(0) if chosen else own
+
+        for part in self.loggers if processes.is_first else ():
+            self._start(part)
+            part.start(choose)
+        chosen = processes.broadcast(chosen)
+        for part in () if processes.is_first else self.loggers:
+            self._start(part)
+            part.start(follow)
+
     def _start(self, part: object) -> None:
         """Note that ``part`` is being set up, so that it will be torn down."""
         self._started.append(part)
@@ -199,23 +226,21 @@ class Lifecycle(Run):
             ending.call(self.datamodule.on_exception, error)
         ending.settle()
 
-    def _prepare(self, module: LightningModule, choice: Choice, weights_only: bool | None) -> None:
+    def _prepare(self, module: LightningModule, request: CheckpointRequest, weights_only: bool | None) -> None:
         """From the user's objects to a module on its device, with its data and the checkpoint's state."""
         datamodule, fn = self.datamodule, self.state.fn
         assert self.hooks is not None
         assert fn is not None
         if fn is TrainerFn.FITTING:
-            choice.read(self, weights_only)
-            positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
+            request.read(self, weights_only)
+            positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
             for logger, position in zip(self.loggers, positions, strict=False):
-                if choice.asked == "last":
+                if request.asked == "last":
                     logger.go_on(position)
-            if choice.asked == "last" and choice.checkpoint is None:
+            if request.asked == "last" and request.checkpoint is None:
                 for logger in self.loggers:
                     logger.start_over()
-        for logger in self.loggers:
-            self._start(logger)
-            logger.start()
+        self._start_loggers()
         if self.profiler.active:
             self._start(self.profiler)
             self.profiler.setup(str(fn), self.local_rank, self.log_dir)
@@ -234,15 +259,15 @@ class Lifecycle(Run):
             self.hooks.call("configure_model", self.steps["configure_model"])
         self._log_hyperparameters(module)
         if fn is not TrainerFn.FITTING:
-            choice.read(self, weights_only)
-        self.ckpt_path = choice.path
+            request.read(self, weights_only)
+        self.ckpt_path = request.path
         self.strategy.place(module)
-        if choice.checkpoint is not None:
-            self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, choice.checkpoint)
+        if request.checkpoint is not None:
+            self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
         if fn is TrainerFn.FITTING:
-            if choice.checkpoint is not None:
-                snapshot.put_progress(self, choice.checkpoint)
-                snapshot.put_callbacks(self, choice.checkpoint)
+            if request.checkpoint is not None:
+                snapshot.put_progress(self, request.checkpoint)
+                snapshot.put_callbacks(self, request.checkpoint)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
             if not self.plan.optimizers and module.automatic_optimization:
@@ -251,15 +276,15 @@ class Lifecycle(Run):
                 )
             self._train_mode(module)
 
-    def _restore_training(self, choice: Choice) -> None:
-        if choice.checkpoint is None:
+    def _restore_training(self, request: CheckpointRequest) -> None:
+        if request.checkpoint is None:
             return
-        snapshot.put_optimizers(self, choice.checkpoint, self.plan)
-        snapshot.put_training(self, choice.checkpoint)
-        positions = (choice.content.get(snapshot.OURS) or {}).get("loggers", [])
+        snapshot.put_optimizers(self, request.checkpoint, self.plan)
+        snapshot.put_training(self, request.checkpoint)
+        positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
         for logger, position in zip(self.loggers, positions, strict=False):
             logger.resume(position)
-        choice.forget()
+        request.forget()
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
@@ -324,26 +349,35 @@ class Lifecycle(Run):
             steps[name] = adapter.steps.get(name, getattr(module, name))
         return steps
 
-    def run_one_step(self, module: LightningModule, batch: Any, state: Mapping[str, Any], begin: Callable[[], None]) -> Any:
-        """One training step outside of a fit, from noted ``state``; returns its loss. :func:`leyden.replay` uses it."""
-        loss: Any = None
-        with self._verb(TrainerFn.FITTING, module, None, {}):
-            self.begin_fit()
-            assert self.hooks is not None
-            self.strategy.place(module)
-            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
-            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
-            optimization = (Automatic if module.automatic_optimization else Manual)(self)
-            self.optimization = optimization
-            self.progress.epoch, self.progress.step = state["epoch"], state["global_step"]
-            with self.in_stage(RunningStage.TRAINING):
-                self.metrics.start_epoch("train")
-                begin()
-                batch = Mover(self)(batch)
-                self.metrics.at(batch, None, lambda: 1)
-                outputs = optimization.step(batch, state["batch_idx"], is_last=True)
-            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        return loss.detach() if isinstance(loss, torch.Tensor) else None
+    @contextmanager
+    def trial_run(
+        self,
+        module: LightningModule,
+        train_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        steps: int | None = None,
+    ) -> Iterator[Trial]:
+        """Training steps that leave no trace: ``with trainer.trial_run(module) as trial: loss = trial.step(batch)``.
+
+        A verb of its own, with all of a fit's set-up; called inside a fit's hook, it uses what the fit has set up. ``steps``
+        bounds :meth:`Trial.batches <leyden.trainer.trial.Trial.batches>`. Afterwards everything is as it was, bit for bit.
+        """
+        if self._verb_running:
+            with trying(self, steps) as trial:
+                yield trial
+            return
+        loggers, callbacks, kept = self.loggers, self.callbacks, module.state_dict()
+        before = {name: value.detach().clone() for name, value in kept.items()}
+        self.loggers, self.callbacks, self._attached_callbacks, attached = [], [], [], self._attached_callbacks
+        try:
+            with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
+                self.begin_fit()
+                self._prepare(module, CheckpointRequest(None), None)
+                with trying(self, steps) as trial:
+                    yield trial
+        finally:
+            self.loggers, self.callbacks, self._attached_callbacks = loggers, callbacks, attached
+            module.load_state_dict(before, strict=False)
 
 
 def stages_of(fn: TrainerFn) -> tuple[str, ...]:

@@ -209,15 +209,15 @@ class Trainer(Lifecycle):
         module = check_module(model)
         ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
         sources = {"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]}
-        choice = choose_checkpoint(self, ckpt_path, fitting=True)
-        with closing(choice), self._verb(TrainerFn.FITTING, module, datamodule, sources):
+        request = choose_checkpoint(self, ckpt_path, fitting=True)
+        with closing(request), self._verb(TrainerFn.FITTING, module, datamodule, sources):
             self.begin_fit()
             check_fit(self, module)
             self._fitted_module = module
-            self._prepare(module, choice, weights_only)
+            self._prepare(module, request, weights_only)
             loop = FitLoop(self, validates(self, module))
             try:
-                loop.run_fit(lambda: self._restore_training(choice))
+                loop.run_fit(lambda: self._restore_training(request))
             finally:
                 loop.close()
         self._test_after_dev_run(module, datamodule)

@@ -1,0 +1,121 @@
+"""A trial run: training steps that leave no trace, for whoever wants to know before what comes of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.checkpoint.random_state import preserved_random_state
+from leyden.data.generators import put_states
+from leyden.hooks import Hooks
+from leyden.loops.manual import Manual
+from leyden.loops.moving import Mover
+from leyden.loops.optimize import Automatic
+from leyden.state.loaders import TrainSource
+from leyden.state.metrics import Metrics
+from leyden.state.parts import generators_of, put_metric_objects, take_generators, take_metric_objects
+from leyden.state.run import Run
+from leyden.state.stage import RunningStage
+
+
+class Trial:
+    """What a trial offers while it lasts: batches of the training data, and steps with them."""
+
+    def __init__(self, run: Run, steps: int | None) -> None:
+        self.run = run
+        self.steps = steps
+        self.optimization: Automatic | Manual = (Automatic if run.lightning_module.automatic_optimization else Manual)(run)
+        run.optimization = self.optimization
+        self._move = Mover(run)
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers, whose settings may be changed: they come back as they were."""
+        return self.run.plan.optimizers
+
+    def batches(self) -> Iterator[Any]:
+        """Batches of the training data from its beginning, over and over, ``steps`` of them in all."""
+        run, taken = self.run, 0
+        loaders = run.loaders
+        if loaders.train is None:
+            loaders.load_train(run.options.limits)
+        assert loaders.train is not None
+        source = TrainSource(loaders.train_given, loaders.train.name, run.options.limits)  # the run's own keeps its place
+        while self.steps is None or taken < self.steps:
+            for batch, _, _ in source.read(0):
+                if self.steps is not None and taken >= self.steps:
+                    return
+                yield batch
+                taken += 1
+
+    def step(self, batch: Any, index: int | None = None, is_last: bool = False) -> Tensor | None:
+        """One training step, with its hooks of the module, precision, accumulation and clipping; returns the loss, detached."""
+        run = self.run
+        index = run.progress.batch if index is None else index
+        batch = self._move(batch)
+        run.flight.batch, run.flight.index, run.flight.is_last = batch, index, is_last
+        run.metrics.at(batch, None, lambda: None)
+        run.losses.waiting.clear()
+        self.optimization.step(batch, index, is_last)
+        run.progress.count_batch(is_last)
+        return run.losses.waiting[-1] if run.losses.waiting else None
+
+
+@contextmanager
+def trying(run: Run, steps: int | None) -> Iterator[Trial]:
+    """A trial in a run whose module is placed and whose optimizers are made. All of it is put back, however the trial ends.
+
+    Callbacks and loggers hear nothing. Put back, bit for bit: weights, buffers, gradients, modes, optimizers, schedulers,
+    precision, random states, the module's and the loaders' own generators, metrics, and how far the fit was.
+    """
+    module, plan, precision = run.lightning_module, run.plan, run.strategy.precision
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    weights = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    modes = {child: child.training for child in module.modules()}
+    optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in plan.optimizers]
+    schedulers = [copy.deepcopy(each.scheduler.state_dict()) for each in plan.schedulers]
+    scaling = copy.deepcopy(precision.state_dict())
+    objects = copy.deepcopy(take_metric_objects(run))
+    generators = take_generators(run)
+    kept = run.fit_state, run.metrics, run.hooks, run.loggers, run.is_last_batch
+    with preserved_random_state():
+        run.fit_state, run.metrics, run.loggers = run.fresh_fit(), Metrics(), []
+        run.plan = plan
+        try:
+            run.hooks = Hooks(run, [], module)
+            run.metrics.begin(run.hooks, module)
+            for parameter in module.parameters():
+                parameter.grad = None
+            with run.in_stage(RunningStage.TRAINING), torch.enable_grad():
+                run.metrics.start_epoch("train")
+                module.train()
+                trial = Trial(run, steps)
+                try:
+                    yield trial
+                finally:
+                    trial.optimization.close()
+        finally:
+            run.fit_state, run.metrics, run.hooks, run.loggers, run.is_last_batch = kept
+            with torch.no_grad():
+                for name, tensor in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
+                    if name in weights:
+                        tensor.copy_(weights[name])
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+            for child, mode in modes.items():
+                child.training = mode
+            for optimizer, state in zip(plan.optimizers, optimizers, strict=True):
+                optimizer.load_state_dict(state)
+            for each, state in zip(plan.schedulers, schedulers, strict=True):
+                each.scheduler.load_state_dict(state)
+            if scaling:
+                precision.load_state_dict(scaling)
+            put_metric_objects(run, objects)
+            put_states(generators_of(run), generators.get("module", {}))
+            run.loaders.restore_generators(generators)
