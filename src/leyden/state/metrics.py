@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from leyden.errors import IllegalLog, LeydenWarning
+from leyden.state.accumulators import as_tensor
 from leyden.state.batch_size import given_size, read_size
-from leyden.state.entries import (
+from leyden.state.logged import (
     WHERE_LEGAL,
     AskedLog,
     Collection,
@@ -22,7 +23,6 @@ from leyden.state.entries import (
     is_metric,
     same_asked,
 )
-from leyden.state.exact import as_tensor
 from leyden.state.metric_objects import SetAside
 
 __all__ = ["WHERE_LEGAL", "AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]

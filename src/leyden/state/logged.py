@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leyden.errors import IllegalLog
-from leyden.state.exact import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
+from leyden.state.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
 from leyden.state.metric_objects import reset, used
 
 Reduction = str | Callable[[Tensor], Any]
