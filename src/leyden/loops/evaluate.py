@@ -120,7 +120,7 @@ class EvaluateLoop:
     def _publish(self, loaders: int) -> list[dict[str, float]]:
         """Write the epoch's values and return them, one dict a loader."""
         metrics = self.run.metrics
-        metrics.callback()
+        metrics.close()
         if not self.run.sanity_checking:
             row = metrics.epoch_row()
             if row:

@@ -256,7 +256,7 @@ class FitLoop:
         """After the last batch: hooks, the epoch's row, schedulers that wait for a metric, checkpoints."""
         run, progress = self.run, self.run.progress
         self.hooks.emit(Callback.on_train_epoch_end)
-        run.metrics.callback()
+        run.metrics.close()
         row = run.metrics.epoch_row()
         if row:
             run.log_row(row)
