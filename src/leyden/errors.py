@@ -18,6 +18,7 @@
      │   ├─ EmptyLoader          (ValueError)       a loader yields no batch
      │   ├─ IllegalLog           (ValueError)       ``self.log`` in a place or with arguments that cannot work
      │   ├─ AmbiguousBatchSize   (RuntimeError)     the batch does not tell its size; pass ``batch_size=``
+     │   ├─ MetricsDiffer        (RuntimeError)     processes that train together logged different names
      │   ├─ MissingMonitor       (RuntimeError, KeyError)   a monitored metric was never logged
      │   ├─ MissingHyperparameter (TypeError, KeyError)   a checkpoint lacks an argument of the constructor
      │   └─ MissingPackage       (ImportError)      an optional package is not installed; gives the install line
@@ -120,6 +121,10 @@ class IllegalLog(MisconfigurationException, ValueError):
 
 class AmbiguousBatchSize(MisconfigurationException, RuntimeError):
     """An epoch mean needs the batch's size, and the batch does not tell it."""
+
+
+class MetricsDiffer(MisconfigurationException, RuntimeError):
+    """Processes that train together logged different names, or the same name in different ways."""
 
 
 class MissingMonitor(MisconfigurationException, RuntimeError, KeyError):

@@ -493,7 +493,10 @@ class LightningModule(HyperparametersMixin, nn.Module):
             add_dataloader_idx: with several loaders, append ``/dataloader_idx_N`` to the name.
             batch_size: samples in the batch, the weight of this value in a mean. Default: read off the batch.
             enable_graph: keep the autograd graph of the step's value.
-            sync_dist, sync_dist_group, rank_zero_only: for several processes; with one they change nothing.
+            sync_dist: let loggers get each step's value over all processes, and not this one's. A mean weighs every process
+                alike, whatever their batch sizes. Epoch values are always those of all processes, and exact.
+            rank_zero_only: each process keeps its own value, of the epoch too, so that not all of them have to log it.
+            sync_dist_group: accepted; values are exchanged by all processes.
             metric_attribute: accepted, not needed here.
 
         Raises:
@@ -506,7 +509,16 @@ class LightningModule(HyperparametersMixin, nn.Module):
         trainer.metrics.log(
             name,
             value,
-            (prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist),
+            (
+                prog_bar,
+                logger,
+                on_step,
+                on_epoch,
+                reduce_fx,
+                add_dataloader_idx,
+                enable_graph,
+                None if rank_zero_only else sync_dist,
+            ),
             batch_size,
         )
 
@@ -530,7 +542,8 @@ class LightningModule(HyperparametersMixin, nn.Module):
         if trainer is None:
             self._say_unattached(", ".join(map(str, dictionary)))
             return
-        asked: AskedLog = (prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist)
+        sync = None if rank_zero_only else sync_dist
+        asked: AskedLog = (prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync)
         if not hasattr(dictionary, "items"):
             raise IllegalLog(f"log_dict needs a mapping of names to values, and got {type(dictionary).__name__}.")
         for name, value in flattened(dictionary):

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden.errors import IllegalLog
+from leyden.state.accumulators import Extreme, Last, Stacked, Sum, as_tensor, rounded
 from leyden.state.batch_size import given_size, read_size
-from leyden.state.entries import WHERE_LEGAL, Entry, flattened, read_reduction, same_asked
-from leyden.state.exact import Extreme, Last, Stacked, Sum, as_tensor, rounded
+from leyden.state.logged import WHERE_LEGAL, Entry, flattened, read_reduction, same_asked
 from leyden.state.metric_objects import SetAside, used
 from leyden.state.metrics import Metrics, read_numbers, stack_scalars
 

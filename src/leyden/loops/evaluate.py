@@ -69,9 +69,7 @@ class EvaluateLoop:
             progress.loader = progress.evaluated = 0
             progress.done = Done.EVAL
         with gradient_free(run):
-            if resumed:
-                metrics.reenter(self.stage)
-            else:
+            if not metrics.reenter(self.stage):
                 metrics.start_epoch(self.stage)
             for point, deed in (
                 (Done.EVAL_STARTED, partial(self._tell, self.on_start)),
@@ -160,7 +158,7 @@ class EvaluateLoop:
     def _publish(self, loaders: int) -> None:
         """Write the epoch's values."""
         metrics = self.run.metrics
-        metrics.callback()
+        metrics.close()
         if not self.run.sanity_checking:
             row = metrics.epoch_row()
             if row:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from leyden.tree import tree_map
 
 
 class _HoldsMetrics(Protocol):
@@ -22,9 +24,27 @@ def state_of(part: Any) -> dict[str, Any]:
     }
 
 
+def put_state(part: Any, state: Mapping[str, Any]) -> None:
+    """Give one metric what :func:`state_of` took, on the metric's device. What was computed of it is computed again."""
+    device = getattr(part, "device", None)
+
+    def here(tensor: Tensor) -> Tensor:
+        return tensor if device is None else tensor.to(device)
+
+    for name, value in state["states"].items():
+        setattr(part, name, tree_map(value, Tensor, here))
+    part._update_count, part._forward_cache = state["updates"], tree_map(state["forward"], Tensor, here)
+    part._computed = None
+
+
+def is_part(child: Any) -> bool:
+    """Whether ``child`` is a metric."""
+    return hasattr(child, "_defaults") and hasattr(child, "_update_count")
+
+
 def parts_of(metric: Any) -> list[Any]:
     """A metric and the metrics inside it: wrappers hold others."""
-    return [part for part in metric.modules() if hasattr(part, "_defaults") and hasattr(part, "_update_count")]
+    return [part for part in metric.modules() if is_part(part)]
 
 
 def used(metric: Any) -> bool:
@@ -39,26 +59,36 @@ def reset(metric: Any) -> None:
 
 
 class _Waiting:
-    """The state of one metric and of those inside it, taken out of them."""
+    """The state of one metric and of those inside it, out of them."""
 
-    def __init__(self, metric: Any) -> None:
+    def __init__(self, metric: Any, states: list[dict[str, Any]]) -> None:
         self.metric = metric
-        self.parts = []
+        self.parts = list(zip(parts_of(metric), states, strict=True))
+
+    @classmethod
+    def taken(cls, metric: Any) -> _Waiting:
+        """Take them out, and let the metric start anew."""
+        states = []
         for part in parts_of(metric):
-            state = state_of(part)
+            state = {**state_of(part), "computed": part._computed}
             # updates may add in place, and resets empty lists
             with torch.inference_mode(False):
                 state["states"] = {
                     name: value.clone() if isinstance(value, Tensor) else list(value) for name, value in state["states"].items()
                 }
-            self.parts.append((part, state, part._computed))
+            states.append(state)
         reset(metric)
+        return cls(metric, states)
 
     def put_back(self) -> None:
-        for part, state, computed in self.parts:
-            for name, value in state["states"].items():
-                setattr(part, name, value)
-            part._update_count, part._forward_cache, part._computed = state["updates"], state["forward"], computed
+        for part, state in self.parts:
+            put_state(part, state)
+            part._computed = state.get("computed")  # a checkpoint holds none
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """As a checkpoint holds it: what was computed may be anything."""
+    return {name: value for name, value in state.items() if name != "computed"}
 
 
 class SetAside:
@@ -83,13 +113,13 @@ class SetAside:
         """The first batch has come."""
         for metric in self._due:
             if id(metric) not in self._of_stage and used(metric):
-                self._of_stage[id(metric)] = _Waiting(metric)
+                self._of_stage[id(metric)] = _Waiting.taken(metric)
         self._due, self.waits = [], False
 
     def change_loader(self, metric: Any) -> None:
         """``metric`` may be used by another loader from now on."""
         if used(metric):
-            self._of_loader[id(metric)] = _Waiting(metric)
+            self._of_loader[id(metric)] = _Waiting.taken(metric)
 
     def put_back_unused(self) -> None:
         """The batches are over: give back the states of metrics that nobody has used since."""
@@ -115,7 +145,31 @@ class SetAside:
     def state_of(self, part: Any) -> dict[str, Any] | None:
         """The state of a stage's metric, or of one inside it, that waits here."""
         for waiting in self._of_stage.values():
-            for owner, state, _ in waiting.parts:
+            for owner, state in waiting.parts:
                 if owner is part:
-                    return state
+                    return _plain(state)
         return None
+
+    # -- kept across a resume
+    def state_dict(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """What waits, by the names that metrics (``id(metric)``) have in the module. One without a name is left out."""
+
+        def named(waiting: Mapping[int, _Waiting]) -> dict[str, Any]:
+            found = {names[key]: each.parts for key, each in waiting.items() if key in names}
+            return {name: [_plain(state) for _, state in parts] for name, parts in found.items()}
+
+        return {
+            "due": [names[id(metric)] for metric in self._due if id(metric) in names],
+            "of_stage": named(self._of_stage),
+            "of_loader": named(self._of_loader),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], children: Mapping[str, Any]) -> None:
+        """Let wait again what :meth:`state_dict` gave; ``children`` are the metrics by name. Unknown names are left out."""
+
+        def waiting(states: Mapping[str, Any]) -> dict[int, _Waiting]:
+            return {id(children[name]): _Waiting(children[name], states[name]) for name in states if name in children}
+
+        self._due = [children[name] for name in state["due"] if name in children]
+        self.waits = bool(self._due)
+        self._of_stage, self._of_loader = waiting(state["of_stage"]), waiting(state["of_loader"])

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from leyden.distributed.processes import Alone, Processes
 from leyden.errors import IllegalLog, LeydenWarning
+from leyden.state.accumulators import as_tensor
 from leyden.state.batch_size import given_size, read_size
-from leyden.state.entries import (
-    WHERE_LEGAL,
-    AskedLog,
-    Collection,
-    Entry,
-    Key,
-    check_kind,
-    flattened,
-    is_metric,
-    same_asked,
-)
-from leyden.state.exact import as_tensor
-from leyden.state.metric_objects import SetAside
+from leyden.state.collection import Collection
+from leyden.state.exchange import Key
+from leyden.state.logged import WHERE_LEGAL, AskedLog, Entry, check_kind, check_place, flattened, is_metric
+from leyden.state.metric_objects import SetAside, is_part, put_state, state_of
+from leyden.state.newest import Newest, read_numbers, stack_scalars
 
 __all__ = ["WHERE_LEGAL", "AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]
 
@@ -41,10 +35,16 @@ class Nowhere:
 
 
 NOWHERE = Nowhere()
+ALONE = Alone()
 
 
 class Metrics:
-    """Everything logged in a run. The loops say where it is; the module logs; loggers, callbacks and the bar read."""
+    """Everything logged in a run. The loops say where it is; the module logs; loggers, callbacks and the bar read.
+
+    Epoch values are those of all processes. They are computed where a loop says that something is over
+    (:meth:`end_batches`, :meth:`close`, and :meth:`step_row` for names with ``sync_dist=True``), and nowhere else: reading
+    takes what is there, and until then the newest value of this process.
+    """
 
     def __init__(self) -> None:
         self._collections: dict[str, Collection] = {}
@@ -55,9 +55,8 @@ class Metrics:
         self._opened: str | None = None
         self._evaluated: dict[tuple[str, int | None], int] = {}  # batches of each stage and loader, in epochs before this one
         self._seen: dict[int | None, int] = {}  # batches of each loader in this evaluation
-        self._callback: dict[str, Tensor] = {}
-        self._logged: dict[str, Any] = {}
-        self._bar: dict[str, Any] = {}
+        self._newest = Newest()
+        self._processes: Processes = ALONE
         self._place: Place = NOWHERE
         self.batch: Any = None
         self.size: int | None = None
@@ -65,15 +64,18 @@ class Metrics:
         self._loader: int | None = None
         self._set_aside = SetAside()
         self._module: torch.nn.Module | None = None
+        self._cut: dict[str, Any] | None = None  # where in which stage a checkpoint was taken, until the stage goes on
         self._said_silent = False
         self.silent = False  # barebones: nothing is logged
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_place": NOWHERE, "_sample_count": uncounted, "batch": None}  # a copy belongs to no verb
+        at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "batch": None, "_processes": ALONE}
+        return {**self.__dict__, **at_rest}  # a copy belongs to no verb
 
     # -- said by the loops
-    def begin(self, place: Place, module: torch.nn.Module | None = None) -> None:
-        """A verb starts: ``place.where`` tells which hook runs at any moment, ``module`` holds the metrics that may be logged."""
+    def begin(self, place: Place, module: torch.nn.Module | None = None, processes: Processes = ALONE) -> None:
+        """A verb starts: ``place.where`` tells which hook runs at any moment, ``module`` holds the metrics that may be logged,
+        ``processes`` are those whose values become one."""
         for collection in self._collections.values():
             collection.reset_metrics()
         self._set_aside.forget()
@@ -83,7 +85,9 @@ class Metrics:
         self._between = True
         self._opened = None
         self._evaluated, self._seen = {}, {}
-        self._callback, self._logged, self._bar = {}, {}, {}
+        self._newest = Newest()
+        self._cut = None
+        self._processes = processes
         self._place = place
         self._module = module
         self.batch = self.size = self._loader = None
@@ -141,7 +145,7 @@ class Metrics:
             collection.reset()
         self._now, self._entries, self._between = None, {}, True
         self._evaluated, self._seen = {}, {}
-        self._callback, self._logged, self._bar = {}, {}, {}
+        self._newest = Newest()
 
     def start_batches(self, sample_count: Callable[[], int | None]) -> None:
         """Training batches follow: each is set as :attr:`batch`, with :attr:`size` to be read when it is asked for."""
@@ -154,11 +158,17 @@ class Metrics:
 
     def at(self, batch: Any, loader: int | None, sample_count: Callable[[], int | None]) -> None:
         """The batch that runs now, the number of its loader where there are several, and who can count its samples."""
+        if self._between or loader != self._loader or self._set_aside.waits:
+            self._first_batch(loader)
+        self.batch, self.size, self._loader, self._sample_count = batch, None, loader, sample_count
+
+    def _first_batch(self, loader: int | None) -> None:
         if self._set_aside.waits or loader != self._loader:
             self._change_loader(loader)
         if self._between:
             self._begin_batches()
-        self.batch, self.size, self._loader, self._sample_count = batch, None, loader, sample_count
+        if self._now is not None:
+            self._now.ran.add(loader)
 
     def end_loader(self, loader: int | None, batches: int) -> None:
         """A loader has been evaluated, all its ``batches``."""
@@ -169,14 +179,6 @@ class Metrics:
         """Batches that the running stage has evaluated of the running loader, before this evaluation: the loggers' x goes on."""
         return self._evaluated.get((self._stage, self._loader), 0)
 
-    def close(self) -> None:
-        """Values that were logged at the epoch's end are there to be read."""
-        self._keep()
-
-    def reenter(self, stage: str) -> None:
-        """Go on in an epoch of ``stage`` in which the run was cut."""
-        self.enter(stage)
-
     def _change_loader(self, loader: int | None) -> None:
         """A metric that goes on to be used for another stage or loader starts anew there: its values do not mix."""
         self._set_aside.take()
@@ -184,17 +186,33 @@ class Metrics:
             for key, entry in self._entries.items():
                 if key[2] == self._loader and entry.metric is not None and entry.touched:
                     if entry.on_epoch:
-                        entry.epoch_value()
+                        entry.close()
                     self._set_aside.change_loader(entry.metric)
 
     def end_batches(self) -> None:
-        """The epoch's batches are over: from now on its values are the epoch's."""
+        """The epoch's batches are over: its values are read, and those of all processes become one. All of them call it.
+
+        Raises:
+            MetricsDiffer: on every process, where they logged different names.
+        """
         self._keep()
         self._set_aside.put_back_unused()
+        if self._now is not None and self.batch is not None:
+            self._now.ran.add(self._loader)
         self.batch = None
         self.size = None
         self._between = True
         self._loader = None
+        self._close("batches")
+
+    def close(self) -> None:
+        """The hooks at an epoch's end are over: what they logged is read, as by :meth:`end_batches`, and on all processes."""
+        self._close("hooks")
+        self._keep()
+
+    def _close(self, what: str) -> None:
+        if self._now is not None:
+            self._now.close(self._processes, f"after the {what} of an epoch of {self._stage}")
 
     # -- said by the module
     def log(self, name: str, value: Any, asked: AskedLog, batch_size: int | None) -> None:
@@ -210,7 +228,7 @@ class Metrics:
         if entry is None:
             entry = self._new(where, name, value, asked)
         elif entry.asked != asked:
-            self._again(entry, name, asked)
+            entry.ask_again(name, asked)
         if isinstance(value, Tensor):
             if value.dim() and value.numel() != 1:
                 raise IllegalLog(
@@ -250,44 +268,11 @@ class Metrics:
                 stacklevel=4,
             )
 
-    def _again(self, entry: Entry, name: str, asked: AskedLog) -> None:
-        """The name was logged before in this hook, with arguments that are not the same objects."""
-        entry.bind(asked)
-        if not same_asked(name, entry.asked, asked):
-            raise IllegalLog(
-                f"self.log({name!r}, ...) was called in {entry.where} with other arguments than before. Log it the same way "
-                f"every time, or under another name."
-            )
-        entry.asked = asked
-
     def _new(self, where: str | None, name: str, value: Any, asked: AskedLog) -> Entry:
-        if not isinstance(name, str):
-            raise IllegalLog(f"self.log({name!r}, ...): a metric's name must be a string, and this is {type(name).__name__}.")
-        if where not in WHERE_LEGAL or self._now is None:
-            place = f"in {where}" if where else "outside of the trainer's hooks"
-            raise IllegalLog(
-                f"self.log({name!r}, ...) was called {place}, where nothing can be logged. It is legal in: "
-                f"{', '.join(WHERE_LEGAL)}."
-            )
-        if "/dataloader_idx_" in name:
-            raise IllegalLog(
-                f"self.log({name!r}, ...): the part '/dataloader_idx_' is added by the trainer. Leave it out of the name; "
-                f"add_dataloader_idx=False keeps the trainer from adding it."
-            )
-        suffix = ""
-        if self._loader is not None:
-            if asked[5]:
-                suffix = f"/dataloader_idx_{self._loader}"
-            elif any(key[1] == name and key[2] != self._loader and key[0] == where for key in self._entries):
-                raise IllegalLog(
-                    f"self.log({name!r}, add_dataloader_idx=False) was called for two loaders: one would hide the other. "
-                    f"Give each its own name, or leave add_dataloader_idx out."
-                )
-        check_kind(name, value)
-        entry = Entry(where, name, asked, suffix)
-        key = (where, name, self._loader)
-        self._entries[key] = entry
-        return entry
+        check_place(name, where, self._now is not None)
+        assert self._now is not None
+        assert where is not None
+        return self._now.new_entry((where, name, self._loader), value, asked)
 
     def _unusual(self, entry: Entry, name: str, value: Any) -> Any:
         """A value that is neither tensor nor plain number: a metric keeps itself, other numbers become plain ones."""
@@ -312,60 +297,49 @@ class Metrics:
             return
         if self._between:
             for _, entry, value in now.epoch_values():
-                self._take(entry, entry.epoch_name, value, callback=True)
+                self._newest.take(entry, entry.epoch_name, value, callback=True)
         else:
             training = now is self._collections.get("train")
             for entry, value in now.step_values(self._loader):
-                self._take(entry, entry.step_name, value, callback=training)
-
-    def _take(self, entry: Entry, name: str, value: Any, callback: bool) -> None:
-        if callback:
-            tensor = as_tensor(value)
-            self._callback[entry.name] = tensor
-            self._callback[name] = tensor
-        if entry.logger:
-            self._logged[name] = value
-        if entry.bar:
-            self._bar[name] = value
+                self._newest.take(entry, entry.step_name, value, callback=training)
 
     def callback(self) -> dict[str, Tensor]:
         """The newest value under each name."""
         self._keep()
-        return self._callback
+        return self._newest.callback
 
     def logged(self) -> dict[str, Tensor]:
         """The newest values that are meant for loggers, whether there are any or not."""
         self._keep()
-        return {name: as_tensor(value) for name, value in self._logged.items()}
+        return {name: as_tensor(value) for name, value in self._newest.logged.items()}
 
     def bar(self, loss: Tensor | None = None) -> dict[str, float]:
         """What the bar shows, as numbers, the training loss among them: reads the device."""
         self._keep()
-        shown = dict(self._bar)
+        shown = dict(self._newest.bar)
         if loss is not None:
             shown.setdefault("loss", loss)
         return read_numbers(shown)
 
     def bar_keys(self) -> list[str]:
         """The names that the bar shows, without reading a value."""
-        return list(self._bar)
+        return list(self._newest.bar)
 
     def publish(self, values: Mapping[str, Any], *, callback: bool = True, bar: bool = False, logged: bool = False) -> None:
         """Values that another part brings by itself (the learning-rate monitor, 2020's dicts)."""
-        for name, value in values.items():
-            if callback:
-                self._callback[name] = as_tensor(value)
-            if bar:
-                self._bar[name] = value
-            if logged:
-                self._logged[name] = value
+        self._newest.publish(values, callback=callback, bar=bar, logged=logged)
 
     def step_row(self) -> dict[str, Any]:
-        """What the loggers get of this batch."""
+        """What the loggers get of this batch: this process's values, and those of all for names with ``sync_dist=True``.
+
+        All processes call it at the same batches. Without such names nothing is exchanged.
+        """
         if self._now is None:
             return {}
+        if not self._processes.alone:
+            self._now.share_steps(self._processes, self._loader, f"at a row of {self._stage}")
         row = {entry.step_name: value for entry, value in self._now.step_values(self._loader) if entry.logger}
-        self._logged.update(row)
+        self._newest.logged.update(row)
         return row
 
     def epoch_row(self) -> dict[str, Any]:
@@ -373,7 +347,7 @@ class Metrics:
         if self._now is None:
             return {}
         row = {entry.epoch_name: value for _, entry, value in self._now.epoch_values() if entry.logger}
-        self._logged.update(row)
+        self._newest.logged.update(row)
         return row
 
     def epoch_results(self, loader: int | None) -> dict[str, Any]:
@@ -395,8 +369,9 @@ class Metrics:
         return self._set_aside.state_of(metric)
 
     def state_dict(self) -> dict[str, Any]:
-        """Half-filled accumulators of every stage, and the newest values."""
-        names = {} if self._module is None else {id(child): name for name, child in self._module.named_modules()}
+        """Half-filled accumulators of every stage, the newest values, and where the running stage is, for :meth:`reenter`."""
+        children = self._children()
+        names = {id(child): name for name, child in children.items()}
         return {
             "collections": {
                 stage: [
@@ -406,14 +381,60 @@ class Metrics:
                 for stage, collection in self._collections.items()
             },
             "evaluated": [[*key, batches] for key, batches in self._evaluated.items()],
-            "callback": dict(self._callback),
-            "logged": dict(self._logged),
-            "bar": dict(self._bar),
+            "running": self._running(children, names),
+            **self._newest.state_dict(),
         }
 
+    def _running(self, children: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any] | None:
+        if self._now is None:
+            return None
+        # training's own metric objects are a part of the checkpoint already
+        theirs = {name: child for name, child in children.items() if self._stage != "train" and is_part(child)}
+        return {
+            "stage": self._stage,
+            "loader": self._loader,
+            "between": self._between,
+            "opened": self._opened,
+            "seen": [[loader, batches] for loader, batches in self._seen.items()],
+            "ran": list(self._now.ran),
+            "reset": [stage for stage, collection in self._collections.items() if collection.metrics_are_reset],
+            "aside": self._set_aside.state_dict(names),
+            "objects": {name: state_of(child) for name, child in theirs.items()},
+        }
+
+    def reenter(self, stage: str) -> bool:
+        """Go on in the epoch of ``stage`` in which a checkpoint was taken, instead of :meth:`start_epoch`.
+
+        The next call of :meth:`at` brings the batch that had not run then, or of :meth:`end_batches` says that there is
+        none. Returns whether it was taken in one; where not, nothing is done.
+        """
+        cut, self._cut = self._cut, None
+        if cut is None or cut["stage"] != stage:
+            return False
+        self.enter(stage)
+        assert self._now is not None
+        self._newest.load_state_dict(cut)  # entering took over what the stage before had last
+        self._loader, self._between, self._opened = cut["loader"], cut["between"], cut["opened"]
+        self._seen = dict(cut["seen"])
+        self._now.ran = set(cut["ran"])
+        for name in cut["reset"]:
+            self._collections[name].metrics_are_reset = True
+        children = self._children()
+        self._set_aside.load_state_dict(cut["aside"], children)
+        for name, state in cut["objects"].items():
+            if name in children:
+                put_state(children[name], state)
+        return True
+
+    def _children(self) -> dict[str, Any]:
+        return {} if self._module is None else dict(self._module.named_modules())
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave. Functions given as ``reduce_fx`` are bound again when they first log."""
-        children = {} if self._module is None else dict(self._module.named_modules())
+        """Take back what :meth:`state_dict` gave. Functions given as ``reduce_fx`` are bound again when they first log.
+
+        The running stage is entered by :meth:`enter`, :meth:`start_epoch` or :meth:`reenter`.
+        """
+        children = self._children()
         for stage, entries in state["collections"].items():
             collection = self._collections.setdefault(stage, Collection())
             for kept in entries:
@@ -423,29 +444,10 @@ class Metrics:
                 entry.metric = children.get(kept["metric"])
                 collection.entries[key] = entry
         self._evaluated = {(stage, loader): batches for stage, loader, batches in state["evaluated"]}
-        self._callback = dict(state["callback"])
-        self._logged = dict(state["logged"])
-        self._bar = dict(state["bar"])
+        self._newest.load_state_dict(state)
+        running = state.get("running")  # 0.1.0 wrote none
+        self._cut = None if running is None else {**running, **self._newest.state_dict()}
 
 
 def uncounted() -> None:
     """How many samples a batch has where no loader can tell."""
-
-
-def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Tensors as Python numbers, read in bulk: one transfer for each type and device."""
-    numbers: dict[str, Any] = {}
-    groups: dict[tuple[torch.dtype, torch.device], list[str]] = {}
-    for name, value in values.items():
-        numbers[name] = value
-        if isinstance(value, Tensor):
-            groups.setdefault((value.dtype, value.device), []).append(name)
-    for names in groups.values():
-        for name, number in zip(names, stack_scalars(values[name] for name in names).tolist(), strict=True):
-            numbers[name] = number
-    return numbers
-
-
-def stack_scalars(values: Iterable[Tensor]) -> Tensor:
-    listed = [value if not value.dim() else value.reshape(()) for value in values]
-    return torch.stack(listed).detach()

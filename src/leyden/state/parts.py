@@ -139,7 +139,7 @@ def take_metric_objects(run: Run) -> dict[str, Any]:
     for name, child in run.lightning_module.named_modules():
         states = getattr(child, "_defaults", None)
         if isinstance(states, dict) and hasattr(child, "_update_count"):
-            found[name] = state_of(child)
+            found[name] = run.metrics.set_aside(child) or state_of(child)
     return found
 
 

@@ -27,7 +27,7 @@ from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
-from leyden.trainer.checkpoints import CheckpointRequest
+from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
 from leyden.trainer.checks import check_names
 from leyden.trainer.ending import Ending
 from leyden.trainer.trial import Trial, trying
@@ -100,7 +100,7 @@ class Lifecycle(Run):
                 self.steps = self._find_steps(module, adapter)
                 self.read_mapping = adapter.read_mapping
                 self.bar_items = adapter.bar_items
-                self.metrics.begin(self.hooks, module)
+                self.metrics.begin(self.hooks, module, self.strategy.processes)
                 self.loaders.begin(
                     {stage: Origin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
                 )
@@ -372,7 +372,7 @@ class Lifecycle(Run):
         try:
             with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
                 self.begin_fit()
-                self._prepare(module, CheckpointRequest(None), None)
+                self._prepare(module, choose_checkpoint(self, None), None)
                 with trying(self, steps) as trial:
                     yield trial
         finally:

@@ -1,4 +1,4 @@
-"""Exact sums: numbers are added without rounding, in any order, where they are, and rounded once, when the sum is read."""
+"""What an epoch's values come to. Sums are exact: added without rounding, in any order, where they are; rounded once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ import torch
 from torch import Tensor
 
 from leyden.errors import IllegalLog
+from leyden.state.words import (
+    DTYPES,
+    LOWEST,
+    Combined,
+    Shares,
+    bits_of,
+    float_of,
+    from_bits,
+    limbs,
+    no_words,
+    number_of,
+    ordered,
+    value_of,
+    value_words,
+)
 
 Pending = list[tuple[Any, int]]
 """Values, each with the number of samples that it stands for."""
@@ -21,7 +36,10 @@ _COMPARED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64:
 
 
 class Accumulator(ABC):
-    """What an epoch's values of one name come to."""
+    """What an epoch's values of one name come to, on one process or, joined, on all of them."""
+
+    asks: int | None = None
+    """The rank that alone can read the value of what was joined. ``None``: each can."""
 
     @abstractmethod
     def add(self, pending: Pending) -> None:
@@ -30,6 +48,14 @@ class Accumulator(ABC):
     @abstractmethod
     def value(self) -> Any:
         """What they come to: a number, or a tensor where there was one. May wait for the device. ``None``: nothing came."""
+
+    @abstractmethod
+    def shares(self) -> Shares:
+        """What was taken in so far, by how processes combine it. May wait for the device."""
+
+    @abstractmethod
+    def joined(self, combined: Combined) -> Accumulator:
+        """A new one, which took in what all processes did."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -123,6 +149,26 @@ class Sum(Accumulator):
             dtype = torch.float32  # MPS has no double precision
         return torch.tensor(number, dtype=dtype, device=self.device)
 
+    def shares(self) -> Shares:
+        bins: dict[str, Tensor] = {}
+        for (kind, _), found in self.bins.items():
+            bins[kind] = found if kind not in bins else bins[kind] + found.to(bins[kind].device)
+        special = [self.special == math.inf, self.special == -math.inf, self.special != self.special]
+        return Shares(
+            most=[_SUMMED.index(self.dtype), not self.whole, *special],
+            sums=[limbs(self.count), limbs(self.scaled), *(bins.get(kind, _NO_BINS) for kind in _LENGTH)],
+        )
+
+    def joined(self, combined: Combined) -> Sum:
+        whole = Sum(self.mean)
+        dtype, broken, *special = combined.most
+        count, scaled, *bins = combined.sums
+        whole.count, whole.scaled = number_of(count.tolist()), number_of(scaled.tolist())
+        whole.dtype, whole.whole, whole.special = _SUMMED[dtype], not broken, _odd(special)
+        whole.bins = {(kind, found.device): found for kind, found in zip(_LENGTH, bins, strict=True) if len(found)}
+        whole.device = (self.device or torch.device("cpu")) if whole.bins else None
+        return whole
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "count": self.count,
@@ -175,6 +221,40 @@ class Extreme(Accumulator):
         numbers = [tensor.item() for tensor in tensors] + ([] if self.number is None else [self.number])
         return as_tensor(self._of(numbers)).to(tensors[0].device)
 
+    def shares(self) -> Shares:
+        words, beyond = [_NOTHING, LOWEST] * len(_COMPARABLE), no_words()
+        values: list[tuple[Any, Any]] = [(dtype, tensor.item()) for (dtype, _), tensor in self.tensors.items()]
+        if isinstance(self.number, int) and not LOWEST <= self.number < -LOWEST:
+            beyond = limbs(self.number)
+        elif self.number is not None:
+            values.append((int if isinstance(self.number, int) else float, self.number))
+        for kind, value in values:
+            at = 2 * _COMPARABLE.index(kind)
+            if value != value:
+                words[at] = _NAN_AMONG
+            else:
+                word = ordered(value) if isinstance(value, float) else int(value)
+                # all bits turned over: the order is, too, and no number is lost, as -LOWEST would be
+                words[at : at + 2] = [_SOME, word if self.choose == "max" else ~word]
+        return Shares(most=words, listed=beyond)
+
+    def joined(self, combined: Combined) -> Extreme:
+        whole, numbers = Extreme(self.choose), []
+        device = next((device for _, device in self.tensors), torch.device("cpu"))
+        for kind, state, word in zip(_COMPARABLE, combined.most[::2], combined.most[1::2], strict=True):
+            if state == _NOTHING:
+                continue
+            word = word if self.choose == "max" else ~word
+            floating = kind is float or (isinstance(kind, torch.dtype) and kind.is_floating_point)
+            value = math.nan if state == _NAN_AMONG else float_of(word) if floating else word
+            if isinstance(kind, torch.dtype):
+                whole.tensors[kind, device] = torch.tensor(value, dtype=kind, device=device)
+            else:
+                numbers.append(value)
+        numbers += [number_of(words.tolist()) for words in combined.listed if len(words)]
+        whole.number = whole._of(numbers) if numbers else None
+        return whole
+
     def state_dict(self) -> dict[str, Any]:
         return {"number": self.number, "tensors": list(self.tensors.values())}
 
@@ -184,7 +264,7 @@ class Extreme(Accumulator):
 
 
 class Last(Accumulator):
-    """The newest of what was added."""
+    """The newest of what was added. Over processes, the newest of the one with the highest rank among those that have one."""
 
     def __init__(self) -> None:
         self.newest: Any = None
@@ -196,6 +276,17 @@ class Last(Accumulator):
     def value(self) -> Any:
         return self.newest
 
+    def shares(self) -> Shares:
+        return Shares(last=[] if self.newest is None else value_words(self.newest))
+
+    def joined(self, combined: Combined) -> Last:
+        whole = Last()
+        if combined.last:
+            value = value_of(combined.last)
+            mine = self.newest.device if isinstance(self.newest, Tensor) else "cpu"
+            whole.newest = value.to(mine) if isinstance(value, Tensor) else value
+        return whole
+
     def state_dict(self) -> dict[str, Any]:
         return {"newest": self.newest}
 
@@ -204,11 +295,16 @@ class Last(Accumulator):
 
 
 class Stacked(Accumulator):
-    """What a function makes of all values, stacked into one tensor. The only one that grows: by one number a value."""
+    """What a function makes of all values, stacked into one tensor. The only one that grows: by one number a value.
 
-    def __init__(self, name: str, function: Callable[[Tensor], Any]) -> None:
+    Over processes the values are stacked in the order of the ranks. Without a function (a checkpoint holds none), the value
+    is the one that was read when the checkpoint was taken.
+    """
+
+    def __init__(self, name: str, function: Callable[[Tensor], Any] | None) -> None:
         self.name = name
         self.function = function
+        self.known: Any = None
         self.chunks: list[Tensor] = []
 
     def add(self, pending: Pending) -> None:
@@ -220,8 +316,8 @@ class Stacked(Accumulator):
             self.chunks.append(torch.stack([value.to(device, dtype) for value in values]))
 
     def value(self) -> Any:
-        if not self.chunks:
-            return None
+        if not self.chunks or self.function is None:
+            return self.known
         result = self.function(torch.cat([chunk.to(self.chunks[0].device) for chunk in self.chunks]))
         if isinstance(result, Tensor) and result.numel() == 1:
             return result.detach().reshape(())
@@ -232,6 +328,26 @@ class Stacked(Accumulator):
             f"The reduce_fx of {self.name!r} turned {sum(map(len, self.chunks))} values into {type(result).__name__}{shape}. It "
             f"must return a single value."
         )
+
+    def shares(self) -> Shares:
+        words = [torch.tensor([int(self.function is not None)])]
+        for chunk in self.chunks:
+            words += [torch.tensor([DTYPES.index(chunk.dtype), len(chunk)]), bits_of(chunk)]
+        return Shares(listed=torch.cat(words))
+
+    def joined(self, combined: Combined) -> Stacked:
+        whole = Stacked(self.name, self.function)
+        device = self.chunks[0].device if self.chunks else torch.device("cpu")
+        able = [rank for rank, words in enumerate(combined.listed) if words[0]]
+        for words in combined.listed:
+            at = 1
+            while at < len(words):
+                dtype, count = words[at : at + 2].tolist()
+                at += 2 + count
+                whole.chunks.append(from_bits(words[at - count : at], DTYPES[dtype]).to(device))
+        if len(able) < len(combined.listed):
+            whole.asks = able[0] if able else None
+        return whole
 
     def state_dict(self) -> dict[str, Any]:
         return {"chunks": list(self.chunks)}
@@ -278,6 +394,11 @@ def rounded(numerator: int, denominator: int, digits: int, lowest: int) -> float
 # no numbers. A float64 with e is a whole number of 2**(e - 1075), split into two halves so that a bin holds 2**36 samples.
 _LENGTH = {"whole": 2, "single": 255 + 3, "double": 2 * 2047 + 3}
 _INF, _MINUS_INF, _NAN = 0, 1, 2  # counted after the exponents
+_NO_BINS = torch.empty(0, dtype=torch.int64)
+_SUMMED = (None, torch.int64, torch.float32, torch.float64)  # types of sums, each wider than those before it
+# Of each type that can be compared, an extreme brings whether there is one, and which.
+_COMPARABLE: tuple[Any, ...] = (*DTYPES, int, float)
+_NOTHING, _SOME, _NAN_AMONG = 0, 1, 2
 
 
 def _add_singles(bins: Tensor, values: Tensor, weight: int) -> None:

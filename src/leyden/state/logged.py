@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from leyden.errors import IllegalLog
-from leyden.state.exact import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
-from leyden.state.metric_objects import reset, used
+from leyden.state.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
 
 Reduction = str | Callable[[Tensor], Any]
-AskedLog = tuple[bool, bool | None, bool | None, bool | None, Reduction | None, bool, bool, bool]
+AskedLog = tuple[bool, bool | None, bool | None, bool | None, Reduction | None, bool, bool, bool | None]
 """prog_bar, logger, on_step, on_epoch, reduce_fx, add_dataloader_idx, enable_graph, sync_dist.
 
-``None`` as ``reduce_fx``: a function that a checkpoint could not hold.
+``None`` as ``reduce_fx``: a function that a checkpoint could not hold. ``None`` as ``sync_dist``: each process's own value,
+of which no other is told (``rank_zero_only=True``).
 """
-Key = tuple[str, str, int | None]
-"""Hook, name, and the number of the loader where there are several."""
 
 _STEP, _EPOCH = "step", "epoch"
 _BOTH = (_STEP, _EPOCH)
@@ -61,6 +59,12 @@ WHERE_LEGAL: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """Where ``self.log`` is legal: the hook's name to (what may be asked for, what is the default)."""
 
+
+def is_of_a_batch(hook: str) -> bool:
+    """Whether the hook runs at every batch."""
+    return _STEP in WHERE_LEGAL[hook][0]
+
+
 REDUCTIONS = ("mean", "sum", "min", "max", "last")
 _NAMED: dict[Any, str] = {
     torch.mean: "mean",
@@ -81,6 +85,7 @@ class Entry:
     """One logged name of one hook: its newest value, and the epoch's so far."""
 
     __slots__ = (
+        "agreed",
         "asked",
         "bar",
         "computed",
@@ -92,20 +97,23 @@ class Entry:
         "name",
         "on_epoch",
         "on_step",
+        "own",
         "pending",
         "reduce",
         "step_name",
         "suffix",
+        "syncs",
         "total",
         "touched",
         "where",
     )
 
     def __init__(self, where: str, name: str, asked: AskedLog, suffix: str) -> None:
-        bar, logger, on_step, on_epoch, reduce, _, graph, _ = asked
+        bar, logger, on_step, on_epoch, reduce, _, graph, sync = asked
         self.where, self.asked, self.bar, self.graph, self.suffix = where, asked, bar, graph, suffix
         self.logger = True if logger is None else logger
         self.reduce: Reduction = _unbound if reduce is None else read_reduction(name, reduce)
+        self.syncs, self.own = bool(sync), sync is None
         self.on_step, self.on_epoch = _read_places(where, name, on_step, on_epoch)
         both = self.on_step and self.on_epoch
         self.name = name + suffix
@@ -118,13 +126,15 @@ class Entry:
         """Begin a new epoch."""
         self.last: Any = None
         self.touched = False
-        self.total: Accumulator = self._accumulator()
+        self.total: Accumulator = self.new_total()
         self.pending: Pending = []
         self.computed: Any = _UNREAD
+        self.agreed: tuple[Any, Any] | None = None  # a step's value here, and what those of all processes came to
 
-    def _accumulator(self) -> Accumulator:
+    def new_total(self) -> Accumulator:
+        """What merges values as was asked for, with nothing in it."""
         if not isinstance(self.reduce, str):
-            return Stacked(self.name, self.reduce)
+            return Stacked(self.name, None if self.reduce is _unbound else self.reduce)
         if self.reduce in ("min", "max"):
             return Extreme(self.reduce)
         return Last() if self.reduce == "last" else Sum(self.reduce == "mean")
@@ -148,18 +158,37 @@ class Entry:
             self.total.add(pending)
 
     # -- reading
-    def step_value(self) -> Any:
-        """The newest value. A metric's is what its own forward computed for this batch, ``None`` where it was only updated."""
-        return self._single(self.metric._forward_cache) if self.metric is not None else self.last
+    @property
+    def kind(self) -> str:
+        """How values are merged, in a word that is the same on every process."""
+        if self.metric is not None:
+            return "metric"
+        return self.reduce if isinstance(self.reduce, str) else "function"
 
-    def epoch_value(self) -> Any:
-        """What the epoch's values come to so far."""
+    @property
+    def is_open(self) -> bool:
+        """Whether something was logged that :meth:`close` has not read."""
+        return self.computed is _UNREAD
+
+    def close(self) -> None:
+        """Read what the epoch's values come to. Waits for the device."""
         if self.computed is _UNREAD:
             if self.metric is not None:
                 self.computed = self._single(self.metric.compute())
             else:
                 self.merge()
                 self.computed = self.total.value()
+
+    def step_value(self) -> Any:
+        """The newest value. A metric's is what its own forward computed for this batch, ``None`` where it was only updated."""
+        if self.metric is not None:
+            return self._single(self.metric._forward_cache)
+        return self.last if self.agreed is None or self.agreed[0] is not self.last else self.agreed[1]
+
+    def epoch_value(self) -> Any:
+        """What the epoch's values came to; before they are read the newest of them, and of a metric nothing."""
+        if self.computed is _UNREAD:
+            return None if self.metric is not None else self.last
         return self.computed
 
     def _single(self, value: Any) -> Any:
@@ -179,6 +208,16 @@ class Entry:
         self.touched = True
         self.computed = _UNREAD
 
+    def ask_again(self, name: str, asked: AskedLog) -> None:
+        """The name was logged before in this hook, with arguments that are not the same objects. They have to say the same."""
+        self.bind(asked)
+        if not same_asked(name, self.asked, asked):
+            raise IllegalLog(
+                f"self.log({name!r}, ...) was called in {self.where} with other arguments than before. Log it the same way "
+                f"every time, or under another name."
+            )
+        self.asked = asked
+
     # -- kept across a resume
     def state_dict(self) -> dict[str, Any]:
         named = isinstance(self.reduce, str)
@@ -188,7 +227,8 @@ class Entry:
             "name": self.name[: len(self.name) - len(self.suffix)],
             "suffix": self.suffix,
             "asked": [*self.asked[:4], self.reduce if named else None, *self.asked[5:]],
-            "computed": None if named or not self.touched else self.epoch_value(),
+            "computed": self.computed if not self.is_open else None if named or not self.touched else self.total.value(),
+            "read": not self.is_open,
             "last": bare(self.last) if isinstance(self.last, Tensor) else self.last,
             "touched": self.touched,
             "total": self.total.state_dict(),
@@ -196,10 +236,11 @@ class Entry:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
-        self.last, self.touched, self.pending, self.computed = state["last"], state["touched"], [], _UNREAD
+        self.last, self.touched, self.pending, self.agreed = state["last"], state["touched"], [], None
+        self.computed = state["computed"] if state.get("read") else _UNREAD  # 0.1.0 did not say
         self.total.load_state_dict(state["total"])
-        if self.reduce is _unbound:
-            self.computed = state["computed"]
+        if isinstance(self.total, Stacked):
+            self.total.known = state["computed"]
 
     def bind(self, asked: AskedLog) -> None:
         """Take the function that reduces, where the entry came out of a checkpoint, which can hold none."""
@@ -210,50 +251,23 @@ class Entry:
                 self.total.function = self.reduce
 
 
-class Collection:
-    """What was logged in one epoch of one stage."""
+def check_place(name: Any, where: str | None, runs: bool) -> None:
+    """Raise :class:`IllegalLog` where ``name`` is no name, or nothing can be logged in the hook ``where`` (``None``: in none).
 
-    def __init__(self) -> None:
-        self.entries: dict[Key, Entry] = {}
-        self._closed = False  # whether the epoch's metric objects were reset: another stage may use them by now
-
-    def reset(self) -> None:
-        """Begin anew. torchmetrics metrics that were logged are reset too."""
-        self.reset_metrics()
-        self._closed = False
-        for entry in self.entries.values():
-            entry.reset()
-
-    def reset_metrics(self) -> None:
-        """Reset the torchmetrics metrics that were logged, once an epoch. What they came to stays known."""
-        if self._closed:
-            return
-        self._closed = True
-        for entry in self.entries.values():
-            if entry.metric is not None and entry.touched and used(entry.metric):
-                reset(entry.metric)
-
-    def metrics(self) -> Iterator[Any]:
-        """The torchmetrics metrics that were logged in an epoch that runs."""
-        if self._closed:
-            return
-        for entry in self.entries.values():
-            if entry.metric is not None and entry.touched:
-                yield entry.metric
-
-    def step_values(self, loader: int | None) -> Iterator[tuple[Entry, Any]]:
-        for (_, _, index), entry in self.entries.items():
-            if entry.on_step and entry.touched and index == loader:
-                value = entry.step_value()
-                if value is not None:
-                    yield entry, value
-
-    def epoch_values(self) -> Iterator[tuple[int | None, Entry, Any]]:
-        for (_, _, index), entry in self.entries.items():
-            if entry.on_epoch and entry.touched:
-                value = entry.epoch_value()
-                if value is not None:
-                    yield index, entry, value
+    ``runs``: whether a stage runs that values can belong to.
+    """
+    if not isinstance(name, str):
+        raise IllegalLog(f"self.log({name!r}, ...): a metric's name must be a string, and this is {type(name).__name__}.")
+    if where not in WHERE_LEGAL or not runs:
+        place = f"in {where}" if where else "outside of the trainer's hooks"
+        raise IllegalLog(
+            f"self.log({name!r}, ...) was called {place}, where nothing can be logged. It is legal in: {', '.join(WHERE_LEGAL)}."
+        )
+    if "/dataloader_idx_" in name:
+        raise IllegalLog(
+            f"self.log({name!r}, ...): the part '/dataloader_idx_' is added by the trainer. Leave it out of the name; "
+            f"add_dataloader_idx=False keeps the trainer from adding it."
+        )
 
 
 def read_reduction(name: str, reduce: Reduction | None) -> Reduction:

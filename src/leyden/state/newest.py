@@ -1,0 +1,67 @@
+"""The newest values under each name, as callbacks, loggers and the bar see them, and their reading as numbers, in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leyden.state.accumulators import as_tensor
+from leyden.state.logged import Entry
+
+
+class Newest:
+    """Three views of what was logged: for callbacks, for loggers, for the bar."""
+
+    def __init__(self) -> None:
+        self.callback: dict[str, Tensor] = {}
+        self.logged: dict[str, Any] = {}
+        self.bar: dict[str, Any] = {}
+
+    def take(self, entry: Entry, name: str, value: Any, callback: bool) -> None:
+        """A value of ``entry``, under ``name``."""
+        if callback:
+            tensor = as_tensor(value)
+            self.callback[entry.name] = tensor
+            self.callback[name] = tensor
+        if entry.logger:
+            self.logged[name] = value
+        if entry.bar:
+            self.bar[name] = value
+
+    def publish(self, values: Mapping[str, Any], *, callback: bool, bar: bool, logged: bool) -> None:
+        """Values that nobody logged."""
+        for name, value in values.items():
+            if callback:
+                self.callback[name] = as_tensor(value)
+            if bar:
+                self.bar[name] = value
+            if logged:
+                self.logged[name] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"callback": dict(self.callback), "logged": dict(self.logged), "bar": dict(self.bar)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.callback, self.logged, self.bar = dict(state["callback"]), dict(state["logged"]), dict(state["bar"])
+
+
+def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Tensors as Python numbers, read in bulk: one transfer for each type and device."""
+    numbers: dict[str, Any] = {}
+    groups: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    for name, value in values.items():
+        numbers[name] = value
+        if isinstance(value, Tensor):
+            groups.setdefault((value.dtype, value.device), []).append(name)
+    for names in groups.values():
+        for name, number in zip(names, stack_scalars(values[name] for name in names).tolist(), strict=True):
+            numbers[name] = number
+    return numbers
+
+
+def stack_scalars(values: Iterable[Tensor]) -> Tensor:
+    listed = [value if not value.dim() else value.reshape(()) for value in values]
+    return torch.stack(listed).detach()
