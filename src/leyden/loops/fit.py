@@ -107,6 +107,8 @@ class FitLoop:
             self.optimization.tell_idle_epoch()
         run.metrics.end_batches()
         run.losses.check()
+        run.course.decide(progress.batches, at_once=True)
+        run.losses.raise_if_agreed()
         progress.done = max(progress.done, Done.PLATEAUS)
         self.go_through(self.after_epoch)
         if progress.closed:

@@ -48,8 +48,8 @@ class Course:
         self.at_safe_place = False  # a signal was obeyed between two batches: the state can be saved
         self._mine = 0
         self._clock = clock
-        self._now = 0.0 if self.alone else clock()
-        self._exchanged = (0, self._now)  # batches and clock at the newest exchange
+        self._now = 0.0
+        self._exchanged: tuple[int, float] | None = None  # batches and clock at the newest exchange, the same on all
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a run is a run at rest: alone, with what was agreed."""
@@ -77,14 +77,16 @@ class Course:
         """Whether ``what`` is wished here or agreed on."""
         return bool((self._mine | self.agreed) & int(what))
 
-    def decide(self, batches: int) -> int:
-        """Exchange wishes where it is time to, ``batches`` being finished; returns what was agreed."""
-        if batches >= self.next:
+    def decide(self, batches: int, at_once: bool = False) -> int:
+        """Exchange wishes where it is time to (or ``at_once``), ``batches`` being finished; returns what was agreed."""
+        if batches >= self.next or (at_once and not self.alone):
             flags, self._now = self.processes.agree(self._mine, self._clock())
             self.agreed |= flags
-            before, then = self._exchanged
+            pace = 0.0
+            if self._exchanged is not None:
+                before, then = self._exchanged
+                pace = (batches - before) / (self._now - then) if self._now > then else 0.0
             self._exchanged = batches, self._now
-            pace = (batches - before) / (self._now - then) if self._now > then and batches > before else 0.0
             self.next = batches + max(1, int(pace / EXCHANGES_PER_SECOND))
         return self.agreed
 

@@ -85,7 +85,8 @@ def take_data(run: Run) -> dict[str, Any] | None:
     if source is None or source.position.leaves[0].opened is None:
         return None
     carried = run.progress.in_batch and not run.progress.closed and is_writable(run.flight.batch)
-    return {"epoch": run.progress.epoch, **source.position.state_dict(run.progress.batch + carried)}
+    epoch = source.position.leaves[0].opened.get("epoch", run.progress.epoch)  # the newest that was opened, and may be over
+    return {"epoch": epoch, **source.position.state_dict(run.progress.batch + carried)}
 
 
 def put_data(run: Run, cut: Any) -> None:
