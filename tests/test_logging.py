@@ -23,7 +23,7 @@ from leyden.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from leyden.errors import AmbiguousBatchSize, IllegalLog, LeydenWarning, MissingMonitor
 from leyden.hooks import HOOK_NAMES
 from leyden.loggers import CSVLogger
-from leyden.state.logged import WHERE_LEGAL
+from leyden.metrics.logged import WHERE_LEGAL
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*there is no validation loader:leyden.errors.PossibleUserWarning")
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
-from leyden.state.metrics import AskedLog, flattened
+from leyden.metrics.metrics import AskedLog, flattened
 from leyden.types import STEP_OUTPUT, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path
 
 if TYPE_CHECKING:
@@ -569,7 +569,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
     # -- shown
     def summarize(self, mode: str | None = "top", max_depth: int | None = None) -> Any:
         """The table of layers and parameters, as a :class:`ModelSummary`: ``mode="top"`` one level deep, ``"full"`` all."""
-        from leyden.state.summary import summarize  # it is asked for by hand, and a run never needs it
+        from leyden.inspect.summary import summarize  # it is asked for by hand, and a run never needs it
 
         return summarize(self, max_depth if max_depth is not None else -1 if mode == "full" else 1)
 

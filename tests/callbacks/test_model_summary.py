@@ -14,7 +14,7 @@ from torch import nn
 
 from leyden.callbacks.model_summary import DEPTH_OF_MODE, ModelSummary, RichModelSummary
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning
-from leyden.state.summary import get_human_readable_count, parse_batch_shape, summarize
+from leyden.inspect.summary import get_human_readable_count, parse_batch_shape, summarize
 
 
 class Net(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import leyden
-from leyden.state.metrics import Metrics
+from leyden.metrics.metrics import Metrics
 
 Value = Callable[[float], Any]
 

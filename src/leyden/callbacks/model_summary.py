@@ -8,9 +8,9 @@ from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.distributed.rank_zero import rank_zero_print
 from leyden.errors import InvalidOption, InvalidType
+from leyden.inspect.summary import ModelSummary as Summary
 from leyden.module import LightningModule
 from leyden.state.run import Run
-from leyden.state.summary import ModelSummary as Summary
 
 DEPTH_OF_MODE = {"top": 1, "full": -1}
 """What 2020's ``weights_summary`` means as ``max_depth``."""

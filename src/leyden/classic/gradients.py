@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from leyden.callback import Callback
+from leyden.inspect.gradients import grad_norm
 from leyden.module import LightningModule
-from leyden.state.gradients import grad_norm
 from leyden.state.run import Run
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from leyden.errors import AmbiguousBatchSize, PossibleUserWarning, UnknownName
 from leyden.hooks import one_edit_apart
+from leyden.metrics.metrics import AskedLog
 from leyden.module import LightningModule
-from leyden.state.metrics import AskedLog
 from leyden.state.run import Run
 
 RETURNED = ("loss", "log", "logs", "progress_bar", "hiddens")

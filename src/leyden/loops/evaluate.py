@@ -11,8 +11,8 @@ import torch
 
 from leyden.callback import Callback
 from leyden.loops.moving import Mover
+from leyden.metrics.metrics import read_numbers
 from leyden.state.loaders import samples_in
-from leyden.state.metrics import read_numbers
 from leyden.state.progress import Done, Progress
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage

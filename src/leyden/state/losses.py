@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from leyden.errors import NonFiniteLoss
+from leyden.metrics.metrics import stack_scalars
 from leyden.options import Options
 from leyden.state.capsule import KEPT, Capsule, Failing
 from leyden.state.course import Course, Wish
-from leyden.state.metrics import stack_scalars
 
 
 class Training(Failing, Protocol):

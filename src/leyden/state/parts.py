@@ -12,8 +12,8 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.data.generators import generators_in, put_states, states_of
+from leyden.metrics.metric_objects import state_of
 from leyden.state.flight import detached, flow_of
-from leyden.state.metric_objects import state_of
 from leyden.state.progress import Done
 from leyden.state.run import Run
 

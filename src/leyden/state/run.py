@@ -26,6 +26,7 @@ from leyden.errors import (
 )
 from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
+from leyden.metrics.metrics import Metrics, read_numbers
 from leyden.module import LightningModule
 from leyden.options import Options, check_count
 from leyden.state.course import Course, Wish
@@ -33,7 +34,6 @@ from leyden.state.fit_state import FitState
 from leyden.state.flight import Flight
 from leyden.state.loaders import Loaders
 from leyden.state.losses import LossWatch
-from leyden.state.metrics import Metrics, read_numbers
 from leyden.state.progress import Progress
 from leyden.state.stage import TrainerState
 from leyden.state.views import Views

@@ -13,6 +13,7 @@ from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.errors import MissingModel
 from leyden.loggers.base import Logger
+from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.state.course import Course
@@ -20,7 +21,6 @@ from leyden.state.fit_state import FitState, OfFit, Stepping
 from leyden.state.flight import Flight
 from leyden.state.loaders import Loaders
 from leyden.state.losses import LossWatch
-from leyden.state.metrics import Metrics
 from leyden.state.optimizers import OptimizerPlan, SchedulerPlan
 from leyden.state.progress import Progress
 from leyden.state.stage import RunningStage, TrainerFn, TrainerState

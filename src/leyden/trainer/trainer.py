@@ -19,12 +19,12 @@ from leyden.loggers.base import Logger
 from leyden.loops.evaluate import STAGE_OF, EvaluateLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.predict import PredictLoop
+from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.options import refuse_with_barebones
 from leyden.profilers.base import Profiler
 from leyden.profilers.choose import choose_profiler
 from leyden.state.loaders import Loaders
-from leyden.state.metrics import Metrics
 from leyden.state.stage import RunningStage, TrainerFn
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import choose_strategy

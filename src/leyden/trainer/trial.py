@@ -16,8 +16,8 @@ from leyden.hooks import Hooks
 from leyden.loops.manual import Manual
 from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic
+from leyden.metrics.metrics import Metrics
 from leyden.state.loaders import TrainSource
-from leyden.state.metrics import Metrics
 from leyden.state.parts import generators_of, put_metric_objects, take_generators, take_metric_objects
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage

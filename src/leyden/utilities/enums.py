@@ -1,6 +1,6 @@
 """Enumerations, where Lightning puts them."""
 
-from leyden.state.gradients import GradClipAlgorithmType
+from leyden.inspect.gradients import GradClipAlgorithmType
 from leyden.state.stage import LightningEnum
 
 __all__ = ["GradClipAlgorithmType", "LightningEnum"]

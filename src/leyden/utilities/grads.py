@@ -1,5 +1,5 @@
 """Norms of gradients, where Lightning's documents put them."""
 
-from leyden.state.gradients import grad_norm
+from leyden.inspect.gradients import grad_norm
 
 __all__ = ["grad_norm"]

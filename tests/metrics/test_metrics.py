@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden.errors import IllegalLog
-from leyden.state.accumulators import Extreme, Last, Stacked, Sum, as_tensor, rounded
-from leyden.state.batch_size import given_size, read_size
-from leyden.state.logged import WHERE_LEGAL, Entry, flattened, read_reduction, same_asked
-from leyden.state.metric_objects import SetAside, used
-from leyden.state.metrics import Metrics, read_numbers, stack_scalars
+from leyden.metrics.accumulators import Extreme, Last, Stacked, Sum, as_tensor, rounded
+from leyden.metrics.batch_size import given_size, read_size
+from leyden.metrics.logged import WHERE_LEGAL, Entry, flattened, read_reduction, same_asked
+from leyden.metrics.metric_objects import SetAside, used
+from leyden.metrics.metrics import Metrics, read_numbers, stack_scalars
 
 STEP: Any = (False, None, True, True, "mean", True, False, False)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import MetricsDiffer
-from leyden.state.metrics import AskedLog, Metrics
+from leyden.metrics.metrics import AskedLog, Metrics
 
 Logged = tuple[str, Any, int, Any]
 """Name, value, number of samples, reduction."""
@@ -398,8 +398,8 @@ def test_one_process_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise AssertionError
 
-    monkeypatch.setattr("leyden.state.collection.agree_on_names", refuse)
-    monkeypatch.setattr("leyden.state.collection.values_of_all", refuse)
+    monkeypatch.setattr("leyden.metrics.collection.agree_on_names", refuse)
+    monkeypatch.setattr("leyden.metrics.collection.values_of_all", refuse)
     monkeypatch.setattr(Alone, "all_reduce", refuse)
     metrics = begun(Alone())
     log(metrics, [("a", 1.0, 1, "mean"), ("b", 1.0, 1, "max")])

@@ -12,8 +12,8 @@ import torch
 import torchmetrics
 from torch import nn
 
-from leyden.state.metric_objects import state_of
-from leyden.state.metrics import AskedLog, Metrics
+from leyden.metrics.metric_objects import state_of
+from leyden.metrics.metrics import AskedLog, Metrics
 
 STEP_AND_EPOCH: AskedLog = (True, None, True, True, "mean", True, False, False)
 EPOCH: AskedLog = (False, None, False, True, "mean", True, False, False)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from leyden.distributed.processes import Processes
 from leyden.errors import MetricsDiffer
-from leyden.state.accumulators import Accumulator
-from leyden.state.words import Combined, no_words
+from leyden.metrics.accumulators import Accumulator
+from leyden.metrics.words import Combined, no_words
 
 Key = tuple[str, str, int | None]
 """Hook, name, and the number of the loader where there are several."""

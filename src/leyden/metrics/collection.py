@@ -8,9 +8,9 @@ from typing import Any
 
 from leyden.distributed.processes import Processes
 from leyden.errors import IllegalLog, LeydenWarning
-from leyden.state.exchange import Key, agree_on_names, in_order, values_of_all
-from leyden.state.logged import AskedLog, Entry, check_kind, is_of_a_batch
-from leyden.state.metric_objects import reset, used
+from leyden.metrics.exchange import Key, agree_on_names, in_order, values_of_all
+from leyden.metrics.logged import AskedLog, Entry, check_kind, is_of_a_batch
+from leyden.metrics.metric_objects import reset, used
 
 
 class Collection:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leyden.state.accumulators import as_tensor
-from leyden.state.logged import Entry
+from leyden.metrics.accumulators import as_tensor
+from leyden.metrics.logged import Entry
 
 
 class Newest:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leyden.errors import IllegalLog
-from leyden.state.words import (
+from leyden.metrics.words import (
     DTYPES,
     LOWEST,
     Combined,

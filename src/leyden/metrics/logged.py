@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leyden.errors import IllegalLog
-from leyden.state.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
+from leyden.metrics.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
 
 Reduction = str | Callable[[Tensor], Any]
 AskedLog = tuple[bool, bool | None, bool | None, bool | None, Reduction | None, bool, bool, bool | None]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import IllegalLog, LeydenWarning
-from leyden.state.accumulators import as_tensor
-from leyden.state.batch_size import given_size, read_size
-from leyden.state.collection import Collection
-from leyden.state.exchange import Key
-from leyden.state.logged import WHERE_LEGAL, AskedLog, Entry, check_kind, check_place, flattened, is_metric
-from leyden.state.metric_objects import SetAside, is_part, put_state, state_of
-from leyden.state.newest import Newest, read_numbers, stack_scalars
+from leyden.metrics.accumulators import as_tensor
+from leyden.metrics.batch_size import given_size, read_size
+from leyden.metrics.collection import Collection
+from leyden.metrics.exchange import Key
+from leyden.metrics.logged import WHERE_LEGAL, AskedLog, Entry, check_kind, check_place, flattened, is_metric
+from leyden.metrics.metric_objects import SetAside, is_part, put_state, state_of
+from leyden.metrics.newest import Newest, read_numbers, stack_scalars
 
 __all__ = ["WHERE_LEGAL", "AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]
 
