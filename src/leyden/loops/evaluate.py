@@ -11,7 +11,6 @@ import torch
 
 from leyden.callback import Callback
 from leyden.loops.moving import Mover
-from leyden.state.loaders import samples_in
 from leyden.state.metrics import read_numbers
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
@@ -59,11 +58,11 @@ class EvaluateLoop:
             metrics.start_epoch(self.stage)
             self.hooks.emit(self.on_start)
             self.hooks.emit(self.on_epoch_start)
-            for position in range(len(source.loaders)):
+            for position in range(len(source.readers)):
                 self._read(source, position, most)
             metrics.end_batches()
             self.hooks.emit(self.on_epoch_end)
-            results = self._publish(len(source.loaders))
+            results = self._publish(len(source.readers))
             self.hooks.emit(self.on_end)
             metrics.end_epoch()
         self.hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
@@ -71,13 +70,13 @@ class EvaluateLoop:
         return results
 
     def _read(self, source: Any, position: int, most: int | None) -> None:
-        run, metrics, several = self.run, self.run.metrics, len(source.loaders) > 1
+        run, metrics, several = self.run, self.run.metrics, len(source.readers) > 1
         number = position if several else None
-        count = partial(samples_in, source.loaders[position])
+        count = source.readers[position].samples_in
         precision = run.strategy.precision
         move = run.profiler.around("batch_to_device", self.move)
         inside_fit = run.fitting  # there `is_last_batch` keeps speaking of training
-        batches = run.profiler.along(f"{self.stage}_dataloader_next", source.read(position, most))
+        batches = run.profiler.along(f"{self.stage}_dataloader_next", source.read(reader=position, most=most))
         index, is_last = -1, True
         for batch, index, is_last in batches:
             if run.received_signal is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
+from leyden.data.source import Source
 from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.loops.evaluate import EvaluateLoop
 from leyden.loops.manual import Manual
@@ -17,7 +18,6 @@ from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic
 from leyden.loops.outputs import detached
 from leyden.schedule import EveryDuration, EveryN
-from leyden.state.loaders import TrainSource
 from leyden.state.run import Run
 from leyden.state.snapshot import changed_by_validation, put_random_state
 from leyden.state.stage import RunningStage
@@ -81,7 +81,7 @@ class FitLoop:
             self.hooks.emit(Callback.on_train_end)
             self.hooks.emit(Callback.on_fit_end)
 
-    def train_epoch(self, source: TrainSource) -> None:
+    def train_epoch(self, source: Source) -> None:
         """One epoch, or what is left of it."""
         run, hooks, progress = self.run, self.hooks, self.run.progress
         if progress.batch == 0 and progress.settled == progress.batches:
@@ -103,7 +103,7 @@ class FitLoop:
         run.check_losses()
         self.end_epoch()
 
-    def train_batches(self, source: TrainSource) -> None:
+    def train_batches(self, source: Source) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics = self.run, self.hooks, self.run.progress, self.run.metrics
         moves = not self.move.idle
@@ -226,7 +226,7 @@ class FitLoop:
             hooks.emit_late(Callback.on_train_batch_end, None, None, progress.batch - 1)
         progress.late = ""
 
-    def end_short(self, source: TrainSource) -> None:
+    def end_short(self, source: Source) -> None:
         """The loader ended before its own length: say so, and do what was to follow its last batch."""
         run, progress = self.run, self.run.progress
         if source.length is not None:
@@ -358,7 +358,7 @@ class FitLoop:
         run.metrics.leave("train")
 
     # -- loaders
-    def load(self) -> TrainSource:
+    def load(self) -> Source:
         """Load training's loader, then validation's, and read when validation is due."""
         run = self.run
         source = run.loaders.train or run.loaders.load_train(run.options.limits)
@@ -367,7 +367,7 @@ class FitLoop:
         self.read_interval(source)
         return source
 
-    def reload_if_due(self, source: TrainSource) -> TrainSource:
+    def reload_if_due(self, source: Source) -> Source:
         run = self.run
         every, epoch = run.options.behaviour.reload_every_n_epochs, run.progress.epoch
         if not every or epoch % every or epoch == self.loaded_in:
@@ -382,7 +382,7 @@ class FitLoop:
             self.load_validation()
         return source
 
-    def read_interval(self, source: TrainSource) -> None:
+    def read_interval(self, source: Source) -> None:
         self.loaded_in = self.run.progress.epoch
         options = self.run.options.validation
         interval = options.interval
