@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -60,11 +61,13 @@ class Indices:
         self.position = 0  # how many this epoch has had
         self.waiting: deque[Any] = deque()  # drawn before the cut, not yet used
         self.again = 0  # how many of those the sampler has to give once more
+        self.replays = False  # whether it gives them as they are used, and not before
         self.before_first: Callable[[], None] | None = None
         self.expected: int | None = None  # the checksum of what is skipped
         self.drawn: deque[tuple[Any, int]] | None = deque(maxlen=keep) if keep else None
         self.repeatable = is_repeatable(sampler)
         self.checksum = 0
+        self.over = False  # the sampler has given its last, and its own state may be that of a new beginning
         self.started = False
         self._live: Iterator[Any] | None = None
 
@@ -81,8 +84,8 @@ class Indices:
         self.started = False
         return self
 
-    def start(self) -> None:
-        """Open the sampler and pass over what was used before the cut."""
+    def start(self, draw: int = 0) -> None:
+        """Open the sampler and pass over what was used before the cut; ``draw`` items after those are drawn now."""
         if self.started:
             return
         self.started = True
@@ -104,17 +107,30 @@ class Indices:
                 LeydenWarning,
                 stacklevel=2,
             )
-        for _ in range(self.again):
-            next(self._live, None)
+        if not self.replays:
+            for _ in range(self.again):
+                next(self._live, None)
+            self.again = 0
+        if self.over:
+            self._live = iter(())
+        if not self.waiting:
+            self.waiting.extend(islice(self._live, draw))
 
     def __next__(self) -> Any:
         if not self.started:
             self.start()
+        assert self._live is not None
         if self.waiting:
             item = self.waiting.popleft()
+            if self.again:
+                self.again -= 1
+                next(self._live, None)  # with what that draws, at the moment when it was drawn before
         else:
-            assert self._live is not None
-            item = next(self._live)
+            try:
+                item = next(self._live)
+            except StopIteration:
+                self.over = True
+                raise
         if self.drawn is not None:
             if not self.repeatable:
                 self.checksum = zlib.crc32(_plain(item), self.checksum)
@@ -150,7 +166,7 @@ class Indices:
         items = list(self.drawn)
         waiting = [item for item, _ in items[len(items) - ahead :]] if ahead else []
         before = items[len(items) - ahead - 1][1] if len(items) > ahead else (0 if taken == 0 else None)
-        return {"waiting": waiting, "checksum": before}
+        return {"waiting": waiting, "checksum": before, "over": self.over}
 
     def continue_from(self, state: dict[str, Any], taken: int, sampler_stands_there: bool = False) -> None:
         """Go on where ``taken`` were used; with ``sampler_stands_there`` the sampler itself goes on after all that it gave."""
@@ -159,6 +175,7 @@ class Indices:
         if self.drawn is not None and state:
             self.waiting = deque(state["waiting"])
             self.again = 0 if sampler_stands_there else len(self.waiting)
+            self.over = sampler_stands_there and state.get("over", False)
             self.expected = None if sampler_stands_there else state["checksum"]
             self.checksum = state["checksum"] or 0
             self.drawn.append((None, self.checksum))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import warnings
 from collections.abc import Iterator
@@ -107,6 +108,11 @@ class LoaderPosition:
         return bool(self.stateful or self.stateful_dataset or self.stateful_sampler is not None)
 
     @property
+    def repeats(self) -> bool:
+        """Whether the whole order is drawn at the beginning, so that how much of it was drawn need not be known."""
+        return self.repeatable and not self.keeps_state
+
+    @property
     def fetches_ahead(self) -> bool:
         """Whether a batch may be fetched ahead; what keeps its own state would be ahead with it."""
         return not (self.stateful or self.stateful_dataset)
@@ -157,10 +163,16 @@ class LoaderPosition:
         if self.opened["continued"]:
             self._begin_as_continued(self.opened["random"], fresh=loader._iterator is None)
         elif self.beside_others:
-            self._note_first_draw()
+            self._note_first_index()
         return iter(loader)
 
-    def _note_first_draw(self) -> None:
+    def note_first_draw(self) -> None:
+        """The first batch of the pass is about to be read: others may have drawn since it was opened."""
+        if self.opened is None or "first" in self.opened or self.stateful or self.indices is not None:
+            return  # our sampler knows the moment itself
+        self.opened["first"] = {"random": random_state(), "generators": states_of(self.generators)}
+
+    def _note_first_index(self) -> None:
         assert self.indices is not None
         opened = self.opened
         assert opened is not None
@@ -183,10 +195,11 @@ class LoaderPosition:
 
         self.indices.before_first = before_first
 
-    def reopen(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
+    def reopen(self, state: dict[str, Any], taken: int, noted: bool = False) -> Iterator[Any]:
         """An iterator whose next batch is number ``taken`` of the epoch that ``state`` was taken in.
 
-        The global generators are left as they are: what is drawn to find the place is not seen outside.
+        With ``noted`` it is read next with the random state that was noted before it. The global generators are left as they
+        are: what is drawn to find the place is not seen outside.
         """
         now, current = random_state(), states_of(self.generators)
         opened = state.get("opened")
@@ -200,21 +213,29 @@ class LoaderPosition:
         if opened:
             set_random_state(opened["random"])
             put_states(self.generators, opened["generators"])
-        iterator = self._reopen_map_style(state, taken) if self.map_style else self._reopen_others(state, taken)
+        fetched = state.get("fetched", 0)  # after those that were taken; what was drawn for them is in none of the states
+        if self.repeats and taken == 0 and not noted:
+            fetched = 1  # the order is drawn only when the first is asked for
+        plain = self._rereads and not self._is_wrapped and not (opened and opened["continued"])
+        if self.map_style and not plain:
+            iterator = self._reopen_map_style(state, taken, fetched, noted)
+        else:
+            iterator = self._reopen_others(state, taken, fetched)
         set_random_state(now)
         put_states(self.generators, current)
         return iterator
 
-    def _reopen_map_style(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
+    def _reopen_map_style(self, state: dict[str, Any], taken: int, fetched: int, noted: bool) -> Iterator[Any]:
         opened = self.opened
         loader = self._wrapped(0 if opened is None else opened["epoch"], always=True)
         indices = self.indices
         assert indices is not None
+        stands_there = self.stateful_sampler is not None and "sampler" in state
         if not self._rereads:  # what a loader of another iteration yields need not be what the sampler gives
-            stands_there = self.stateful_sampler is not None and "sampler" in state
             if stands_there:
                 self.stateful_sampler.load_state_dict(state["sampler"])
             indices.continue_from(state.get("indices") or {}, taken, stands_there)
+            indices.replays = noted and not self.workers
         if opened is not None and opened["continued"]:
             self._begin_as_continued(opened["random"], fresh=True)
         elif opened is not None and "first" in opened:
@@ -227,18 +248,22 @@ class LoaderPosition:
             indices.before_first = before_first
         iterator: Iterator[Any] = iter(loader)
         if self._rereads:
-            return _after(iterator, taken)
-        indices.start()
+            return _after(iterator, taken, fetched)
+        indices.start(draw=0 if stands_there else fetched)
         return iterator
 
-    def _reopen_others(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
+    def _reopen_others(self, state: dict[str, Any], taken: int, fetched: int) -> Iterator[Any]:
         if self.stateful_dataset and "dataset" in state:
             if state["ended"]:
                 return iter(())
             self.loader.dataset.load_state_dict(state["dataset"])
             self._reading = iter(self.loader)
             return iter(self._reading)
-        return _after(iter(self.loader), taken)
+        iterator = iter(self.loader)
+        if self.opened and "first" in self.opened:
+            set_random_state(self.opened["first"]["random"])
+            put_states(self.generators, self.opened["first"]["generators"])
+        return _after(iterator, taken, fetched)
 
     def _wrapped(self, epoch: int, always: bool = False) -> DataLoader[Any]:
         """A shallow copy of the loader, of its class, whose sampler is ours for this epoch and whose dataset is seeded."""
@@ -268,6 +293,10 @@ class LoaderPosition:
             return self._epochs_opened > 0
         return (self.loader if self._copy is None else self._copy)._iterator is not None
 
+    def forget(self) -> None:
+        """A new epoch begins, and this loader is not opened in it yet."""
+        self.opened = self.indices = None
+
     def resumed(self) -> None:
         """There were epochs before, in a process that is gone."""
         self._epochs_opened += 1
@@ -295,12 +324,12 @@ class LoaderPosition:
         ended = getattr(getattr(self._reading, "_dataset_fetcher", None), "ended", False)
         return {"dataset": self.loader.dataset.state_dict(), "ended": ended}
 
-    def state_dict(self, place: Place, own: dict[str, Any] | None) -> dict[str, Any]:
-        """What :meth:`reopen` needs to go on at ``place``.
+    def state_dict(self, place: Place, own: dict[str, Any] | None, fetched: int) -> dict[str, Any]:
+        """What :meth:`reopen` needs to go on at ``place``, after which ``fetched`` batches more were read.
 
         ``own`` is what :meth:`own_state` told there; where it is not known the pass is read again up to that place.
         """
-        state: dict[str, Any] = {"opened": place.opened, "taken": place.taken}
+        state: dict[str, Any] = {"opened": place.opened, "taken": place.taken, "fetched": fetched}
         if place.indices is not None:
             state["indices"] = place.indices.state_dict(place.taken)
             if self.stateful_sampler is not None and place.indices is self.indices:
@@ -331,11 +360,12 @@ class LoaderPosition:
             warnings.warn(text, LeydenWarning, stacklevel=2)
 
 
-def _after(iterator: Iterator[Any], taken: int) -> Iterator[Any]:
-    """``iterator``, after so many of its batches."""
+def _after(iterator: Iterator[Any], taken: int, fetched: int) -> Iterator[Any]:
+    """``iterator``, after ``taken`` of its batches; the next ``fetched`` are fetched now, and given later."""
     for _ in range(taken):
         next(iterator, None)
-    return iterator
+    ready = list(itertools.islice(iterator, fetched))
+    return itertools.chain(ready, iterator) if ready else iterator
 
 
 def is_shared_out(loader: DataLoader[Any]) -> bool:

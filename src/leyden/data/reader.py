@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.checkpoint.random_state import random_state, set_random_state
@@ -66,6 +66,8 @@ class Reader:
         self._begin(epoch)
         if self.combined is None:
             return self._noted(self.leaves[0].open(epoch), 0, draws)
+        for leaf in self.leaves:
+            leaf.forget()
         self.taken = [0] * len(self.leaves)
         self.finished = [False] * len(self.leaves)
         return self._noted(self._side_by_side([None] * len(self.leaves), epoch, 0), 0, draws)
@@ -74,13 +76,13 @@ class Reader:
         """Batches from number ``taken`` on, of the epoch in which ``state`` was taken."""
         self._begin(epoch)
         leaves = state.get("leaves") or [{} for _ in self.leaves]
+        notes = [note for note in (state.get("ahead"), state.get("then")) if note is not None and note.get("random") is not None]
         if self.combined is None:
-            iterator = self.leaves[0].reopen(leaves[0], taken)
+            iterator = self.leaves[0].reopen(leaves[0], taken, bool(notes))
         else:
-            iterator = self._reopen_combined(state, leaves, epoch, taken)
+            iterator = self._reopen_combined(state, leaves, taken, bool(notes))
         if state.get("over"):
             iterator = iter(())
-        notes = [note for note in (state.get("ahead"), state.get("then")) if note is not None and note.get("random") is not None]
         if not notes:
             return self._noted(iterator, taken, draws)
         fetching = Fetching(self, iterator, taken, draws=True)
@@ -103,20 +105,21 @@ class Reader:
 
     def _noted(self, iterator: Iterator[Any], number: int, draws: bool) -> Iterator[Any]:
         """``iterator``, with what a state needs of each fetch noted; for one plain loader that is nothing."""
-        if draws or self.combined is not None or any(leaf.keeps_state for leaf in self.leaves):
+        if draws or not all(leaf.repeats for leaf in self.leaves) or self.combined is not None:
             return Fetching(self, iterator, number, draws)
         return iterator
 
-    def _reopen_combined(self, state: dict[str, Any], leaves: list[dict[str, Any]], epoch: int, taken: int) -> Iterator[Any]:
+    def _reopen_combined(self, state: dict[str, Any], leaves: list[dict[str, Any]], taken: int, noted: bool) -> Iterator[Any]:
         assert self.combined is not None
-        index = taken
+        assert self.epoch is not None
+        epoch, index = self.epoch, taken
         self.taken = list(state.get("taken") or self._counted(taken))
         self.finished = list(state.get("finished") or [False] * len(self.leaves))
         one_by_one = self.combined.mode == "sequential"
         iterators: list[Iterator[Any] | None] = []
         for leaf, part, count, over in zip(self.leaves, leaves, self.taken, self.finished, strict=True):
             begun = count or (part.get("opened") or {}).get("epoch") == epoch
-            iterators.append(None if one_by_one and (over or not begun) else leaf.reopen(part, count))
+            iterators.append(leaf.reopen(part, count, noted) if begun and not (one_by_one and over) else None)
         if one_by_one:
             index = next((count for count, over in zip(self.taken, self.finished, strict=True) if not over), 0)
         return self._side_by_side(iterators, epoch, index)
@@ -171,22 +174,22 @@ class Reader:
         dataset draws at random in this process comes out the same too where reading noted that (``draws``).
         """
         places, finished, own = self.places(), list(self.finished), None
+        fetched = [0] * len(self.leaves)
         unused = [fetch for fetch in self.fetches if fetch.number >= taken]
         first = unused[0] if unused and unused[0].number == taken else None
         if first is not None and first.random is not None:
             places, finished, own = first.before, first.finished, first.own
         elif first is not None:
             # a loader that this fetch started again goes on at its new pass: starting it once more might draw another order
-            places, finished = first.came_from, finished if len(unused) == 1 else unused[1].finished
+            places, finished = first.came_from, first.then_finished
+            fetched = [max(0, now - place.taken) for now, place in zip(unused[-1].then_taken, places, strict=True)]
         elif not unused:
             own = [leaf.own_state() for leaf in self.leaves]
         if self.combined is None:
-            places = [places[0]._replace(taken=taken)]
+            places, fetched = [places[0]._replace(taken=taken)], [len(unused) if first is not None and not own else 0]
+        parts = zip(self.leaves, places, [None] * len(places) if own is None else own, fetched, strict=True)
         state: dict[str, Any] = {
-            "leaves": [
-                leaf.state_dict(place, None if own is None else own[number])
-                for number, (leaf, place) in enumerate(zip(self.leaves, places, strict=True))
-            ],
+            "leaves": [leaf.state_dict(place, state, more) for leaf, place, state, more in parts],
             "ahead": None if first is None else first.as_note(),
         }
         if first is not None and len(unused) > 1:
@@ -213,6 +216,8 @@ class Fetch:
     before: list[Place]
     came_from: list[Place]  # from where in each loader its part of the batch came: of a new pass, where one was started
     finished: list[bool]
+    then_taken: list[int] = field(default_factory=list)  # after it
+    then_finished: list[bool] = field(default_factory=list)
     own: list[dict[str, Any]] | None = None
     random: dict[str, Any] | None = None
     generators: list[dict[str, Any]] | None = None
@@ -234,15 +239,18 @@ class Fetching:
     def __next__(self) -> Any:
         if self.ready:
             return self.ready.popleft()
-        fetches = self.reader.fetches
-        fetches.append(self.reader.note(self.number, self.draws))
+        reader = self.reader
+        fetch = reader.note(self.number, self.draws)
+        reader.fetches.append(fetch)
         try:
             batch = next(self.iterator)
         except StopIteration:
-            self.reader.ended = self.number
+            reader.ended = self.number
             if not self.draws:
-                fetches.pop()
+                reader.fetches.pop()
             raise
+        finally:
+            fetch.then_taken, fetch.then_finished = list(reader.taken), list(reader.finished)
         self.number += 1
         return batch
 
@@ -257,8 +265,10 @@ class Counted:
         return self
 
     def __next__(self) -> Any:
-        batch = next(self.iterator)
         reader, number = self.reader, self.number
+        if reader.taken[number] == 0:
+            reader.leaves[number].note_first_draw()
+        batch = next(self.iterator)
         reader.fetches[-1].came_from[number] = reader.leaves[number].place(reader.taken[number])
         reader.taken[number] += 1
         return batch
