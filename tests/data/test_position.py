@@ -27,7 +27,8 @@ from torch.utils.data import (
 import leyden
 from leyden.checkpoint.random_state import random_state
 from leyden.data.indices import is_repeatable
-from leyden.data.position import LoaderPosition, Position
+from leyden.data.position import LoaderPosition
+from leyden.data.reader import Reader
 from leyden.data.seeded import SeededDataset, Tagged, TaggedIndex, batch_seed, epoch_seed
 from leyden.errors import LeydenWarning
 
@@ -370,9 +371,9 @@ def test_reading_with_a_seed_leaves_the_process_s_generators_alone() -> None:
     assert np.array_equal(np.random.get_state()[1], before[2])
 
 
-def test_a_position_holds_one_leaf_for_each_loader() -> None:
+def test_a_reader_holds_one_leaf_for_each_loader() -> None:
     from leyden.data.combined import CombinedLoader
 
     first, second = DataLoader(Noise()), DataLoader(Stream())
-    assert [leaf.loader for leaf in Position(CombinedLoader({"a": first, "b": second})).leaves] == [first, second]
-    assert [leaf.loader for leaf in Position(first).leaves] == [first]
+    assert [leaf.loader for leaf in Reader(CombinedLoader({"a": first, "b": second})).leaves] == [first, second]
+    assert [leaf.loader for leaf in Reader(first).leaves] == [first]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from leyden.data.reading import is_loader, leaked, length_of, read, reads_map_style, set_epoch
 from leyden.errors import EmptyLoader, LeakedStopIteration
@@ -99,10 +99,9 @@ def test_nothing_is_fetched_ahead_where_the_length_is_known() -> None:
 
 
 def test_one_is_fetched_ahead_where_it_is_not() -> None:
-    source, told = Counting(3), []
-    for _, index, is_last in read([], source, 0, None, False, "mine", lambda: told.append(source.fetched)):
+    source = Counting(3)
+    for _, index, is_last in read([], source, 0, None, False, "mine"):
         assert source.fetched == index + (1 if is_last else 2)
-    assert told == [1, 2, 3]
 
 
 def test_a_limit_is_not_read_beyond() -> None:
@@ -165,21 +164,35 @@ def test_reading_refuses_a_leak(stop: int | None) -> None:
 
 def test_samplers_are_told_the_epoch() -> None:
     sampler: Any = DistributedSampler(RandomDataset(2, 4), num_replicas=1, rank=0)
-    set_epoch(DataLoader(RandomDataset(2, 4), sampler=sampler), 3)
+    set_epoch([DataLoader(RandomDataset(2, 4), sampler=sampler)], 3)
     assert sampler.epoch == 3
 
     class Batches:
         def __init__(self) -> None:
             self.sampler = sampler
-            self.epoch = 0
+            self.epochs: list[int] = []
 
         def set_epoch(self, epoch: int) -> None:
-            self.epoch = epoch
+            self.epochs.append(epoch)
 
         def __iter__(self) -> Iterator[list[int]]:
             return iter([[0]])
 
     own = Batches()
-    set_epoch(DataLoader(RandomDataset(2, 4), batch_sampler=own), 5)  # type: ignore[arg-type]  # it serves as one
-    assert (own.epoch, sampler.epoch) == (5, 5)
-    set_epoch([1, 2], 1)  # nobody asks
+    loader = DataLoader(RandomDataset(2, 4), batch_sampler=own)  # type: ignore[arg-type]  # it serves as one
+    set_epoch([loader, loader, [1, 2]], 5)  # the list has nobody who asks
+    assert (own.epochs, sampler.epoch) == ([5], 5)
+
+
+def test_a_sampler_is_told_once() -> None:
+    class Counts(SequentialSampler):
+        def __init__(self) -> None:
+            super().__init__(range(4))
+            self.told: list[int] = []
+
+        def set_epoch(self, epoch: int) -> None:
+            self.told.append(epoch)
+
+    sampler = Counts()
+    set_epoch([DataLoader(RandomDataset(2, 4), sampler=sampler, batch_size=2)], 3)
+    assert sampler.told == [3]

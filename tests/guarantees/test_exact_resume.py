@@ -312,7 +312,6 @@ class SaveEverywhere(Checkpoint):
     def __init__(self, folder: Path, trace: list[str], active: bool) -> None:
         self.folder, self.trace, self.active = folder, trace, active
         self.saved: list[tuple[str, int]] = []
-        self.validation_began = 0
 
     def save(self, trainer: leyden.Trainer, where: str, mark: int) -> None:
         if not self.active:
@@ -327,14 +326,11 @@ class SaveEverywhere(Checkpoint):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.save(trainer, "train_batch", len(self.trace))
 
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self.validation_began = self.trace.index("on_validation_start", self.validation_began + 1)
-
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if not trainer.sanity_checking:
-            self.save(trainer, "validation_batch", self.validation_began)
+            self.save(trainer, "validation_batch", len(self.trace))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.sanity_checking:

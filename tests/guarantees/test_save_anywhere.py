@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,18 @@ class Log:
 
 
 def recording(base: type, names: Any, find: Callable[[Any, tuple[Any, ...]], Any]) -> type:
-    """A subclass of ``base`` that notes each of ``names`` in ``self.log_of`` before it does what ``base`` does."""
+    """A subclass of ``base`` that notes each of ``names`` in ``self.log_of`` beside what ``base`` does."""
 
     def noting(name: str) -> Callable[..., Any]:
         own = getattr(base, name)
 
         def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
-            self.log_of.note(self.who, name, find(self, args))
-            return own(self, *args, **kwargs)
+            if name in CALLED_AGAIN:
+                self.log_of.note(self.who, name, find(self, args))
+            returned = own(self, *args, **kwargs)
+            if name not in CALLED_AGAIN:  # one that saves counts as told: what it does itself, it has done by then
+                self.log_of.note(self.who, name, find(self, args))
+            return returned
 
         hook.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]  # what is looked up before it is called
         hook.__name__ = name
@@ -253,16 +258,18 @@ def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin
     assert differing(whole, saving) == [], "saving changes nothing"
     expected = told(log.heard)
     wrong = []
-    every = 1 if EXHAUSTIVE else 4
-    for number, (path, hook, mark) in enumerate(log.saved[begin::every]):
+    every = int(os.environ.get("LEYDEN_SAVES_EVERY", "7"))
+    for number, (path, _, mark) in enumerate(log.saved[begin::every]):
         name = f"resumed-{number}"
         after = Log(tmp_path, None)
         resumed = fit(tmp_path, after, name, net, ckpt_path=path, **options)
         before = told(log.heard[:mark])
         heard = told(after.heard)
-        again = hook in CALLED_AGAIN and heard[:1] == [(owner, hook)] and before + heard[1:] == expected
+        again = 0  # a method that was running, and one that it was called from
+        while again < min(2, len(heard)) and heard[again][1] in CALLED_AGAIN and before + heard[again:] != expected:
+            again += 1
         problems = differing(whole, resumed)
-        if before + heard != expected and not again:
+        if before + heard[again:] != expected:
             missing = [entry for entry in expected if expected.count(entry) > (before + heard).count(entry)]
             twice = [entry for entry in expected if expected.count(entry) < (before + heard).count(entry)]
             problems.append(f"heard: missing {sorted(set(missing))}, twice {sorted(set(twice))}")
@@ -270,6 +277,3 @@ def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin
             wrong.append(f"{Path(path).name}: {problems}")
     assert not wrong, "\n".join([f"{len(wrong)} of {len(log.saved[begin::every])}", *wrong[:40]])
     assert len(log.saved) > 5
-
-
-EXHAUSTIVE = False

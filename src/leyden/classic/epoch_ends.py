@@ -82,11 +82,14 @@ class EpochEnds(Callback):
         self._finish(trainer, "test", len(trainer.num_test_batches))
 
     def on_save_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        collected = self.outputs.get("train")
-        if collected:
-            checkpoint.setdefault("leyden", {})[SAVED] = collected[0]
+        collected = {stage: [[loader, kept] for loader, kept in by_loader.items()] for stage, by_loader in self.outputs.items()}
+        if any(collected.values()):
+            checkpoint.setdefault("leyden", {})[SAVED] = collected
 
     def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint.get("leyden", {}).get(SAVED)
-        if kept and "train" in self.outputs:
-            self.outputs["train"] = {0: list(kept)}
+        if isinstance(kept, list):  # of training, as 0.1.0 wrote it
+            kept = {"train": [[0, kept]]}
+        for stage, by_loader in (kept or {}).items():
+            if stage in self.outputs:
+                self.outputs[stage] = {loader: list(outputs) for loader, outputs in by_loader}

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.checkpoint.format import decode, encode
+from leyden.data.combined import CombinedLoader
 
 _OWN = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _DEPTH = 4
@@ -29,6 +30,8 @@ def _walk(part: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[st
         if not isinstance(part, random.SystemRandom):
             yield path, part
         return
+    if isinstance(part, CombinedLoader):
+        part = part.flattened
     if isinstance(part, list | tuple):
         if len(part) <= 64:
             for index, item in enumerate(part):

@@ -1,4 +1,4 @@
-"""The position in the training data: open loaders at an epoch's start, or at the batch where a run was cut."""
+"""The position in one loader: opened at an epoch's start, or at the batch where a run was cut."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import itertools
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from leyden.checkpoint.random_state import random_state, set_random_state
-from leyden.data.combined import CombinedLoader
 from leyden.data.generators import generators_in, put_states, states_of
 from leyden.data.indices import Indices, is_repeatable
-from leyden.data.reading import length_of, reads_map_style
+from leyden.data.reading import reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
+from leyden.data.share import ALONE, Share
 from leyden.devices.seed import WORKERS_VARIABLE
-from leyden.errors import LeydenWarning
+from leyden.errors import LeydenWarning, Unsupported
 
 
 def is_stateful(part: Any) -> bool:
@@ -27,15 +28,50 @@ def is_stateful(part: Any) -> bool:
     return callable(getattr(part, "state_dict", None)) and callable(getattr(part, "load_state_dict", None))
 
 
-class LoaderPosition:
-    """The position in one loader. The user's loader is neither rebuilt nor changed: a shallow copy is read where need be."""
+class Place(NamedTuple):
+    """A point in one pass over a loader: how that pass was opened, what gave its order, and how many batches were taken."""
 
-    def __init__(self, loader: Any, beside_others: bool = False) -> None:
+    opened: dict[str, Any] | None
+    indices: Indices | None
+    taken: int
+
+
+class LoaderPosition:
+    """The position in one loader. The user's loader is neither rebuilt nor changed: a shallow copy is read where need be.
+
+    Args:
+        loader: a DataLoader, or anything that can be iterated for batches.
+        beside_others: other loaders are opened and read between this one's opening and its first batch.
+        training: whether random augmentation is seeded by the batch's position. Evaluation reads the loader as it is, unless a
+            share or the indices are asked for.
+        share: which of the samples are this process's own.
+        indices: remember the indices of the samples in the newest batches.
+
+    Raises :class:`Unsupported` where several processes share a loader of which only its own code knows what it reads.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        beside_others: bool = False,
+        *,
+        training: bool = True,
+        share: Share = ALONE,
+        indices: bool = False,
+    ) -> None:
         self.loader = loader
         self.beside_others = beside_others  # their draws fall between this loader's opening and its first batch
+        self.training = training
+        by_sampler = isinstance(loader, DataLoader) and reads_map_style(loader)
+        self.share = ALONE if by_sampler and is_shared_out(loader) else share
+        if self.share.world > 1 and not by_sampler:
+            raise Unsupported(_why_not_shared(loader, share))
+        indices = indices and by_sampler and type(loader).__iter__ is DataLoader.__iter__ and getattr(loader, "in_order", True)
+        self.knows_indices = indices  # elsewhere a batch need not be the one that the sampler's next indices made
+        asked = self.share.world > 1 or indices
         # What random augmentation draws in workers is in no loader's state. It is seeded here, where a sampler decides.
-        by_sampler = isinstance(loader, DataLoader) and reads_map_style(loader) and loader.num_workers > 0
-        self.stateful = is_stateful(loader) and not (by_sampler and not is_stateful(loader.dataset))
+        by_sampler = by_sampler and (asked or (loader.num_workers > 0 and not is_stateful(loader.dataset)))
+        self.stateful = is_stateful(loader) and not by_sampler
         self.is_torch = isinstance(loader, DataLoader) and not self.stateful
         self.map_style = self.is_torch and reads_map_style(loader)
         self.own_iteration = self.is_torch and type(loader).__iter__ is not DataLoader.__iter__
@@ -51,8 +87,14 @@ class LoaderPosition:
         self.indices: Indices | None = None
         self._copy: DataLoader[Any] | None = None
         self._epochs_opened = 0
-        self.seeds_by_position = self.map_style and (self.workers > 0 or os.environ.get(WORKERS_VARIABLE) == "1")
-        self._say_what_is_not_exact()
+        self.seeds_by_position = training and self.map_style and (self.workers > 0 or os.environ.get(WORKERS_VARIABLE) == "1")
+        self._is_wrapped = self.map_style and (
+            asked or beside_others or (training and (not self.repeatable or self.seeds_by_position))
+        )
+        # Evaluation's workers draw what the dataset draws in a row that starts with the pass: only reading again repeats it.
+        self._rereads = self.own_iteration or (not training and self.workers > 0)
+        if training:
+            self._say_what_is_not_exact()
 
     def _find_stateful_sampler(self) -> Any:
         if not self.map_style or self.workers:
@@ -61,9 +103,49 @@ class LoaderPosition:
         return next((sampler for sampler in (self.sampler, inner) if sampler is not None and is_stateful(sampler)), None)
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether a part of the loader tells its own state, which is the state after all that was read of it."""
+        return bool(self.stateful or self.stateful_dataset or self.stateful_sampler is not None)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the whole order is drawn at the beginning, so that how much of it was drawn need not be known."""
+        return self.repeatable and not self.keeps_state
+
+    @property
     def fetches_ahead(self) -> bool:
         """Whether a batch may be fetched ahead; what keeps its own state would be ahead with it."""
         return not (self.stateful or self.stateful_dataset)
+
+    # -- as this process sees it
+    def seen_with(self, share: Share) -> Any:
+        """The loader as a process with ``share`` sees it: it tells the length of what that process reads."""
+        if self.share.world == 1:
+            return self.loader
+        return self._put_sampler(copy.copy(self.loader), self._indices(None, share))
+
+    def samples_in(self, index: int) -> int | None:
+        """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
+        if not self.map_style or not self._batches_samples:
+            return None
+        size: int = self.loader.batch_size
+        return min(size, self.share.size(len(self.loader.sampler)) - index * size)
+
+    @property
+    def _batches_samples(self) -> bool:
+        """Whether the batches are made by PyTorch from a sampler's samples, and are no batches of the user's own."""
+        return type(self.loader.batch_sampler) is BatchSampler and self.loader.batch_size is not None
+
+    def _indices(self, seed: int | None, share: Share) -> Indices:
+        # one more for a state taken with a batch in hand, one for a batch fetched ahead, one for the checksum before it, one for
+        # what the sampler is asked for at its end
+        keep = self.workers * (self.loader.prefetch_factor or 2) + 4 if self.knows_indices or not self.repeatable else 0
+        samples = self._batches_samples
+        return Indices(self.sampler, batches=self.batches, seed=seed, keep=keep, share=share, samples=samples)
+
+    def _put_sampler(self, loader: DataLoader[Any], indices: Indices) -> DataLoader[Any]:
+        loader.__dict__["batch_sampler" if self.batches else "sampler"] = indices
+        return loader
 
     # -- opening
     def open(self, epoch: int) -> Iterator[Any]:
@@ -71,19 +153,26 @@ class LoaderPosition:
         self.opened = {"random": random_state(), "generators": states_of(self.generators), "epoch": epoch}
         self.opened["continued"] = self._reuses_workers()
         self._epochs_opened += 1
+        self.indices = None
         if self.stateful_dataset:
             self._reading = iter(self.loader)
             return iter(self._reading)
-        if not self.map_style or (self.repeatable and not self.seeds_by_position and not self.beside_others):
+        if not self._is_wrapped and self._copy is None:
             return iter(self.loader)
         loader = self._wrapped(epoch)
         if self.opened["continued"]:
             self._begin_as_continued(self.opened["random"], fresh=loader._iterator is None)
         elif self.beside_others:
-            self._note_first_draw()
+            self._note_first_index()
         return iter(loader)
 
-    def _note_first_draw(self) -> None:
+    def note_first_draw(self) -> None:
+        """The first batch of the pass is about to be read: others may have drawn since it was opened."""
+        if self.opened is None or "first" in self.opened or self.stateful or self.indices is not None:
+            return  # our sampler knows the moment itself
+        self.opened["first"] = {"random": random_state(), "generators": states_of(self.generators)}
+
+    def _note_first_index(self) -> None:
         assert self.indices is not None
         opened = self.opened
         assert opened is not None
@@ -100,50 +189,53 @@ class LoaderPosition:
         def before_first() -> None:
             if fresh:
                 set_random_state(random)
-            if os.environ.get(WORKERS_VARIABLE) == "1":
+            if self.seeds_by_position and os.environ.get(WORKERS_VARIABLE) == "1":
                 # the number of workers must not matter: without workers a base seed is drawn
                 torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
 
         self.indices.before_first = before_first
 
-    def reopen(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
+    def reopen(self, state: dict[str, Any], taken: int, noted: bool = False) -> Iterator[Any]:
         """An iterator whose next batch is number ``taken`` of the epoch that ``state`` was taken in.
 
-        The global generators are left as they are: what is drawn to find the place is not seen outside.
+        With ``noted`` it is read next with the random state that was noted before it. The global generators are left as they
+        are: what is drawn to find the place is not seen outside.
         """
-        now = random_state()
-        if self.stateful:
-            self.opened = {}
-            if "loader" in state:
-                self.loader.load_state_dict(state["loader"])
-                iterator: Iterator[Any] = iter(self.loader)
-                set_random_state(now)
-                return iterator
-            return itertools.islice(iter(self.loader), taken, None)
+        now, current = random_state(), states_of(self.generators)
         opened = state.get("opened")
-        self.opened = opened
-        current = states_of(self.generators)
-        if opened is not None:
+        self.opened = {} if opened is None and self.stateful else opened
+        self._epochs_opened += 1
+        if self.stateful and "loader" in state:
+            self.loader.load_state_dict(state["loader"])
+            iterator: Iterator[Any] = iter(self.loader)
+            set_random_state(now)
+            return iterator
+        if opened:
             set_random_state(opened["random"])
             put_states(self.generators, opened["generators"])
-        self._epochs_opened += 1
-        iterator = self._reopen_map_style(state, taken) if self.map_style else self._reopen_others(state, taken)
+        fetched = state.get("fetched", 0)  # after those that were taken; what was drawn for them is in none of the states
+        if self.repeats and taken == 0 and not noted:
+            fetched = 1  # the order is drawn only when the first is asked for
+        plain = self._rereads and not self._is_wrapped and not (opened and opened["continued"])
+        if self.map_style and not plain:
+            iterator = self._reopen_map_style(state, taken, fetched, noted)
+        else:
+            iterator = self._reopen_others(state, taken, fetched)
         set_random_state(now)
         put_states(self.generators, current)
         return iterator
 
-    def _reopen_map_style(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
+    def _reopen_map_style(self, state: dict[str, Any], taken: int, fetched: int, noted: bool) -> Iterator[Any]:
         opened = self.opened
         loader = self._wrapped(0 if opened is None else opened["epoch"], always=True)
         indices = self.indices
         assert indices is not None
-        if self.own_iteration:
-            pass  # what it yields need not be what the sampler gives, so all of it is read again
-        elif self.stateful_sampler is not None and "sampler" in state:
-            self.stateful_sampler.load_state_dict(state["sampler"])
-            indices.position = taken
-        else:
-            indices.continue_from(state.get("indices") or {}, taken)
+        stands_there = self.stateful_sampler is not None and "sampler" in state
+        if not self._rereads:  # what a loader of another iteration yields need not be what the sampler gives
+            if stands_there:
+                self.stateful_sampler.load_state_dict(state["sampler"])
+            indices.continue_from(state.get("indices") or {}, taken, stands_there)
+            indices.replays = noted and not self.workers
         if opened is not None and opened["continued"]:
             self._begin_as_continued(opened["random"], fresh=True)
         elif opened is not None and "first" in opened:
@@ -155,19 +247,23 @@ class LoaderPosition:
 
             indices.before_first = before_first
         iterator: Iterator[Any] = iter(loader)
-        if self.own_iteration:
-            return _after(iterator, taken)
-        indices.start()
+        if self._rereads:
+            return _after(iterator, taken, fetched)
+        indices.start(draw=0 if stands_there else fetched)
         return iterator
 
-    def _reopen_others(self, state: dict[str, Any], taken: int) -> Iterator[Any]:
+    def _reopen_others(self, state: dict[str, Any], taken: int, fetched: int) -> Iterator[Any]:
         if self.stateful_dataset and "dataset" in state:
             if state["ended"]:
                 return iter(())
             self.loader.dataset.load_state_dict(state["dataset"])
             self._reading = iter(self.loader)
             return iter(self._reading)
-        return _after(iter(self.loader), taken)
+        iterator = iter(self.loader)
+        if self.opened and "first" in self.opened:
+            set_random_state(self.opened["first"]["random"])
+            put_states(self.generators, self.opened["first"]["generators"])
+        return _after(iterator, taken, fetched)
 
     def _wrapped(self, epoch: int, always: bool = False) -> DataLoader[Any]:
         """A shallow copy of the loader, of its class, whose sampler is ours for this epoch and whose dataset is seeded."""
@@ -176,16 +272,14 @@ class LoaderPosition:
         if self.seeds_by_position:
             opened = self.opened or {"random": random_state(), "generators": {}}
             seed = epoch_seed(opened["random"], opened["generators"], epoch)
-        keep = 0 if self.repeatable else self.workers * (self.loader.prefetch_factor or 2) + 2
-        indices = Indices(self.sampler, batches=self.batches, seed=seed, keep=keep)
-        self.indices = indices
+        indices = self.indices = self._indices(seed, self.share)
         loader = self._copy
         if loader is None:
             loader = copy.copy(self.loader)
             loader.__dict__["_iterator"] = None
             if self.seeds_by_position:
                 loader.__dict__["dataset"] = SeededDataset(self.loader.dataset, in_process=not self.workers)
-        loader.__dict__["batch_sampler" if self.batches else "sampler"] = indices
+        self._put_sampler(loader, indices)
         if self._reuses_workers() and loader._iterator is not None:
             loader._iterator._index_sampler = indices  # the workers live on, and read this epoch's order
         if self.workers and loader.persistent_workers:
@@ -193,32 +287,54 @@ class LoaderPosition:
         return loader
 
     def _reuses_workers(self) -> bool:
-        return bool(self.is_torch and self.workers and self.loader.persistent_workers and self._epochs_opened > 0)
+        if not self.is_torch or not self.workers or not self.loader.persistent_workers:
+            return False
+        if self.training:
+            return self._epochs_opened > 0
+        return (self.loader if self._copy is None else self._copy)._iterator is not None
+
+    def forget(self) -> None:
+        """A new epoch begins, and this loader is not opened in it yet."""
+        self.opened = self.indices = None
 
     def resumed(self) -> None:
         """There were epochs before, in a process that is gone."""
         self._epochs_opened += 1
 
     def close(self) -> None:
-        """Let go of the workers."""
+        """Let go of the workers. Where the loader stood is still known."""
         self._copy = None
-        self.indices = None
+        if self.indices is not None:
+            self.indices.close()
 
     # -- kept across a resume
-    def state_dict(self, taken: int) -> dict[str, Any]:
-        """Where the loader is after ``taken`` batches of the running epoch."""
+    def place(self, taken: int) -> Place:
+        """The point after ``taken`` batches of the running pass."""
+        return Place(self.opened, self.indices, taken)
+
+    def own_state(self) -> dict[str, Any]:
+        """What the parts tell that keep their own state: where they are after all that was read."""
         if self.stateful:
             return {"loader": self.loader.state_dict()}
-        state: dict[str, Any] = {"opened": self.opened, "taken": taken}
-        if self.indices is not None:
-            state["indices"] = self.indices.state_dict(taken)
-        if self.stateful_sampler is not None:
-            state["sampler"] = self.stateful_sampler.state_dict()
-        if self.stateful_dataset:
-            state["dataset"] = self.loader.dataset.state_dict()
-            # a short last batch has ended the dataset's iterator, and with it perhaps reset its state
-            state["ended"] = getattr(getattr(self._reading, "_dataset_fetcher", None), "ended", False)
-        return state
+        if self.stateful_sampler is not None and self.indices is None:
+            return {"sampler": self.stateful_sampler.state_dict()}
+        if not self.stateful_dataset:
+            return {}
+        # a short last batch has ended the dataset's iterator, and with it perhaps reset its state
+        ended = getattr(getattr(self._reading, "_dataset_fetcher", None), "ended", False)
+        return {"dataset": self.loader.dataset.state_dict(), "ended": ended}
+
+    def state_dict(self, place: Place, own: dict[str, Any] | None, fetched: int) -> dict[str, Any]:
+        """What :meth:`reopen` needs to go on at ``place``, after which ``fetched`` batches more were read.
+
+        ``own`` is what :meth:`own_state` told there; where it is not known the pass is read again up to that place.
+        """
+        state: dict[str, Any] = {"opened": place.opened, "taken": place.taken, "fetched": fetched}
+        if place.indices is not None:
+            state["indices"] = place.indices.state_dict(place.taken)
+            if self.stateful_sampler is not None and place.indices is self.indices:
+                state["sampler"] = self.stateful_sampler.state_dict()  # what it gave and was not used is in `indices`
+        return {**state, **(own or {})}
 
     def _say_what_is_not_exact(self) -> None:
         """Once, before training: what a resumed run cannot continue exactly."""
@@ -244,139 +360,25 @@ class LoaderPosition:
             warnings.warn(text, LeydenWarning, stacklevel=2)
 
 
-def _after(iterator: Iterator[Any], taken: int) -> Iterator[Any]:
-    """``iterator``, after so many of its batches."""
+def _after(iterator: Iterator[Any], taken: int, fetched: int) -> Iterator[Any]:
+    """``iterator``, after ``taken`` of its batches; the next ``fetched`` are fetched now, and given later."""
     for _ in range(taken):
         next(iterator, None)
-    return iterator
+    ready = list(itertools.islice(iterator, fetched))
+    return itertools.chain(ready, iterator) if ready else iterator
 
 
-class Counted:
-    """Counts the batches that one of several loaders gives. No generator: a StopIteration must show where it came from."""
-
-    def __init__(self, position: Position, number: int, iterator: Iterator[Any]) -> None:
-        self.position, self.number, self.iterator = position, number, iterator
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        batch = next(self.iterator)
-        self.position.taken[self.number] += 1
-        return batch
+def is_shared_out(loader: DataLoader[Any]) -> bool:
+    """Whether the user's own sampler gives each process its share already."""
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    return any(isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1 for sampler in samplers)
 
 
-class Position:
-    """The position in what trains: one loader, or several read side by side."""
-
-    def __init__(self, loader: Any) -> None:
-        self.combined = loader if isinstance(loader, CombinedLoader) else None
-        leaves = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
-        self.leaves = [LoaderPosition(leaf, beside_others=self.combined is not None) for leaf in leaves]
-        self.taken = [0] * len(self.leaves)  # batches of each loader in its running pass, where there are several
-        self.index = 0
-        self.finished: list[bool] = []
-        self.ahead: dict[str, Any] | None = None  # where everything stood before the batch that was fetched ahead
-
-    def resumed(self) -> None:
-        """The run goes on at an epoch's start: there were epochs before it."""
-        for leaf in self.leaves:
-            leaf.resumed()
-
-    @property
-    def fetches_ahead(self) -> bool:
-        return all(leaf.fetches_ahead for leaf in self.leaves)
-
-    @property
-    def draws_in_process(self) -> bool:
-        """Whether reading a batch may draw from this process's generators."""
-        return any(not leaf.workers for leaf in self.leaves)
-
-    def open(self, epoch: int) -> Iterator[Any]:
-        """Batches from the epoch's start."""
-        self.ahead = None
-        if self.combined is None:
-            return self.leaves[0].open(epoch)
-        self.taken = [0] * len(self.leaves)
-        self.index = 0
-        self.finished = [False] * len(self.leaves)
-        return self._side_by_side([None] * len(self.leaves), epoch)
-
-    def reopen(self, state: dict[str, Any], epoch: int, taken: int) -> Iterator[Any]:
-        """Batches from number ``taken`` on, of the epoch in which ``state`` was taken."""
-        self.ahead = state.get("ahead")
-        leaves = state.get("leaves") or [{} for _ in self.leaves]
-        if self.combined is None:
-            iterator = self.leaves[0].reopen(leaves[0], taken)
-        else:
-            iterator = self._reopen_combined(state, leaves, epoch, taken)
-        if self.ahead is None or self.ahead.get("random") is None:
-            return iterator
-        now, current = random_state(), self._generator_states()
-        self._put(self.ahead["random"], self.ahead["generators"])
-        first = list(itertools.islice(iterator, 1))  # batch `taken` was fetched before the cut
-        self._put(now, current)
-        return itertools.chain(first, iterator)
-
-    def _reopen_combined(self, state: dict[str, Any], leaves: list[dict[str, Any]], epoch: int, taken: int) -> Iterator[Any]:
-        assert self.combined is not None
-        self.index = taken
-        self.taken = list(state.get("taken") or self._counted(taken))
-        self.finished = list(state.get("finished") or [False] * len(self.leaves))
-        one_by_one = self.combined.mode == "sequential"
-        iterators: list[Iterator[Any] | None] = []
-        for leaf, part, count, over in zip(self.leaves, leaves, self.taken, self.finished, strict=True):
-            unread = one_by_one and (over or count == 0)
-            iterators.append(None if unread else leaf.reopen(part, count))
-        if one_by_one:
-            self.index = next((count for count, over in zip(self.taken, self.finished, strict=True) if not over), 0)
-        return self._side_by_side(iterators, epoch)
-
-    def _counted(self, taken: int) -> list[int]:
-        lengths = [length_of(leaf.loader) for leaf in self.leaves]
-        return [taken if not length else taken % length or length for length in lengths]
-
-    def _side_by_side(self, iterators: list[Iterator[Any] | None], epoch: int) -> Iterator[Any]:
-        """What :class:`CombinedLoader` gives, with every loader's position known."""
-        assert self.combined is not None
-        reader = copy.copy(self.combined)
-
-        def opener(position: int) -> Iterator[Any]:
-            self.taken[position] = 0
-            return Counted(self, position, self.leaves[position].open(epoch))
-
-        begun: list[Iterator[Any] | None] = [
-            None if iterator is None else Counted(self, position, iterator) for position, iterator in enumerate(iterators)
-        ]
-        return reader.read(opener, begun, self.finished, self.index)
-
-    def note_fetch(self) -> None:
-        """A batch is about to be fetched ahead: remember where the generators and the loaders stand."""
-        self.ahead = {"random": None, "generators": None, "taken": list(self.taken), "finished": list(self.finished)}
-        if self.draws_in_process:
-            self.ahead.update(random=random_state(), generators=self._generator_states())
-
-    def _generator_states(self) -> list[dict[str, Any]]:
-        return [states_of(leaf.generators) for leaf in self.leaves]
-
-    def _put(self, random: dict[str, Any], generators: list[dict[str, Any]]) -> None:
-        set_random_state(random)
-        for leaf, states in zip(self.leaves, generators, strict=True):
-            put_states(leaf.generators, states)
-
-    def close(self) -> None:
-        """Let go of the workers."""
-        for leaf in self.leaves:
-            leaf.close()
-
-    def state_dict(self, taken: int) -> dict[str, Any]:
-        """Where the data is after ``taken`` batches of the running epoch."""
-        places = self.ahead or {"taken": list(self.taken), "finished": list(self.finished)}
-        counts = [taken] if self.combined is None else places["taken"]
-        state: dict[str, Any] = {
-            "leaves": [leaf.state_dict(count) for leaf, count in zip(self.leaves, counts, strict=True)],
-            "ahead": self.ahead,
-        }
-        if self.combined is not None:
-            state.update(taken=places["taken"], finished=places["finished"])
-        return state
+def _why_not_shared(loader: Any, share: Share) -> str:
+    iterable = isinstance(loader, DataLoader)
+    kind = f"reads an iterable dataset ({type(loader.dataset).__name__})" if iterable else "is no DataLoader"
+    return (
+        f"{type(loader).__name__} {kind}, and {share.world} processes share its data: which samples are whose cannot be told "
+        f"from outside, and each process would read all of them. Use a map-style dataset in a DataLoader; or yield only this "
+        f"process's part (every world_size-th sample, from global_rank on) and pass Trainer(use_distributed_sampler=False)."
+    )

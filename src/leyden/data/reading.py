@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -54,14 +54,13 @@ def read(
     start: int,
     stop: int | None,
     one_by_one: bool,
-    name: str,
-    before_ahead: Callable[[], None] | None = None,
+    name: str | None,
 ) -> Iterator[tuple[Any, int, bool]]:
     """Yield ``(batch, index, is_last)`` from ``start`` up to ``stop``.
 
     With ``one_by_one`` nothing is fetched ahead: the loader knows its length, or must not be read further than it is used.
-    Else one batch is, so that the last is known to be it; ``before_ahead`` is told before each such fetch.
-    Raises :class:`EmptyLoader` for a loader without a batch.
+    Else one batch is, so that the last is known to be it. Raises :class:`EmptyLoader` for a loader without a batch; with ``None``
+    as its ``name`` it may have none.
     """
     if stop is not None and start >= stop:
         return
@@ -91,8 +90,6 @@ def read(
         batch = ahead
         is_last = stop is not None and index + 1 >= stop
         if not is_last:
-            if before_ahead is not None:
-                before_ahead()
             try:
                 ahead = next(iterator)
             except StopIteration as error:
@@ -106,22 +103,26 @@ def read(
 
 def _end_sampler(iterator: Any) -> None:
     """Ask the sampler for one index more, as a plain loop does: one that has a generator of its own may draw at its end."""
+    iterator = getattr(iterator, "iterator", iterator)  # what notes its fetches holds the loader's own
     if isinstance(iterator, _SingleProcessDataLoaderIter):
         next(iterator._sampler_iter, None)
 
 
-def refuse_empty(index: int, name: str) -> None:
-    if index == 0:
+def refuse_empty(index: int, name: str | None) -> None:
+    if index == 0 and name is not None:
         raise EmptyLoader(f"{name} yielded no batch.")
 
 
-def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell the loader's samplers the number of the epoch, where they ask for it."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    for sampler in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
-        tell = getattr(sampler, "set_epoch", None)
-        if callable(tell):
-            tell(epoch)
+def set_epoch(loaders: Iterable[Any], epoch: int) -> None:
+    """Tell the samplers of ``loaders`` the number of the epoch, each once, where they ask for it."""
+    told = set()
+    for loader in loaders:
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        for sampler in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+            tell = getattr(sampler, "set_epoch", None)
+            if callable(tell) and id(sampler) not in told:
+                told.add(id(sampler))
+                tell(epoch)
 
 
 def is_loader(given: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ import torch
 from leyden.callback import Callback
 from leyden.loops.moving import Mover
 from leyden.metrics.metrics import read_numbers
-from leyden.state.loaders import samples_in
 from leyden.state.progress import Done, Progress
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
@@ -21,7 +21,8 @@ STAGE_OF = {"val": RunningStage.VALIDATING, "test": RunningStage.TESTING}
 HOOK_STAGE = {"val": "validation", "test": "test", "predict": "predict"}
 
 # Looked up in every batch: plain numbers of this file cost less than an enum's members.
-EVAL_OPENED, EVAL_READ, EVAL_BATCH = int(Done.EVAL_OPENED), int(Done.EVAL_READ), int(Done.EVAL_BATCH)
+EVAL_OPENED, EVAL_FETCHED = int(Done.EVAL_OPENED), int(Done.EVAL_FETCHED)
+EVAL_READ, EVAL_BATCH = int(Done.EVAL_READ), int(Done.EVAL_BATCH)
 EVAL_STEP, EVAL_COUNTED, EVAL_CLOSED = int(Done.EVAL_STEP), int(Done.EVAL_COUNTED), int(Done.EVAL_CLOSED)
 
 
@@ -62,6 +63,7 @@ class EvaluateLoop:
         source.measure()
         module = run.lightning_module
         at, resumed = progress.done, progress.validating
+        self.rows_to_skip = (run.evaluation_cut or {}).get("rows_to_skip", 0)
         if not resumed:
             at = Done.EVAL
             run.keep_modes()
@@ -76,13 +78,13 @@ class EvaluateLoop:
                 (Done.EVAL_OPENED, partial(self._tell, self.on_epoch_start)),
                 (Done.EVAL_CLOSED, partial(self._read_all, source, most, at)),
                 (Done.EVAL_TOLD, partial(self._tell, self.on_epoch_end)),
-                (Done.EVAL_ROW, partial(self._publish, len(source.loaders))),
+                (Done.EVAL_ROW, partial(self._publish, len(source.readers))),
                 (Done.EVAL_ENDED, partial(self._tell, self.on_end)),
             ):
                 if at < point:
                     deed()
                     progress.done = point
-            results = self._results(len(source.loaders))
+            results = self._results(len(source.readers))
             metrics.end_epoch()
         hooks.call(f"on_{self.word}_model_train", getattr(module, f"on_{self.word}_model_train"))
         run.forget_modes()
@@ -93,17 +95,17 @@ class EvaluateLoop:
 
     def _read_all(self, source: Any, most: int | None, at: int) -> None:
         progress = self.progress
-        for position in range(progress.loader, len(source.loaders)):
+        for position in range(progress.loader, len(source.readers)):
             progress.loader = position
             self._read(source, position, most, at)
             at, progress.evaluated = EVAL_OPENED, 0
         self.run.metrics.end_batches()
 
     def _read(self, source: Any, position: int, most: int | None, at: int) -> None:
-        run, metrics, several, hooks, progress = self.run, self.run.metrics, len(source.loaders) > 1, self.hooks, self.progress
+        run, metrics, several, hooks, progress = self.run, self.run.metrics, len(source.readers) > 1, self.hooks, self.progress
         flight = self.flight
         number = position if several else None
-        count = partial(samples_in, source.loaders[position])
+        count = source.readers[position].samples_in
         move = run.profiler.around("batch_to_device", self.move)
         moves = not self.move.idle
         inside_fit, course = run.fitting, run.course  # in a fit `is_last_batch` keeps speaking of training
@@ -117,9 +119,11 @@ class EvaluateLoop:
                 run.raise_if_signalled()
             if not inside_fit:
                 run.is_last_batch = is_last
+            flight.index, flight.is_last = index, is_last
             if moves and at < EVAL_READ:
+                progress.done = EVAL_FETCHED
                 batch = move(batch, position)
-            flight.batch, flight.index, flight.is_last = batch, index, is_last
+            flight.batch = batch
             arguments = (batch, index, position) if several else (batch, index)
             metrics.at(batch, number, partial(count, index))
             if at < EVAL_BATCH:
@@ -146,7 +150,16 @@ class EvaluateLoop:
             source.report_short(position, index + 1)
 
     def _batches(self, source: Any, position: int, most: int | None, at: int) -> Iterator[tuple[Any, int, bool]]:
-        return self.run.profiler.along(f"{self.stage}_dataloader_next", source.read(position, most))
+        """What is left of a loader's batches; the first of them may be one that was cut."""
+        run, flight, start = self.run, self.flight, self.progress.evaluated
+        cut, run.evaluation_cut = run.evaluation_cut, None
+        first: list[tuple[Any, int, bool]] = []
+        if cut is not None and "data" in cut:
+            source.restore(cut["data"])
+            if cut["carried"] and EVAL_FETCHED <= at < EVAL_COUNTED:
+                first = [(flight.batch, flight.index, flight.is_last)]
+        batches = source.read(run.current_epoch, start + len(first), reader=position, most=most)
+        return run.profiler.along(f"{self.stage}_dataloader_next", chain(first, batches) if first else batches)
 
     def _log_row(self, row: dict[str, Any], step: int | None = None) -> None:
         """Send a row to the loggers."""

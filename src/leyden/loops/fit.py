@@ -26,7 +26,8 @@ from leyden.state.stage import RunningStage
 from leyden.state.validation_schedule import ValidationSchedule
 
 # Looked up in every batch: plain numbers of this file cost less than an enum's members.
-OPENED, READ, STARTED = int(Done.OPENED), int(Done.READ), int(Done.STARTED)
+OPENED, FETCHED = int(Done.OPENED), int(Done.FETCHED)
+READ, STARTED = int(Done.READ), int(Done.STARTED)
 STEP, BATCH_TOLD = int(Done.STEP), int(Done.BATCH_TOLD)
 
 
@@ -131,9 +132,11 @@ class FitLoop:
         batches, at = self.resumption.batches()
         for batch, index, is_last in run.profiler.along("train_dataloader_next", batches):
             run.is_last_batch = is_last
+            flight.index, flight.is_last = index, is_last
             if moves and at < READ:
+                progress.done = FETCHED
                 batch = move(batch)
-            flight.batch, flight.index, flight.is_last = batch, index, is_last
+            flight.batch = batch
             metrics.batch, metrics.size = batch, None
             if asks and at < STARTED:
                 progress.done = READ

@@ -7,6 +7,7 @@ from typing import Any
 from leyden.datamodule import LightningDataModule
 from leyden.hooks import overrides
 from leyden.module import LightningModule
+from leyden.state.progress import TRANSFER
 from leyden.state.run import Run
 
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -32,15 +33,22 @@ class Mover:
     def __call__(self, batch: Any, loader_index: int = 0) -> Any:
         hooks = self.run.hooks
         assert hooks is not None
-        strategy = self.run.strategy
-        if self.before is not None:
+        strategy, flight, start = self.run.strategy, self.run.flight, 0
+        if hooks.heard is not None:
+            start = hooks.take_heard(TRANSFER)
+        outer, flight.batch, hooks.told = hooks.told, batch, start
+        if self.before is not None and start < 1:
             batch = hooks.call(HOOKS[0], self.before, batch, loader_index)
-        if self.converts:
+        if self.converts and start < 2:
             batch = strategy.precision.convert_input(batch)
-        if self.transfer is not None:
-            batch = hooks.call(HOOKS[1], self.transfer, batch, strategy.root_device, loader_index)
-        elif strategy.moves:
-            batch = strategy.move(batch, dataloader_idx=loader_index)
+        flight.batch, hooks.told = batch, max(start, 1)
+        if start < 2:
+            if self.transfer is not None:
+                batch = hooks.call(HOOKS[1], self.transfer, batch, strategy.root_device, loader_index)
+            elif strategy.moves:
+                batch = strategy.move(batch, dataloader_idx=loader_index)
+        flight.batch, hooks.told = batch, 2
         if self.after is not None:
             batch = hooks.call(HOOKS[2], self.after, batch, loader_index)
+        hooks.told = outer
         return batch

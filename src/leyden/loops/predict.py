@@ -35,7 +35,7 @@ class PredictLoop:
         with gradient_free(run):
             hooks.emit(Callback.on_predict_start)
             hooks.emit(Callback.on_predict_epoch_start)
-            for position in range(len(source.loaders)):
+            for position in range(len(source.readers)):
                 self.predictions.append([])
                 self._read(source, position)
             hooks.emit(Callback.on_predict_epoch_end)
@@ -45,10 +45,10 @@ class PredictLoop:
         return self.predictions
 
     def _read(self, source: Any, position: int) -> None:
-        run, hooks, several = self.run, self.hooks, len(source.loaders) > 1
+        run, hooks, several = self.run, self.hooks, len(source.readers) > 1
         move = run.profiler.around("batch_to_device", self.move)
         index, is_last = 0, True
-        for batch, index, is_last in run.profiler.along("predict_dataloader_next", source.read(position)):
+        for batch, index, is_last in run.profiler.along("predict_dataloader_next", source.read(reader=position)):
             if run.course.agreed:
                 run.raise_if_signalled()
             run.is_last_batch = is_last

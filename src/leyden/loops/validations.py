@@ -47,16 +47,17 @@ class Validations:
     def validate(self) -> None:
         """Validate in the middle of training. Training's random state is put back afterwards, so validation changes nothing."""
         run, progress = self.run, self.progress
-        if not (progress.validating or run.validation_follows):
+        if not (progress.validating or progress.done == Done.VALIDATING or run.validation_follows):
             progress.done = Done.VALIDATION_TOLD
             return
         run.validation_follows = False
         assert self.loop is not None
         with run.aside(), run.in_stage(RunningStage.VALIDATING):
-            if not progress.validating:
+            if progress.done < Done.VALIDATING:
                 run.losses.check()
                 if progress.window == 0:
                     self.hooks.call("on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad)
+                progress.done = Done.VALIDATING
             if self.loaders.load_validation():
                 self.loop.run_epoch()
         progress.done = Done.VALIDATED

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from leyden.checkpoint.random_state import preserved_random_state
+from leyden.data.source import Source
 from leyden.errors import MissingMethod
-from leyden.state.loaders import TrainSource
 from leyden.state.run import Run
 from leyden.state.validation_schedule import ValidationSchedule
 
@@ -21,7 +21,7 @@ class FitLoaders:
         self.loaded_in = 0  # the epoch in which the loaders were made
 
     @property
-    def source(self) -> TrainSource:
+    def source(self) -> Source:
         """What trains."""
         source = self.run.loaders.train
         if source is None:
@@ -87,4 +87,4 @@ class FitLoaders:
     def close(self) -> None:
         """Let go of the workers."""
         if self.run.loaders.train is not None:
-            self.run.loaders.train.position.close()
+            self.run.loaders.train.close()

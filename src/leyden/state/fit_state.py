@@ -60,6 +60,8 @@ class FitState:
     """Of a resumed run: the batch in which it was cut."""
     evaluation_to_resume: Mapping[str, Any] | None = None
     """Of a resumed run: what the validation in which it was cut depends on."""
+    evaluation_cut: Mapping[str, Any] | None = None
+    """The same, until its loader has been opened there."""
     at_rest: dict[str, Any] | None = None
     """The parts of a checkpoint as they were when the fit ended: what is saved later says where training can go on."""
 

@@ -14,7 +14,7 @@ from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.data.generators import generators_in, put_states, states_of
 from leyden.metrics.metric_objects import state_of
 from leyden.state.flight import detached, flow_of
-from leyden.state.progress import Done
+from leyden.state.progress import NEXT_HOOK, Done
 from leyden.state.run import Run
 
 Scope = Literal["same", "own", "sharded"]
@@ -39,7 +39,10 @@ class Part:
 # -- how far
 def take_progress(run: Run) -> dict[str, Any]:
     """The counts, and who was told of the hook that runs."""
-    told = run.hooks.told if run.hooks is not None else 0
+    hooks, done = run.hooks, run.progress.done
+    told = 0
+    if hooks is not None and (hooks.where == NEXT_HOOK.get(Done(done)) or done in (Done.FETCHED, Done.EVAL_FETCHED)):
+        told = hooks.told
     optimization = run.optimization
     if run.progress.done == Done.STEPPED and optimization is not None and optimization.has_stepped_scheduler:
         told += 1
@@ -78,15 +81,12 @@ def put_random(run: Run, state: Any) -> None:
 
 
 def take_data(run: Run) -> dict[str, Any] | None:
-    """Where training is in its data, in the epoch that runs."""
-    source = run.loaders.train
-    if source is not None and source.cut is not None:
-        return source.cut  # a resumed run that has not read on yet
-    if source is None or source.position.leaves[0].opened is None:
+    """Where training is in its data, in the epoch that was opened last."""
+    source, progress = run.loaders.train, run.progress
+    if source is None:
         return None
-    carried = run.progress.in_batch and not run.progress.closed and is_writable(run.flight.batch)
-    epoch = source.position.leaves[0].opened.get("epoch", run.progress.epoch)  # the newest that was opened, and may be over
-    return {"epoch": epoch, **source.position.state_dict(run.progress.batch + carried)}
+    carried = progress.in_batch and not progress.closed and is_writable(run.flight.batch)
+    return source.state_dict(0, progress.batch + carried)
 
 
 def put_data(run: Run, cut: Any) -> None:
@@ -176,7 +176,7 @@ def take_flight(run: Run) -> dict[str, Any] | None:
     if hooks is None or not run.fitting:
         return None
     done = progress.done
-    of_batch = progress.in_batch or Done.EVAL_READ <= done <= Done.EVAL_STEP
+    of_batch = progress.in_batch or Done.EVAL_FETCHED <= done <= Done.EVAL_STEP
     if not of_batch:
         if done == Done.STEP:
             waits = hooks.left(Callback.on_train_batch_end) > 0 or hooks.listens_late(Callback.on_train_batch_end)
@@ -221,7 +221,16 @@ def take_evaluation(run: Run) -> dict[str, Any] | None:
     """Of a validation that runs: what the rest of it depends on, and training does not."""
     if not run.progress.validating:
         return None
-    return {"random": random_state(), "modes": run.modes_by_name(), "attributes": collected(run)}
+    progress, source = run.progress, run.loaders.eval.get("val")
+    carried = Done.EVAL_FETCHED <= progress.done <= Done.EVAL_STEP and is_writable(run.flight.batch)
+    opened = source is not None and (progress.evaluated > 0 or Done.EVAL_FETCHED <= progress.done <= Done.EVAL_STEP)
+    return {
+        "random": random_state(),
+        "modes": run.modes_by_name(),
+        "attributes": collected(run),
+        "data": None if source is None or not opened else source.state_dict(progress.loader, progress.evaluated + carried),
+        "carried": carried,
+    }
 
 
 def put_evaluation(run: Run, state: Any) -> None:

@@ -20,47 +20,52 @@ class Done(IntEnum):
     # -- an epoch
     CHECKED = 3  # on_train_epoch_start
     # -- a batch
-    OPENED = 4  # it is read, and moved
-    READ = 5  # on_train_batch_start
-    STARTED = 6  # training_step
-    FORWARD = 7  # on_before_zero_grad, where a window begins
-    ZEROED = 8  # on_before_backward
-    BACKWARD_TOLD = 9  # backward
-    BACKWARD = 10  # on_after_backward
-    ACCUMULATED = 11  # on_before_optimizer_step, where a window is full
-    STEP_TOLD = 12  # clipping, and the optimizer's step
-    OPTIMIZED = 13  # the step is counted
-    STEPPED = 14  # schedulers; `told` counts them
+    OPENED = 4  # it is read
+    FETCHED = 5  # it is moved; `told` counts the transfer hooks that are done
+    READ = 6  # on_train_batch_start
+    STARTED = 7  # training_step
+    FORWARD = 8  # on_before_zero_grad, where a window begins
+    ZEROED = 9  # on_before_backward
+    BACKWARD_TOLD = 10  # backward
+    BACKWARD = 11  # on_after_backward
+    ACCUMULATED = 12  # on_before_optimizer_step, where a window is full
+    STEP_TOLD = 13  # clipping, and the optimizer's step
+    OPTIMIZED = 14  # the step is counted
+    STEPPED = 15  # schedulers; `told` counts them
     # -- what follows a batch
-    STEP = 15  # on_train_batch_end; the batch is counted
-    BATCH_TOLD = 16  # its row
-    ROW = 17  # on_train_batch_end, of callbacks that save
-    TOLD = 18  # a validation, where one is due
-    EVAL = 19  # on_validation_start
-    EVAL_STARTED = 20  # on_validation_epoch_start
-    EVAL_OPENED = 21  # a batch is read
-    EVAL_READ = 22  # on_validation_batch_start
-    EVAL_BATCH = 23  # validation_step
-    EVAL_STEP = 24  # on_validation_batch_end
-    EVAL_COUNTED = 25  # its row; the batch is counted
-    EVAL_CLOSED = 26  # on_validation_epoch_end; all batches are done
-    EVAL_TOLD = 27  # the validation's row
-    EVAL_ROW = 28  # on_validation_end
-    EVAL_ENDED = 29  # the module goes back into its modes
-    VALIDATED = 30  # on_validation_end, of callbacks that save
-    VALIDATION_TOLD = 31  # schedulers that wait for a metric
-    PLATEAUS = 32  # the next batch: OPENED. Or the epoch's end: on_train_epoch_end
-    EPOCH_HOOKS = 33  # the epoch's row, and schedulers that wait for a metric
-    EPOCH_ROW = 34  # on_train_epoch_end, of callbacks that save
+    STEP = 16  # on_train_batch_end; the batch is counted
+    BATCH_TOLD = 17  # its row
+    ROW = 18  # on_train_batch_end, of callbacks that save
+    TOLD = 19  # on_validation_model_zero_grad, where a validation is due
+    VALIDATING = 20  # on_validation_model_eval
+    EVAL = 21  # on_validation_start
+    EVAL_STARTED = 22  # on_validation_epoch_start
+    EVAL_OPENED = 23  # a batch is read
+    EVAL_FETCHED = 24  # it is moved
+    EVAL_READ = 25  # on_validation_batch_start
+    EVAL_BATCH = 26  # validation_step
+    EVAL_STEP = 27  # on_validation_batch_end
+    EVAL_COUNTED = 28  # its row; the batch is counted
+    EVAL_CLOSED = 29  # on_validation_epoch_end; all batches are done
+    EVAL_TOLD = 30  # the validation's row
+    EVAL_ROW = 31  # on_validation_end
+    EVAL_ENDED = 32  # the module goes back into its modes
+    VALIDATED = 33  # on_validation_end, of callbacks that save
+    VALIDATION_TOLD = 34  # schedulers that wait for a metric
+    PLATEAUS = 35  # the next batch: OPENED. Or the epoch's end: on_train_epoch_end
+    EPOCH_HOOKS = 36  # the epoch's row, and schedulers that wait for a metric
+    EPOCH_ROW = 37  # on_train_epoch_end, of callbacks that save
     # -- the end
-    EPOCH_TOLD = 35  # the epoch is counted: CHECKED. Or, where a limit ended training inside it: on_train_end
-    ENDED = 36  # nothing
+    EPOCH_TOLD = 38  # the epoch is counted: CHECKED. Or, where a limit ended training inside it: on_train_end
+    ENDED = 39  # nothing
 
 
+TRANSFER = "batch transfer"
 NEXT_HOOK: dict[Done, str] = {
     Done.NOTHING: "on_sanity_check_start",
     Done.SANITY_RUN: "on_sanity_check_end",
     Done.CHECKED: "on_train_epoch_start",
+    Done.FETCHED: TRANSFER,
     Done.READ: "on_train_batch_start",
     Done.FORWARD: "on_before_zero_grad",
     Done.ZEROED: "on_before_backward",
@@ -71,6 +76,7 @@ NEXT_HOOK: dict[Done, str] = {
     Done.ROW: "on_train_batch_end",
     Done.EVAL: "on_validation_start",
     Done.EVAL_STARTED: "on_validation_epoch_start",
+    Done.EVAL_FETCHED: TRANSFER,
     Done.EVAL_READ: "on_validation_batch_start",
     Done.EVAL_STEP: "on_validation_batch_end",
     Done.EVAL_CLOSED: "on_validation_epoch_end",
@@ -80,7 +86,7 @@ NEXT_HOOK: dict[Done, str] = {
     Done.EPOCH_ROW: "on_train_epoch_end",
     Done.EPOCH_TOLD: "on_train_end",
 }
-"""The hook that is told after a point, where one is."""
+"""The hook that is told after a point, where one is; of a batch's transfer, three of them in turn."""
 
 
 @dataclass(slots=True)
@@ -117,7 +123,7 @@ class Progress:
     @property
     def in_batch(self) -> bool:
         """Whether a batch is being trained on."""
-        return Done.READ <= self.done < Done.STEP
+        return Done.FETCHED <= self.done < Done.STEP
 
     @property
     def validating(self) -> bool:

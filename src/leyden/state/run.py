@@ -191,6 +191,7 @@ class Run(Views, ABC):
         with preserved_random_state():
             self.random_outside = random_state()
             resumed, self.evaluation_to_resume = self.evaluation_to_resume, None
+            self.evaluation_cut = resumed
             if resumed is not None and "random" in resumed:
                 set_random_state(resumed["random"])
                 self._put_modes(resumed["modes"])

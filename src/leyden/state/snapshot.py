@@ -169,6 +169,8 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
         run.strategy.load_optimizer_states(run.lightning_module, plan.optimizers, states)
     except ValueError as error:
         raise CheckpointMismatch(f"An optimizer's state in {run.ckpt_path} does not fit: {error}") from error
+    for optimizer in plan.optimizers if run.progress.step else ():
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # in another process: PyTorch's schedulers ask whether it was
     schedules = checkpoint.get("lr_schedulers") or []
     if len(schedules) != len(plan.schedulers):
         raise CheckpointMismatch(

@@ -61,6 +61,7 @@ class Views:
     random_state_to_restore = OfFit[dict[str, Any] | None]()
     carried = OfFit[Mapping[str, Any] | None]()
     evaluation_to_resume = OfFit[Mapping[str, Any] | None]()
+    evaluation_cut = OfFit[Mapping[str, Any] | None]()
     at_rest = OfFit[dict[str, Any] | None]()
 
     # -- parts

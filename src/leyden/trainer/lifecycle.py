@@ -22,7 +22,7 @@ from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.profilers.base import Profiler
 from leyden.state import snapshot
-from leyden.state.loaders import Origin
+from leyden.state.loaders import LoaderOrigin
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
@@ -102,7 +102,7 @@ class Lifecycle(Run):
                 self.bar_items = adapter.bar_items
                 self.metrics.begin(self.hooks, module, self.strategy.processes)
                 self.loaders.begin(
-                    {stage: Origin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
+                    {stage: LoaderOrigin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
                 )
                 begun = True
                 yield

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.generators import put_states
+from leyden.data.source import Source
 from leyden.hooks import Hooks
 from leyden.loops.manual import Manual
 from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic
 from leyden.metrics.metrics import Metrics
-from leyden.state.loaders import TrainSource
 from leyden.state.parts import generators_of, put_metric_objects, take_generators, take_metric_objects
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
@@ -45,7 +45,11 @@ class Trial:
         if loaders.train is None:
             loaders.load_train(run.options.limits)
         assert loaders.train is not None
-        source = TrainSource(loaders.train_given, loaders.train.name, run.options.limits)  # the run's own keeps its place
+        limits, name = run.options.limits, loaders.train.name
+        # of its own: the run's keeps its place
+        source = Source(
+            loaders.train_given, name, limits.train, "limit_train_batches", training=True, in_order=bool(limits.overfit)
+        )
         while self.steps is None or taken < self.steps:
             for batch, _, _ in source.read(0):
                 if self.steps is not None and taken >= self.steps:

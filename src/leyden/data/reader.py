@@ -1,0 +1,274 @@
+"""Reads one loader, or several side by side, and knows at every batch where it is in each."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from leyden.checkpoint.random_state import random_state, set_random_state
+from leyden.data.combined import CombinedLoader
+from leyden.data.generators import put_states, states_of
+from leyden.data.position import LoaderPosition, Place
+from leyden.data.reading import length_of, set_epoch
+from leyden.data.share import ALONE, Share
+
+
+class Reader:
+    """Reads one loader, or those of a :class:`CombinedLoader`; arguments as for :class:`LoaderPosition`."""
+
+    def __init__(self, loader: Any, *, training: bool = True, share: Share = ALONE, indices: bool = False) -> None:
+        self.loader = loader
+        self.combined = loader if isinstance(loader, CombinedLoader) else None
+        several = self.combined is not None
+        self.leaves = [
+            LoaderPosition(leaf, several, training=training, share=share, indices=indices and not several)
+            for leaf in (loader.flattened if isinstance(loader, CombinedLoader) else [loader])
+        ]
+        self.epoch: int | None = None  # the one that is read, or was last
+        self.taken = [0] * len(self.leaves)  # batches of each loader in its running pass, where there are several
+        self.finished: list[bool] = []
+        self.fetches: deque[Fetch] = deque(maxlen=2)  # the newest: a batch that is in hand, and one fetched ahead of it
+        self.ended: int | None = None  # the number of batches, once reading found the end
+
+    @property
+    def fetches_ahead(self) -> bool:
+        return all(leaf.fetches_ahead for leaf in self.leaves)
+
+    def length(self, share: Share) -> int | None:
+        """Batches that a process with ``share`` reads, or ``None`` where the loader does not say."""
+        seen = [leaf.seen_with(share) for leaf in self.leaves]
+        if self.combined is None:
+            return length_of(seen[0])
+        combined = copy.copy(self.combined)
+        combined.flattened = seen
+        return length_of(combined)
+
+    def seen(self) -> Any:
+        """The loader as this process sees it, to be read under its share."""
+        return self.leaves[0].seen_with(self.leaves[0].share) if self.combined is None else self.combined
+
+    def samples_in(self, index: int) -> int | None:
+        """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
+        return None if self.combined is not None else self.leaves[0].samples_in(index)
+
+    def indices_of(self, number: int) -> list[Any] | None:
+        """The indices of the samples in batch ``number``, one of the newest; ``None`` where they are not known."""
+        leaf = self.leaves[0]
+        return leaf.indices.of(number) if leaf.knows_indices and leaf.indices is not None else None
+
+    # -- reading
+    def open(self, epoch: int, draws: bool = False) -> Iterator[Any]:
+        """Batches from the epoch's start. With ``draws``, each fetch notes the random state before it: see :meth:`state_dict`."""
+        self._begin(epoch)
+        if self.combined is None:
+            return self._noted(self.leaves[0].open(epoch), 0, draws)
+        for leaf in self.leaves:
+            leaf.forget()
+        self.taken = [0] * len(self.leaves)
+        self.finished = [False] * len(self.leaves)
+        return self._noted(self._side_by_side([None] * len(self.leaves), epoch, 0), 0, draws)
+
+    def reopen(self, state: dict[str, Any], epoch: int, taken: int, draws: bool = False) -> Iterator[Any]:
+        """Batches from number ``taken`` on, of the epoch in which ``state`` was taken."""
+        self._begin(epoch)
+        leaves = state.get("leaves") or [{} for _ in self.leaves]
+        notes = [note for note in (state.get("ahead"), state.get("then")) if note is not None and note.get("random") is not None]
+        if self.combined is None:
+            iterator = self.leaves[0].reopen(leaves[0], taken, bool(notes))
+        else:
+            iterator = self._reopen_combined(state, leaves, taken, bool(notes))
+        if state.get("over"):
+            iterator = iter(())
+        if not notes:
+            return self._noted(iterator, taken, draws)
+        fetching = Fetching(self, iterator, taken, draws=True)
+        now, current = random_state(), self._generator_states()
+        ready: list[Any] = []
+        for note in notes:  # each of these batches was fetched before the cut, and maybe the end was found
+            set_random_state(note["random"])
+            self._put_generators(note["generators"])
+            ready += itertools.islice(fetching, 1)
+        set_random_state(now)
+        self._put_generators(current)
+        fetching.ready.extend(ready)
+        fetching.draws = draws
+        return fetching
+
+    def _begin(self, epoch: int) -> None:
+        self.epoch, self.ended = epoch, None
+        self.fetches.clear()
+        set_epoch([leaf.loader for leaf in self.leaves], epoch)
+
+    def _noted(self, iterator: Iterator[Any], number: int, draws: bool) -> Iterator[Any]:
+        """``iterator``, with what a state needs of each fetch noted; for one plain loader that is nothing."""
+        if draws or not all(leaf.repeats for leaf in self.leaves) or self.combined is not None:
+            return Fetching(self, iterator, number, draws)
+        return iterator
+
+    def _reopen_combined(self, state: dict[str, Any], leaves: list[dict[str, Any]], taken: int, noted: bool) -> Iterator[Any]:
+        assert self.combined is not None
+        assert self.epoch is not None
+        epoch, index = self.epoch, taken
+        self.taken = list(state.get("taken") or self._counted(taken))
+        self.finished = list(state.get("finished") or [False] * len(self.leaves))
+        one_by_one = self.combined.mode == "sequential"
+        iterators: list[Iterator[Any] | None] = []
+        for leaf, part, count, over in zip(self.leaves, leaves, self.taken, self.finished, strict=True):
+            begun = count or (part.get("opened") or {}).get("epoch") == epoch
+            iterators.append(leaf.reopen(part, count, noted) if begun and not (one_by_one and over) else None)
+        if one_by_one:
+            index = next((count for count, over in zip(self.taken, self.finished, strict=True) if not over), 0)
+        return self._side_by_side(iterators, epoch, index)
+
+    def _counted(self, taken: int) -> list[int]:
+        lengths = [length_of(leaf.seen_with(leaf.share)) for leaf in self.leaves]
+        return [taken if not length else taken % length or length for length in lengths]
+
+    def _side_by_side(self, iterators: list[Iterator[Any] | None], epoch: int, index: int) -> Iterator[Any]:
+        """What :class:`CombinedLoader` gives, with every loader's position known."""
+        assert self.combined is not None
+        combined = copy.copy(self.combined)
+
+        def opener(number: int) -> Iterator[Any]:
+            self.taken[number] = 0
+            return Counted(self, number, self.leaves[number].open(epoch))
+
+        begun: list[Iterator[Any] | None] = [
+            None if iterator is None else Counted(self, number, iterator) for number, iterator in enumerate(iterators)
+        ]
+        return (batch for batch, _, _ in combined.read(opener, begun, self.finished, index))
+
+    def resumed(self) -> None:
+        """The run goes on at an epoch's start: there were epochs before it."""
+        for leaf in self.leaves:
+            leaf.resumed()
+
+    def close(self) -> None:
+        """Let go of the workers. Where they stood is still known."""
+        for leaf in self.leaves:
+            leaf.close()
+
+    # -- kept across a resume
+    def places(self) -> list[Place]:
+        """Where each loader stands, after all that was read of it."""
+        return [leaf.place(count) for leaf, count in zip(self.leaves, self.taken, strict=True)]
+
+    def note(self, number: int, draws: bool) -> Fetch:
+        """Where everything stands before batch ``number`` is fetched."""
+        places = self.places() if self.combined is not None else [self.leaves[0].place(number)]
+        fetch = Fetch(number, places, list(places), list(self.finished))
+        if draws:
+            fetch.own = [leaf.own_state() for leaf in self.leaves]
+            if any(not leaf.workers for leaf in self.leaves):  # else a fetch draws nothing in this process
+                fetch.random, fetch.generators = random_state(), self._generator_states()
+        return fetch
+
+    def state_dict(self, taken: int) -> dict[str, Any]:
+        """Where the data is after ``taken`` batches of the running epoch.
+
+        ``taken`` may leave out the batch in hand, the newest that was read. It is fetched again then: the same samples. What its
+        dataset draws at random in this process comes out the same too where reading noted that (``draws``).
+        """
+        places, finished, own = self.places(), list(self.finished), None
+        fetched = [0] * len(self.leaves)
+        unused = [fetch for fetch in self.fetches if fetch.number >= taken]
+        first = unused[0] if unused and unused[0].number == taken else None
+        if first is not None and first.random is not None:
+            places, finished, own = first.before, first.finished, first.own
+        elif first is not None:
+            # a loader that this fetch started again goes on at its new pass: starting it once more might draw another order
+            places, finished = first.came_from, first.then_finished
+            fetched = [max(0, now - place.taken) for now, place in zip(unused[-1].then_taken, places, strict=True)]
+        elif not unused:
+            own = [leaf.own_state() for leaf in self.leaves]
+        if self.combined is None:
+            places, fetched = [places[0]._replace(taken=taken)], [len(unused) if first is not None and not own else 0]
+        parts = zip(self.leaves, places, [None] * len(places) if own is None else own, fetched, strict=True)
+        state: dict[str, Any] = {
+            "leaves": [leaf.state_dict(place, state, more) for leaf, place, state, more in parts],
+            "ahead": None if first is None else first.as_note(),
+        }
+        if first is not None and len(unused) > 1:
+            state["then"] = unused[1].as_note()
+        if self.ended is not None and taken >= self.ended:
+            state["over"] = True
+        if self.combined is not None:
+            state.update(taken=[place.taken for place in places], finished=finished)
+        return state
+
+    def _generator_states(self) -> list[dict[str, Any]]:
+        return [states_of(leaf.generators) for leaf in self.leaves]
+
+    def _put_generators(self, states: list[dict[str, Any]]) -> None:
+        for leaf, each in zip(self.leaves, states, strict=True):
+            put_states(leaf.generators, each)
+
+
+@dataclass
+class Fetch:
+    """One fetch of a batch: where everything stood before it."""
+
+    number: int
+    before: list[Place]
+    came_from: list[Place]  # from where in each loader its part of the batch came: of a new pass, where one was started
+    finished: list[bool]
+    then_taken: list[int] = field(default_factory=list)  # after it
+    then_finished: list[bool] = field(default_factory=list)
+    own: list[dict[str, Any]] | None = None
+    random: dict[str, Any] | None = None
+    generators: list[dict[str, Any]] | None = None
+
+    def as_note(self) -> dict[str, Any] | None:
+        return None if self.random is None else {"random": self.random, "generators": self.generators}
+
+
+class Fetching:
+    """Notes each fetch. No generator: a StopIteration must show where it came from."""
+
+    def __init__(self, reader: Reader, iterator: Iterator[Any], number: int, draws: bool) -> None:
+        self.reader, self.iterator, self.number, self.draws = reader, iterator, number, draws
+        self.ready: deque[Any] = deque()  # fetched and noted already
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self.ready:
+            return self.ready.popleft()
+        reader = self.reader
+        fetch = reader.note(self.number, self.draws)
+        reader.fetches.append(fetch)
+        try:
+            batch = next(self.iterator)
+        except StopIteration:
+            reader.ended = self.number
+            if not self.draws:
+                reader.fetches.pop()
+            raise
+        finally:
+            fetch.then_taken, fetch.then_finished = list(reader.taken), list(reader.finished)
+        self.number += 1
+        return batch
+
+
+class Counted:
+    """Counts the batches that one of several loaders gives. No generator, for the same reason."""
+
+    def __init__(self, reader: Reader, number: int, iterator: Iterator[Any]) -> None:
+        self.reader, self.number, self.iterator = reader, number, iterator
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        reader, number = self.reader, self.number
+        if reader.taken[number] == 0:
+            reader.leaves[number].note_first_draw()
+        batch = next(self.iterator)
+        reader.fetches[-1].came_from[number] = reader.leaves[number].place(reader.taken[number])
+        reader.taken[number] += 1
+        return batch
