@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
+import kit
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from kit import Tiny, ones
 
-import leyden
 from leyden.callbacks import EarlyStopping
 from leyden.callbacks.early_stopping import EarlyStoppingReason
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, MisconfigurationException, MissingMonitor
@@ -18,21 +18,11 @@ from leyden.errors import InvalidOption, InvalidType, LeydenWarning, Misconfigur
 NAN = float("nan")
 
 
-class Trains(leyden.LightningModule):
+class Trains(Tiny):
     """Logs the epoch's number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.layer(batch[0]).sum()
 
     def on_train_epoch_end(self) -> None:
         self.log("epoch_number", float(self.current_epoch))
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 class Scripted(Trains):
@@ -47,25 +37,9 @@ class Scripted(Trains):
             self.log("val_loss", self.scores.pop(0))
 
 
-def loader(batches: int) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.ones(batches, 2)), batch_size=1)
-
-
 def fit(stopping: EarlyStopping, *scores: float, epochs: int = 8, **options: Any) -> Any:
-    trainer = leyden.Trainer(
-        max_epochs=epochs,
-        callbacks=[stopping],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    if scores:
-        trainer.fit(Scripted(*scores), loader(2), loader(1))
-    else:
-        trainer.fit(Trains(), loader(2))
-    return trainer
+    run = partial(kit.fit, callbacks=[stopping], max_epochs=epochs, **options)
+    return run(Scripted(*scores), ones(2), ones(1)) if scores else run(Trains(), ones(2))
 
 
 def test_the_name_alone_is_enough() -> None:
@@ -211,19 +185,16 @@ def test_a_state_of_lightnings_is_taken() -> None:
 def test_a_resumed_run_stops_where_the_whole_one_does() -> None:
     scores = (3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0)
     whole = fit(EarlyStopping("val_loss"), *scores)
-    options: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    first = leyden.Trainer(max_epochs=3, callbacks=[EarlyStopping("val_loss")], **options)
-    first.fit(Scripted(*scores), loader(2), loader(1))
+    first = fit(EarlyStopping("val_loss"), *scores, epochs=3, enable_checkpointing=None)
     first.save_checkpoint("three.ckpt")
-    second = leyden.Trainer(max_epochs=8, callbacks=[EarlyStopping("val_loss")], **options)
-    second.fit(Scripted(*scores[3:]), loader(2), loader(1), ckpt_path="three.ckpt")
+    second = fit(EarlyStopping("val_loss"), *scores[3:], enable_checkpointing=None, ckpt_path="three.ckpt")
     assert second.current_epoch == whole.current_epoch == 5
 
 
 def test_a_second_fit_is_judged_by_itself() -> None:
     stopping = EarlyStopping("val_loss", patience=1)
     trainer = fit(stopping, 1.0, 2.0)
-    trainer.fit(Scripted(5.0, 4.0, 4.0), loader(2), loader(1))
+    trainer.fit(Scripted(5.0, 4.0, 4.0), ones(2), ones(1))
     assert trainer.current_epoch == 3
     assert float(stopping.best_score) == 4.0
 

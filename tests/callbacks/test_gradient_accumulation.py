@@ -4,49 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import kit
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from kit import ones
 
-import leyden
 from leyden.callbacks import GradientAccumulationScheduler
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MisconfigurationException, Unsupported
 
 
-class Tiny(leyden.LightningModule):
+class Tiny(kit.Tiny):
     def __init__(self, manual: bool = False) -> None:
         super().__init__()
-        self.layer = nn.Linear(2, 1)
         self.automatic_optimization = not manual
         self.steps: list[int] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.layer(batch[0]).sum() if self.automatic_optimization else None
+        return super().training_step(batch, batch_idx) if self.automatic_optimization else None
 
     def on_train_epoch_end(self) -> None:
         self.steps.append(self.global_step)
 
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
-
 
 def fit(callback: GradientAccumulationScheduler, module: Tiny | None = None, epochs: int = 4, **options: Any) -> Any:
     module = module or Tiny()
-    ckpt_path = options.pop("ckpt_path", None)
-    trainer = leyden.Trainer(
-        max_epochs=epochs,
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(module, DataLoader(TensorDataset(torch.ones(4, 2)), batch_size=1), ckpt_path=ckpt_path)
-    return trainer, module
+    return kit.fit(module, ones(4), callbacks=[callback], max_epochs=epochs, **options), module
 
 
 def test_the_schedule_is_followed() -> None:
@@ -64,7 +47,7 @@ def test_a_resumed_run_follows_it_too() -> None:
 
 def test_a_second_fit_follows_it_from_the_start() -> None:
     trainer, module = fit(GradientAccumulationScheduler({1: 2}), epochs=2)
-    trainer.fit(module, DataLoader(TensorDataset(torch.ones(4, 2)), batch_size=1))
+    trainer.fit(module, ones(4))
     assert module.steps == [4, 6, 4, 6]
 
 

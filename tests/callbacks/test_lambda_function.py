@@ -7,9 +7,7 @@ import inspect
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from kit import Tiny, fit, ones
 
 import leyden
 import leyden.callbacks
@@ -17,18 +15,6 @@ from leyden.callback import Callback
 from leyden.callbacks import LambdaCallback
 from leyden.errors import InvalidType, NotOffered, UnknownName
 from leyden.hooks import HOOK_NAMES, overrides
-
-
-class Tiny(leyden.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.layer(batch[0]).sum()
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def test_functions_get_the_hooks_arguments() -> None:
@@ -39,15 +25,7 @@ def test_functions_get_the_hooks_arguments() -> None:
         on_train_epoch_end=lambda trainer, module: seen.append(("epoch", trainer.current_epoch, type(module))),
         on_fit_end=None,
     )
-    trainer = leyden.Trainer(
-        max_epochs=1,
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Tiny(), DataLoader(TensorDataset(torch.ones(2, 2)), batch_size=1))
+    fit(Tiny(), ones(2), callbacks=[callback])
     assert seen == [("setup", "fit"), (0, {"loss"}), (1, {"loss"}), ("epoch", 0, Tiny)]
 
 

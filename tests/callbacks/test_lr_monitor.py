@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from kit import Tiny, fit, ones
 from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import LearningRateMonitor
@@ -41,16 +41,15 @@ class Rows(Logger):
             self.rows.append((step, row))
 
 
-class Configured(leyden.LightningModule):
+class Configured(Tiny):
     def __init__(self, configure: Callable[[Any], Any], manual: bool = False) -> None:
         super().__init__()
-        self.layer = nn.Linear(2, 1)
         self.configure = configure
         self.automatic_optimization = not manual
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if self.automatic_optimization:
-            return self.layer(batch[0]).sum()
+            return super().training_step(batch, batch_idx)
         optimizers = self.optimizers()
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             optimizer.step()
@@ -66,17 +65,8 @@ class Configured(leyden.LightningModule):
 def run(configure: Callable[[Any], Any], epochs: int = 1, manual: bool = False, monitor: Any = None, **options: Any) -> Any:
     monitor = monitor or LearningRateMonitor()
     rows = Rows()
-    trainer = leyden.Trainer(
-        max_epochs=epochs,
-        callbacks=[monitor],
-        logger=rows,
-        log_every_n_steps=options.pop("every", 2),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(Configured(configure, manual), DataLoader(TensorDataset(torch.ones(4, 2)), batch_size=1))
+    options = {"max_epochs": epochs, "log_every_n_steps": options.pop("every", 2), **options}
+    trainer = fit(Configured(configure, manual), ones(4), callbacks=[monitor], logger=rows, **options)
     return monitor, rows.rows, trainer
 
 
@@ -163,16 +153,7 @@ def test_groups_that_are_added_later_are_logged() -> None:
                 trainer.optimizers[0].add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.5})
 
     rows = Rows()
-    trainer = leyden.Trainer(
-        max_epochs=2,
-        callbacks=[monitor, Thaws()],
-        logger=rows,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    module = Configured(lambda m: SGD(m.parameters(), 0.1))
-    trainer.fit(module, DataLoader(TensorDataset(torch.ones(2, 2)), batch_size=1))
+    fit(Configured(lambda m: SGD(m.parameters(), 0.1)), ones(2), max_epochs=2, callbacks=[monitor, Thaws()], logger=rows)
     assert rows.rows == [(0, {"lr-SGD": 0.1}), (2, {"lr-SGD/pg1": 0.1, "lr-SGD/pg2": 0.5})]
 
 
@@ -186,15 +167,7 @@ def test_a_plateau_scheduler_has_an_interval_too() -> None:
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ReduceLROnPlateau(optimizer), "monitor": "x"}}
 
     rows = Rows()
-    trainer = leyden.Trainer(
-        max_epochs=1,
-        callbacks=[LearningRateMonitor()],
-        logger=rows,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Logs(configure), DataLoader(TensorDataset(torch.ones(2, 2)), batch_size=1))
+    fit(Logs(configure), ones(2), callbacks=[LearningRateMonitor()], logger=rows)
     assert (0, {"lr-SGD": 0.1}) in rows.rows
 
 
@@ -222,16 +195,8 @@ def test_two_groups_of_one_name_are_refused() -> None:
 
 
 def test_it_needs_a_logger() -> None:
-    trainer = leyden.Trainer(
-        max_epochs=1,
-        callbacks=[LearningRateMonitor()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     with pytest.raises(ConflictingOptions, match="LearningRateMonitor writes to a logger"):
-        trainer.fit(Configured(lambda m: Adam(m.parameters())), DataLoader(TensorDataset(torch.ones(2, 2))))
+        fit(Configured(lambda m: Adam(m.parameters())), ones(2), callbacks=[LearningRateMonitor()])
 
 
 def test_bad_interval() -> None:

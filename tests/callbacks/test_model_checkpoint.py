@@ -9,12 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from kit import Tiny, ones
 
 import leyden
 from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
@@ -34,12 +34,11 @@ from leyden.errors import (
 NAN = float("nan")
 
 
-class Scripted(leyden.LightningModule):
+class Scripted(Tiny):
     """Trains four batches an epoch. Its subclass validates, and logs scores that are written down beforehand."""
 
     def __init__(self, *scores: float, fails_at: int | None = None) -> None:
         super().__init__()
-        self.layer = nn.Linear(2, 1)
         self.scores, self.fails_at = scores, fails_at
         self.validations = 0
 
@@ -47,16 +46,13 @@ class Scripted(leyden.LightningModule):
         if self.global_step == self.fails_at:
             raise ValueError("by order")
         self.log("train_loss", float(100 - self.global_step))
-        return self.layer(batch[0]).sum()
+        return super().training_step(batch, batch_idx)
 
     def on_train_epoch_end(self) -> None:
         self.log("epoch_number", float(self.current_epoch))
 
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
-
     def train_dataloader(self) -> Any:
-        return loader(4)
+        return ones(4)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["validations"] = self.validations
@@ -72,25 +68,12 @@ class Validated(Scripted):
             self.validations += 1
 
     def val_dataloader(self) -> Any:
-        return loader(1)
+        return ones(1)
 
 
-def loader(batches: int) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.ones(batches, 2)), batch_size=1)
-
-
-def fit(module: leyden.LightningModule, callback: Any, epochs: int = 3, ckpt_path: str | None = None, **options: Any) -> Any:
+def fit(module: leyden.LightningModule, callback: Any, epochs: int = 3, **options: Any) -> Any:
     callbacks = callback if isinstance(callback, list) else [callback]
-    trainer = leyden.Trainer(
-        max_epochs=epochs,
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(module, ckpt_path=ckpt_path)
-    return trainer
+    return kit.fit(module, callbacks=callbacks, max_epochs=epochs, enable_checkpointing=None, **options)
 
 
 def names(folder: str | os.PathLike[str] = "checkpoints") -> list[str]:
@@ -301,10 +284,8 @@ def test_nothing_is_made_before_the_first_save_nor_in_a_smoke_run() -> None:
 
 def test_validate_and_test_write_nothing() -> None:
     module = Validated(1.0)
-    trainer = leyden.Trainer(
-        callbacks=[ModelCheckpoint(save_last=True)], logger=False, enable_progress_bar=False, enable_model_summary=False
-    )
-    trainer.validate(module, loader(1), verbose=False)
+    trainer = kit.trainer(ModelCheckpoint(save_last=True), enable_checkpointing=None)
+    trainer.validate(module, ones(1), verbose=False)
     assert names() == []
 
 
@@ -500,14 +481,7 @@ def test_in_another_folder_only_the_best_path_is_taken() -> None:
 def test_the_best_of_a_logger_s_earlier_folder_stay_the_best() -> None:
     def run(epochs: int, ckpt_path: str | None = None) -> ModelCheckpoint:
         callback = ModelCheckpoint(monitor="val_loss", save_last=True)
-        trainer = leyden.Trainer(
-            max_epochs=epochs,
-            callbacks=[callback],
-            logger=leyden.loggers.CSVLogger("logs"),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(Validated(5.0, 1.0, 3.0), ckpt_path=ckpt_path)
+        fit(Validated(5.0, 1.0, 3.0), callback, epochs, ckpt_path=ckpt_path, logger=leyden.loggers.CSVLogger("logs"))
         return callback
 
     first = run(2)
@@ -719,15 +693,8 @@ def test_loggers_are_told_and_verbose_says_it(caplog: pytest.LogCaptureFixture) 
             told.append(checkpoint_callback)
 
     callback = ModelCheckpoint(monitor="val_loss", verbose=True)
-    trainer = leyden.Trainer(
-        max_epochs=2,
-        callbacks=[callback],
-        logger=Listening("logs"),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     with caplog.at_level("INFO", logger="leyden"):
-        trainer.fit(Validated(1.0, 2.0))
+        trainer = fit(Validated(1.0, 2.0), callback, 2, logger=Listening("logs"))
     assert told == [callback]
     assert callback.dirpath == os.path.join(os.path.abspath(str(trainer.log_dir)), "checkpoints")
     assert "val_loss = 1" in caplog.text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit import same, weights
 from torch import nn
 
 from leyden.callbacks.model_summary import DEPTH_OF_MODE, ModelSummary, RichModelSummary
@@ -96,11 +97,11 @@ def test_depths(depth: int, names: Any) -> None:
 def test_nothing_changes() -> None:
     net = Net(torch.ones(2, 32))
     net.body[2].eval()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
+    before = weights(net)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     modes = [module.training for module in net.modules()]
     summarize(net, max_depth=-1)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert same(before, weights(net))
     assert states[0] == random.getstate()
     assert states[1] == np.random.get_state()[1].tolist()
     assert torch.equal(states[2], torch.get_rng_state())

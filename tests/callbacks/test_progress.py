@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kit import Clock
 
 from leyden.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from leyden.callbacks.progress import RichProgressBarTheme
@@ -20,16 +21,6 @@ from leyden.callbacks.progress.tqdm_progress import Tqdm
 from leyden.errors import InvalidOption, InvalidType, MisconfigurationException
 
 BOTH = pytest.mark.parametrize("bar_class", [RichProgressBar, TQDMProgressBar])
-
-
-class Clock:
-    """A clock that goes on by a fixed time for each batch."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Reading(dict[str, Any]):
@@ -43,7 +34,7 @@ class FakeRun:
         self, bar: Any, train: float = 4, val: tuple[float, ...] = (2,), epochs: int | None = 2, seconds: float = 0.5
     ) -> None:
         self.bar = bar
-        self.clock = bar.clock = Clock()
+        self.clock = bar.clock = Clock(1000.0)
         self.seconds = seconds
         self.num_training_batches = train
         self.num_val_batches = self.num_sanity_val_batches = list(val)
@@ -593,7 +584,7 @@ def test_process_position_is_checked(position: Any, error: type[Exception]) -> N
 
 def test_our_tqdm_alone(terminal: Terminal) -> None:
     terminal.turn_on()
-    clock = Clock()
+    clock = Clock(1000.0)
     with Tqdm(desc="x", total=4, ncols=60, smoothing=0, leave=True) as bar:
         bar.clock = clock
         bar.reset()

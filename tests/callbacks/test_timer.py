@@ -5,41 +5,22 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import kit
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from kit import Clock, Tiny, ones
 
-import leyden
 from leyden.callbacks import Timer
 from leyden.errors import InvalidOption, InvalidType
 
 
-class Clock:
-    """Goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Slow(leyden.LightningModule):
+class Slow(Tiny):
     """Every training batch takes a second."""
 
     clock: Clock
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.clock.now += 1
-        return self.layer(batch[0]).sum()
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
+        return super().training_step(batch, batch_idx)
 
 
 class Watched(Slow):
@@ -58,34 +39,22 @@ def slow(clock: Clock, kind: type[Slow] = Slow) -> Slow:
     return module
 
 
-def loader(batches: int) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.ones(batches, 2)), batch_size=1)
-
-
 def trainer_with(timer: Timer, epochs: int = 3) -> Any:
-    return leyden.Trainer(
-        max_epochs=epochs,
-        callbacks=[timer],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    return kit.trainer(timer, max_epochs=epochs, num_sanity_val_steps=0)
 
 
 def test_it_measures_training_validation_and_test() -> None:
     clock = Clock()
     timer = Timer(clock=clock)
     trainer = trainer_with(timer)
-    trainer.fit(slow(clock, Watched), loader(4), loader(1))
+    trainer.fit(slow(clock, Watched), ones(4), ones(1))
     assert timer.time_elapsed() == timer.time_elapsed("train") == 3 * 4 + 3 * 10
     assert timer.time_elapsed("validate") == 10
     assert timer.time_elapsed("test") == 0
     assert (timer.start_time(), timer.end_time()) == (100.0, 142.0)
     assert timer.start_time("test") is timer.end_time("test") is None
     assert timer.time_remaining() is None
-    trainer.test(dataloaders=loader(2), verbose=False)
+    trainer.test(dataloaders=ones(2), verbose=False)
     assert timer.time_elapsed("test") == 10
 
 
@@ -94,7 +63,7 @@ def test_it_ends_training(interval: str, steps: int) -> None:
     clock = Clock()
     timer = Timer(timedelta(seconds=6), interval=interval, clock=clock)
     trainer = trainer_with(timer)
-    trainer.fit(slow(clock), loader(4))
+    trainer.fit(slow(clock), ones(4))
     assert trainer.global_step == steps
     assert timer.time_remaining() == 6 - steps
     assert "time limit of 0:00:06" in trainer.stop_reason
@@ -104,14 +73,14 @@ def test_a_resumed_run_has_what_was_left() -> None:
     clock = Clock()
     first = Timer({"seconds": 10}, clock=clock)
     trainer = trainer_with(first, epochs=1)
-    trainer.fit(slow(clock), loader(4))
+    trainer.fit(slow(clock), ones(4))
     state = first.state_dict()
     assert state["time_elapsed"]["train"] == 4
     trainer.save_checkpoint("one.ckpt")
     clock.now += 1000
     second = Timer({"seconds": 10}, clock=clock)
     trainer = trainer_with(second, epochs=10)
-    trainer.fit(slow(clock), loader(4), ckpt_path="one.ckpt")
+    trainer.fit(slow(clock), ones(4), ckpt_path="one.ckpt")
     assert trainer.global_step == 10
     assert second.time_elapsed() == 10
 
@@ -120,10 +89,10 @@ def test_a_run_with_no_time_left_trains_no_batch() -> None:
     clock = Clock()
     timer = Timer({"seconds": 4}, clock=clock)
     trainer = trainer_with(timer, epochs=9)
-    trainer.fit(slow(clock), loader(9))
+    trainer.fit(slow(clock), ones(9))
     trainer.save_checkpoint("done.ckpt")
     again = trainer_with(Timer({"seconds": 4}, clock=clock), epochs=9)
-    again.fit(slow(clock), loader(9), ckpt_path="done.ckpt")
+    again.fit(slow(clock), ones(9), ckpt_path="done.ckpt")
     assert again.global_step == 4
 
 
@@ -131,9 +100,9 @@ def test_a_second_fit_has_all_the_time_again() -> None:
     clock = Clock()
     timer = Timer({"seconds": 5}, clock=clock)
     trainer = trainer_with(timer)
-    trainer.fit(slow(clock), loader(4))
+    trainer.fit(slow(clock), ones(4))
     clock.now += 50
-    trainer.fit(slow(clock), loader(4))
+    trainer.fit(slow(clock), ones(4))
     assert trainer.global_step == 5
     assert timer.time_elapsed() == 5
 
@@ -148,11 +117,11 @@ def test_lightnings_state_is_taken() -> None:
 def test_it_says_that_the_time_is_over(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     with caplog.at_level("INFO", logger="leyden"):
-        trainer_with(Timer({"seconds": 2}, clock=clock)).fit(slow(clock), loader(4))
+        trainer_with(Timer({"seconds": 2}, clock=clock)).fit(slow(clock), ones(4))
     assert "The time is over: training took 0:00:02." in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", logger="leyden"):
-        trainer_with(Timer({"seconds": 2}, verbose=False, clock=clock)).fit(slow(clock), loader(4))
+        trainer_with(Timer({"seconds": 2}, verbose=False, clock=clock)).fit(slow(clock), ones(4))
     assert "The time is over" not in caplog.text
 
 

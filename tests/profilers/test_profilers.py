@@ -10,20 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from kit import Clock
 
 from leyden.errors import InvalidOption, InvalidType, Unsupported
 from leyden.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from leyden.profilers.choose import choose_profiler
-
-
-class Clock:
-    """A clock that stands still until a test moves it, in seconds."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def timed(extended: bool = True, **options: Any) -> tuple[SimpleProfiler, Clock]:
