@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import Stream, same
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.errors import ConflictingOptions, InvalidReturn, LeydenWarning, UnknownName
 from leyden.testing import Recorder
-
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
 
 
 def batches(count: int) -> list[tuple[Tensor, Tensor]]:
@@ -68,7 +62,7 @@ class Module(leyden.LightningModule):
 
 
 def fit(module: leyden.LightningModule, data: Any = 6, **options: Any) -> leyden.Trainer:
-    trainer = leyden.Trainer(**{**QUIET, "max_epochs": 2, "limit_val_batches": 0, **options})
+    trainer = kit.trainer(**{"max_epochs": 2, "limit_val_batches": 0, **options})
     torch.manual_seed(3)
     trainer.fit(module, loader(data) if isinstance(data, int) else data)
     return trainer
@@ -98,11 +92,6 @@ def by_hand(
             before_step(model)
             optimizer.step()
     return model
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    one, two = first.state_dict(), second.state_dict()
-    return list(one) == list(two) and all(torch.equal(one[key], two[key]) for key in one)
 
 
 OPTIMIZERS: dict[str, Make] = {
@@ -153,7 +142,7 @@ class TestTheSameBits:
 
     def test_validation_changes_nothing(self) -> None:
         module = Module(OPTIMIZERS["adam"])
-        trainer = leyden.Trainer(**QUIET, max_epochs=2, val_check_interval=2)
+        trainer = kit.trainer(max_epochs=2, val_check_interval=2)
         torch.manual_seed(3)
         trainer.fit(module, loader(6), loader(3))
         assert same(module.net, by_hand(module.make))
@@ -167,7 +156,7 @@ class TestTheSameBits:
     def test_a_compiled_module_is_trained_as_itself(self) -> None:
         module = Module()
         compiled = torch.compile(module, backend="eager")
-        trainer = leyden.Trainer(**QUIET, max_epochs=2, limit_val_batches=0)
+        trainer = kit.trainer(max_epochs=2, limit_val_batches=0)
         torch.manual_seed(3)
         trainer.fit(compiled, loader(6))
         assert trainer.lightning_module is module
@@ -189,12 +178,10 @@ class TestTheSameBits:
         assert same(module.net, by_hand(module.make))
 
 
-class Unsized(IterableDataset[Any]):
+class Unsized(Stream):
     def __init__(self, count: int) -> None:
+        super().__init__(batches(count))
         self.count = count
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(batches(self.count))
 
 
 class Promising(Unsized):

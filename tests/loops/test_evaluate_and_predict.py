@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -14,22 +15,10 @@ from leyden.data.combined import CombinedLoader
 from leyden.errors import EmptyLoader, MissingMethod
 from leyden.testing import BoringModel, Recorder, random_batches
 
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
-
 
 def numbers(count: int, start: int = 0) -> DataLoader[Tensor]:
     data = torch.arange(float(start), float(start + count)).repeat(32, 1).T.contiguous()
     return DataLoader(data)  # type: ignore[arg-type]
-
-
-def trainer(**options: Any) -> leyden.Trainer:
-    return leyden.Trainer(**{**QUIET, **options})
 
 
 class Seeing(BoringModel):

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import Stream
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -17,14 +19,6 @@ import leyden
 from leyden.data.combined import CombinedLoader
 from leyden.errors import ConflictingOptions, EmptyLoader, InvalidLoader, InvalidOption, LeydenWarning, MissingMethod
 from leyden.testing import BoringModel, Recorder, random_batches
-
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
 
 
 class Tracing(leyden.Callback):
@@ -71,9 +65,7 @@ def trace(
     **options: Any,
 ) -> str:
     tracing = Tracing()
-    trainer = leyden.Trainer(
-        **{**QUIET, "max_epochs": 1, "num_sanity_val_steps": 0, **options, "callbacks": [*callbacks, tracing]}
-    )
+    trainer = kit.trainer(*callbacks, tracing, **{"num_sanity_val_steps": 0, **options})
     before(trainer)
     trainer.fit(
         module or BoringModel(),
@@ -83,18 +75,8 @@ def trace(
     return tracing.line
 
 
-class Stream(IterableDataset[Tensor]):
-    """``count`` samples without a length."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.ones(self.count, 32))
-
-
 def stream(count: int) -> DataLoader[Tensor]:
-    return DataLoader(Stream(count), batch_size=1)
+    return DataLoader(Stream(torch.ones(count, 32)))
 
 
 class TestLimits:
@@ -263,7 +245,7 @@ class TestStopping:
         assert trace(before=lambda trainer: trainer.stop()) == "E0 0s 1s 2s* V1 /"
 
     def test_the_result_says_why(self) -> None:
-        trainer = leyden.Trainer(**QUIET, max_epochs=5, callbacks=stopping("on_train_batch_end"), limit_val_batches=0)
+        trainer = kit.trainer(max_epochs=5, callbacks=stopping("on_train_batch_end"), limit_val_batches=0)
         result = trainer.fit(BoringModel(), random_batches(3))
         assert (result.status, result.reason) == ("stopped", "in on_train_batch_end")
         assert (result.epochs, result.steps) == (1, 1)
@@ -329,7 +311,7 @@ class TestLoaders:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LeydenWarning)
-            line = trace(DataLoader(Promising(3), batch_size=1), accumulate_grad_batches=2)
+            line = trace(DataLoader(Promising(torch.ones(3, 32))), accumulate_grad_batches=2)
         assert line == "E0 0 1s 2 V1 /"
 
     @pytest.mark.parametrize("loader", [stream(0), DataLoader(torch.ones(3, 32), batch_size=4, drop_last=True)])  # type: ignore[arg-type]
@@ -358,9 +340,7 @@ class TestLoaders:
             data = torch.arange(float(count)).repeat(32, 1).T.contiguous()
             if sized:
                 return DataLoader(data)  # type: ignore[arg-type]
-            streaming = Stream(count)
-            streaming.__class__ = type("Numbers", (Stream,), {"__iter__": lambda self: iter(data)})
-            return DataLoader(streaming, batch_size=1)
+            return DataLoader(Stream(data), batch_size=1)
 
         seen: list[Any] = []
 
@@ -396,7 +376,7 @@ class TestLoaders:
                 return random_batches(1)
 
         tracing = Tracing()
-        trainer = leyden.Trainer(**QUIET, max_epochs=4, reload_dataloaders_every_n_epochs=every, callbacks=tracing)
+        trainer = kit.trainer(max_epochs=4, reload_dataloaders_every_n_epochs=every, callbacks=tracing)
         trainer.fit(Module())
         assert [name for name in made if name.startswith("train")] == [f"train {epoch}" for epoch in epochs]
         assert [name for name in made if name.startswith("val")] == [f"val {epoch}" for epoch in epochs]
@@ -409,11 +389,11 @@ class TestLoaders:
                 return None
 
         with pytest.raises(InvalidLoader, match=r"Module.train_dataloader\(\) returned None"):
-            leyden.Trainer(**QUIET, max_epochs=1).fit(Module())
+            kit.trainer().fit(Module())
 
     def test_a_list_of_batches_is_explained(self) -> None:
         with pytest.raises(InvalidLoader, match="is a list of batches, and a list is read as several loaders"):
-            leyden.Trainer(**QUIET, max_epochs=1).fit(BoringModel(), [torch.ones(1, 32)])
+            kit.trainer().fit(BoringModel(), [torch.ones(1, 32)])
 
     def test_the_samplers_learn_the_epoch(self) -> None:
         class Sampler(torch.utils.data.SequentialSampler):
@@ -574,7 +554,7 @@ class TestWhatHooksRead:
 
         word = {"validate": "validation"}.get(verb, verb)
         heard = Recorder(setup=note, teardown=note, **{f"on_{word}_batch_end": note})
-        trainer = leyden.Trainer(**QUIET, callbacks=heard)
+        trainer = kit.trainer(callbacks=heard)
         getattr(trainer, verb)(BoringModel(), random_batches(2))
         assert seen == [(True, verb, False), (True, verb, False), (True, verb, True), (True, verb, True)]
         assert trainer.state.stage is None
@@ -604,24 +584,24 @@ class TestWhatHooksRead:
                 if options["max_epochs"] == -1 and "max_steps" not in options:
                     self.trainer.stop()
 
-        trainer = leyden.Trainer(**QUIET, limit_val_batches=0, **options)
+        trainer = kit.trainer(limit_val_batches=0, **options)
         trainer.fit(Module(), random_batches(5))
         seen.append(trainer.estimated_stepping_batches)
         assert seen == [expected] * 3
         assert trainer.global_step == expected or expected == float("inf")
 
     def test_the_estimate_where_the_length_is_unknown(self) -> None:
-        trainer = leyden.Trainer(**QUIET, limit_val_batches=0, max_epochs=1)
+        trainer = kit.trainer(limit_val_batches=0)
         trainer.fit(BoringModel(), stream(2))
         assert trainer.estimated_stepping_batches == float("inf")
         assert trainer.num_training_batches == float("inf")
 
     def test_the_estimate_before_any_fit(self) -> None:
         with pytest.raises(MissingMethod, match="There is no training loader yet: fit gets one"):
-            _ = leyden.Trainer(**QUIET, max_epochs=1).estimated_stepping_batches
+            _ = kit.trainer().estimated_stepping_batches
 
     def test_numbers_of_batches_stay_readable_after_another_verb(self) -> None:
-        trainer = leyden.Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=1)
+        trainer = kit.trainer(num_sanity_val_steps=1)
         loader = random_batches(3)
         trainer.fit(BoringModel(), loader, random_batches(2))
         assert (trainer.num_training_batches, trainer.num_val_batches, trainer.num_sanity_val_batches) == (3, [2], [1])
@@ -634,7 +614,7 @@ class TestWhatHooksRead:
 class TestASecondFit:
     def test_is_fresh(self) -> None:
         tracing = Tracing()
-        trainer = leyden.Trainer(**QUIET, max_epochs=1, callbacks=tracing, limit_val_batches=0)
+        trainer = kit.trainer(callbacks=tracing, limit_val_batches=0)
         first = trainer.fit(BoringModel(), random_batches(2))
         tracing.step = 0
         second = trainer.fit(BoringModel(), random_batches(3))
@@ -642,7 +622,7 @@ class TestASecondFit:
         assert (first.steps, second.steps) == (2, 3)
 
     def test_with_the_same_module_trains_on(self) -> None:
-        trainer = leyden.Trainer(**QUIET, max_epochs=1, limit_val_batches=0)
+        trainer = kit.trainer(limit_val_batches=0)
         module = BoringModel()
         trainer.fit(module, random_batches(2))
         optimizer, weight = trainer.optimizers[0], module.layer.weight.detach().clone()
@@ -655,7 +635,7 @@ class TestASecondFit:
         once = leyden.Callback()
         stops = iter([True])
         once.on_train_batch_end = lambda trainer, *_: trainer.stop() if next(stops, False) else None  # type: ignore[method-assign]
-        trainer = leyden.Trainer(**QUIET, max_epochs=1, callbacks=[once, tracing], limit_val_batches=0)
+        trainer = kit.trainer(callbacks=[once, tracing], limit_val_batches=0)
         trainer.fit(BoringModel(), random_batches(2))
         tracing.step = 0
         result = trainer.fit(BoringModel(), random_batches(2))
@@ -695,7 +675,7 @@ def test_a_validation_that_draws_does_not_disturb_training() -> None:
         torch.manual_seed(0)
         module = Module()
         data = torch.randn(4, 32)
-        trainer = leyden.Trainer(**QUIET, max_epochs=2, **options)
+        trainer = kit.trainer(max_epochs=2, **options)
         trainer.fit(module, DataLoader(data, shuffle=True), DataLoader(data))  # type: ignore[arg-type]
         return module.layer.weight.detach()
 
@@ -734,7 +714,7 @@ def test_a_dataset_that_grows_is_read_whole_in_every_epoch() -> None:
             train.length += 2
             val.length += 1
 
-    trainer = leyden.Trainer(**QUIET, max_epochs=2, val_check_interval=0.5, num_sanity_val_steps=0)
+    trainer = kit.trainer(max_epochs=2, val_check_interval=0.5, num_sanity_val_steps=0)
     trainer.fit(Reads(), DataLoader(train), DataLoader(val))
     assert trained == [(0, float(i)) for i in range(4)] + [(1, float(i)) for i in range(6)]
     assert validated == [0] * 2 * 1 + [1] * 2 * 2
@@ -748,6 +728,6 @@ def test_a_dataset_that_becomes_empty_is_an_error_and_no_endless_run() -> None:
         def on_train_epoch_end(self) -> None:
             train.length = 0
 
-    trainer = leyden.Trainer(**QUIET, max_epochs=-1, limit_val_batches=0)
+    trainer = kit.trainer(max_epochs=-1, limit_val_batches=0)
     with pytest.raises(EmptyLoader, match="its length is 0"):
         trainer.fit(Empties(), DataLoader(train))

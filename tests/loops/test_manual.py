@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import same
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader
@@ -14,14 +16,6 @@ import leyden
 from leyden.errors import ConflictingOptions, MisconfigurationException
 from leyden.testing import Recorder
 
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-    "max_epochs": 1,
-}
 DATA = torch.arange(24.0).reshape(6, 4) / 24
 
 
@@ -57,9 +51,7 @@ class Module(leyden.LightningModule):
 
 
 def fit(module: Module, **options: Any) -> leyden.Trainer:
-    trainer = leyden.Trainer(**{**QUIET, **options})
-    trainer.fit(module, DataLoader(DATA, batch_size=1))  # type: ignore[arg-type]
-    return trainer
+    return kit.fit(module, DataLoader(DATA, batch_size=1), **options)  # type: ignore[arg-type]
 
 
 def by_hand(names: str, step: Any, make: Any = lambda parameters: SGD(parameters, lr=0.1)) -> nn.ModuleDict:
@@ -76,10 +68,6 @@ def plain(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
 
 
 class TestOneOptimizer:

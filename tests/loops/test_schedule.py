@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,14 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import leyden
 from leyden.errors import LeydenWarning
 
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-    "num_sanity_val_steps": 0,
-}
+QUIET = {**kit.QUIET, "num_sanity_val_steps": 0}
 
 
 class Numbers(IterableDataset[Tensor]):

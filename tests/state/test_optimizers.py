@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch.optim import SGD
@@ -15,14 +16,7 @@ from leyden.errors import InvalidReturn, LeydenWarning, MissingMonitor, UnknownN
 from leyden.state.optimizers import OptimizerPlan, SchedulerPlan, SteppingOptimizer, requires_closure, takes_closure
 from leyden.testing import BoringModel, random_batches
 
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-    "num_sanity_val_steps": 0,
-}
+QUIET = {**kit.QUIET, "num_sanity_val_steps": 0}
 
 
 def sgd(lr: float = 1.0) -> SGD:
