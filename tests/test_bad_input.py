@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable as Function
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import Stream
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden import Callback, LightningModule, Trainer
@@ -42,23 +45,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*no validation (loader|runs)"),
     pytest.mark.filterwarnings("ignore:The training loader is an iterator"),
 ]
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "max_epochs": 1,
-    "limit_train_batches": 2,
-    "limit_val_batches": 1,
-    "limit_test_batches": 1,
-    "limit_predict_batches": 1,
-    "num_sanity_val_steps": 0,
-}
-
-
-def trainer(**options: Any) -> Trainer:
-    return Trainer(**{**QUIET, **options})
+trainer = partial(
+    kit.trainer, limit_train_batches=2, limit_val_batches=1, limit_test_batches=1, limit_predict_batches=1, num_sanity_val_steps=0
+)
 
 
 # Every argument of the Trainer
@@ -343,11 +332,6 @@ def test_a_step_under_another_name_is_suggested() -> None:
 # Loaders
 
 
-class Nothing(IterableDataset[Any]):
-    def __iter__(self) -> Any:
-        return iter(())
-
-
 NO_LOADERS: dict[str, tuple[Any, str]] = {
     "int": (3, "3 (int), which is no loader"),
     "str": ("abc", "'abc' (str), which is no loader"),
@@ -389,7 +373,7 @@ def run(verb: str, loader: Any, **options: Any) -> None:
 EMPTY: dict[str, Function[[], Any]] = {
     "no samples": lambda: DataLoader([]),  # type: ignore[arg-type]
     "drop_last": lambda: DataLoader(TensorDataset(torch.zeros(2, 32)), batch_size=4, drop_last=True),
-    "iterable": lambda: DataLoader(Nothing(), batch_size=None),
+    "iterable": lambda: DataLoader(Stream(()), batch_size=None),
     "iterator": lambda: iter(()),
 }
 
@@ -431,7 +415,7 @@ def test_a_share_that_leaves_no_batch() -> None:
 
 
 def test_a_share_of_an_unknown_length() -> None:
-    loader = DataLoader(Nothing(), batch_size=None)
+    loader = DataLoader(Stream(()), batch_size=None)
     with pytest.raises(InvalidOption, match="does not tell its length"):
         run("fit", loader, limit_train_batches=0.5)
     with pytest.raises(InvalidOption, match=r"val_check_interval=0.5"):
@@ -723,7 +707,7 @@ def test_after_a_failure_the_same_trainer_works(failure: str) -> None:
 @pytest.mark.parametrize("given", [5, True, [], b"x.ckpt"])
 def test_a_checkpoint_path_is_text(verb: str, given: Any) -> None:
     with pytest.raises(InvalidType, match="ckpt_path="):
-        getattr(Trainer(**QUIET), verb)(BoringModel(), random_batches(1), ckpt_path=given)
+        getattr(trainer(), verb)(BoringModel(), random_batches(1), ckpt_path=given)
 
 
 @pytest.mark.parametrize("given", [5, None, b"x.ckpt"])
@@ -749,7 +733,7 @@ def test_a_checkpoint_with_a_part_of_another_kind_is_foreign(own_folder: Path, p
     with pytest.raises(CheckpointForeign, match=f"its '{part}' is {type(value).__name__}"):
         BoringModel.load_from_checkpoint("made-by-hand.ckpt")
     with pytest.raises(CheckpointForeign, match=f"its '{part}' is {type(value).__name__}"):
-        Trainer(**QUIET).fit(model, random_batches(1), ckpt_path="made-by-hand.ckpt")
+        trainer().fit(model, random_batches(1), ckpt_path="made-by-hand.ckpt")
 
 
 def test_a_callbacks_state_that_is_no_dict_is_refused(own_folder: Path) -> None:
@@ -757,9 +741,8 @@ def test_a_callbacks_state_that_is_no_dict_is_refused(own_folder: Path) -> None:
         def state_dict(self) -> Any:
             return [1, 2]
 
-    options = {**QUIET, "enable_checkpointing": True}
     with pytest.raises(InvalidReturn, match=r"Counts.state_dict\(\) returned list"):
-        Trainer(**options, callbacks=[Counts()]).fit(BoringModel(), random_batches(1))
+        trainer(enable_checkpointing=True, callbacks=[Counts()]).fit(BoringModel(), random_batches(1))
 
 
 def test_a_switch_that_is_a_tensor_is_refused() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor
@@ -51,18 +53,7 @@ class Data(leyden.LightningDataModule):
         return self.loader("predict_dataloader")
 
 
-def trainer(**options: Any) -> leyden.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 2,
-        "limit_train_batches": 2,
-        "limit_val_batches": 1,
-    }
-    return leyden.Trainer(**{**defaults, **options})
+trainer = partial(kit.trainer, max_epochs=2, limit_train_batches=2, limit_val_batches=1)
 
 
 # -- hooks

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given
@@ -31,17 +33,7 @@ def load_recorder() -> Any:
 
 
 recorder = load_recorder()
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
-
-
-def trainer(**options: Any) -> leyden.Trainer:
-    return leyden.Trainer(**{**QUIET, "max_epochs": 1, "num_sanity_val_steps": 0, "limit_val_batches": 0, **options})
+trainer = partial(kit.trainer, num_sanity_val_steps=0, limit_val_batches=0)
 
 
 def names(events: Any) -> list[str]:

@@ -11,12 +11,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kit
 import numpy as np
 import pytest
 import torch
 import torchmetrics
+from kit import Stream
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -99,22 +101,8 @@ def plain(values: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in values.items()}
 
 
-def trainer_of(**keywords: Any) -> leyden.Trainer:
-    quiet: dict[str, Any] = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "accelerator": "cpu",
-        "max_epochs": 1,
-    }
-    return leyden.Trainer(**{**quiet, **keywords})
-
-
 def fitted(module: Logs, train: Any = None, val: Any = None, **keywords: Any) -> leyden.Trainer:
-    trainer = trainer_of(**keywords)
-    trainer.fit(module, numbers(7, 2) if train is None else train, val)
-    return trainer
+    return kit.fit(module, numbers(7, 2) if train is None else train, val, **keywords)
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
@@ -495,16 +483,6 @@ class Record:
     y: Tensor
 
 
-class Batches(IterableDataset[Any]):
-    """Batches that come ready made, so no loader counts their samples."""
-
-    def __init__(self, *batches: Any) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)
-
-
 def mean_over(*batches: Any, **asked: Any) -> float:
     """The epoch's mean of 0, 1, 2 ..., one for each batch."""
 
@@ -514,7 +492,7 @@ def mean_over(*batches: Any, **asked: Any) -> float:
             return self.layer.weight.sum()
 
     module = Module()
-    return fitted(module, DataLoader(Batches(*batches), batch_size=None)).callback_metrics["a"].item()
+    return fitted(module, DataLoader(Stream(batches), batch_size=None)).callback_metrics["a"].item()
 
 
 @pytest.mark.parametrize(
@@ -700,7 +678,7 @@ def test_a_metric_of_several_loaders_starts_anew_for_each(shared: bool) -> None:
 
     module = Counts(validation_step=validation_step, on_validation_epoch_end=end)
     for _ in range(2):
-        result = trainer_of().validate(module, [numbers(4, 2), numbers(4, 2, 100)], verbose=False)
+        result = kit.trainer().validate(module, [numbers(4, 2), numbers(4, 2, 100)], verbose=False)
         assert result == [{"v/dataloader_idx_0": 1.5}, {"v/dataloader_idx_1": 101.5}]
     assert found == [1.5, 1.5]
 
@@ -766,7 +744,7 @@ class LogsWhereTold(Callback):
 
 def run_everything(module: Logs, *callbacks: Callback, folder: Path | None = None) -> dict[str, Tensor]:
     """Fit, validate, test and predict; returns all metrics that callbacks could have seen."""
-    trainer = trainer_of(callbacks=list(callbacks), num_sanity_val_steps=1)
+    trainer = kit.trainer(callbacks=list(callbacks), num_sanity_val_steps=1)
     seen: dict[str, Tensor] = {}
     trainer.fit(module, numbers(4, 2), numbers(4, 2))
     seen.update(trainer.callback_metrics)
@@ -811,7 +789,7 @@ def test_no_logging_from_the_module_s_preparations(hook: str) -> None:
 
     setattr(module, hook, log)
     with pytest.raises(IllegalLog, match=f"was called (in {hook}|outside of the trainer's hooks), where nothing can be logged"):
-        trainer_of().fit(module, None if hook == "train_dataloader" else numbers(2, 2))
+        kit.trainer().fit(module, None if hook == "train_dataloader" else numbers(2, 2))
 
 
 @pytest.mark.parametrize(
@@ -833,7 +811,7 @@ def test_a_hook_of_an_epoch_has_no_step(hook: str, asked: dict[str, bool]) -> No
 
 @pytest.mark.parametrize("hook", [hook for hook, (_, default) in WHERE_LEGAL.items() if default == "step" and hook in ALL_HOOKS])
 def test_a_training_step_s_hooks_log_the_step_by_default(hook: str) -> None:
-    trainer = trainer_of(callbacks=[LogsWhereTold(hook)], max_epochs=1)
+    trainer = kit.trainer(callbacks=[LogsWhereTold(hook)], max_epochs=1)
     module = Logs()
     trainer.fit(module, numbers(4, 2))
     assert module.at("on_train_batch_end" if hook != "on_train_batch_end" else "on_train_epoch_end") == {"a": 1.0}
@@ -943,7 +921,7 @@ def test_early_stopping_checkpoints_and_plateaus_find_it(place: str, name: str, 
     module = Module(**{place: log})
     stopping = EarlyStopping(name, patience=2)
     saving = ModelCheckpoint(tmp_path, monitor=name, save_top_k=1)
-    trainer = trainer_of(max_epochs=9, callbacks=[stopping, saving], enable_checkpointing=True)
+    trainer = kit.trainer(max_epochs=9, callbacks=[stopping, saving], enable_checkpointing=True)
     trainer.fit(module, numbers(4, 2), numbers(4, 2))
     assert trainer.current_epoch == 3
     assert saving.best_model_score == 1.0

@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import nn
@@ -15,21 +16,11 @@ from leyden.errors import LeydenWarning, MisconfigurationException, MissingMetho
 from leyden.module import LightningModule, NotAttached
 from leyden.testing import BoringModel, random_batches
 
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-    "max_epochs": 1,
-    "limit_val_batches": 0,
-}
+QUIET = {**kit.QUIET, "max_epochs": 1, "limit_val_batches": 0}
 
 
 def fitted(module: LightningModule, **options: Any) -> leyden.Trainer:
-    trainer = leyden.Trainer(**{**QUIET, **options})
-    trainer.fit(module, random_batches(2))
-    return trainer
+    return kit.fit(module, random_batches(2), **{"limit_val_batches": 0, **options})
 
 
 class TestWithoutATrainer:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import subprocess
-import sys
 from importlib.metadata import requires, version
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
+from kit import in_a_fresh_process
 
 import leyden
 
@@ -40,12 +38,6 @@ HEAVY = [
 
 def module_name(file: Path) -> str:
     return ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
-
-
-def in_a_fresh_process(source: str) -> list[str]:
-    """What a program prints when it has a Python process to itself."""
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    return done.stdout.split()
 
 
 # Public names
@@ -113,7 +105,8 @@ def test_constraints_pin_everything_exactly() -> None:
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    loaded = in_a_fresh_process("import torch, sys; before = set(sys.modules); import leyden; print(*set(sys.modules) - before)")
+    program = "import torch, sys; before = set(sys.modules); import leyden; print(*set(sys.modules) - before)"
+    loaded = in_a_fresh_process(program).split()
     assert [name for name in HEAVY if name in loaded] == []
 
 
@@ -134,7 +127,7 @@ def test_importing_changes_nothing() -> None:
             if was != now:
                 print("changed", number)
     """
-    assert in_a_fresh_process(dedent(program)) == []
+    assert in_a_fresh_process(program) == ""
 
 
 def test_the_package_under_test_is_this_one() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from kit import trainer
 
-import leyden
 from leyden.hooks import HOOK_NAMES
 from leyden.testing import (
     BoringDataModule,
@@ -20,17 +20,6 @@ from leyden.testing import (
     Recorder,
     random_batches,
 )
-
-
-def trainer(**options: Any) -> leyden.Trainer:
-    return leyden.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
 
 
 @pytest.mark.parametrize("kind", [BoringModel, ManualOptimBoringModel])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor, nn
@@ -59,9 +61,7 @@ class Collecting(Counting):
         self.seen["test"].append(outputs)
 
 
-def trainer(**options: Any) -> leyden.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return leyden.Trainer(accelerator="cpu", **{**quiet, "max_epochs": 1, "num_sanity_val_steps": 0, **options})
+trainer = partial(kit.trainer, num_sanity_val_steps=0)
 
 
 # What is collected

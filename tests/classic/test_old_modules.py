@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,9 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*there is no validation loader"),
 ]
 QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-    "enable_model_summary": False, "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1,
-    "limit_test_batches": 1,
+    **kit.QUIET, "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1,
 }  # fmt: skip
 
 
@@ -37,10 +37,7 @@ class Noting(BoringModel):
         self.calls: list[Any] = []
 
 
-def fit(module: leyden.LightningModule, **options: Any) -> Trainer:
-    trainer = Trainer(**{**QUIET, **options})
-    trainer.fit(module)
-    return trainer
+fit = partial(kit.fit, **QUIET)
 
 
 # Steps and configuration under other names

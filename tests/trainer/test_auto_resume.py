@@ -6,11 +6,14 @@ import os
 import shutil
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import Crash, Net, at_batch, same
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,42 +41,16 @@ class Samples(Dataset[Tensor]):
         return torch.full((4,), index / 8) + 0.1 * torch.randn(4)
 
 
-class Net(leyden.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 1))
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss = self.model(batch).square().mean()
-        self.log("loss", loss)
-        return loss
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val_loss", self.model(batch).square().mean())
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.parameters(), lr=0.02)
-
-
-class Crash(Exception):
-    pass
-
-
 def crashes(at: int) -> Recorder:
     """Raises in the training batch ``at``, counted over epochs."""
 
-    def crash(run: Any, *_: Any) -> None:
-        if run.progress.batches == at:
-            raise Crash
+    def crash() -> None:
+        raise Crash
 
-    return Recorder(on_train_batch_start=crash)
+    return at_batch(at, crash)
 
 
-def trainer(*callbacks: Any, **options: Any) -> leyden.Trainer:
-    options = {"max_epochs": 3, "log_every_n_steps": 1, **options}
-    return leyden.Trainer(
-        accelerator="cpu", callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False, **options
-    )
+trainer = partial(kit.trainer, max_epochs=3, log_every_n_steps=1, logger=None, enable_checkpointing=None)
 
 
 def fit(run: leyden.Trainer, ckpt_path: Any = "last") -> tuple[Net, Any]:
@@ -82,11 +59,6 @@ def fit(run: leyden.Trainer, ckpt_path: Any = "last") -> tuple[Net, Any]:
     return net, run.fit(
         net, DataLoader(Samples(), batch_size=2, shuffle=True), DataLoader(Samples(), batch_size=4), ckpt_path=ckpt_path
     )
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
 def damage(path: str | Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 
@@ -55,21 +57,15 @@ class Ledger(Profiler):
         self.verbs.append(f"teardown {stage}")
 
 
-def quiet(**options: Any) -> leyden.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 2,
-        "limit_train_batches": 3,
-        "limit_val_batches": 2,
-        "limit_test_batches": 2,
-        "limit_predict_batches": 2,
-        "num_sanity_val_steps": 0,
-    }
-    return leyden.Trainer(**{**defaults, **options})
+quiet = partial(
+    kit.trainer,
+    max_epochs=2,
+    limit_train_batches=3,
+    limit_val_batches=2,
+    limit_test_batches=2,
+    limit_predict_batches=2,
+    num_sanity_val_steps=0,
+)
 
 
 def test_every_action_of_a_fit() -> None:

@@ -9,8 +9,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import Logging
 
 import leyden
 from leyden.callbacks import (
@@ -26,30 +28,8 @@ from leyden.errors import UnknownName
 from leyden.loggers import CSVLogger, Logger
 from leyden.profilers import SimpleProfiler
 from leyden.strategies import SingleDeviceStrategy
-from leyden.testing import BoringModel
 
-
-class Net(BoringModel):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = self.step(batch)
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", self.step(batch))
-
-
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "max_epochs": 1,
-    "limit_train_batches": 2,
-    "limit_val_batches": 1,
-    "num_sanity_val_steps": 0,
-}
+QUIET = {**kit.QUIET, "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "num_sanity_val_steps": 0}
 
 
 # -- Trainer
@@ -76,7 +56,7 @@ class Mine(leyden.Trainer):
 def test_a_trainer_of_the_user_s() -> None:
     run = Mine(flavour="vanilla", **{**QUIET, "max_epochs": 3})
     assert isinstance(run, leyden.Trainer)
-    run.fit_and_test(Net())
+    run.fit_and_test(Logging())
     assert (run.flavour, run.fits, run.max_epochs, run.global_step) == ("vanilla", 1, 3, 6)
     assert Mine().max_epochs == 2
 
@@ -88,7 +68,7 @@ def test_attributes_set_before_super_init() -> None:
             super().__init__(**kwargs)
 
     run = Early("mine", **QUIET)
-    run.fit(Net())
+    run.fit(Logging())
     assert run.name == "mine"
 
 
@@ -113,12 +93,12 @@ def test_a_trainer_from_a_namespace() -> None:
 def test_attributes_may_be_added_to_a_trainer() -> None:
     run = leyden.Trainer(**QUIET)
     run.my_counter = 1  # type: ignore[attr-defined]  # on purpose
-    run.fit(Net())
+    run.fit(Logging())
     assert run.my_counter == 1  # type: ignore[attr-defined]  # as above
 
 
 def test_a_module_can_be_copied_and_pickled_after_a_run() -> None:
-    module = Net()
+    module = Logging()
     leyden.Trainer(**QUIET).fit(module)
     twin = copy.deepcopy(module)
     again = pickle.loads(pickle.dumps(module))
@@ -148,7 +128,7 @@ def test_a_checkpoint_callback_of_the_user_s(tmp_path: Path) -> None:
 
     keeping = Telling(tmp_path, monitor="val_loss", save_last=True, filename="{epoch}")
     run = leyden.Trainer(**{**QUIET, "enable_checkpointing": True, "callbacks": [keeping]})
-    run.fit(Net())
+    run.fit(Logging())
     assert run.checkpoint_callback is keeping
     assert "epoch=0.pt" in keeping.saved
     assert {path.name for path in tmp_path.iterdir()} == {"epoch=0.pt", "newest.pt"}
@@ -164,7 +144,7 @@ def test_a_checkpoint_callback_whose_hook_adds_something(tmp_path: Path) -> None
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             seen.append(batch_idx)
 
-    leyden.Trainer(**{**QUIET, "enable_checkpointing": True, "callbacks": [Adding(tmp_path)]}).fit(Net())
+    leyden.Trainer(**{**QUIET, "enable_checkpointing": True, "callbacks": [Adding(tmp_path)]}).fit(Logging())
     assert seen == [0, 1]
 
 
@@ -187,7 +167,7 @@ def test_early_stopping_of_the_user_s() -> None:
             if trainer.current_epoch >= self.warm_up:
                 super().on_train_epoch_end(trainer, pl_module)
 
-    class Worsening(Net):
+    class Worsening(Logging):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.log("val_loss", float(self.current_epoch))
 
@@ -212,7 +192,7 @@ def test_a_bar_of_the_user_s() -> None:
             return items
 
     run = leyden.Trainer(**{**QUIET, "enable_progress_bar": True, "callbacks": [Short()]})
-    run.fit(Net())
+    run.fit(Logging())
     assert isinstance(run.progress_bar_callback, Short)
 
 
@@ -231,7 +211,7 @@ def test_a_bar_from_nothing() -> None:
 
     dots = Dots()
     run = leyden.Trainer(**{**QUIET, "enable_progress_bar": True, "callbacks": [dots]})
-    run.fit(Net())
+    run.fit(Logging())
     assert dots.dots == 2
     assert run.progress_bar_callback is dots
 
@@ -257,7 +237,7 @@ def test_a_logger_from_nothing() -> None:
         def log_hyperparams(self, params: Any, *arguments: Any, **keywords: Any) -> None:
             self.params = params
 
-    class Tuned(Net):
+    class Tuned(Logging):
         def __init__(self, width: int = 3) -> None:
             super().__init__()
             self.save_hyperparameters()
@@ -300,7 +280,7 @@ def test_subclasses_of_what_is_built_in(tmp_path: Path) -> None:
             "accelerator": "auto",
         }
     )
-    run.fit(Net())
+    run.fit(Logging())
     assert [type(callback) for callback in run.callbacks] == [Rates, Layers, Bar]
     assert isinstance(run.strategy, Device)
     assert (tmp_path / "fit-times.txt").exists()
@@ -325,8 +305,8 @@ def test_a_callback_with_a_state_and_mixins(tmp_path: Path) -> None:
 
     first = Mixed()
     run = leyden.Trainer(**{**QUIET, "callbacks": [first]})
-    run.fit(Net())
+    run.fit(Logging())
     run.save_checkpoint(tmp_path / "mine.ckpt")
     second = Mixed()
-    leyden.Trainer(**{**QUIET, "max_epochs": 2, "callbacks": [second]}).fit(Net(), ckpt_path=tmp_path / "mine.ckpt")
+    leyden.Trainer(**{**QUIET, "max_epochs": 2, "callbacks": [second]}).fit(Logging(), ckpt_path=tmp_path / "mine.ckpt")
     assert (first.count, second.count) == (2, 4)

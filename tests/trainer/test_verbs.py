@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor
@@ -95,17 +97,7 @@ class Data(leyden.LightningDataModule):
         return loader(400)
 
 
-def trainer(**options: Any) -> leyden.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 1,
-        "num_sanity_val_steps": 0,
-    }
-    return leyden.Trainer(**{**defaults, **options})
+trainer = partial(kit.trainer, num_sanity_val_steps=0)
 
 
 VERBS = {"validate": "val", "test": "test", "predict": "predict"}

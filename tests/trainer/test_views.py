@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import Logging
 from torch.utils.data import DataLoader
 
 import leyden
@@ -20,19 +23,11 @@ from leyden.testing import BoringModel, RandomDataset
 from leyden.trainer.states import RunningStage, TrainerFn, TrainerStatus
 
 
-class Net(BoringModel):
+class Net(Logging):
     """Six training batches, validation loaders of four and five, three test batches, two to predict."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = self.step(batch)
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val_loss", self.step(batch))
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("test_loss", self.step(batch))
 
     def train_dataloader(self) -> Any:
         return DataLoader(RandomDataset(32, 6))
@@ -64,19 +59,7 @@ class Observer(leyden.Callback):
         return look
 
 
-def trainer(*callbacks: leyden.Callback, **options: Any) -> leyden.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 2,
-        "limit_train_batches": 3,
-        "limit_val_batches": 2,
-        "num_sanity_val_steps": 1,
-    }
-    return leyden.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+trainer = partial(kit.trainer, max_epochs=2, limit_train_batches=3, limit_val_batches=2, num_sanity_val_steps=1)
 
 
 # -- the stage
