@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import same
 from torch import nn
 
 from leyden.errors import (
@@ -41,11 +42,6 @@ class Overlapping(Tied):
         self.register_buffer("whole", torch.arange(6.0))
         self.register_buffer("part", self.whole[2:4])
         self.register_buffer("turned", torch.randn(2, 3).t())
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 def test_what_is_saved_is_loaded_and_others_read_it(tmp_path: Path) -> None:

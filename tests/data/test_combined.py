@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given
@@ -221,18 +223,7 @@ class Several(BoringModel):
         self.shapes.append((batch_idx, dataloader_idx))
 
 
-def trainer(**options: Any) -> leyden.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 1,
-        "limit_val_batches": 0,
-        "num_sanity_val_steps": 0,
-    }
-    return leyden.Trainer(**{**defaults, **options})
+trainer = partial(kit.trainer, limit_val_batches=0, num_sanity_val_steps=0)
 
 
 def two(mode: Any = None) -> Any:

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kit
 import numpy as np
 import pytest
 import torch
+from kit import Halves, Stream, same
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
-    IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
@@ -31,6 +32,8 @@ from leyden.data.position import LoaderPosition
 from leyden.data.reader import Reader
 from leyden.data.seeded import SeededDataset, Tagged, TaggedIndex, batch_seed, epoch_seed
 from leyden.errors import LeydenWarning
+
+SIX = torch.arange(6.0).reshape(6, 1).repeat(1, 4)
 
 
 class Noise(Dataset[Tensor]):
@@ -85,20 +88,8 @@ class SavesAt(leyden.Callback):
 
 def trained(loader: Any, *callbacks: Any, ckpt_path: Path | None = None, epochs: int = 2) -> list[Tensor]:
     net = Collects()
-    leyden.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    ).fit(net, loader, ckpt_path=ckpt_path)
+    kit.fit(net, loader, ckpt_path=ckpt_path, callbacks=list(callbacks), max_epochs=epochs)
     return net.batches
-
-
-def equal(first: list[Tensor], second: list[Tensor]) -> bool:
-    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 # -- workers
@@ -113,8 +104,8 @@ def test_seeded_data_depends_on_no_number_of_workers(dataset: Any, batch_size: i
         leyden.seed_everything(3, workers=True)
         generator = torch.Generator().manual_seed(8) if own else None
         results.append(trained(DataLoader(dataset(), batch_size=batch_size, shuffle=True, generator=generator, **workers)))
-    assert all(equal(results[0], other) for other in results[1:])
-    assert not equal(results[0][: len(results[0]) // 2], results[0][len(results[0]) // 2 :])  # epochs differ
+    assert all(same(results[0], other) for other in results[1:])
+    assert not same(results[0][: len(results[0]) // 2], results[0][len(results[0]) // 2 :])  # epochs differ
 
 
 def test_samples_of_a_batch_and_batches_of_an_epoch_differ() -> None:
@@ -133,7 +124,7 @@ def test_without_workers_samples_draw_from_the_process_as_in_a_plain_loop() -> N
         for batch in DataLoader(Noise(), batch_size=3, shuffle=True):
             plain.append(batch)
             torch.randn(1)
-    assert equal(batches, plain)
+    assert same(batches, plain)
 
 
 @pytest.mark.parametrize("batch_size", [5, 3, None])
@@ -221,19 +212,8 @@ def test_what_was_used_before_the_cut_is_not_read_again(batch_size: int | None, 
     full = trained(DataLoader(Noise(), batch_size=batch_size, shuffle=True), SavesAt(3, path), epochs=1)
     dataset = Noise()
     resumed = trained(DataLoader(dataset, batch_size=batch_size, shuffle=True), ckpt_path=path, epochs=1)
-    assert equal(full[3:], resumed)
+    assert same(full[3:], resumed)
     assert len(dataset.read) == 10 - 3 * (batch_size or 1)
-
-
-class HalvesBatches(DataLoader[Any]):
-    """Yields two batches for each that its sampler gives."""
-
-    def __len__(self) -> int:
-        return 2 * super().__len__()
-
-    def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            yield from batch.chunk(2)
 
 
 # without workers, what such a loader holds back was drawn by the process's generators, of which it is not known when
@@ -242,12 +222,12 @@ def test_a_loader_that_iterates_in_its_own_way_is_read_from_its_beginning(worker
     path = tmp_path / "cut.ckpt"
 
     def loader() -> Any:
-        return HalvesBatches(Noise(8), batch_size=2, shuffle=True, num_workers=workers)
+        return Halves(Noise(8), batch_size=2, shuffle=True, num_workers=workers)
 
     leyden.seed_everything(1)
     full = trained(loader(), SavesAt(cut, path), epochs=1)
     leyden.seed_everything(2)
-    assert equal(full[cut:], trained(loader(), ckpt_path=path, epochs=1))
+    assert same(full[cut:], trained(loader(), ckpt_path=path, epochs=1))
 
 
 # -- what is said
@@ -298,17 +278,12 @@ def test_a_generator_in_a_dataset_that_workers_copy_is_told_of_once() -> None:
 def test_a_generator_in_a_dataset_is_continued_without_workers(tmp_path: Path) -> None:
     path = tmp_path / "at1.ckpt"
     full = trained(DataLoader(OwnGenerator(), batch_size=5), SavesAt(1, path))
-    assert equal(full[1:], trained(DataLoader(OwnGenerator(), batch_size=5), ckpt_path=path))
-
-
-class Stream(IterableDataset[Tensor]):
-    def __iter__(self) -> Iterator[Tensor]:
-        return (torch.full((4,), float(index)) for index in range(6))
+    assert same(full[1:], trained(DataLoader(OwnGenerator(), batch_size=5), ckpt_path=path))
 
 
 def test_a_stream_in_workers_that_live_on_is_told_of() -> None:
     with pytest.warns(LeydenWarning, match="iterable dataset in persistent workers"):
-        trained(DataLoader(Stream(), batch_size=2, num_workers=1, persistent_workers=True), epochs=1)
+        trained(DataLoader(Stream(SIX), batch_size=2, num_workers=1, persistent_workers=True), epochs=1)
 
 
 def test_nothing_is_said_of_what_is_exact() -> None:
@@ -316,7 +291,7 @@ def test_nothing_is_said_of_what_is_exact() -> None:
         warnings.simplefilter("error")
         for workers in (0, 1):
             trained(DataLoader(Noise(), batch_size=5, shuffle=True, num_workers=workers), epochs=1)
-            trained(DataLoader(Stream(), batch_size=3, num_workers=workers), epochs=1)
+            trained(DataLoader(Stream(SIX), batch_size=3, num_workers=workers), epochs=1)
 
 
 # -- the parts
@@ -374,6 +349,6 @@ def test_reading_with_a_seed_leaves_the_process_s_generators_alone() -> None:
 def test_a_reader_holds_one_leaf_for_each_loader() -> None:
     from leyden.data.combined import CombinedLoader
 
-    first, second = DataLoader(Noise()), DataLoader(Stream())
+    first, second = DataLoader(Noise()), DataLoader(Stream(SIX))
     assert [leaf.loader for leaf in Reader(CombinedLoader({"a": first, "b": second})).leaves] == [first, second]
     assert [leaf.loader for leaf in Reader(first).leaves] == [first]

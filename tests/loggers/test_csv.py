@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 from dataclasses import dataclass
@@ -14,16 +13,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kit import rows
 
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning
 from leyden.loggers.csv import CSVLogger
-
-
-def rows(logger: CSVLogger) -> list[dict[str, str]]:
-    """The rows of the logger's file, empty cells left out."""
-    with open(Path(logger.log_dir) / "metrics.csv", newline="") as file:
-        return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
 
 
 def test_rows_stand_under_sorted_columns(tmp_path: Path) -> None:
@@ -89,7 +83,7 @@ def test_a_row_waits_on_its_device_until_it_is_due(tmp_path: Path) -> None:
     assert os.listdir(logger.log_dir) == []
     assert logger.experiment.metrics[0][0]["a"] is value
     logger.log_metrics({"a": value}, 2)
-    assert rows(logger) == [{"a": "0.25", "step": str(step)} for step in range(3)]
+    assert rows(logger.log_dir) == [{"a": "0.25", "step": str(step)} for step in range(3)]
 
 
 def test_rows_are_due_by_steps_too(tmp_path: Path) -> None:
@@ -98,7 +92,7 @@ def test_rows_are_due_by_steps_too(tmp_path: Path) -> None:
     logger.log_metrics({"a": 1}, 49)
     assert os.listdir(logger.log_dir) == []
     logger.log_metrics({"a": 1}, 100)
-    assert [row["step"] for row in rows(logger)] == ["49", "100"]
+    assert [row["step"] for row in rows(logger.log_dir)] == ["49", "100"]
 
 
 def test_rows_are_read_in_one_transfer_a_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +104,7 @@ def test_rows_are_read_in_one_transfer_a_dtype(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: transfers.append(tensor.dtype) or tolist(tensor))
     logger.save()
     assert sorted(map(str, transfers)) == ["torch.float32", "torch.float64", "torch.int64"]
-    assert rows(logger)[9] == {"a": "9", "b": "0.5", "c": "0.5", "step": "9"}
+    assert rows(logger.log_dir)[9] == {"a": "9", "b": "0.5", "c": "0.5", "step": "9"}
 
 
 def test_no_row_is_written_anew_but_for_a_new_column(tmp_path: Path) -> None:
@@ -136,7 +130,7 @@ def test_rows_without_a_step_are_counted(tmp_path: Path) -> None:
         logger.save()
     logger.log_metrics({"a": 3})
     logger.save()
-    assert [row["step"] for row in rows(logger)] == ["0", "1", "2"]
+    assert [row["step"] for row in rows(logger.log_dir)] == ["0", "1", "2"]
 
 
 def test_an_existing_folder_is_gone_on_with(tmp_path: Path) -> None:
@@ -144,7 +138,7 @@ def test_an_existing_folder_is_gone_on_with(tmp_path: Path) -> None:
         logger = CSVLogger(tmp_path, version="mine")
         logger.log_metrics({"a": value}, value)
         logger.finalize("success")
-    assert [row["a"] for row in rows(logger)] == ["1", "2"]
+    assert [row["a"] for row in rows(logger.log_dir)] == ["1", "2"]
 
 
 def test_two_loggers_in_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
@@ -155,7 +149,7 @@ def test_two_loggers_in_one_folder_keep_each_others_rows(tmp_path: Path) -> None
     second.save()
     first.log_metrics({"a": 3}, 2)
     first.save()
-    assert rows(first) == [{"a": "1", "step": "0"}, {"b": "2", "step": "1"}, {"a": "3", "step": "2"}]
+    assert rows(first.log_dir) == [{"a": "1", "step": "0"}, {"b": "2", "step": "1"}, {"a": "3", "step": "2"}]
 
 
 def test_half_a_line_left_by_a_killed_process_is_kept_apart(tmp_path: Path) -> None:
@@ -164,14 +158,14 @@ def test_half_a_line_left_by_a_killed_process_is_kept_apart(tmp_path: Path) -> N
     logger = CSVLogger(tmp_path, name="", version="mine")
     logger.log_metrics({"a": 3}, 2)
     logger.save()
-    assert rows(logger) == [{"a": "1", "step": "0"}, {"a": "2"}, {"a": "3", "step": "2"}]
+    assert rows(logger.log_dir) == [{"a": "1", "step": "0"}, {"a": "2"}, {"a": "3", "step": "2"}]
 
 
 def test_a_prefix_stands_before_metrics(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, prefix="run")
     logger.log_metrics({"a": 1}, 5)
     logger.save()
-    assert rows(logger) == [{"run-a": "1", "step": "5"}]
+    assert rows(logger.log_dir) == [{"run-a": "1", "step": "5"}]
 
 
 @dataclass
@@ -256,7 +250,7 @@ def test_a_value_that_is_no_number_is_named_and_the_others_are_kept(tmp_path: Pa
     with pytest.raises(InvalidType, match=r"metrics\['b'\]='tensor of shape \(3,\)' cannot be used: expected one number"):
         logger.save()
     logger.save()
-    assert [row["a"] for row in rows(logger)] == ["1", "2"]
+    assert [row["a"] for row in rows(logger.log_dir)] == ["1", "2"]
 
 
 def test_a_full_disk_is_said_and_rows_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +263,7 @@ def test_a_full_disk_is_said_and_rows_wait(tmp_path: Path, monkeypatch: pytest.M
             logger.save()
     assert os.listdir(logger.log_dir) == []
     logger.save()
-    assert rows(logger) == [{"a": "1", "step": "0"}]
+    assert rows(logger.log_dir) == [{"a": "1", "step": "0"}]
 
 
 def test_a_folder_that_vanished_is_made_again_and_said(tmp_path: Path) -> None:
@@ -282,7 +276,7 @@ def test_a_folder_that_vanished_is_made_again_and_said(tmp_path: Path) -> None:
     logger.log_metrics({"a": 2}, 1)
     with pytest.warns(LeydenWarning, match=r"metrics\.csv is gone while the run goes on: 1 rows are lost"):
         logger.save()
-    assert rows(logger) == [{"a": "2", "step": "1"}]
+    assert rows(logger.log_dir) == [{"a": "2", "step": "1"}]
 
 
 def test_other_processes_write_nothing_and_share_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,10 +343,10 @@ def test_a_resumed_run_writes_the_same_file(tmp_path: Path, version: str | None)
     for step in range(3, 6):
         again.log_metrics({"a": step / 7}, step)
     again.finalize("success")
-    assert rows(again) == rows(whole)
+    assert rows(again.log_dir) == rows(whole.log_dir)
     assert "lr: 1" in (Path(again.log_dir) / "hparams.yaml").read_text()
     if version is None:  # the cut run keeps what it has
-        assert [row["step"] for row in rows(cut)] == ["0", "1", "2", "3", "4"]
+        assert [row["step"] for row in rows(cut.log_dir)] == ["0", "1", "2", "3", "4"]
         assert again.version == 1
 
 
@@ -366,7 +360,7 @@ def test_rows_that_came_after_an_early_checkpoint_go(tmp_path: Path) -> None:
     again.resume(position)
     again.log_metrics({"a": 2}, 0)
     again.save()
-    assert rows(again) == [{"a": "2", "step": "0"}]
+    assert rows(again.log_dir) == [{"a": "2", "step": "0"}]
     other = CSVLogger(tmp_path)
     other.resume(position)
     other.save()
@@ -423,7 +417,7 @@ def test_rows_that_are_gone_are_said(tmp_path: Path, version: int | None) -> Non
     again.log_metrics({"a": 2}, 1)
     again.save()
     assert path.read_text().startswith("a,step\n5,0\n6,1\n")
-    assert rows(again)[-1] == {"a": "2", "step": "1"}
+    assert rows(again.log_dir)[-1] == {"a": "2", "step": "1"}
 
 
 def test_a_folder_that_holds_rows_keeps_them(tmp_path: Path) -> None:
@@ -432,7 +426,7 @@ def test_a_folder_that_holds_rows_keeps_them(tmp_path: Path) -> None:
     other.log_metrics({"b": 1}, 0)
     other.save()
     other.resume(first.position())
-    assert rows(other) == [{"b": "1", "step": "0"}]
+    assert rows(other.log_dir) == [{"b": "1", "step": "0"}]
 
 
 def test_a_run_that_moved_is_found(tmp_path: Path) -> None:
@@ -441,8 +435,8 @@ def test_a_run_that_moved_is_found(tmp_path: Path) -> None:
     position = first.position()
     elsewhere = CSVLogger(tmp_path / "new")
     elsewhere.resume(position)
-    assert rows(elsewhere) == [{"a": "1", "step": "0"}]
+    assert rows(elsewhere.log_dir) == [{"a": "1", "step": "0"}]
     (tmp_path / "here").rename(tmp_path / "there")
     moved = CSVLogger(tmp_path / "there")
     moved.resume(position)
-    assert rows(moved) == [{"a": "1", "step": "0"}]
+    assert rows(moved.log_dir) == [{"a": "1", "step": "0"}]

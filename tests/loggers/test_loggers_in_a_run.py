@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kit import rows
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -54,17 +54,12 @@ def trained(logger: Any, **options: Any) -> Model:
     return model
 
 
-def rows(logger: Logger) -> list[dict[str, str]]:
-    with open(Path(str(logger.log_dir)) / "metrics.csv", newline="") as file:
-        return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
-
-
 def test_both_loggers_hold_the_same_rows(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     table, board = CSVLogger(tmp_path, name="table"), TensorBoardLogger(tmp_path, name="board", log_graph=True)
     model = trained([table, board])
-    found = rows(table)
+    found = rows(table.log_dir)
     assert [row["step"] for row in found if "loss" in row] == ["1", "3", "5", "7"]
     assert [row["count"] for row in found if "count" in row] == ["1", "3", "1", "3"]
     assert [row["step"] for row in found if "val_loss" in row] == ["3", "7"]
@@ -121,7 +116,7 @@ def test_an_exception_finalizes_the_logger(tmp_path: Path) -> None:
     trainer = Trainer(max_epochs=1, logger=logger, log_every_n_steps=1, enable_progress_bar=False, enable_model_summary=False)
     with pytest.raises(KeyError, match="mine"):
         trainer.fit(Broken(), loader(), loader())
-    assert [row["count"] for row in rows(logger) if "count" in row] == ["0", "1", "2", "3"]
+    assert [row["count"] for row in rows(logger.log_dir) if "count" in row] == ["0", "1", "2", "3"]
 
 
 def test_a_folder_that_cannot_be_written_ends_the_run_before_it_trains(tmp_path: Path) -> None:
@@ -179,7 +174,7 @@ def test_a_killed_and_resumed_run_has_the_rows_of_an_uninterrupted_one(tmp_path:
     whole = run(Plain, "whole")
     run(Killed, "cut")
     again = run(Plain, "cut", str(tmp_path / "cut/kept/last.ckpt"))
-    assert rows(again[0]) == rows(whole[0])
+    assert rows(again[0].log_dir) == rows(whole[0].log_dir)
     found = []
     for logger in (again[1], whole[1]):
         accumulator = EventAccumulator(logger.log_dir)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit import same, weights
 from torch import nn
 
 from leyden.distributed.rank_zero import rank_zero_only
@@ -167,7 +168,7 @@ def test_a_graph_is_drawn_and_nothing_changes(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, log_graph=True)
     net = Net()
     net.layers[2].eval()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
+    before = weights(net)
     state = torch.get_rng_state()
     logger.log_graph(net)
     logger.log_graph(net, torch.ones(1, 3))
@@ -175,7 +176,7 @@ def test_a_graph_is_drawn_and_nothing_changes(tmp_path: Path) -> None:
     assert reading(logger).Tags()["graph"]
     assert torch.equal(state, torch.get_rng_state())
     assert [module.training for module in net.modules()] == [True, True, True, True, False]
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert same(before, weights(net))
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
