@@ -10,13 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from kit import Halves, Stream
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
-    IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
@@ -237,6 +236,8 @@ def test_workers_read_the_same_share(kind: str, training: bool, persistent: bool
         assert sorted(flat(shares[0]) + flat(shares[1])) == list(range(24))
         if epoch == 0:
             assert shares == [read(source_of(loader_of(kind, 24, 2), source.share, training)) for source in sources]
+    for source in sources:
+        source.close()  # as a run does: where the collector of garbage ends workers that live on, it waits 5 s for each
 
 
 @given(kinds, st.integers(1, 30), st.sampled_from([1, 2, 3]), st.integers(1, 4), unevens)
@@ -307,17 +308,6 @@ def test_a_sampler_that_shares_out_by_itself_is_left_to_it() -> None:
     assert read(source_of(DataLoader(data, sampler=alone), Share(1, 2))) == [[1], [3], [5], [7]]
 
 
-class Halves(DataLoader[Any]):
-    """Yields two batches for each that its sampler gives."""
-
-    def __len__(self) -> int:
-        return 2 * super().__len__()
-
-    def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            yield from batch.chunk(2)
-
-
 def test_a_loader_that_iterates_in_its_own_way_reads_its_share() -> None:
     source = source_of(Halves(Numbers(8), batch_size=2), Share(1, 2))
     assert source.stop == 4
@@ -347,15 +337,10 @@ def test_alone_a_share_draws_and_changes_nothing() -> None:
 # -- what cannot be shared
 
 
-class Stream(IterableDataset[Tensor]):
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.arange(4))
-
-
 @pytest.mark.parametrize(
     ("loader", "what"),
     [
-        (DataLoader(Stream()), r"DataLoader reads an iterable dataset \(Stream\)"),
+        (DataLoader(Stream(torch.arange(4))), r"DataLoader reads an iterable dataset \(Stream\)"),
         (range(4), "range is no DataLoader"),
     ],
 )
