@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import random
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from kit import Crash, Unsynced, differences, weights
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -33,7 +34,6 @@ from torch.utils.data import (
 
 import leyden
 from leyden.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from leyden.checkpoint.durable import Disk
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.random_state import random_state
 from leyden.data.combined import CombinedLoader
@@ -340,16 +340,6 @@ class SaveEverywhere(Checkpoint):
         self.save(trainer, "epoch_end", len(self.trace))
 
 
-class Unsynced(Disk):
-    """Leaves it to the operating system when a file gets to the disk: no machine fails in these tests."""
-
-    def sync_file(self, file: Any) -> None:
-        pass
-
-    def sync_folder(self, folder: str) -> None:
-        pass
-
-
 class AtTheEnd(leyden.Callback):
     """What stands when training ends, before anything is let go of."""
 
@@ -403,7 +393,7 @@ def run(case: Case, folder: Path, name: str, *, ckpt_path: str | None = None, sa
         result = trainer.fit(net, case.train(), val, ckpt_path=ckpt_path)
     metrics = Path(logger.log_dir, "metrics.csv")
     return {
-        "weights": {key: value.clone() for key, value in net.state_dict().items()},
+        "weights": weights(net),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "schedulers": [scheduler.state_dict() for scheduler in trainer.lr_schedulers],
         "rows": metrics.read_text() if metrics.exists() else None,
@@ -419,24 +409,6 @@ def run(case: Case, folder: Path, name: str, *, ckpt_path: str | None = None, sa
         "seen": net.seen,
         "saved": writer.saved,
     }
-
-
-def differences(expected: Any, found: Any, path: str = "") -> list[str]:
-    """Where two nested values differ."""
-    if isinstance(expected, Tensor) or isinstance(found, Tensor):
-        same = isinstance(expected, Tensor) and isinstance(found, Tensor) and expected.dtype == found.dtype
-        return [] if same and torch.equal(torch.nan_to_num(expected), torch.nan_to_num(found)) else [path]
-    if isinstance(expected, np.ndarray):
-        return [] if np.array_equal(expected, found) else [path]
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        if set(expected) != set(found):
-            return [f"{path}: keys {sorted(map(str, set(expected) ^ set(found)))}"]
-        return [each for key in expected for each in differences(expected[key], found[key], f"{path}.{key}")]
-    if isinstance(expected, list | tuple) and isinstance(found, list | tuple):
-        if len(expected) != len(found):
-            return [f"{path}: {len(expected)} and {len(found)} items"]
-        return [each for i, pair in enumerate(zip(expected, found, strict=True)) for each in differences(*pair, f"{path}.{i}")]
-    return [] if expected == found or (expected != expected and found != found) else [f"{path}: {expected!r} and {found!r}"]
 
 
 SHOWN = (
@@ -917,10 +889,6 @@ def test_with_every_feature(name: str, tmp_path: Path) -> None:
 # -- broken off again and again
 
 
-class Crash(Exception):
-    pass
-
-
 class BreaksOff(leyden.Callback):
     """Counts the hooks, and ends the run at one of them in one way or another."""
 
@@ -971,12 +939,13 @@ def until_finished(folder: Path, breaks: list[tuple[int, str]], writer: str, kin
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
+            plugins=[TorchCheckpointIO(Unsynced())],
             **options,
         )
         net = Net()
         if number == 0:
-            weights = copy.deepcopy(net.state_dict())
-        net.load_state_dict(weights)  # what a run that starts afresh begins with
+            first = weights(net)
+        net.load_state_dict(first)  # what a run that starts afresh begins with
         leyden.seed_everything(SEED)
         with contextlib.suppress(Crash, SystemExit):
             result = trainer.fit(net, train(), validation(), ckpt_path="last")
@@ -993,11 +962,16 @@ def until_finished(folder: Path, breaks: list[tuple[int, str]], writer: str, kin
     }
 
 
+@cache
+def uninterrupted(writer: str, kind: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return until_finished(Path(folder, "once"), [], writer, kind)
+
+
 @pytest.mark.filterwarnings("ignore:ModelCheckpoint was to save by 'val_loss', which has not been logged yet")
 @pytest.mark.parametrize("kind", RUNS)
 @given(breaks=BREAKS, writer=st.sampled_from(sorted(WRITERS)))
 @settings(max_examples=8, phases=[Phase.generate], report_multiple_bugs=False)
 def test_broken_off_again_and_again(kind: str, breaks: list[tuple[int, str]], writer: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        once = until_finished(Path(folder, "once"), [], writer, kind)
-        assert differences(once, until_finished(Path(folder, "broken"), breaks, writer, kind)) == []
+        assert differences(uninterrupted(writer, kind), until_finished(Path(folder, "broken"), breaks, writer, kind)) == []
