@@ -10,8 +10,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor
@@ -440,19 +442,7 @@ def test_modes_come_back_layer_by_layer_when_validation_breaks_off() -> None:
 # -- Ctrl-C
 
 
-def quiet(**options: Any) -> leyden.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 1,
-        "limit_train_batches": 3,
-        "limit_val_batches": 1,
-        "num_sanity_val_steps": 0,
-    }
-    return leyden.Trainer(**{**defaults, **options})
+quiet = partial(kit.trainer, limit_train_batches=3, limit_val_batches=1, num_sanity_val_steps=0)
 
 
 def test_ctrl_c_gives_control_and_the_trained_weights_back() -> None:

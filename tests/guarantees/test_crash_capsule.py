@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import in_a_fresh_process, same, weights
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,10 +53,7 @@ class Failing(leyden.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.1)
 
 
-def quiet(folder: Path, **options: Any) -> leyden.Trainer:
-    return leyden.Trainer(
-        max_epochs=2, default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu", **options
-    )
+quiet = partial(kit.trainer, max_epochs=2, logger=None, enable_checkpointing=None)
 
 
 def capsule_in(folder: Path) -> Path:
@@ -68,7 +65,7 @@ def capsule_in(folder: Path) -> Path:
 def fail(module: leyden.LightningModule, folder: Path, data: Rows | None = None, **options: Any) -> Exception:
     leyden.seed_everything(3, verbose=False)
     with pytest.raises((ArithmeticError, NonFiniteLoss)) as caught:
-        quiet(folder, **options).fit(module, DataLoader(data or Rows(), batch_size=4, shuffle=data is None))
+        quiet(default_root_dir=folder, **options).fit(module, DataLoader(data or Rows(), batch_size=4, shuffle=data is None))
     return caught.value
 
 
@@ -86,27 +83,26 @@ def test_an_exception_is_reproduced_to_the_bit(tmp_path: Path, place: str) -> No
 def test_with_weights_any_instance_of_the_module_will_do(tmp_path: Path) -> None:
     error = fail(Failing(13), tmp_path, crash_capsule="weights")
     other = Failing(13)
-    before = {name: value.clone() for name, value in other.state_dict().items()}
+    before = weights(other)
     with pytest.raises(ArithmeticError, match="loss") as again:
         leyden.replay(capsule_in(tmp_path), other)
     assert str(again.value) == str(error)
-    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert same(before, weights(other))
 
 
 def test_in_a_fresh_process(tmp_path: Path) -> None:
     error = fail(Failing(13), tmp_path, crash_capsule="weights")
-    code = f"""
+    shown = in_a_fresh_process(f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (0, 1)]!r}
         import leyden
         from test_crash_capsule import Failing
         try:
             leyden.replay({str(capsule_in(tmp_path))!r}, Failing(13))
         except ArithmeticError as error:
             print(error)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(error)
+    """)
+    assert shown.strip() == str(error)
 
 
 def test_the_batch_of_a_loss_that_is_not_finite_is_found(tmp_path: Path) -> None:

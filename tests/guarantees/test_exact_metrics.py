@@ -10,6 +10,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -219,11 +220,6 @@ class Logs(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.001)
 
 
-def trainer_of(**keywords: Any) -> leyden.Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
-    return leyden.Trainer(accelerator="cpu", enable_model_summary=False, **{**quiet, **keywords})
-
-
 def statistics_of(values: Sequence[int], stage: str) -> dict[str, Any]:
     return {
         f"{stage}_mean": pytest.approx(sum(values) / len(values), abs=0, rel=4e-16),  # each batch's own mean was rounded
@@ -239,7 +235,7 @@ def statistics_of(values: Sequence[int], stage: str) -> dict[str, Any]:
 def test_epoch_values_of_a_run(count: int, batch_size: int, accumulate: int, limit: int, drop_last: bool) -> None:
     assume(count >= batch_size)
     loader = DataLoader(Numbers(count), batch_size=batch_size, drop_last=drop_last)
-    trainer = trainer_of(accumulate_grad_batches=accumulate, limit_train_batches=limit, limit_val_batches=limit)
+    trainer = kit.trainer(accumulate_grad_batches=accumulate, limit_train_batches=limit, limit_val_batches=limit)
     trainer.fit(Logs(), loader, loader)
     used = min(len(loader), limit) * batch_size if drop_last else min(count, limit * batch_size)
     values = [number % 97 for number in range(used)]
@@ -251,7 +247,7 @@ def test_epoch_values_of_a_run(count: int, batch_size: int, accumulate: int, lim
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=2, max_size=4))
 def test_each_loader_has_its_own_values(loaders: list[tuple[int, int]]) -> None:
     given = [DataLoader(Numbers(count, 10 * at), batch_size=size) for at, (count, size) in enumerate(loaders)]
-    results = trainer_of().validate(Logs(), given, verbose=False)
+    results = kit.trainer().validate(Logs(), given, verbose=False)
     for at, (count, _) in enumerate(loaders):
         values = [(10 * at + number) % 97 for number in range(count)]
         assert results[at] == {f"{name}/dataloader_idx_{at}": v for name, v in statistics_of(values, "val").items()}
@@ -261,7 +257,7 @@ def test_each_loader_has_its_own_values(loaders: list[tuple[int, int]]) -> None:
 @given(st.integers(2, 30), st.integers(1, 6))
 def test_validation_in_the_middle_of_an_epoch_changes_nothing(count: int, every: int) -> None:
     loader = DataLoader(Numbers(count), batch_size=2)
-    trainer = trainer_of(val_check_interval=min(every, len(loader)))
+    trainer = kit.trainer(val_check_interval=min(every, len(loader)))
     trainer.fit(Logs(), loader, DataLoader(Numbers(5), batch_size=2))
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("train_")}
     assert metrics == statistics_of([number % 97 for number in range(count)], "train")

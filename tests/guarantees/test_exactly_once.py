@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,17 +83,7 @@ class Ledger(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(**options: Any) -> leyden.Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 2,
-        "limit_val_batches": 0,
-    }
-    return leyden.Trainer(**{**defaults, **options})
+trainer = partial(kit.trainer, max_epochs=2, limit_val_batches=0)
 
 
 def once(count: int) -> Counter[int]:

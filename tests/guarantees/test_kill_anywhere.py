@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 
 import leyden
@@ -230,15 +231,5 @@ class Worsening(BoringModel):
 
 
 def trainer(folder: Path, epochs: int, **options: Any) -> leyden.Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return leyden.Trainer(
-        **{
-            **quiet,
-            "default_root_dir": folder,
-            "accelerator": "cpu",
-            "max_epochs": epochs,
-            "limit_train_batches": 2,
-            "limit_val_batches": 0,
-            **options,
-        }
-    )
+    quiet = {"enable_checkpointing": None, "limit_train_batches": 2, "limit_val_batches": 0}
+    return kit.trainer(max_epochs=epochs, default_root_dir=folder, **{**quiet, **options})

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 import torchmetrics
@@ -170,8 +171,7 @@ def reading_batches(module: Net, own: int, **keywords: Any) -> dict[int, list[st
     """The batches (counted from 1, as finished) in which more was read than a plain loop reads, and by whom."""
     reads = Reads()
     callbacks = [Clock(reads), *keywords.pop("callbacks", [])]
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
-    trainer = leyden.Trainer(accelerator="cpu", enable_model_summary=False, callbacks=callbacks, **{**quiet, **keywords})
+    trainer = kit.trainer(*callbacks, **keywords)
     loader = batches()
     with reads:
         trainer.fit(module, loader)

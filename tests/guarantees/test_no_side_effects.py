@@ -6,8 +6,6 @@ import json
 import os
 import random
 import stat
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit import Logging, in_a_fresh_process
 from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from leyden.loggers import CSVLogger, TensorBoardLogger
-from leyden.testing import BoringDataModule, BoringModel, RandomDataset
+from leyden.testing import BoringDataModule, RandomDataset
 
 SNAPSHOT = """
 import gc, json, locale, logging, multiprocessing, os, random, signal, sys, threading, warnings
@@ -72,12 +71,6 @@ exec(SNAPSHOT, space)
 snapshot, generators = space["snapshot"], space["generators"]
 
 
-def in_a_fresh_process(source: str, folder: Path) -> Any:
-    """What a program that stands in ``folder`` prints as its last line, read as JSON."""
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=folder)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 
@@ -91,7 +84,7 @@ after = snapshot()
 changed = {{name: [before[name], after[name]] for name in before if before[name] != after[name]}}
 print(json.dumps([changed, drawn == generators(), files == os.listdir("."), threads == threading.active_count()]))
 """
-    assert in_a_fresh_process(source, tmp_path) == [{}, True, True, True]
+    assert json.loads(in_a_fresh_process(source, folder=tmp_path).splitlines()[-1]) == [{}, True, True, True]
 
 
 # -- running
@@ -127,18 +120,7 @@ def tree(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-class Model(BoringModel):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = self.step(batch)
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", self.step(batch))
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("test_loss", self.step(batch))
-
+class Model(Logging):
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.01)
 

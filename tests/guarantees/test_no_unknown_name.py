@@ -6,6 +6,7 @@ import inspect
 import string
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given
@@ -21,8 +22,7 @@ from leyden.testing import BoringDataModule, BoringModel
 from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
 
 QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-    "enable_model_summary": False, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0,
+    **kit.QUIET, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0,
 }  # fmt: skip
 LETTERS = string.ascii_lowercase + "_0123456789"
 OLD_MODULE_HOOKS = ("training_epoch_end", "validation_epoch_end", "test_epoch_end", "training_step_end", "configure_optimizer")

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import ones
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import Callback, ModelCheckpoint
@@ -49,15 +50,8 @@ class Turns(leyden.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def batches(count: int) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.ones(count, 1)), batch_size=1)
-
-
 def fit(module: Turns, count: int = 200, **keywords: Any) -> leyden.Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
-    trainer = leyden.Trainer(accelerator="cpu", enable_model_summary=False, **{**quiet, **keywords})
-    trainer.fit(module, batches(count), batches(2))
-    return trainer
+    return kit.fit(module, ones(count, 1), ones(2, 1), **keywords)
 
 
 def finite(weights: dict[str, Tensor]) -> bool:
@@ -165,17 +159,9 @@ def test_where_batches_have_no_loss_the_number_is_no_guess() -> None:
 def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
     fit(Turns(1000), count=40, callbacks=[ModelCheckpoint(tmp_path / "kept", every_n_train_steps=30)], enable_checkpointing=True)
     (file,) = (tmp_path / "kept").glob("*step=30*.ckpt")
-    trainer = leyden.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-    )
     module = Turns(5)
     with pytest.raises(NonFiniteLoss, match="training batch 35 "):
-        trainer.fit(module, batches(40), batches(2), ckpt_path=file)
+        fit(module, count=40, ckpt_path=file)
 
 
 def test_the_process_stays_usable() -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kit
 import numpy as np
 import pytest
 import torch
+from kit import same
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -111,10 +113,6 @@ def bits(model: nn.Module, optimizer: torch.optim.Optimizer) -> Bits:
     for index, moments in optimizer.state_dict()["state"].items():
         state.update({f"optimizer.{index}.{name}": value for name, value in moments.items()})
     return {name: torch.as_tensor(value).clone() for name, value in state.items()}
-
-
-def same(first: Bits, second: Bits) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def by_hand(make: Loaders, epochs: int = EPOCHS) -> Bits:
@@ -265,10 +263,7 @@ def test_a_validation_loader_that_draws_when_it_is_made(tmp_path: Path) -> None:
     def fit(**options: Any) -> Bits:
         seed()
         module = Drawing()
-        trainer = leyden.Trainer(
-            accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
-        )
-        trainer.fit(module)
+        trainer = kit.fit(module, max_epochs=2, **options)
         return bits(module.model, trainer.optimizers[0])
 
     without = fit(limit_val_batches=0)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor, nn
@@ -98,15 +99,7 @@ def plain(optimizer: str) -> Callable[[int], None]:
 
 def bare(optimizer: str) -> Callable[[int], None]:
     def run(steps: int) -> None:
-        trainer = leyden.Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(Net(optimizer), batches(steps))
+        kit.fit(Net(optimizer), batches(steps))
 
     return run
 
@@ -168,8 +161,5 @@ def test_few_frames_stand_between_fit_and_the_step(features: dict[str, Any]) -> 
             found.append(list(ours(sys._getframe())))
             return super().training_step(batch, batch_idx)
 
-    trainer = leyden.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **features
-    )
-    trainer.fit(Looks(), batches(4))
+    kit.fit(Looks(), batches(4), **features)
     assert max(map(len, found)) <= FRAMES, max(found, key=len)

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
+from kit import Net, at_batch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -173,26 +175,9 @@ class Samples(Dataset[Tensor]):
         return torch.full((4,), index / 8)
 
 
-class Net(leyden.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 1))
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return self.model(batch).square().mean()
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val_loss", self.model(batch).square().mean())
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.parameters(), lr=0.02)
-
-
 def trainer(folder: Path, *callbacks: Any, **options: Any) -> leyden.Trainer:
-    options = {"max_epochs": 2, "default_root_dir": folder, **options}
-    return leyden.Trainer(
-        accelerator="cpu", callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False, **options
-    )
+    keeping = {"max_epochs": 2, "logger": None, "enable_checkpointing": None}
+    return kit.trainer(*callbacks, default_root_dir=folder, **{**keeping, **options})
 
 
 def loader() -> DataLoader[Any]:
@@ -205,12 +190,7 @@ def weights(module: nn.Module) -> str:
 
 def sends(number: int, at: int) -> Recorder:
     """A recorder that sends a signal in the training batch ``at``, counted over epochs."""
-
-    def send(running: Any, *_: Any) -> None:
-        if running.progress.batches == at:
-            signal.raise_signal(number)
-
-    return Recorder(on_train_batch_start=send)
+    return at_batch(at, lambda: signal.raise_signal(number))
 
 
 def test_ctrl_c_keeps_the_model_and_tells_how_it_ended(tmp_path: Path) -> None:
