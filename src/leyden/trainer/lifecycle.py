@@ -61,6 +61,7 @@ class Lifecycle(Run):
         self._callbacks_module: LightningModule | None = None
         self._modules_callbacks: list[Callback] = []
         self._verb_running = False
+        self._is_trial = False
         self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
         self._started: list[object] = []  # the parts of the running verb that have to be torn down
 
@@ -326,6 +327,8 @@ class Lifecycle(Run):
 
     def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
         """The trainer's callbacks with the module's. Those that a module brought to its fit serve its other verbs too."""
+        if self._is_trial:
+            return []  # nobody hears of it
         added = [callback for callback in self.callbacks if not holds(self._attached_callbacks, callback)]
         removed = [callback for callback in self._attached_callbacks if not holds(self.callbacks, callback)]
         mine = [callback for callback in self._trainers_callbacks if not holds(removed, callback)] + added
@@ -366,9 +369,10 @@ class Lifecycle(Run):
             with trying(self, steps) as trial:
                 yield trial
             return
-        loggers, callbacks, kept = self.loggers, self.callbacks, module.state_dict()
+        loggers, callbacks, kept, fit_state = self.loggers, self.callbacks, module.state_dict(), self.fit_state
+        self._is_trial = True
         before = {name: value.detach().clone() for name, value in kept.items()}
-        self.loggers, self.callbacks, self._attached_callbacks, attached = [], [], [], self._attached_callbacks
+        self.loggers = []
         try:
             with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
                 self.begin_fit()
@@ -376,7 +380,7 @@ class Lifecycle(Run):
                 with trying(self, steps) as trial:
                     yield trial
         finally:
-            self.loggers, self.callbacks, self._attached_callbacks = loggers, callbacks, attached
+            self.loggers, self.callbacks, self.fit_state, self._is_trial = loggers, callbacks, fit_state, False
             module.load_state_dict(before, strict=False)
 
 
