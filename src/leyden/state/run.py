@@ -43,6 +43,14 @@ if TYPE_CHECKING:
     from leyden.profilers.base import Profiler
 
 
+MOST_WORKER_ERRORS = 64  # one for each worker that a signal ended, at the most
+
+
+def is_of_worker(error: RuntimeError) -> bool:
+    """Whether PyTorch says that a loader's worker process has ended."""
+    return "DataLoader worker" in str(error)
+
+
 def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a step returned, as it is."""
     return outputs
@@ -169,20 +177,26 @@ class Run(Views, ABC):
 
     @contextmanager
     def saving_when_signalled(self, save: Callable[[], None]) -> Iterator[None]:
-        """Call ``save`` when the body raises. A loader's worker that the same signal ended is no error of its own."""
+        """Call ``save`` when the body raises.
+
+        A signal to the whole process group ends a loader's workers too, and PyTorch raises that wherever this process is: while
+        the next batch is fetched, or in the middle of saving. It is no error of its own.
+        """
         try:
-            yield
-        except RuntimeError as error:
-            if not self.course.is_signalled or "DataLoader worker" not in str(error):
-                save()
-                raise
-            # the signal went to the whole process group, and ended a worker while the next batch was being fetched
             try:
+                yield
+            except RuntimeError as error:
+                if not self.course.is_signalled or not is_of_worker(error):
+                    raise
                 self.raise_if_signalled()
-            finally:
-                save()
         except BaseException:
-            save()
+            for _ in range(MOST_WORKER_ERRORS):
+                try:
+                    save()
+                    break
+                except RuntimeError as error:
+                    if not is_of_worker(error):
+                        raise
             raise
 
     @contextmanager
