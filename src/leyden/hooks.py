@@ -189,6 +189,10 @@ class Hooks:
         finally:
             self.where = before
 
+    def call_module(self, hook: Hook, *args: Any) -> Any:
+        """:meth:`call` of the module's own version of ``hook``."""
+        return self.call(hook.__name__, getattr(self.run.lightning_module, hook.__name__), *args)
+
 
 def _fires_late(callback: Callback, name: str) -> bool:
     """Whether the callback hears of ``name`` after the module, and after the row of metrics has been written."""

@@ -25,19 +25,13 @@ from leyden.state import snapshot
 from leyden.state.loaders import LoaderOrigin
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
-from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
+from leyden.state.stage import STAGES, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
 from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
 from leyden.trainer.checks import check_names
 from leyden.trainer.ending import Ending
 from leyden.trainer.trial import Trial, trying
 
-FIRST_STAGE = {
-    TrainerFn.FITTING: RunningStage.TRAINING,
-    TrainerFn.VALIDATING: RunningStage.VALIDATING,
-    TrainerFn.TESTING: RunningStage.TESTING,
-    TrainerFn.PREDICTING: RunningStage.PREDICTING,
-}
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
 
 
@@ -81,7 +75,7 @@ class Lifecycle(Run):
         if datamodule is None and self.datamodule is not None and self._same_module(module):
             datamodule = self.datamodule
         self._verb_running = True
-        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, FIRST_STAGE[fn]
+        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, STAGES[fn][0].running
         self._started.clear()
         self.hooks = None
         status = "failed"
@@ -103,7 +97,7 @@ class Lifecycle(Run):
                 self.bar_items = adapter.bar_items
                 self.metrics.begin(self.hooks, module, self.strategy.processes)
                 self.loaders.begin(
-                    {stage: LoaderOrigin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
+                    {stage.key: LoaderOrigin(stage, given.get(stage.key), datamodule, adapter.module) for stage in STAGES[fn]}
                 )
                 begun = True
                 yield
@@ -382,15 +376,6 @@ class Lifecycle(Run):
         finally:
             self.loggers, self.callbacks, self.fit_state, self._is_trial = loggers, callbacks, fit_state, False
             module.load_state_dict(before, strict=False)
-
-
-def stages_of(fn: TrainerFn) -> tuple[str, ...]:
-    return {
-        TrainerFn.FITTING: ("train", "val", "test"),
-        TrainerFn.VALIDATING: ("val",),
-        TrainerFn.TESTING: ("test",),
-        TrainerFn.PREDICTING: ("predict",),
-    }[fn]
 
 
 def holds(callbacks: list[Callback], callback: Callback) -> bool:

@@ -16,7 +16,7 @@ from leyden.devices.empty import EmptyInit
 from leyden.errors import Unsupported
 from leyden.hooks import overrides
 from leyden.loggers.base import Logger
-from leyden.loops.evaluate import STAGE_OF, EvaluateLoop
+from leyden.loops.evaluate import EvaluateLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.predict import PredictLoop
 from leyden.metrics.metrics import Metrics
@@ -25,7 +25,7 @@ from leyden.options import refuse_with_barebones
 from leyden.profilers.base import Profiler
 from leyden.profilers.choose import choose_profiler
 from leyden.state.loaders import Loaders
-from leyden.state.stage import RunningStage, TrainerFn
+from leyden.state.stage import PREDICT, TEST, VAL, Stage, TrainerFn
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import choose_strategy
 from leyden.trainer.checkpoints import choose_checkpoint
@@ -240,7 +240,7 @@ class Trainer(Lifecycle):
         said.
         """
         dataloaders = classic.evaluation_loaders("validate", legacy, dataloaders)
-        return self._evaluate("val", TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+        return self._evaluate(VAL, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
     def test(
         self,
@@ -254,7 +254,7 @@ class Trainer(Lifecycle):
     ) -> list[dict[str, float]]:
         """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
         dataloaders = classic.test_loaders(self.classic, legacy, dataloaders, datamodule)
-        return self._evaluate("test", TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+        return self._evaluate(TEST, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
     def predict(
         self,
@@ -279,10 +279,10 @@ class Trainer(Lifecycle):
             ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
             implicit = not asked and module is self._fitted_module
             self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit), weights_only)
-            load_eval(self, "predict", self.options.limits.predict)
+            load_eval(self, PREDICT)
             if not any(self.num_predict_batches):
                 return []
-            with self.in_stage(RunningStage.PREDICTING):
+            with self.in_stage(PREDICT.running):
                 predictions = PredictLoop(self, keep).run_epoch()
         if not keep:
             return None
@@ -291,8 +291,7 @@ class Trainer(Lifecycle):
     # -- what the verbs share
     def _evaluate(
         self,
-        stage: str,
-        fn: TrainerFn,
+        stage: Stage,
         model: LightningModule | None,
         dataloaders: Any,
         ckpt_path: str | os.PathLike[str] | None,
@@ -302,25 +301,23 @@ class Trainer(Lifecycle):
     ) -> list[dict[str, float]]:
         dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
         asked = model is not None
-        module = check_module(model if asked else self._module_at_hand(str(fn)))
-        with self._verb(fn, module, datamodule, {stage: dataloaders}):
+        module = check_module(model if asked else self._module_at_hand(str(stage.verb)))
+        with self._verb(stage.verb, module, datamodule, {stage.key: dataloaders}):
             require_step(self, module, stage)
             ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
             implicit = not asked and module is self._fitted_module
             self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit, verbose=verbose), weights_only)
-            limit = self.options.limits.val if stage == "val" else self.options.limits.test
-            load_eval(self, stage, limit)
-            if not any(self.loaders.num_eval_batches(stage)):
+            load_eval(self, stage)
+            if not any(self.loaders.num_eval_batches(stage.key)):
                 return []
-            with self.in_stage(STAGE_OF[stage]):
-                loop = EvaluateLoop(self, stage)
-                results = loop.run_epoch()
+            with self.in_stage(stage.running):
+                results = EvaluateLoop(self, stage).run_epoch()
                 assert self.hooks is not None
-                self.hooks.emit_late(loop.on_end)
+                self.hooks.emit_late(stage.hooks.end)
             if verbose and self.is_global_zero and self.options.watching.progress_bar and any(results):
                 from leyden.callbacks.progress.results import print_results
 
-                print_results(results, stage="validate" if stage == "val" else stage)
+                print_results(results, stage=str(stage.verb))
         return results
 
     # -- after fit
