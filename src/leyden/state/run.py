@@ -111,8 +111,8 @@ class Run(Views, ABC):
 
         A run that goes on from a checkpoint taken after a ``lasting`` wish is finished; else it trains on.
         """
-        self.course.wish(Wish.STOP, because)
-        self.stop_lasts = lasting
+        self.course.withdraw(Wish.FOR_GOOD)
+        self.course.wish(Wish.STOP | Wish.FOR_GOOD if lasting else Wish.STOP, because)
 
     @property
     def should_stop(self) -> bool:
@@ -122,10 +122,9 @@ class Run(Views, ABC):
     @should_stop.setter
     def should_stop(self, wished: bool) -> None:
         if wished:
-            self.course.wish(Wish.STOP)
-            self.stop_lasts = True
+            self.course.wish(Wish.STOP | Wish.FOR_GOOD)
         else:
-            self.course.withdraw(Wish.STOP)
+            self.course.withdraw(Wish.STOP | Wish.FOR_GOOD)
 
     @property
     def stop_reason(self) -> str | None:
