@@ -3,6 +3,7 @@
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
+# make benchmark-evaluate    validation and prediction beside a hand-written loop
 # make format     rewrite the code as the linter wants it
 #
 # PYTHON=python3.12 make ... takes another interpreter for the new environment.
@@ -13,7 +14,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types layers pytest format soak benchmark benchmark-checkpoint clean
+.PHONY: demo test lint types layers pytest format soak benchmark benchmark-checkpoint benchmark-evaluate clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -42,6 +43,9 @@ benchmark: $(VENV)/.stamp $(PEERS)/.stamp
 
 benchmark-checkpoint: $(VENV)/.stamp
 	$(BIN)/python benchmarks/checkpoint.py
+
+benchmark-evaluate: $(VENV)/.stamp
+	$(BIN)/python benchmarks/evaluate.py
 
 soak: $(VENV)/.stamp
 	$(BIN)/python benchmarks/soak.py
