@@ -108,10 +108,12 @@ def report(files: list[str], reach: Reach, left_out: Counter[str], verdicts: lis
         mutant, shown = verdict.mutant, (verdict.mutant.change.before, verdict.mutant.change.after)
         before, after = (f"`{text}`".replace("|", "\\|") for text in shown)
         rows.append([mutant.file, str(mutant.line), before, after, str(verdict.tests)])
-    table(["survivor", "line", "before", "after", "tests run"], rows)
-    print()
-    table(["left out", "mutants"], [[why, str(count)] for why, count in left_out.most_common()])
-    print()
+    if rows:
+        table(["survivor", "line", "before", "after", "tests run"], rows)
+        print()
+    if left_out:
+        table(["left out", "mutants"], [[why, str(count)] for why, count in left_out.most_common()])
+        print()
     tried = Counter(verdict.mutant.file for verdict in verdicts)
     caught = tried - Counter(verdict.mutant.file for verdict in survived)
     rows = [[file, str(tried[file]), str(caught[file])] for file in files if tried[file]]

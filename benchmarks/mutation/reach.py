@@ -86,7 +86,7 @@ def reach_of(files: Sequence[str]) -> Reach:
         if kept.hashes == hashes:
             return kept
         changed = [file for file in hashes if kept.hashes.get(file) != hashes[file]]
-        print(f"recording which test of {len(changed)} files reaches which line", file=sys.stderr, flush=True)
+        print(f"recording which test reaches which line, in files that have changed: {len(changed)}", file=sys.stderr, flush=True)
         reach = kept.renewed(record(kept.files, key, hashes, changed))
     else:
         print("recording which test reaches which line: the whole test suite runs once", file=sys.stderr, flush=True)
