@@ -19,34 +19,15 @@ from leyden.errors import (
     PossibleUserWarning,
     Unsupported,
 )
+from leyden.hook_facts import hooks_of
 from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides, refuse_misspelt
 from leyden.module import LightningModule
 from leyden.state.run import Run
 from leyden.state.stage import Stage
 
-MODULE_METHODS: frozenset[str] = frozenset(
-    {
-        *MODULE_HOOKS,
-        *("training_step", "validation_step", "test_step", "predict_step", "forward"),
-        *("configure_optimizers", "configure_callbacks", "configure_model", "configure_gradient_clipping"),
-        *("prepare_data", "setup", "teardown"),
-        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
-        *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
-        *("on_save_checkpoint", "on_load_checkpoint"),
-        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-        *("on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad"),
-        *("on_test_model_eval", "on_test_model_train", "on_predict_model_eval", "on_predict_model_train"),
-    }
-)
+MODULE_METHODS: frozenset[str] = frozenset({*MODULE_HOOKS, *hooks_of(LightningModule)})
 """What a module may override, and so what a misspelling in it is compared with."""
-DATAMODULE_METHODS: frozenset[str] = frozenset(
-    {
-        *("prepare_data", "setup", "teardown", "on_exception", "state_dict", "load_state_dict"),
-        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
-        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-        *("on_save_checkpoint", "on_load_checkpoint"),
-    }
-)
+DATAMODULE_METHODS: frozenset[str] = frozenset(hooks_of(LightningDataModule))
 MODULE_SETTINGS = ("automatic_optimization", "example_input_array", "prepare_data_per_node", "strict_loading")
 
 
