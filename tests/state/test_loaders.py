@@ -8,18 +8,19 @@ from leyden.data.share import Share
 from leyden.module import LightningModule
 from leyden.options import Limits
 from leyden.state.loaders import LoaderOrigin, Loaders
+from leyden.state.stage import PREDICT, TRAIN
 
 
 def begun(loaders: Loaders) -> Loaders:
     data = DataLoader(range(7), shuffle=False)  # type: ignore[arg-type]  # it has all that a dataset needs
-    loaders.begin({stage: LoaderOrigin(stage, data, None, LightningModule()) for stage in ("train", "predict")})
+    loaders.begin({stage.key: LoaderOrigin(stage, data, None, LightningModule()) for stage in (TRAIN, PREDICT)})
     return loaders
 
 
 def test_training_drops_and_evaluation_keeps_an_uneven_end() -> None:
     for rank, read in [(0, [0, 3, 6]), (2, [2, 5])]:
         loaders = begun(Loaders(Share(rank, 3)))
-        train, predict = loaders.load_train(Limits()), loaders.load_eval("predict", 1.0)
+        train, predict = loaders.load_train(Limits()), loaders.load_eval(PREDICT, 1.0)
         assert predict is not None
         assert (loaders.num_training_batches, loaders.num_eval_batches("predict")) == (2, [len(read)])
         assert [int(batch) for batch, _, _ in train.read()] == read[:2]
@@ -28,10 +29,10 @@ def test_training_drops_and_evaluation_keeps_an_uneven_end() -> None:
 
 def test_indices_are_known_where_they_are_asked_for() -> None:
     loaders = begun(Loaders(Share(1, 2)))
-    predict = loaders.load_eval("predict", 1.0, indices=True)
+    predict = loaders.load_eval(PREDICT, 1.0, indices=True)
     assert predict is not None
     assert [predict.batch_indices for _ in predict.read()] == [[1], [3], [5]]
-    plain = loaders.load_eval("predict", 1.0)
+    plain = loaders.load_eval(PREDICT, 1.0)
     assert plain is not None
     assert [plain.batch_indices for _ in plain.read()] == [None] * 3
 

@@ -149,6 +149,14 @@ class Run(Views, ABC):
     def accumulate_grad_batches(self, batches: int) -> None:
         self.accumulation = check_count("accumulate_grad_batches", batches, 1, "a number of batches >= 1")
 
+    def follow_accumulation_schedule(self) -> None:
+        """An epoch begins: accumulate as ``accumulate_grad_batches={epoch: batches}`` says."""
+        schedule = self.options.optimization.schedule
+        if schedule:
+            self.accumulate_grad_batches = next(
+                batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.progress.epoch
+            )
+
     def window_length(self, index: int) -> int:
         """Batches in the accumulation window that begins at batch ``index``: the epoch's last may be shorter."""
         source = self.loaders.train
