@@ -20,7 +20,7 @@ def begun(loaders: Loaders) -> Loaders:
 def test_training_drops_and_evaluation_keeps_an_uneven_end() -> None:
     for rank, read in [(0, [0, 3, 6]), (2, [2, 5])]:
         loaders = begun(Loaders(Share(rank, 3)))
-        train, predict = loaders.load_train(Limits()), loaders.load_eval(PREDICT, 1.0)
+        train, predict = loaders.load_train(Limits()), loaders.load_eval(PREDICT, Limits())
         assert predict is not None
         assert (loaders.num_training_batches, loaders.num_eval_batches("predict")) == (2, [len(read)])
         assert [int(batch) for batch, _, _ in train.read()] == read[:2]
@@ -29,10 +29,10 @@ def test_training_drops_and_evaluation_keeps_an_uneven_end() -> None:
 
 def test_indices_are_known_where_they_are_asked_for() -> None:
     loaders = begun(Loaders(Share(1, 2)))
-    predict = loaders.load_eval(PREDICT, 1.0, indices=True)
+    predict = loaders.load_eval(PREDICT, Limits(), indices=True)
     assert predict is not None
     assert [predict.batch_indices for _ in predict.read()] == [[1], [3], [5]]
-    plain = loaders.load_eval(PREDICT, 1.0)
+    plain = loaders.load_eval(PREDICT, Limits())
     assert plain is not None
     assert [plain.batch_indices for _ in plain.read()] == [None] * 3
 

@@ -99,6 +99,7 @@ class Pass:
         # what a validation has done between two training batches could not be told from what is still to come
         interruptible = not inside_fit or run.sanity_checking
         logs = bool(run.loggers) and not run.sanity_checking and self.stage is not PREDICT  # where nothing can be logged
+        tells_start, tells_end = hooks.listens(told.batch_start), hooks.listens(told.batch_end)
         index, is_last = progress.evaluated - 1, True
         for batch, index, is_last in self._batches(source, position, most, at):
             if course.agreed and interruptible:
@@ -114,13 +115,14 @@ class Pass:
             arguments = (batch, index, position) if several else (batch, index)
             metrics.at(batch, number, partial(count, index))
             if at < EVAL_BATCH:
-                progress.done = EVAL_READ
-                hooks.emit(told.batch_start, *arguments)
+                if tells_start:
+                    progress.done = EVAL_READ
+                    hooks.emit(told.batch_start, *arguments)
                 progress.done = EVAL_BATCH
             if at < EVAL_STEP:
                 flight.outputs = take(step(*arguments))
                 progress.done = EVAL_STEP
-            if at < EVAL_COUNTED:
+            if tells_end and at < EVAL_COUNTED:
                 hooks.emit(told.batch_end, flight.outputs, *arguments)
             progress.done, progress.evaluated = EVAL_COUNTED, index + 1
             if logs:
