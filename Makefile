@@ -3,8 +3,11 @@
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
+# make benchmark-evaluate    validation and prediction beside a hand-written loop
+# make mutants    break the code a little, 60 times, and see whether a test notices (15 minutes)
 # make format     rewrite the code as the linter wants it
 #
+# MUTANTS="--seed 7 --sample 200" make mutants tries other mutants, and more of them.
 # PYTHON=python3.12 make ... takes another interpreter for the new environment.
 
 PYTHON ?= python3
@@ -13,7 +16,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types layers pytest format soak benchmark benchmark-checkpoint clean
+.PHONY: demo test lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -43,15 +46,25 @@ benchmark: $(VENV)/.stamp $(PEERS)/.stamp
 benchmark-checkpoint: $(VENV)/.stamp
 	$(BIN)/python benchmarks/checkpoint.py
 
+benchmark-evaluate: $(VENV)/.stamp
+	$(BIN)/python benchmarks/evaluate.py
+
 soak: $(VENV)/.stamp
 	$(BIN)/python benchmarks/soak.py
 
+mutants: $(VENV)/.mutants-stamp
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
+
 clean:
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(PEERS) .mutants
 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.mutants-stamp: $(VENV)/.stamp
+	$(BIN)/python $(PIP) -e '.[dev,mutants]'
 	touch $@
 
 $(PEERS)/.stamp: benchmarks/peers.txt constraints.txt

@@ -8,6 +8,7 @@ import re
 from importlib.metadata import requires, version
 from pathlib import Path
 
+import grimp
 import pytest
 from kit import in_a_fresh_process
 
@@ -150,6 +151,55 @@ def test_inside_the_house_one_imports_from_the_file(file: Path) -> None:
     imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
     taken = [(node.module, alias.name) for node in imports if node.module in faces for alias in node.names]
     assert [f"from {face} import {name}" for face, name in taken if f"{face}.{name}" not in files] == []
+
+
+TYPES_OF_HOOKS = {
+    ("leyden.callback", "leyden.trainer.trainer"),
+    ("leyden.module", "leyden.trainer.trainer"),
+    ("leyden.datamodule", "leyden.trainer.trainer"),
+    ("leyden.callback", "leyden.module"),
+}
+"""What hooks are given, named under TYPE_CHECKING: the only arrows that close a circle."""
+
+
+def test_files_do_not_need_each_other() -> None:
+    graph = grimp.build_graph("leyden", cache_dir=None)
+    arrows = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    for importer, imported in TYPES_OF_HOOKS:
+        assert imported in arrows[importer], f"{importer} -> {imported} is no longer an exception: take it out"
+        arrows[importer].remove(imported)
+    assert circles(arrows) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of files of which each needs every other: the strongly connected components with more than one member."""
+    order: list[str] = []
+    seen: set[str] = set()
+
+    def leave(name: str, towards: dict[str, set[str]], left: list[str]) -> None:
+        seen.add(name)
+        for other in sorted(towards[name] - seen):
+            if other not in seen:
+                leave(other, towards, left)
+        left.append(name)
+
+    for name in sorted(arrows):
+        if name not in seen:
+            leave(name, arrows, order)
+    backwards: dict[str, set[str]] = {name: {other for other in arrows if name in arrows[other]} for name in arrows}
+    seen.clear()
+    found = []
+    for name in reversed(order):
+        if name not in seen:
+            group: list[str] = []
+            leave(name, backwards, group)
+            found.append(sorted(group))
+    return [group for group in found if len(group) > 1]
 
 
 def test_no_room_is_called_by_a_name_that_says_nothing() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
 from leyden.callback import Callback
 from leyden.errors import InvalidReturn, UnknownName
+from leyden.hook_facts import hooks_of
 
 if TYPE_CHECKING:
     from leyden.datamodule import LightningDataModule
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Hook = Callable[..., Any]
 
-HOOK_NAMES: tuple[str, ...] = tuple(
-    name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("_") and name != "hears"
-)
+HOOK_NAMES: tuple[str, ...] = tuple(hooks_of(Callback))
 """Every hook of a callback, in firing order."""
+MODULE_HOOKS: dict[str, int] = {
+    name: len(inspect.signature(getattr(Callback, name)).parameters) - 3  # without self, trainer, pl_module
+    for name, facts in hooks_of(Callback).items()
+    if facts.module
+}
+"""The hooks that a module shares with the callbacks, and how many arguments it gets."""
 
 
 class Seat(Protocol):
@@ -189,6 +194,10 @@ class Hooks:
         finally:
             self.where = before
 
+    def call_module(self, hook: Hook, *args: Any) -> Any:
+        """:meth:`call` of the module's own version of ``hook``."""
+        return self.call(hook.__name__, getattr(self.run.lightning_module, hook.__name__), *args)
+
 
 def _fires_late(callback: Callback, name: str) -> bool:
     """Whether the callback hears of ``name`` after the module, and after the row of metrics has been written."""
@@ -265,35 +274,6 @@ def positional_room(method: Callable[..., Any]) -> tuple[float, int]:
 
 def _name(method: Callable[..., Any]) -> str:
     return getattr(method, "__qualname__", None) or repr(method)
-
-
-MODULE_HOOKS: dict[str, int] = {
-    "on_fit_start": 0,
-    "on_train_start": 0,
-    "on_train_epoch_start": 0,
-    "on_train_batch_start": 2,
-    "on_before_zero_grad": 1,
-    "on_before_backward": 1,
-    "on_after_backward": 0,
-    "on_before_optimizer_step": 1,
-    "on_train_batch_end": 3,
-    "on_train_epoch_end": 0,
-    "on_train_end": 0,
-    "on_fit_end": 0,
-    **{
-        f"on_{stage}_{when}": count
-        for stage in ("validation", "test", "predict")
-        for when, count in {
-            "start": 0,
-            "epoch_start": 0,
-            "batch_start": 3,
-            "batch_end": 4,
-            "epoch_end": 0,
-            "end": 0,
-        }.items()
-    },
-}
-"""The hooks that a module shares with the callbacks, and how many arguments it gets."""
 
 
 def not_a_hook(function: Callable[P, Any]) -> Callable[P, Any]:

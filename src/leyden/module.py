@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod
+from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
 from leyden.metrics.metrics import AskedLog, flattened
 from leyden.types import STEP_OUTPUT, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path
@@ -183,27 +184,33 @@ class LightningModule(HyperparametersMixin, nn.Module):
         self._strict_loading = strict
 
     # -- the steps
+    @hook()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model computes, as in any torch module."""
         return super().forward(*args, **kwargs)
 
+    @hook(log=STEP)
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """``training_step(batch, batch_idx)``: return the loss, a mapping with ``loss``, or ``None`` to skip the batch."""
         raise MissingMethod(f"{type(self).__name__} has no `training_step`, which fit needs.")
 
+    @hook(log=EVAL_STEP)
     def validation_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """``validation_step(batch, batch_idx, dataloader_idx=0)``: one batch of validation; log what matters."""
         raise MissingMethod(f"{type(self).__name__} has no `validation_step`, which validation needs.")
 
+    @hook(log=EVAL_STEP)
     def test_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """``test_step(batch, batch_idx, dataloader_idx=0)``: one batch of testing; log what matters."""
         raise MissingMethod(f"{type(self).__name__} has no `test_step`, which test needs.")
 
+    @hook()
     def predict_step(self, *args: Any, **kwargs: Any) -> Any:
         """``predict_step(batch, batch_idx, dataloader_idx=0)``: return predictions; by default ``forward(batch)``."""
         return self(kwargs.get("batch", args[0] if args else None))
 
     # -- what the trainer asks for
+    @hook()
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return what optimizes the module.
 
@@ -213,34 +220,43 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """
         raise MissingMethod(f"{type(self).__name__} has no `configure_optimizers`, which fit needs.")
 
+    @hook()
     def configure_callbacks(self) -> Sequence[Callback] | Callback:
         """Callbacks that belong to this module. One of the same class in the trainer's list gives way to it."""
         return []
 
+    @hook()
     def configure_model(self) -> None:
         """Build large layers here, after devices are known. Called for every verb, so it must find its own work done."""
 
+    @hook()
     def prepare_data(self) -> None:
         """Download or make data. Runs first, once; what it assigns to ``self`` is there on every process."""
 
+    @hook()
     def setup(self, stage: str) -> None:
         """Before a verb; ``stage`` is ``fit``, ``validate``, ``test`` or ``predict``."""
 
+    @hook()
     def teardown(self, stage: str) -> None:
         """After a verb, however it ended."""
 
+    @hook()
     def train_dataloader(self) -> Any:
         """The training loader."""
         raise MissingMethod(f"{type(self).__name__} has no `train_dataloader`, and none was passed to fit.")
 
+    @hook()
     def val_dataloader(self) -> Any:
         """The validation loader, or several."""
         raise MissingMethod(f"{type(self).__name__} has no `val_dataloader`, and none was passed.")
 
+    @hook()
     def test_dataloader(self) -> Any:
         """The test loader, or several."""
         raise MissingMethod(f"{type(self).__name__} has no `test_dataloader`, and none was passed.")
 
+    @hook()
     def predict_dataloader(self) -> Any:
         """The loader of what to predict, or several."""
         raise MissingMethod(f"{type(self).__name__} has no `predict_dataloader`, and none was passed.")
@@ -337,47 +353,59 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """Gradients are complete and not yet clipped."""
 
     # -- hooks of the module alone
+    @hook()
     def on_validation_model_eval(self) -> None:
         """Puts the model into eval mode before validation."""
         self.eval()
 
+    @hook()
     def on_validation_model_train(self) -> None:
         """Puts every submodule back into the mode it had before validation."""
         self.trainer.restore_modes()
 
+    @hook()
     def on_validation_model_zero_grad(self) -> None:
         """Called before validation inside fit, where no gradients wait. Free them here if memory is short."""
 
+    @hook()
     def on_test_model_eval(self) -> None:
         """Puts the model into eval mode before testing."""
         self.eval()
 
+    @hook()
     def on_test_model_train(self) -> None:
         """Puts every submodule back into the mode it had before testing."""
         self.trainer.restore_modes()
 
+    @hook()
     def on_predict_model_eval(self) -> None:
         """Puts the model into eval mode before predicting."""
         self.eval()
 
+    @hook()
     def on_predict_model_train(self) -> None:
         """Puts every submodule back into the mode it had before predicting."""
         self.trainer.restore_modes()
 
+    @hook()
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to a checkpoint before it is written."""
 
+    @hook()
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take out of a checkpoint what was added, before the state is loaded."""
 
+    @hook()
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch before it moves to the device."""
         return batch
 
+    @hook()
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the device. Override for batch types that nothing else knows."""
         return move_data_to_device(batch, device)
 
+    @hook()
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch once it is on the device."""
         return batch
@@ -402,20 +430,24 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """``loss.backward()`` with hooks and precision heeded, for manual optimization."""
         self.trainer.manual_backward(loss, *args, **kwargs)
 
+    @hook(log=STEP)
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients. Override to do more than ``loss.backward()``."""
         loss.backward(*args, **kwargs)
 
+    @hook(log=STEP)
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step the optimizer. Overrides may leave the closure out: forward and backward are then done before the step."""
         optimizer.step(closure=optimizer_closure)
 
+    @hook(log=STEP)
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Reset gradients."""
         optimizer.zero_grad()
 
+    @hook()
     def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: Any | None) -> None:
         """Step a scheduler. Override for schedulers with another signature."""
         if metric is None:
@@ -423,6 +455,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         else:
             scheduler.step(metric)
 
+    @hook(log=STEP)
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:

@@ -204,8 +204,8 @@ def test_our_loops_read_as_what_they_were(progress: Progress, automatic: bool, o
 
 
 def test_an_ended_epoch_is_over_for_lightning():
-    progress = Progress(epoch=0, batch=5, step=5, batches=5, stepped_batches=5, epoch_ended=True)
-    loops = lightning_loops(progress.state_dict())
+    progress = Progress(epoch=0, batch=5, step=5, batches=5, stepped_batches=5)
+    loops = lightning_loops({**progress.state_dict(), "epoch_ended": True})
     assert loops["fit_loop"]["epoch_progress"]["current"] == counts(1, 1, 0)
     assert loops["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
 

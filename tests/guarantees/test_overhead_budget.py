@@ -18,7 +18,7 @@ import leyden
 from leyden.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from leyden.loggers import CSVLogger, TensorBoardLogger
 
-BARE, EVERYTHING, FRAMES = 60, 120, 8
+BARE, EVERYTHING, FRAMES = 20, 40, 8
 SHORT, LONG = 200, 500
 """Run lengths whose difference leaves set-up out; both whole multiples of the intervals at which values are flushed."""
 

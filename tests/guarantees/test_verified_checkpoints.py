@@ -175,7 +175,8 @@ def test_all_of_it_loads_without_running_code(written: bytes, tmp_path: Path) ->
         "leyden",
     } <= content.keys()
     assert content["leyden"]["progress"]["batches"] == 7
-    assert {"random", "data", "metrics", "gradients", "generators", "metric_objects"} <= content["leyden"].keys()
+    (mine,) = content["leyden"]["processes"]
+    assert {"random", "data", "metrics", "gradients", "generators", "metric_objects"} <= mine.keys()
     assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
 
 

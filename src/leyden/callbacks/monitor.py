@@ -94,6 +94,7 @@ class Monitor:
         return {
             "from_validation": self._from_validation,
             "validated": self._validated,
+            "there_before": self._there_before,
             "stale": self._stale,
             "judged": None if self._judged is None else list(self._judged),
         }
@@ -101,6 +102,7 @@ class Monitor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._from_validation = bool(state.get("from_validation", False))
         self._validated = bool(state.get("validated", False))
+        self._there_before = bool(state.get("there_before", False))
         self._stale = bool(state.get("stale", False))
         judged = state.get("judged")
         self._judged = None if judged is None else (int(judged[0]), int(judged[1]))

@@ -13,11 +13,16 @@ from leyden.errors import InvalidReturn
 from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.state.run import Run
+from leyden.state.stage import TEST, TRAIN, VAL
 from leyden.tree import tree_map
 
-EPOCH_ENDS = {"train": "training_epoch_end", "val": "validation_epoch_end", "test": "test_epoch_end"}
+EPOCH_ENDS = {TRAIN.key: "training_epoch_end", VAL.key: "validation_epoch_end", TEST.key: "test_epoch_end"}
+_STAGE_OF = {
+    hook.__name__: stage.key
+    for stage in (TRAIN, VAL, TEST)
+    for hook in (stage.hooks.epoch_start, stage.hooks.batch_end, stage.hooks.epoch_end)
+}
 SAVED = "epoch_end_outputs"  # in a checkpoint's part of ours
-_WORDS = {"train": "_train_", "val": "_validation_", "test": "_test_"}
 
 
 class EpochEnds(Callback):
@@ -33,7 +38,7 @@ class EpochEnds(Callback):
         self.outputs: dict[str, dict[int, list[Any]]] = {stage: {} for stage in methods}  # stage, loader: what steps returned
 
     def hears(self, hook: str) -> bool:
-        return "checkpoint" in hook or any(_WORDS[stage] in hook for stage in self.methods)
+        return "checkpoint" in hook or _STAGE_OF.get(hook) in self.methods
 
     def _collect(self, stage: str, outputs: Any, loader: int = 0) -> None:
         if outputs is not None:

@@ -25,6 +25,7 @@ from leyden.errors import Unsupported
 from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
 from leyden.state.run import Run
+from leyden.state.stage import STAGES, TrainerFn
 
 STEP_ENDS = {"training_step": "training_step_end", "validation_step": "validation_step_end", "test_step": "test_step_end"}
 ALIASES = {
@@ -97,11 +98,12 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
         if overrides(module, getattr(LightningModule, old)):
             notice(old, today, 6)
             adapter.bar_items = getattr(module, old)
-    ends = {stage: own_method(module, name) for stage, name in EPOCH_ENDS.items()}
-    methods = {stage: method for stage, method in ends.items() if method is not None}
-    for stage in methods:
-        word = {"train": "train", "val": "validation", "test": "test"}[stage]
-        notice(EPOCH_ENDS[stage], f"on_{word}_epoch_end, with self.log", 6)
+    methods: dict[str, Callable[..., Any]] = {}
+    for stage in STAGES[TrainerFn.FITTING]:
+        method = own_method(module, EPOCH_ENDS[stage.key])
+        if method is not None:
+            methods[stage.key] = method
+            notice(EPOCH_ENDS[stage.key], f"{stage.hooks.epoch_end.__name__}, with self.log", 6)
     if methods:
         adapter.first.append(EpochEnds(methods))
     adapter.read_mapping = Reader(run, module, set(methods)).read

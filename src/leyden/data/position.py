@@ -150,20 +150,21 @@ class LoaderPosition:
     # -- opening
     def open(self, epoch: int) -> Iterator[Any]:
         """An iterator at the epoch's start."""
+        self.forget()
         self.opened = {"random": random_state(), "generators": states_of(self.generators), "epoch": epoch}
         self.opened["continued"] = self._reuses_workers()
         self._epochs_opened += 1
-        self.indices = None
         if self.stateful_dataset:
             self._reading = iter(self.loader)
             return iter(self._reading)
         if not self._is_wrapped and self._copy is None:
             return iter(self.loader)
         loader = self._wrapped(epoch)
+        assert self.indices is not None
         if self.opened["continued"]:
-            self._begin_as_continued(self.opened["random"], fresh=loader._iterator is None)
+            self._begin_as_continued(self.indices, self.opened["random"], fresh=loader._iterator is None)
         elif self.beside_others:
-            self._note_first_index()
+            self._note_first_index(self.indices, self.opened)
         return iter(loader)
 
     def note_first_draw(self) -> None:
@@ -172,28 +173,28 @@ class LoaderPosition:
             return  # our sampler knows the moment itself
         self.opened["first"] = {"random": random_state(), "generators": states_of(self.generators)}
 
-    def _note_first_index(self) -> None:
-        assert self.indices is not None
-        opened = self.opened
-        assert opened is not None
+    # The functions below hold no reference to `self`: in a circle, worker processes would live until the garbage is collected.
+    def _note_first_index(self, indices: Indices, opened: dict[str, Any]) -> None:
+        generators = self.generators
 
         def before_first() -> None:
-            opened["first"] = {"random": random_state(), "generators": states_of(self.generators)}
+            opened["first"] = {"random": random_state(), "generators": states_of(generators)}
 
-        self.indices.before_first = before_first
+        indices.before_first = before_first
 
-    def _begin_as_continued(self, random: dict[str, Any], fresh: bool) -> None:
+    def _begin_as_continued(self, indices: Indices, random: dict[str, Any], fresh: bool) -> None:
         """Workers that live on draw no base seed, so the sampler's draws come first; new workers in their place do draw it."""
-        assert self.indices is not None
+        generator = self.loader.generator
+        # the number of workers must not matter: without workers a base seed is drawn
+        draws = self.seeds_by_position and os.environ.get(WORKERS_VARIABLE) == "1"
 
         def before_first() -> None:
             if fresh:
                 set_random_state(random)
-            if self.seeds_by_position and os.environ.get(WORKERS_VARIABLE) == "1":
-                # the number of workers must not matter: without workers a base seed is drawn
-                torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
+            if draws:
+                torch.empty((), dtype=torch.int64).random_(generator=generator)
 
-        self.indices.before_first = before_first
+        indices.before_first = before_first
 
     def reopen(self, state: dict[str, Any], taken: int, noted: bool = False) -> Iterator[Any]:
         """An iterator whose next batch is number ``taken`` of the epoch that ``state`` was taken in.
@@ -237,13 +238,13 @@ class LoaderPosition:
             indices.continue_from(state.get("indices") or {}, taken, stands_there)
             indices.replays = noted and not self.workers
         if opened is not None and opened["continued"]:
-            self._begin_as_continued(opened["random"], fresh=True)
+            self._begin_as_continued(indices, opened["random"], fresh=True)
         elif opened is not None and "first" in opened:
-            first = opened["first"]
+            first, generators = opened["first"], self.generators
 
             def before_first() -> None:
                 set_random_state(first["random"])
-                put_states(self.generators, first["generators"])
+                put_states(generators, first["generators"])
 
             indices.before_first = before_first
         iterator: Iterator[Any] = iter(loader)
@@ -294,7 +295,7 @@ class LoaderPosition:
         return (self.loader if self._copy is None else self._copy)._iterator is not None
 
     def forget(self) -> None:
-        """A new epoch begins, and this loader is not opened in it yet."""
+        """A new pass is to begin: where the last one stood does not matter any more."""
         self.opened = self.indices = None
 
     def resumed(self) -> None:

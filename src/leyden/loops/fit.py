@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from leyden.callback import Callback
 from leyden.loops.manual import Manual
 from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic
+from leyden.loops.outputs import is_skip
 from leyden.loops.resumption import Resumption
 from leyden.loops.validations import Validations
 from leyden.schedule import EveryN
@@ -95,7 +95,7 @@ class FitLoop:
         self.loaders.reload_if_due()
         if progress.done <= Done.CHECKED:
             run.metrics.start_epoch("train")
-            self.follow_accumulation_schedule()
+            run.follow_accumulation_schedule()
             hooks.emit(Callback.on_train_epoch_start)
             progress.done = Done.OPENED
         else:
@@ -276,15 +276,3 @@ class FitLoop:
             self.run.at_rest = take_all(self.run)
         self.optimization.close()
         self.loaders.close()
-
-    def follow_accumulation_schedule(self) -> None:
-        schedule = self.run.options.optimization.schedule
-        if schedule:
-            self.run.accumulate_grad_batches = next(
-                batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.progress.epoch
-            )
-
-
-def is_skip(answer: Any) -> bool:
-    """Whether a hook answered ``-1``: the rest of the epoch is to be skipped."""
-    return isinstance(answer, int) and answer == -1

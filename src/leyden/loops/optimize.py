@@ -23,7 +23,8 @@ from leyden.strategies.base import Strategy
 from leyden.strategies.single import SingleDeviceStrategy
 
 # Looked up in every batch: plain numbers of this file cost less than an enum's members.
-OPENED, FORWARD, ZEROED = int(Done.OPENED), int(Done.FORWARD), int(Done.ZEROED)
+OPENED, FORWARD = int(Done.OPENED), int(Done.FORWARD)
+ZERO_TOLD, ZEROED = int(Done.ZERO_TOLD), int(Done.ZEROED)
 BACKWARD_TOLD, BACKWARD, ACCUMULATED = int(Done.BACKWARD_TOLD), int(Done.BACKWARD), int(Done.ACCUMULATED)
 STEP_TOLD, OPTIMIZED, STEPPED = int(Done.STEP_TOLD), int(Done.OPTIMIZED), int(Done.STEPPED)
 
@@ -109,7 +110,7 @@ class Automatic:
     def _backward_by_hook(self, loss: Tensor) -> None:
         self.hooks.call("backward", self.run.backward, self.precision.scale(loss) if self.precision.scales else loss)
 
-    def _chosen_zero(self) -> Callable[[int], Any] | None:
+    def _chosen_zero(self) -> Callable[[int, int], Any] | None:
         """How gradients are reset before a window's first backward; ``None`` without an optimizer."""
         optimizer = self.optimizer
         if optimizer is None:
@@ -125,16 +126,19 @@ class Automatic:
         # what Optimizer.zero_grad does, without the profiler's label around it: that costs more than the deed
         return self._zero_plainly
 
-    def _zero_plainly(self, index: int) -> None:
+    def _zero_plainly(self, index: int, at: int) -> None:
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def _zero_by_hook(self, index: int) -> None:
+    def _zero_by_hook(self, index: int, at: int) -> None:
         optimizer = self.optimizer
         assert optimizer is not None
-        self.hooks.emit(Callback.on_before_zero_grad, optimizer)
+        if at < ZERO_TOLD:
+            self.hooks.emit(Callback.on_before_zero_grad, optimizer)
+        if self.is_watched:
+            self.progress.done = ZERO_TOLD
         if overrides(self.module, LightningModule.optimizer_zero_grad):
             self.hooks.call("optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
         else:
@@ -194,7 +198,7 @@ class Automatic:
         else:
             outputs, loss = flight.outputs, flight.loss
         if self.contributed == 0 and at < ZEROED and self.zero is not None:
-            self.zero(index)
+            self.zero(index, at)
         if at < BACKWARD:
             if self.is_watched:
                 if self.tells_before_backward and at < BACKWARD_TOLD:

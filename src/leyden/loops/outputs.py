@@ -50,3 +50,8 @@ def refuse_loss(loss: Tensor, run: Run, error: RuntimeError) -> None:
 def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
     near = [key for key in map(str, outputs) if did_you_mean(key, ["loss"])]
     return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
+
+
+def is_skip(answer: Any) -> bool:
+    """Whether a hook answered ``-1``: the rest of the epoch is to be skipped."""
+    return isinstance(answer, int) and answer == -1

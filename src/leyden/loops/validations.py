@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from leyden.callback import Callback
 from leyden.loops.evaluate import EvaluateLoop
+from leyden.module import LightningModule
 from leyden.state.course import Wish
 from leyden.state.end import End
 from leyden.state.fit_loaders import FitLoaders
 from leyden.state.progress import Done
 from leyden.state.run import Run
-from leyden.state.stage import RunningStage
+from leyden.state.stage import VAL, RunningStage
 from leyden.state.validation_schedule import ValidationSchedule
 
 
@@ -20,7 +21,7 @@ class Validations:
         assert run.hooks is not None
         self.run, self.hooks, self.progress = run, run.hooks, run.progress
         self.schedule, self.loaders, self.end = schedule, loaders, end
-        self.loop = EvaluateLoop(run, "val") if schedule.active else None
+        self.loop = EvaluateLoop(run, VAL) if schedule.active else None
 
     def check_sanity(self) -> None:
         """A few validation batches before training, so that its mistakes show now. Leaves no trace."""
@@ -35,7 +36,7 @@ class Validations:
                     if self.loaders.load_validation():
                         self.loop.run_epoch(most)
                     progress.done = Done.SANITY_RUN
-                run.metrics.forget("val")
+                run.metrics.forget(VAL.key)
                 hooks.emit(Callback.on_sanity_check_end)
         progress.done = Done.CHECKED
 
@@ -56,7 +57,7 @@ class Validations:
             if progress.done < Done.VALIDATING:
                 run.losses.check()
                 if progress.window == 0:
-                    self.hooks.call("on_validation_model_zero_grad", run.lightning_module.on_validation_model_zero_grad)
+                    self.hooks.call_module(LightningModule.on_validation_model_zero_grad)
                 progress.done = Done.VALIDATING
             if self.loaders.load_validation():
                 self.loop.run_epoch()

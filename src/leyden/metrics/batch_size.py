@@ -38,9 +38,12 @@ def read_size(name: str, batch: Any, sample_count: Callable[[], int | None]) -> 
     :class:`AmbiguousBatchSize` where neither tells.
     """
     if type(batch) is tuple or type(batch) is list:  # the usual batch, without a call for each of its tensors
-        plain = {item.shape[0] if isinstance(item, Tensor) and item.dim() else None for item in batch}
-        if len(plain) == 1:
-            size = plain.pop()
+        size = None
+        for item in batch:
+            if type(item) is not Tensor or not item.shape or (size is not None and item.shape[0] != size):
+                break
+            size = item.shape[0]
+        else:
             if size is not None:
                 return size
     shapes = [leaf.shape for leaf in tree_leaves(batch, (Tensor, np.ndarray))]

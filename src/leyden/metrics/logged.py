@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leyden.errors import IllegalLog
+from leyden.hook_facts import WHERE_LEGAL
 from leyden.metrics.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
 
 Reduction = str | Callable[[Tensor], Any]
@@ -22,42 +23,6 @@ of which no other is told (``rank_zero_only=True``).
 """
 
 _STEP, _EPOCH = "step", "epoch"
-_BOTH = (_STEP, _EPOCH)
-_TRAIN_STEP_HOOKS = (
-    "training_step",
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "backward",
-    "optimizer_step",
-    "optimizer_zero_grad",
-    "configure_gradient_clipping",
-    "clip_gradients",
-)
-WHERE_LEGAL: dict[str, tuple[tuple[str, ...], str]] = {
-    **dict.fromkeys(_TRAIN_STEP_HOOKS, (_BOTH, _STEP)),
-    **{f"on_{stage}_batch_{when}": (_BOTH, _EPOCH) for stage in ("validation", "test") for when in ("start", "end")},
-    "validation_step": (_BOTH, _EPOCH),
-    "test_step": (_BOTH, _EPOCH),
-    **dict.fromkeys(
-        (
-            "on_train_start",
-            "on_train_epoch_start",
-            "on_train_epoch_end",
-            "on_validation_start",
-            "on_validation_epoch_start",
-            "on_validation_epoch_end",
-            "on_test_start",
-            "on_test_epoch_start",
-            "on_test_epoch_end",
-        ),
-        ((_EPOCH,), _EPOCH),
-    ),
-}
-"""Where ``self.log`` is legal: the hook's name to (what may be asked for, what is the default)."""
 
 
 def is_of_a_batch(hook: str) -> bool:

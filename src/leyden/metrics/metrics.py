@@ -15,11 +15,11 @@ from leyden.metrics.accumulators import as_tensor
 from leyden.metrics.batch_size import given_size, read_size
 from leyden.metrics.collection import Collection
 from leyden.metrics.exchange import Key
-from leyden.metrics.logged import WHERE_LEGAL, AskedLog, Entry, check_kind, check_place, flattened, is_metric
+from leyden.metrics.logged import AskedLog, Entry, check_kind, check_place, flattened, is_metric
 from leyden.metrics.metric_objects import SetAside, is_part, put_state, state_of
 from leyden.metrics.newest import Newest, read_numbers, stack_scalars
 
-__all__ = ["WHERE_LEGAL", "AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]
+__all__ = ["AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]
 
 
 class Place(Protocol):

@@ -9,6 +9,7 @@ from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.source import Source
 from leyden.errors import MissingMethod
 from leyden.state.run import Run
+from leyden.state.stage import VAL
 from leyden.state.validation_schedule import ValidationSchedule
 
 
@@ -40,10 +41,10 @@ class FitLoaders:
     def load_validation(self) -> bool:
         """Validation's loader, where it is not there yet; whether there is one."""
         loaders = self.run.loaders
-        if "val" not in loaders.eval:
+        if VAL.key not in loaders.eval:
             with preserved_random_state():  # the method that makes the loader may draw
-                loaders.load_eval("val", self.run.options.limits.val)
-        return "val" in loaders.eval
+                loaders.load_eval(VAL, self.run.options.limits)
+        return VAL.key in loaders.eval
 
     def reload_if_due(self) -> None:
         """An epoch begins, or goes on: make the loaders anew where ``reload_dataloaders_every_n_epochs`` says so."""
@@ -52,7 +53,7 @@ class FitLoaders:
         if every and epoch % every == 0 and epoch != self.loaded_in:
             run.loaders.load_train(run.options.limits)
             self._read_interval()
-            run.loaders.eval.pop("val", None)
+            run.loaders.eval.pop(VAL.key, None)
             if self.schedule.active:
                 self.load_validation()
         elif run.progress.batch == 0 and self.source.measure() and self.schedule.is_share:

@@ -46,8 +46,6 @@ class FitState:
     optimization: Stepping | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """One row of metrics an epoch."""
-    stop_lasts: bool = True
-    """Whether a run that goes on from a checkpoint taken after the wish to stop is finished."""
     validation_follows: bool = False
     """Whether the batch that just ended is followed by a validation."""
     own_generators: dict[str, Any] | None = None

@@ -14,27 +14,21 @@ from leyden.errors import InvalidLoader, MissingMethod
 from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.options import Limits
-
-STAGE_HOOKS = {
-    "train": "train_dataloader",
-    "val": "val_dataloader",
-    "test": "test_dataloader",
-    "predict": "predict_dataloader",
-}
+from leyden.state.stage import TRAIN, Stage
 
 
 class LoaderOrigin:
     """Where a stage's loaders come from: what was passed to the verb, else the datamodule's method, else the module's."""
 
-    def __init__(self, stage: str, given: Any, datamodule: LightningDataModule | None, module: LightningModule) -> None:
+    def __init__(self, stage: Stage, given: Any, datamodule: LightningDataModule | None, module: LightningModule) -> None:
         self.stage = stage
         self.given = given
-        self.hook = STAGE_HOOKS[stage]
+        self.hook = stage.loader.__name__
         self.owner: LightningDataModule | LightningModule | None = None
         if given is None:
             if datamodule is not None and overrides(datamodule, getattr(LightningDataModule, self.hook)):
                 self.owner = datamodule
-            elif overrides(module, getattr(LightningModule, self.hook)):
+            elif overrides(module, stage.loader):
                 self.owner = module
 
     @property
@@ -53,7 +47,7 @@ class LoaderOrigin:
     def name(self) -> str:
         if self.owner is not None:
             return f"{type(self.owner).__name__}.{self.hook}()"
-        return f"the {self.stage} loader that was passed"
+        return f"the {self.stage.key} loader that was passed"
 
 
 class Loaders:
@@ -98,8 +92,8 @@ class Loaders:
         self.train = Source(
             self.train_given,
             origin.name,
-            limits.train,
-            "limit_train_batches",
+            TRAIN.limit(limits),
+            TRAIN.limit_option,
             training=True,
             in_order=bool(limits.overfit),
             share=replace(self.share, uneven="drop"),
@@ -109,25 +103,26 @@ class Loaders:
         self._cut = None
         return self.train
 
-    def load_eval(self, stage: str, limit: int | float, indices: bool = False) -> Source | None:
+    def load_eval(self, stage: Stage, limits: Limits, indices: bool = False) -> Source | None:
         """The source of an evaluation, made now; ``None`` where its method returns none. ``indices`` as for :class:`Source`."""
-        origin = self.origins[stage]
+        key = stage.key
+        origin = self.origins[key]
         given = origin.load()
         if given is None or (isinstance(given, list | tuple | Mapping) and not given):
-            self.eval.pop(stage, None)
+            self.eval.pop(key, None)
             return None
-        self.eval_given[stage] = given
-        self.eval[stage] = Source(
+        self.eval_given[key] = given
+        self.eval[key] = Source(
             given,
             origin.name,
-            limit,
-            f"limit_{stage}_batches",
+            stage.limit(limits),
+            stage.limit_option,
             training=False,
             share=replace(self.share, uneven="keep"),
             indices=indices,
         )
-        self._put_back(stage, given)
-        return self.eval[stage]
+        self._put_back(key, given)
+        return self.eval[key]
 
     # -- kept across a resume
     def generator_states(self) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.data.generators import generators_in, put_states, states_of
 from leyden.metrics.metric_objects import state_of
+from leyden.state.course import Wish
 from leyden.state.flight import detached, flow_of
 from leyden.state.progress import NEXT_HOOK, Done
 from leyden.state.run import Run
@@ -58,7 +59,7 @@ def put_accumulation(run: Run, batches: Any) -> None:
 
 
 def take_stop(run: Run) -> dict[str, Any]:
-    return {"wished": run.should_stop and run.stop_lasts, "because": run.course.reason}
+    return {"wished": run.should_stop and run.course.wishes(Wish.FOR_GOOD), "because": run.course.reason}
 
 
 def put_stop(run: Run, stop: Any) -> None:

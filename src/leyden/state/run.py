@@ -43,6 +43,14 @@ if TYPE_CHECKING:
     from leyden.profilers.base import Profiler
 
 
+MOST_WORKER_ERRORS = 64  # one for each worker that a signal ended, at the most
+
+
+def is_of_worker(error: RuntimeError) -> bool:
+    """Whether PyTorch says that a loader's worker process has ended."""
+    return "DataLoader worker" in str(error)
+
+
 def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a step returned, as it is."""
     return outputs
@@ -103,8 +111,8 @@ class Run(Views, ABC):
 
         A run that goes on from a checkpoint taken after a ``lasting`` wish is finished; else it trains on.
         """
-        self.course.wish(Wish.STOP, because)
-        self.stop_lasts = lasting
+        self.course.withdraw(Wish.FOR_GOOD)
+        self.course.wish(Wish.STOP | Wish.FOR_GOOD if lasting else Wish.STOP, because)
 
     @property
     def should_stop(self) -> bool:
@@ -114,10 +122,9 @@ class Run(Views, ABC):
     @should_stop.setter
     def should_stop(self, wished: bool) -> None:
         if wished:
-            self.course.wish(Wish.STOP)
-            self.stop_lasts = True
+            self.course.wish(Wish.STOP | Wish.FOR_GOOD)
         else:
-            self.course.withdraw(Wish.STOP)
+            self.course.withdraw(Wish.STOP | Wish.FOR_GOOD)
 
     @property
     def stop_reason(self) -> str | None:
@@ -141,6 +148,14 @@ class Run(Views, ABC):
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
         self.accumulation = check_count("accumulate_grad_batches", batches, 1, "a number of batches >= 1")
+
+    def follow_accumulation_schedule(self) -> None:
+        """An epoch begins: accumulate as ``accumulate_grad_batches={epoch: batches}`` says."""
+        schedule = self.options.optimization.schedule
+        if schedule:
+            self.accumulate_grad_batches = next(
+                batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.progress.epoch
+            )
 
     def window_length(self, index: int) -> int:
         """Batches in the accumulation window that begins at batch ``index``: the epoch's last may be shorter."""
@@ -169,20 +184,26 @@ class Run(Views, ABC):
 
     @contextmanager
     def saving_when_signalled(self, save: Callable[[], None]) -> Iterator[None]:
-        """Call ``save`` when the body raises. A loader's worker that the same signal ended is no error of its own."""
+        """Call ``save`` when the body raises.
+
+        A signal to the whole process group ends a loader's workers too, and PyTorch raises that wherever this process is: while
+        the next batch is fetched, or in the middle of saving. It is no error of its own.
+        """
         try:
-            yield
-        except RuntimeError as error:
-            if not self.course.is_signalled or "DataLoader worker" not in str(error):
-                save()
-                raise
-            # the signal went to the whole process group, and ended a worker while the next batch was being fetched
             try:
+                yield
+            except RuntimeError as error:
+                if not self.course.is_signalled or not is_of_worker(error):
+                    raise
                 self.raise_if_signalled()
-            finally:
-                save()
         except BaseException:
-            save()
+            for _ in range(MOST_WORKER_ERRORS):
+                try:
+                    save()
+                    break
+                except RuntimeError as error:
+                    if not is_of_worker(error):
+                        raise
             raise
 
     @contextmanager

@@ -1,9 +1,15 @@
-"""Which verb runs, and in which of its stages."""
+"""Which verb runs, and in which of its stages; and of each stage every name under which it is known."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+from leyden.callback import Callback
+from leyden.module import LightningModule
+from leyden.options import Limits
 
 
 class LightningEnum(str, Enum):
@@ -78,3 +84,120 @@ class TrainerState:
     @property
     def stopped(self) -> bool:
         return self.status.stopped
+
+
+Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class StageHooks:
+    """The hooks of a stage, in the order in which they fire."""
+
+    start: Hook
+    epoch_start: Hook
+    batch_start: Hook
+    batch_end: Hook
+    epoch_end: Hook
+    end: Hook
+    # around all of these, of the module alone; training has none
+    model_eval: Hook | None = None
+    model_train: Hook | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way to go through a loader's batches, and every name under which it is known."""
+
+    key: str
+    """Of its loaders, its metrics and its limit; checkpoints hold it too."""
+    verb: TrainerFn
+    running: RunningStage
+    step: Hook
+    loader: Hook
+    """What makes its loaders: a datamodule has one of the same name."""
+    hooks: StageHooks
+
+    @property
+    def limit_option(self) -> str:
+        """The Trainer's keyword that bounds its batches."""
+        return f"limit_{self.key}_batches"
+
+    def limit(self, limits: Limits) -> int | float:
+        """How many batches of each loader are used, or which share of them."""
+        found: int | float = getattr(limits, self.key)
+        return found
+
+
+TRAIN = Stage(
+    key="train",
+    verb=TrainerFn.FITTING,
+    running=RunningStage.TRAINING,
+    step=LightningModule.training_step,
+    loader=LightningModule.train_dataloader,
+    hooks=StageHooks(
+        start=Callback.on_train_start,
+        epoch_start=Callback.on_train_epoch_start,
+        batch_start=Callback.on_train_batch_start,
+        batch_end=Callback.on_train_batch_end,
+        epoch_end=Callback.on_train_epoch_end,
+        end=Callback.on_train_end,
+    ),
+)
+VAL = Stage(
+    key="val",
+    verb=TrainerFn.VALIDATING,
+    running=RunningStage.VALIDATING,
+    step=LightningModule.validation_step,
+    loader=LightningModule.val_dataloader,
+    hooks=StageHooks(
+        start=Callback.on_validation_start,
+        epoch_start=Callback.on_validation_epoch_start,
+        batch_start=Callback.on_validation_batch_start,
+        batch_end=Callback.on_validation_batch_end,
+        epoch_end=Callback.on_validation_epoch_end,
+        end=Callback.on_validation_end,
+        model_eval=LightningModule.on_validation_model_eval,
+        model_train=LightningModule.on_validation_model_train,
+    ),
+)
+TEST = Stage(
+    key="test",
+    verb=TrainerFn.TESTING,
+    running=RunningStage.TESTING,
+    step=LightningModule.test_step,
+    loader=LightningModule.test_dataloader,
+    hooks=StageHooks(
+        start=Callback.on_test_start,
+        epoch_start=Callback.on_test_epoch_start,
+        batch_start=Callback.on_test_batch_start,
+        batch_end=Callback.on_test_batch_end,
+        epoch_end=Callback.on_test_epoch_end,
+        end=Callback.on_test_end,
+        model_eval=LightningModule.on_test_model_eval,
+        model_train=LightningModule.on_test_model_train,
+    ),
+)
+PREDICT = Stage(
+    key="predict",
+    verb=TrainerFn.PREDICTING,
+    running=RunningStage.PREDICTING,
+    step=LightningModule.predict_step,
+    loader=LightningModule.predict_dataloader,
+    hooks=StageHooks(
+        start=Callback.on_predict_start,
+        epoch_start=Callback.on_predict_epoch_start,
+        batch_start=Callback.on_predict_batch_start,
+        batch_end=Callback.on_predict_batch_end,
+        epoch_end=Callback.on_predict_epoch_end,
+        end=Callback.on_predict_end,
+        model_eval=LightningModule.on_predict_model_eval,
+        model_train=LightningModule.on_predict_model_train,
+    ),
+)
+STAGES: dict[TrainerFn, tuple[Stage, ...]] = {
+    TrainerFn.FITTING: (TRAIN, VAL, TEST),  # fast_dev_run ends with a test
+    TrainerFn.VALIDATING: (VAL,),
+    TrainerFn.TESTING: (TEST,),
+    TrainerFn.PREDICTING: (PREDICT,),
+}
+"""The stages of each verb: it begins with the first, and the others have their data at hand."""

@@ -54,7 +54,6 @@ class Views:
     flight = OfFit[Flight]()
     optimization = OfFit[Stepping | None]()
     history = OfFit[list[dict[str, float]]]()
-    stop_lasts = OfFit[bool]()
     validation_follows = OfFit[bool]()
     own_generators = OfFit[dict[str, Any] | None]()
     random_outside = OfFit[dict[str, Any] | None]()

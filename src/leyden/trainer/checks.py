@@ -19,33 +19,15 @@ from leyden.errors import (
     PossibleUserWarning,
     Unsupported,
 )
+from leyden.hook_facts import hooks_of
 from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides, refuse_misspelt
 from leyden.module import LightningModule
 from leyden.state.run import Run
+from leyden.state.stage import Stage
 
-MODULE_METHODS: frozenset[str] = frozenset(
-    {
-        *MODULE_HOOKS,
-        *("training_step", "validation_step", "test_step", "predict_step", "forward"),
-        *("configure_optimizers", "configure_callbacks", "configure_model", "configure_gradient_clipping"),
-        *("prepare_data", "setup", "teardown"),
-        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
-        *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
-        *("on_save_checkpoint", "on_load_checkpoint"),
-        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-        *("on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad"),
-        *("on_test_model_eval", "on_test_model_train", "on_predict_model_eval", "on_predict_model_train"),
-    }
-)
+MODULE_METHODS: frozenset[str] = frozenset({*MODULE_HOOKS, *hooks_of(LightningModule)})
 """What a module may override, and so what a misspelling in it is compared with."""
-DATAMODULE_METHODS: frozenset[str] = frozenset(
-    {
-        *("prepare_data", "setup", "teardown", "on_exception", "state_dict", "load_state_dict"),
-        *("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"),
-        *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
-        *("on_save_checkpoint", "on_load_checkpoint"),
-    }
-)
+DATAMODULE_METHODS: frozenset[str] = frozenset(hooks_of(LightningDataModule))
 MODULE_SETTINGS = ("automatic_optimization", "example_input_array", "prepare_data_per_node", "strict_loading")
 
 
@@ -95,15 +77,14 @@ def check_fit(run: Run, module: LightningModule) -> None:
         )
 
 
-def require_step(run: Run, module: LightningModule, stage: str) -> None:
+def require_step(run: Run, module: LightningModule, stage: Stage) -> None:
     """Raise where ``module`` or its data lack what an evaluation needs."""
-    step = "validation_step" if stage == "val" else "test_step"
-    verb = "validate" if stage == "val" else "test"
-    if run.steps[step] == fitted(getattr(module, step), 3) and not overrides(module, getattr(LightningModule, step)):
-        raise MissingMethod(f"{type(module).__name__} has no `{step}`, which {verb} needs: def {step}(self, batch, batch_idx).")
-    if not run.loaders.exists(stage):
+    step, name = stage.step.__name__, type(module).__name__
+    if run.steps[step] == fitted(getattr(module, step), 3) and not overrides(module, stage.step):
+        raise MissingMethod(f"{name} has no `{step}`, which {stage.verb} needs: def {step}(self, batch, batch_idx).")
+    if not run.loaders.exists(stage.key):
         raise MissingMethod(
-            f"{verb} has no data: pass dataloaders=, or give {type(module).__name__} (or the datamodule) a `{stage}_dataloader`."
+            f"{stage.verb} has no data: pass dataloaders=, or give {name} (or the datamodule) a `{stage.loader.__name__}`."
         )
 
 
@@ -121,15 +102,15 @@ def validates(run: Run, module: LightningModule) -> bool:
     return has_loader and has_step
 
 
-def load_eval(run: Run, stage: str, limit: int | float) -> None:
+def load_eval(run: Run, stage: Stage) -> None:
     """Load the loaders of an evaluation or prediction; raise where there are none."""
-    if not run.loaders.exists(stage):
+    if not run.loaders.exists(stage.key):
         raise MissingMethod(
-            f"There is no data to {'validate' if stage == 'val' else stage}: pass dataloaders=, or give the module (or "
-            f"the datamodule) a `{stage}_dataloader`."
+            f"There is no data to {stage.verb}: pass dataloaders=, or give the module (or the datamodule) a "
+            f"`{stage.loader.__name__}`."
         )
-    if run.loaders.load_eval(stage, limit) is None:
-        origin = run.loaders.origins[stage]
+    if run.loaders.load_eval(stage, run.options.limits) is None:
+        origin = run.loaders.origins[stage.key]
         raise EmptyLoader(
             f"{origin.name} {'returned' if origin.given is None else 'is'} no loader at all: None, or an empty list."
         )

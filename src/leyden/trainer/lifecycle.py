@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from leyden import classic
-from leyden.assemble import as_callbacks, with_modules_callbacks
 from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
+from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
@@ -25,19 +25,14 @@ from leyden.state import snapshot
 from leyden.state.loaders import LoaderOrigin
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
-from leyden.state.stage import RunningStage, TrainerFn, TrainerStatus
+from leyden.state.stage import STAGES, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
+from leyden.trainer.attached import AttachedCallbacks
 from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
 from leyden.trainer.checks import check_names
 from leyden.trainer.ending import Ending
 from leyden.trainer.trial import Trial, trying
 
-FIRST_STAGE = {
-    TrainerFn.FITTING: RunningStage.TRAINING,
-    TrainerFn.VALIDATING: RunningStage.VALIDATING,
-    TrainerFn.TESTING: RunningStage.TESTING,
-    TrainerFn.PREDICTING: RunningStage.PREDICTING,
-}
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
 
 
@@ -55,12 +50,9 @@ class Lifecycle(Run):
         profiler: Profiler,
     ) -> None:
         super().__init__(options=options, strategy=strategy, loggers=loggers, callbacks=callbacks, profiler=profiler)
-        self._trainers_callbacks = list(callbacks)  # without what a module brings
-        self._default_callbacks = [callback for callback in callbacks if not holds(asked_callbacks, callback)]
-        self._attached_callbacks = list(callbacks)  # as the last verb left them; what differs now was changed by the user
-        self._callbacks_module: LightningModule | None = None
-        self._modules_callbacks: list[Callback] = []
+        self._attached = AttachedCallbacks(callbacks, asked_callbacks)
         self._verb_running = False
+        self._is_trial = False
         self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
         self._started: list[object] = []  # the parts of the running verb that have to be torn down
 
@@ -80,7 +72,9 @@ class Lifecycle(Run):
         if datamodule is None and self.datamodule is not None and self._same_module(module):
             datamodule = self.datamodule
         self._verb_running = True
-        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, FIRST_STAGE[fn]
+        if not self.strategy.processes.alone:
+            rank_zero_only.rank = self.strategy.processes.rank  # one owner of the rank: what the environment says may be older
+        self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, STAGES[fn][0].running
         self._started.clear()
         self.hooks = None
         status = "failed"
@@ -102,7 +96,7 @@ class Lifecycle(Run):
                 self.bar_items = adapter.bar_items
                 self.metrics.begin(self.hooks, module, self.strategy.processes)
                 self.loaders.begin(
-                    {stage: LoaderOrigin(stage, given.get(stage), datamodule, adapter.module) for stage in stages_of(fn)}
+                    {stage.key: LoaderOrigin(stage, given.get(stage.key), datamodule, adapter.module) for stage in STAGES[fn]}
                 )
                 begun = True
                 yield
@@ -325,19 +319,11 @@ class Lifecycle(Run):
         return self._module is module
 
     def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
-        """The trainer's callbacks with the module's. Those that a module brought to its fit serve its other verbs too."""
-        added = [callback for callback in self.callbacks if not holds(self._attached_callbacks, callback)]
-        removed = [callback for callback in self._attached_callbacks if not holds(self.callbacks, callback)]
-        mine = [callback for callback in self._trainers_callbacks if not holds(removed, callback)] + added
-        if fn is TrainerFn.FITTING or module is not self._callbacks_module:
-            own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
-        else:
-            own = [callback for callback in self._modules_callbacks if not holds(removed, callback)]
-        merged = with_modules_callbacks(mine, own, self._default_callbacks)
+        if self._is_trial:
+            return []  # nobody hears of it
+        merged = self._attached.for_verb(self.callbacks, module, fn is TrainerFn.FITTING)
         for callback in merged:
             refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
-        self._trainers_callbacks, self._modules_callbacks, self._callbacks_module = mine, own, module
-        self._attached_callbacks = list(merged)
         return merged
 
     def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
@@ -366,9 +352,10 @@ class Lifecycle(Run):
             with trying(self, steps) as trial:
                 yield trial
             return
-        loggers, callbacks, kept = self.loggers, self.callbacks, module.state_dict()
+        loggers, callbacks, kept, fit_state = self.loggers, self.callbacks, module.state_dict(), self.fit_state
+        self._is_trial = True
         before = {name: value.detach().clone() for name, value in kept.items()}
-        self.loggers, self.callbacks, self._attached_callbacks, attached = [], [], [], self._attached_callbacks
+        self.loggers = []
         try:
             with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
                 self.begin_fit()
@@ -376,22 +363,8 @@ class Lifecycle(Run):
                 with trying(self, steps) as trial:
                     yield trial
         finally:
-            self.loggers, self.callbacks, self._attached_callbacks = loggers, callbacks, attached
+            self.loggers, self.callbacks, self.fit_state, self._is_trial = loggers, callbacks, fit_state, False
             module.load_state_dict(before, strict=False)
-
-
-def stages_of(fn: TrainerFn) -> tuple[str, ...]:
-    return {
-        TrainerFn.FITTING: ("train", "val", "test"),
-        TrainerFn.VALIDATING: ("val",),
-        TrainerFn.TESTING: ("test",),
-        TrainerFn.PREDICTING: ("predict",),
-    }[fn]
-
-
-def holds(callbacks: list[Callback], callback: Callback) -> bool:
-    """Whether this very callback is in the list; equality is the user's to define."""
-    return any(each is callback for each in callbacks)
 
 
 def same_value(first: Any, second: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from leyden.devices.empty import EmptyInit
 from leyden.errors import Unsupported
 from leyden.hooks import overrides
 from leyden.loggers.base import Logger
-from leyden.loops.evaluate import STAGE_OF, EvaluateLoop
+from leyden.loops.evaluate import EvaluateLoop
 from leyden.loops.fit import FitLoop
 from leyden.loops.predict import PredictLoop
 from leyden.metrics.metrics import Metrics
@@ -25,11 +26,12 @@ from leyden.options import refuse_with_barebones
 from leyden.profilers.base import Profiler
 from leyden.profilers.choose import choose_profiler
 from leyden.state.loaders import Loaders
-from leyden.state.stage import RunningStage, TrainerFn
+from leyden.state.stage import PREDICT, TEST, VAL, Stage, TrainerFn
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import choose_strategy
 from leyden.trainer.checkpoints import choose_checkpoint
 from leyden.trainer.checks import check_fit, check_module, load_eval, require_step, take_datamodule, validates
+from leyden.trainer.job import Job
 from leyden.trainer.keywords import read_options
 from leyden.trainer.lifecycle import Lifecycle
 from leyden.trainer.loop_views import EvaluationLoopView, FitLoopView
@@ -206,21 +208,29 @@ class Trainer(Lifecycle):
         loaders = classic.fit_loaders(self.classic, legacy, train_dataloaders, val_dataloaders)
         train_dataloaders, datamodule = take_datamodule(loaders["train"], datamodule, "train_dataloaders")
         take_datamodule(loaders["val"], datamodule, "val_dataloaders")
-        module = check_module(model)
-        ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
-        sources = {"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]}
-        request = choose_checkpoint(self, ckpt_path, fitting=True)
-        with closing(request), self._verb(TrainerFn.FITTING, module, datamodule, sources):
+        job = Job(
+            module=check_module(model),
+            loaders={"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]},
+            datamodule=datamodule,
+            ckpt_path=ckpt_path if ckpt_path is not None else self.classic.resume_from,
+            weights_only=weights_only,
+        )
+        return self.strategy.processes.launched(self._fit)(job)
+
+    def _fit(self, job: Job) -> FitResult:
+        module = job.module
+        request = choose_checkpoint(self, job.ckpt_path, fitting=True)
+        with closing(request), self._verb(TrainerFn.FITTING, module, job.datamodule, job.loaders):
             self.begin_fit()
             check_fit(self, module)
             self._fitted_module = module
-            self._prepare(module, request, weights_only)
+            self._prepare(module, request, job.weights_only)
             loop = FitLoop(self, validates(self, module))
             try:
                 loop.run_fit(lambda: self._restore_training(request))
             finally:
                 loop.close()
-        self._test_after_dev_run(module, datamodule)
+        self._test_after_dev_run(module, job.datamodule)
         return self._result()
 
     def validate(
@@ -240,7 +250,8 @@ class Trainer(Lifecycle):
         said.
         """
         dataloaders = classic.evaluation_loaders("validate", legacy, dataloaders)
-        return self._evaluate("val", TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+        job = self._evaluation(VAL, model, dataloaders, ckpt_path, datamodule, weights_only)
+        return self.strategy.processes.launched(self._evaluate)(replace(job, verbose=verbose))
 
     def test(
         self,
@@ -254,7 +265,8 @@ class Trainer(Lifecycle):
     ) -> list[dict[str, float]]:
         """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
         dataloaders = classic.test_loaders(self.classic, legacy, dataloaders, datamodule)
-        return self._evaluate("test", TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+        job = self._evaluation(TEST, model, dataloaders, ckpt_path, datamodule, weights_only)
+        return self.strategy.processes.launched(self._evaluate)(replace(job, verbose=verbose))
 
     def predict(
         self,
@@ -272,55 +284,62 @@ class Trainer(Lifecycle):
         """
         dataloaders = classic.evaluation_loaders("predict", legacy, dataloaders)
         dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
-        asked = model is not None
-        module = check_module(model if asked else self._module_at_hand("predict"))
-        keep = return_predictions is not False
-        with self._verb(TrainerFn.PREDICTING, module, datamodule, {"predict": dataloaders}):
-            ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
-            implicit = not asked and module is self._fitted_module
-            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit), weights_only)
-            load_eval(self, "predict", self.options.limits.predict)
+        job = self._evaluation(PREDICT, model, dataloaders, ckpt_path, datamodule, weights_only)
+        return self.strategy.processes.launched(self._predict)(replace(job, keep=return_predictions is not False))
+
+    def _predict(self, job: Job) -> list[Any] | None:
+        with self._verb(TrainerFn.PREDICTING, job.module, job.datamodule, job.loaders):
+            self._prepare(job.module, choose_checkpoint(self, job.ckpt_path, implicit=job.implicit), job.weights_only)
+            load_eval(self, PREDICT)
             if not any(self.num_predict_batches):
                 return []
-            with self.in_stage(RunningStage.PREDICTING):
-                predictions = PredictLoop(self, keep).run_epoch()
-        if not keep:
+            with self.in_stage(PREDICT.running):
+                predictions = PredictLoop(self, job.keep).run_epoch()
+        if not job.keep:
             return None
         return predictions[0] if len(predictions) == 1 else predictions
 
     # -- what the verbs share
-    def _evaluate(
+    def _evaluation(
         self,
-        stage: str,
-        fn: TrainerFn,
+        stage: Stage,
         model: LightningModule | None,
         dataloaders: Any,
         ckpt_path: str | os.PathLike[str] | None,
-        verbose: bool,
         datamodule: LightningDataModule | None,
         weights_only: bool | None,
-    ) -> list[dict[str, float]]:
+    ) -> Job:
         dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
         asked = model is not None
-        module = check_module(model if asked else self._module_at_hand(str(fn)))
-        with self._verb(fn, module, datamodule, {stage: dataloaders}):
-            require_step(self, module, stage)
-            ckpt_path = ckpt_path if ckpt_path is not None else self.classic.resume_from
-            implicit = not asked and module is self._fitted_module
-            self._prepare(module, choose_checkpoint(self, ckpt_path, implicit=implicit, verbose=verbose), weights_only)
-            limit = self.options.limits.val if stage == "val" else self.options.limits.test
-            load_eval(self, stage, limit)
-            if not any(self.loaders.num_eval_batches(stage)):
+        module = check_module(model if asked else self._module_at_hand(str(stage.verb)))
+        return Job(
+            module=module,
+            loaders={stage.key: dataloaders},
+            datamodule=datamodule,
+            ckpt_path=ckpt_path if ckpt_path is not None else self.classic.resume_from,
+            weights_only=weights_only,
+            stage=stage,
+            implicit=not asked and module is self._fitted_module,
+        )
+
+    def _evaluate(self, job: Job) -> list[dict[str, float]]:
+        stage = job.stage
+        assert stage is not None
+        with self._verb(stage.verb, job.module, job.datamodule, job.loaders):
+            require_step(self, job.module, stage)
+            request = choose_checkpoint(self, job.ckpt_path, implicit=job.implicit, verbose=job.verbose)
+            self._prepare(job.module, request, job.weights_only)
+            load_eval(self, stage)
+            if not any(self.loaders.num_eval_batches(stage.key)):
                 return []
-            with self.in_stage(STAGE_OF[stage]):
-                loop = EvaluateLoop(self, stage)
-                results = loop.run_epoch()
+            with self.in_stage(stage.running):
+                results = EvaluateLoop(self, stage).run_epoch()
                 assert self.hooks is not None
-                self.hooks.emit_late(loop.on_end)
-            if verbose and self.is_global_zero and self.options.watching.progress_bar and any(results):
+                self.hooks.emit_late(stage.hooks.end)
+            if job.verbose and self.is_global_zero and self.options.watching.progress_bar and any(results):
                 from leyden.callbacks.progress.results import print_results
 
-                print_results(results, stage="validate" if stage == "val" else stage)
+                print_results(results, stage=str(stage.verb))
         return results
 
     # -- after fit

@@ -13,6 +13,7 @@ from torch import Tensor
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.generators import put_states
 from leyden.data.source import Source
+from leyden.errors import MissingMethod
 from leyden.hooks import Hooks
 from leyden.loops.manual import Manual
 from leyden.loops.moving import Mover
@@ -43,8 +44,7 @@ class Trial:
         run, taken = self.run, 0
         loaders = run.loaders
         if loaders.train is None:
-            loaders.load_train(run.options.limits)
-        assert loaders.train is not None
+            raise MissingMethod("There is nothing to train on: pass train_dataloaders=, or give the module a `train_dataloader`.")
         limits, name = run.options.limits, loaders.train.name
         # of its own: the run's keeps its place
         source = Source(
@@ -78,6 +78,9 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
     precision, random states, the module's and the loaders' own generators, metrics, and how far the fit was.
     """
     module, plan, precision = run.lightning_module, run.plan, run.strategy.precision
+    if run.loaders.train is None and run.loaders.exists("train"):
+        with preserved_random_state():  # what is made once is made now: its generators are among what is put back
+            run.loaders.load_train(run.options.limits)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     weights = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]

@@ -1,0 +1,172 @@
+"""One pass over a stage's loaders: every batch of each, with the stage's hooks and metrics, from wherever it was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+
+from leyden.data.source import Source
+from leyden.loops.moving import Mover
+from leyden.metrics.metrics import read_numbers
+from leyden.state.progress import Done, Progress
+from leyden.state.run import Run
+from leyden.state.stage import PREDICT, Hook, Stage
+
+# Looked up in every batch: plain numbers of this file cost less than an enum's members.
+EVAL_OPENED, EVAL_FETCHED = int(Done.EVAL_OPENED), int(Done.EVAL_FETCHED)
+EVAL_READ, EVAL_BATCH = int(Done.EVAL_READ), int(Done.EVAL_BATCH)
+EVAL_STEP, EVAL_COUNTED = int(Done.EVAL_STEP), int(Done.EVAL_COUNTED)
+
+
+def gradient_free(run: Run) -> AbstractContextManager[Any]:
+    """No gradients: inference mode, or ``no_grad`` where ``inference_mode=False`` was asked for."""
+    return torch.inference_mode() if run.options.behaviour.inference_mode else torch.no_grad()
+
+
+class Pass:
+    """Goes over the loaders once per call of :meth:`go`: ``take`` gets what the step returned, and says what hooks are told.
+
+    Inside a fit it goes on where ``run.progress`` says, when that is in the middle of a validation.
+    """
+
+    def __init__(self, run: Run, stage: Stage, take: Callable[[Any], Any]) -> None:
+        assert run.hooks is not None
+        self.run, self.stage, self.take, self.hooks, self.flight = run, stage, take, run.hooks, run.flight
+        self.progress = run.progress if run.fitting else Progress()  # of a verb of its own, nothing is kept
+        self.step = run.ready_step(stage.step.__name__)
+        self.move = Mover(run)
+        self.rows_to_skip = 0  # which the run of an older version, cut in the middle of this validation, has written already
+
+    def go(self, most: int | None = None) -> list[dict[str, float]]:
+        """At most ``most`` batches of each loader; returns what was logged, a dict of numbers for each loader."""
+        run, metrics, progress, hooks, told = self.run, self.run.metrics, self.progress, self.hooks, self.stage.hooks
+        assert told.model_eval is not None
+        assert told.model_train is not None
+        source = run.loaders.eval[self.stage.key]
+        source.measure()
+        at = progress.done
+        self.rows_to_skip = (run.evaluation_cut or {}).get("rows_to_skip", 0)
+        if not progress.validating:
+            at = Done.EVAL
+            run.keep_modes()
+            hooks.call_module(told.model_eval)
+            progress.loader = progress.evaluated = 0
+            progress.done = Done.EVAL
+        with gradient_free(run):
+            if not metrics.reenter(self.stage.key):
+                metrics.start_epoch(self.stage.key)
+            for point, deed in (
+                (Done.EVAL_STARTED, partial(self._tell, told.start)),
+                (Done.EVAL_OPENED, partial(self._tell, told.epoch_start)),
+                (Done.EVAL_CLOSED, partial(self._read_all, source, most, at)),
+                (Done.EVAL_TOLD, partial(self._tell, told.epoch_end)),
+                (Done.EVAL_ROW, self._publish),
+                (Done.EVAL_ENDED, partial(self._tell, told.end)),
+            ):
+                if at < point:
+                    deed()
+                    progress.done = point
+            results = self._results(len(source.readers))  # while metrics still have what they are computed from
+            metrics.end_epoch()
+        hooks.call_module(told.model_train)
+        run.forget_modes()
+        return results
+
+    def _tell(self, hook: Hook) -> None:
+        self.hooks.emit(hook)
+
+    def _read_all(self, source: Source, most: int | None, at: int) -> None:
+        progress = self.progress
+        for position in range(progress.loader, len(source.readers)):
+            progress.loader = position
+            self._read(source, position, most, at)
+            at, progress.evaluated = EVAL_OPENED, 0
+        self.run.metrics.end_batches()
+
+    def _read(self, source: Source, position: int, most: int | None, at: int) -> None:
+        run, metrics, several, hooks, progress = self.run, self.run.metrics, len(source.readers) > 1, self.hooks, self.progress
+        flight, told, step, take = self.flight, self.stage.hooks, self.step, self.take
+        number = position if several else None
+        count = source.readers[position].samples_in
+        move = run.profiler.around("batch_to_device", self.move)
+        moves = not self.move.idle
+        inside_fit, course = run.fitting, run.course  # in a fit `is_last_batch` keeps speaking of training
+        # what a validation has done between two training batches could not be told from what is still to come
+        interruptible = not inside_fit or run.sanity_checking
+        logs = bool(run.loggers) and not run.sanity_checking and self.stage is not PREDICT  # where nothing can be logged
+        tells_start, tells_end = hooks.listens(told.batch_start), hooks.listens(told.batch_end)
+        index, is_last = progress.evaluated - 1, True
+        for batch, index, is_last in self._batches(source, position, most, at):
+            if course.agreed and interruptible:
+                run.raise_if_signalled()
+            if not inside_fit:
+                run.is_last_batch = is_last
+            flight.index, flight.is_last = index, is_last
+            if moves and at < EVAL_READ:
+                progress.done = EVAL_FETCHED
+                batch = move(batch, position)
+            flight.batch = batch
+            # the loader's number is told where there are several: Lightning's hooks take it as their last argument then
+            arguments = (batch, index, position) if several else (batch, index)
+            metrics.at(batch, number, partial(count, index))
+            if at < EVAL_BATCH:
+                if tells_start:
+                    progress.done = EVAL_READ
+                    hooks.emit(told.batch_start, *arguments)
+                progress.done = EVAL_BATCH
+            if at < EVAL_STEP:
+                flight.outputs = take(step(*arguments))
+                progress.done = EVAL_STEP
+            if tells_end and at < EVAL_COUNTED:
+                hooks.emit(told.batch_end, flight.outputs, *arguments)
+            progress.done, progress.evaluated = EVAL_COUNTED, index + 1
+            if logs:
+                row = metrics.step_row()
+                if row:
+                    self._log_row(row, metrics.evaluated + index)
+            at = EVAL_OPENED  # only the first batch can be one that was cut
+        metrics.end_loader(number, index + 1)
+        if not is_last:
+            source.report_short(position, index + 1)
+
+    def _batches(self, source: Source, position: int, most: int | None, at: int) -> Iterator[tuple[Any, int, bool]]:
+        """What is left of a loader's batches; the first of them may be one that was cut."""
+        run, flight, start = self.run, self.flight, self.progress.evaluated
+        cut, run.evaluation_cut = run.evaluation_cut, None
+        first: list[tuple[Any, int, bool]] = []
+        if cut is not None and "data" in cut:
+            source.restore(cut["data"])
+            if cut["carried"] and EVAL_FETCHED <= at < EVAL_COUNTED:
+                first = [(flight.batch, flight.index, flight.is_last)]
+        epoch = 0 if self.stage is PREDICT else run.current_epoch  # predictions come in one order, whatever was trained before
+        batches = source.read(epoch, start + len(first), reader=position, most=most)
+        return run.profiler.along(f"{self.stage.key}_dataloader_next", chain(first, batches) if first else batches)
+
+    def _log_row(self, row: dict[str, Any], step: int | None = None) -> None:
+        """Send a row to the loggers."""
+        if self.rows_to_skip:
+            self.rows_to_skip -= 1
+            return
+        self.run.log_row(row, step)
+
+    def _publish(self) -> None:
+        """Write the epoch's values."""
+        metrics = self.run.metrics
+        metrics.close()
+        if not self.run.sanity_checking:
+            row = metrics.epoch_row()
+            if row:
+                self._log_row(row)
+
+    def _results(self, loaders: int) -> list[dict[str, float]]:
+        """The epoch's values as numbers, one dict a loader."""
+        metrics = self.run.metrics
+        common = metrics.epoch_results(None)
+        if loaders == 1:
+            return [read_numbers(common)]
+        return [read_numbers({**common, **metrics.epoch_results(position)}) for position in range(loaders)]
