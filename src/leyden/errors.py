@@ -41,10 +41,16 @@ Each error also inherits from the builtin type that Lightning raises for the sam
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from types import FrameType
 
+# Where a warning is never pointed at: our own files, and what calls them back.
+_NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, contextlib.__file__)
 _LONGEST_SHOWN = 160  # characters of a value in a message
 
 
@@ -193,6 +199,16 @@ class LegacyNotice(LeydenWarning):
 
 class PossibleUserWarning(LeydenWarning):
     """What was written is probably a mistake, and harmless if it was meant."""
+
+
+def warn_user(text: str | Warning, category: type[Warning] = LeydenWarning) -> None:
+    """Warn, pointing at the newest line on the stack that is neither ours nor of the libraries that call us back."""
+    frame: FrameType | None = sys._getframe(1)
+    level, torch = 2, sys.modules.get("torch")
+    passed = _NOT_THE_USERS if torch is None else (*_NOT_THE_USERS, os.path.dirname(str(torch.__file__)))
+    while frame is not None and frame.f_code.co_filename.startswith(passed):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level - 1 if frame is not None else 2)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import inspect
 import types
-import warnings
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from leyden.checkpoint.attributes import AttributeDict as AttributeDict
 from leyden.checkpoint.construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
 from leyden.checkpoint.construct import load_module_from_checkpoint as load_module_from_checkpoint
 from leyden.checkpoint.format import Unwritable, encode, type_name
-from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you_mean
+from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you_mean, warn_user
 
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
 _UNRECORDED = ("leyden.module", "leyden.datamodule")  # the bases hand arguments on, and take none of their own
@@ -89,11 +88,10 @@ class HyperparametersMixin:
         self.remove_ignored_hparams(left_out)
         for key, value in chosen.items():
             if isinstance(value, torch.nn.Module):
-                warnings.warn(
+                warn_user(
                     f"The hyper-parameter {key!r} is a torch module. Its weights are in the checkpoint anyway, and the module "
                     f"itself cannot be written. Leave it out: self.save_hyperparameters(ignore=[{key!r}]).",
                     PossibleUserWarning,
-                    stacklevel=2,
                 )
         self.__dict__["_hparams_initial"] = _copied(self.hparams)
 

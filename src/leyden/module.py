@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leyden.devices.transfer import move_data_to_device
-from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod
+from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
 from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
 from leyden.metrics.metrics import AskedLog, flattened
@@ -585,10 +584,9 @@ class LightningModule(HyperparametersMixin, nn.Module):
     def _say_unattached(self, name: str) -> None:
         if not self._said_unattached:
             self._said_unattached = True
-            warnings.warn(
+            warn_user(
                 f"self.log({name!r}, ...) was called on a {type(self).__name__} that no trainer runs: the value is dropped.",
                 LeydenWarning,
-                stacklevel=3,
             )
 
     def print(self, *args: Any, **kwargs: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
-from leyden.errors import LeydenWarning
+from leyden.errors import LeydenWarning, warn_user
 from leyden.types import Path
 
 
@@ -113,7 +112,7 @@ class AsyncCheckpointIO(CheckpointIO):
 
 def _report(unseen: list[BaseException]) -> None:
     for error in unseen:
-        warnings.warn(str(error), LeydenWarning, stacklevel=2)
+        warn_user(str(error), LeydenWarning)
 
 
 def snapshot(value: Any) -> Any:

@@ -10,7 +10,6 @@ import inspect
 import io
 import os
 import types
-import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -31,6 +30,7 @@ from leyden.errors import (
     LeydenWarning,
     MissingHyperparameter,
     MissingPackage,
+    warn_user,
 )
 from leyden.types import MapLocation, Path
 
@@ -253,7 +253,7 @@ def _load_state(module: Any, state: dict[str, Any], strict: bool, where: str) ->
     if keys.unexpected_keys:
         parts.append(f"in the file, but not in the module: {', '.join(keys.unexpected_keys)}")
     if parts:
-        warnings.warn(f"{where} was loaded into {name} in part. Weights {'; weights '.join(parts)}.", LeydenWarning, stacklevel=5)
+        warn_user(f"{where} was loaded into {name} in part. Weights {'; weights '.join(parts)}.", LeydenWarning)
 
 
 def _value(text: str) -> Any:

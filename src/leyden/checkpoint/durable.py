@@ -6,12 +6,11 @@ import errno
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
-from leyden.errors import CheckpointWriteFailed, LeydenWarning
+from leyden.errors import CheckpointWriteFailed, LeydenWarning, warn_user
 
 fcntl: Any
 try:
@@ -292,10 +291,9 @@ def _make_folder(path: str, disk: Disk, folder_existed: bool) -> None:
             break
         new = os.path.join(new, os.path.relpath(folder, new).split(os.sep)[0])
     if folder_existed:
-        warnings.warn(
+        warn_user(
             f"The folder {folder!r} was deleted while the run went on. It was made again; what stood in it is lost.",
             LeydenWarning,
-            stacklevel=5,
         )
 
 

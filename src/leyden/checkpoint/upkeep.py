@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -10,7 +9,7 @@ from leyden.checkpoint.files import is_remote
 from leyden.checkpoint.retention import Retention, moved, within
 from leyden.checkpoint.store import CheckpointStore, FileStore
 from leyden.distributed.rank_zero import rank_zero_warn
-from leyden.errors import PossibleUserWarning
+from leyden.errors import PossibleUserWarning, warn_user
 
 
 @final
@@ -48,11 +47,10 @@ class Upkeep:
         elsewhere = folder is not None and state.get("dirpath", folder) != folder
         if elsewhere and fixed:
             self._retention.best = state["best_model_path"]
-            warnings.warn(
+            warn_user(
                 f"The run that wrote the checkpoint saved to {state['dirpath']!r}, and this one saves to {folder!r}. "
                 f"The files there are left alone, and the best are counted anew; only best_model_path is taken over.",
                 PossibleUserWarning,
-                stacklevel=3,
             )
             return False
         self.resumed, self._same_folder = True, not elsewhere

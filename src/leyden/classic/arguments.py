@@ -301,14 +301,14 @@ def _translate_values(classic: Classic) -> None:
     """Old values of arguments that are called today what they were called then."""
     keywords = classic.keywords
     if isinstance(keywords.get("profiler"), bool):
-        notice(f"Trainer(profiler={keywords['profiler']})", "profiler='simple' or None", 5)
+        notice(f"Trainer(profiler={keywords['profiler']})", "profiler='simple' or None")
         keywords["profiler"] = "simple" if keywords["profiler"] else None
     accelerator = keywords.get("accelerator")
     if isinstance(accelerator, str) and (accelerator in ("dp", "ddp2") or accelerator.startswith("ddp")):
         keywords["accelerator"] = "auto"
         classic.given.discard("accelerator")
         _distributed_backend("accelerator", accelerator, classic)
-        notice(f"Trainer(accelerator={accelerator!r})", f"strategy={keywords['strategy']!r}", 5)
+        notice(f"Trainer(accelerator={accelerator!r})", f"strategy={keywords['strategy']!r}")
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -37,5 +37,5 @@ def old_attribute(run: Run, name: str) -> Any:
     if name not in ATTRIBUTES:
         return object.__getattribute__(run, name)  # raises what reading it raised in the first place
     today, read = ATTRIBUTES[name]
-    notice(f"trainer.{name}", f"trainer.{today}", 4)
+    notice(f"trainer.{name}", f"trainer.{today}")
     return read(run)

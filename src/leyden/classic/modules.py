@@ -83,12 +83,12 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
     for old, new in ALIASES.items():
         method = own_method(module, old)
         if method is not None and not overrides(module, getattr(LightningModule, new)):
-            notice(old, new, 6)
+            notice(old, new)
             adapter.steps[new] = method
     for step, end in STEP_ENDS.items():
         method = own_method(module, end)
         if method is not None:
-            notice(end, step, 6)
+            notice(end, step)
             count = 2 if step == "training_step" else 3
             adapter.steps[step] = _then(fitted(adapter.steps.get(step, getattr(module, step)), count), fitted(method, 1))
     for name, given in (("optimizer_step", _optimizer_step_of), ("backward", _backward_of)):
@@ -96,14 +96,14 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
             adapter.steps[name] = given(module)
     for old, today in _BARS.items():
         if overrides(module, getattr(LightningModule, old)):
-            notice(old, today, 6)
+            notice(old, today)
             adapter.bar_items = getattr(module, old)
     methods: dict[str, Callable[..., Any]] = {}
     for stage in STAGES[TrainerFn.FITTING]:
         method = own_method(module, EPOCH_ENDS[stage.key])
         if method is not None:
             methods[stage.key] = method
-            notice(EPOCH_ENDS[stage.key], f"{stage.hooks.epoch_end.__name__}, with self.log", 6)
+            notice(EPOCH_ENDS[stage.key], f"{stage.hooks.epoch_end.__name__}, with self.log")
     if methods:
         adapter.first.append(EpochEnds(methods))
     adapter.read_mapping = Reader(run, module, set(methods)).read
@@ -156,7 +156,7 @@ def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
     found = [name for name in names if name in old]
     if not found:
         return fitted(module.optimizer_step, 4)
-    notice(f"optimizer_step(..., {', '.join(found)})", "optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)", 7)
+    notice(f"optimizer_step(..., {', '.join(found)})", "optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)")
 
     def step(epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> Any:
         values = {
@@ -179,7 +179,7 @@ def _backward_of(module: LightningModule) -> Callable[..., Any]:
     found = [name for name in names if name in ("trainer", "optimizer", "optimizer_idx")]
     if not found:
         return module.backward
-    notice(f"backward(..., {', '.join(found)})", "backward(loss)", 7)
+    notice(f"backward(..., {', '.join(found)})", "backward(loss)")
 
     def backward(loss: Any, *args: Any, **kwargs: Any) -> Any:
         optimizers = module.trainer.optimizers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from leyden.data.seeded import Tagged, TaggedIndex, batch_seed
 from leyden.data.share import ALONE, Share, Shared
-from leyden.errors import LeydenWarning
+from leyden.errors import LeydenWarning, warn_user
 
 # They draw all of an epoch when its first index is asked for, so they can be read again by their random state alone.
 _REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
@@ -100,12 +99,11 @@ class Indices:
         if self.expected is not None and checksum != self.expected:
             given = self.sampler_given
             name = type(given.sampler if type(given) is BatchSampler else given).__name__
-            warnings.warn(
+            warn_user(
                 f"{name} gave other indices when it was read again than before the interruption. If "
                 f"it draws them as it goes, the order from here on may differ from an uninterrupted run's. Draw the whole order "
                 f"in __iter__, or give the sampler state_dict() and load_state_dict().",
                 LeydenWarning,
-                stacklevel=2,
             )
         if not self.replays:
             for _ in range(self.again):

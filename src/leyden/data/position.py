@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from leyden.data.reading import reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
 from leyden.data.share import ALONE, Share
 from leyden.devices.seed import WORKERS_VARIABLE
-from leyden.errors import LeydenWarning, Unsupported
+from leyden.errors import LeydenWarning, Unsupported, warn_user
 
 
 def is_stateful(part: Any) -> bool:
@@ -358,7 +357,7 @@ class LoaderPosition:
                 "epoch: a resumed run cannot continue it exactly. Set persistent_workers=False if the dataset draws at random."
             )
         if text is not None:
-            warnings.warn(text, LeydenWarning, stacklevel=2)
+            warn_user(text, LeydenWarning)
 
 
 def _after(iterator: Iterator[Any], taken: int, fetched: int) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,7 @@ from leyden.data.combined import CombinedLoader
 from leyden.data.reader import Reader
 from leyden.data.reading import is_loader, read, reads_map_style
 from leyden.data.share import ALONE, Share
-from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning
+from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning, warn_user
 from leyden.options import limited
 
 
@@ -162,11 +161,10 @@ class Source:
 
     def report_short(self, reader: int, read: int) -> None:
         """Say that a loader ended after ``read`` batches, which is before its own length."""
-        warnings.warn(
+        warn_user(
             f"{self._named(reader)} ended after {read} of the {self.stops[reader]} batches that it said it has. Correct the "
             f"length of its sampler or dataset if data is missing.",
             LeydenWarning,
-            stacklevel=2,
         )
 
     def close(self) -> None:
@@ -215,10 +213,9 @@ def unshuffled(loader: Any) -> Any:
         return plain
     if not isinstance(loader, DataLoader) or not reads_map_style(loader) or isinstance(loader.sampler, SequentialSampler):
         return loader
-    warnings.warn(
+    warn_user(
         "overfit_batches reads the same batches again and again, so shuffling of the training loader is turned off.",
         LeydenWarning,
-        stacklevel=2,
     )
     sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]  # a map-style dataset has a length
     plain.__dict__["sampler"] = sampler

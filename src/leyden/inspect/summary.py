@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from leyden.errors import InvalidOption, InvalidType, LeydenWarning
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.undisturbed import undisturbed
 from leyden.tree import tree_map
 
@@ -169,11 +168,10 @@ class ModelSummary:
                     else:
                         self._model(example)
             except Exception as error:
-                warnings.warn(
+                warn_user(
                     f"example_input_array does not fit {type(self._model).__name__}.forward: {type(error).__name__}: {error}. "
                     "The summary shows no sizes.",
                     LeydenWarning,
-                    stacklevel=4,
                 )
                 for layer in self._layers.values():
                     layer.in_size = layer.out_size = None

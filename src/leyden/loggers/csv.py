@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import os
-import warnings
 import zlib
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ import fsspec  # type: ignore[import-untyped]  # it ships no types
 
 from leyden.checkpoint.durable import Disk, beside_of
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.errors import InvalidOption, InvalidType, LeydenWarning
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.base import Logger, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.readout import as_dict, check_scalar, read, to_yaml
@@ -112,11 +111,10 @@ class CSVLogger(InFolder, Logger):
                 return
             if writer.begin_with(os.path.join(folder, ExperimentWriter.NAME_METRICS_FILE), position):
                 return
-        warnings.warn(
+        warn_user(
             f"{position['folder']} does not hold the {position['rows']} rows that were written when the checkpoint was made. "
             f"{writer.metrics_file_path} goes on without them.",
             LeydenWarning,
-            stacklevel=2,
         )
 
 
@@ -182,10 +180,9 @@ class ExperimentWriter:
                 self._write(self._read())
                 self.metrics.clear()
         except OSError as error:
-            warnings.warn(
+            warn_user(
                 f"{self.metrics_file_path} cannot be written ({error}); {len(self.metrics)} rows wait for the next attempt.",
                 LeydenWarning,
-                stacklevel=3,
             )
 
     def position(self) -> dict[str, Any]:
@@ -229,10 +226,9 @@ class ExperimentWriter:
             except FileNotFoundError:
                 size = 0
             if self._size and not size:
-                warnings.warn(
+                warn_user(
                     f"{self.metrics_file_path} is gone while the run goes on: {self._rows} rows are lost. It is made again.",
                     LeydenWarning,
-                    stacklevel=4,
                 )
             if size != self._size:
                 self._look()  # somebody else wrote

@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from leyden.checkpoint.durable import beside_of
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.errors import InvalidType, LeydenWarning, MissingPackage
+from leyden.errors import InvalidType, LeydenWarning, MissingPackage, warn_user
 from leyden.loggers.base import Logger, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.readout import as_dict, check_scalar, flat, read, to_yaml
@@ -159,10 +159,9 @@ class TensorBoardLogger(InFolder, Logger):
             return
         example = getattr(model, "example_input_array", None) if input_array is None else input_array
         if example is None:
-            warnings.warn(
+            warn_user(
                 "log_graph=True needs an input: set example_input_array on the module, or pass input_array. No graph is written.",
                 LeydenWarning,
-                stacklevel=2,
             )
             return
         place = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
@@ -232,11 +231,10 @@ class TensorBoardLogger(InFolder, Logger):
         if not before or (there != here and here not in before[:1] and self._event_files({""}) - mine):
             return
         if there is None:
-            warnings.warn(
+            warn_user(
                 f"{position['folder']} does not hold the {sum(sizes.values())} bytes of events that were written when the "
                 f"checkpoint was made. {here} goes on without them.",
                 LeydenWarning,
-                stacklevel=2,
             )
             return
         if self._writer is not None:
@@ -276,9 +274,7 @@ class TensorBoardLogger(InFolder, Logger):
             return
         path = self._writer._get_file_writer().event_writer._file_name
         if not os.path.isfile(path):
-            warnings.warn(
-                f"{path} is gone while the run goes on: what it held is lost. A new one is made.", LeydenWarning, stacklevel=4
-            )
+            warn_user(f"{path} is gone while the run goes on: what it held is lost. A new one is made.", LeydenWarning)
             self._writer.close()
             self._writer = None
             self._folder.claimed = False

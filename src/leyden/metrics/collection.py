@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from leyden.distributed.processes import Processes
-from leyden.errors import IllegalLog, LeydenWarning
+from leyden.errors import IllegalLog, LeydenWarning, warn_user
 from leyden.metrics.exchange import Key, agree_on_names, in_order, values_of_all
 from leyden.metrics.logged import AskedLog, Entry, check_kind, is_of_a_batch
 from leyden.metrics.metric_objects import reset, used
@@ -88,11 +87,10 @@ class Collection:
         for entry, value in zip(merged, values_of_all(processes, [entry.total for entry in merged]), strict=True):
             entry.computed = value
             if value is None and entry.touched and entry.kind == "function":
-                warnings.warn(
+                warn_user(
                     f"{entry.name!r} has no value for the epoch in which the run went on: its reduce_fx is a function, which a "
                     f"checkpoint does not hold, and it was not logged again.",
                     LeydenWarning,
-                    stacklevel=2,
                 )
         for entry in in_turn:
             if entry.metric is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leyden.distributed.processes import Alone, Processes
-from leyden.errors import IllegalLog, LeydenWarning
+from leyden.errors import IllegalLog, LeydenWarning, warn_user
 from leyden.metrics.accumulators import as_tensor
 from leyden.metrics.batch_size import given_size, read_size
 from leyden.metrics.collection import Collection
@@ -262,10 +261,9 @@ class Metrics:
     def _say_silent(self, name: str) -> None:
         if not self._said_silent:
             self._said_silent = True
-            warnings.warn(
+            warn_user(
                 f"self.log({name!r}, ...) logs nothing under Trainer(barebones=True), which turns logging off.",
                 LeydenWarning,
-                stacklevel=4,
             )
 
     def _new(self, where: str | None, name: str, value: Any, asked: AskedLog) -> Entry:

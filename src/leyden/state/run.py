@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from leyden.errors import (
     InvalidOption,
     LeydenWarning,
     MisconfigurationException,
+    warn_user,
 )
 from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
@@ -387,7 +387,7 @@ class Run(Views, ABC):
         """Issue a warning of ours, on the first process."""
         if not self.is_global_zero:
             return
-        warnings.warn(text, category, stacklevel=3)
+        warn_user(text, category)
 
     @property
     def estimated_stepping_batches(self) -> int | float:

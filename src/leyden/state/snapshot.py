@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from leyden.checkpoint.format import check_parts, decode, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
 from leyden.datamodule import LightningDataModule
-from leyden.errors import CheckpointForeign, CheckpointMismatch, InvalidReturn, LeydenWarning
+from leyden.errors import CheckpointForeign, CheckpointMismatch, InvalidReturn, LeydenWarning, warn_user
 from leyden.hooks import overrides
 from leyden.hparams import dump_hparams
 from leyden.state.optimizers import OptimizerPlan
@@ -72,11 +71,10 @@ def _name_unwritable(plain: dict[str, Any]) -> None:
         return
     _named_once.update(name for name, _ in found)
     listed = ", ".join(f"{name} ({kind})" for name, kind in found)
-    warnings.warn(
+    warn_user(
         f"Some values cannot be written into a checkpoint that loads without running code, and only their names and types are: "
         f"{listed}. Pass them again when loading, or keep them out with save_hyperparameters(ignore=[...]).",
         LeydenWarning,
-        stacklevel=4,
     )
 
 
