@@ -208,7 +208,7 @@ def warn_user(text: str | Warning, category: type[Warning] = LeydenWarning) -> N
     passed = _NOT_THE_USERS if torch is None else (*_NOT_THE_USERS, os.path.dirname(str(torch.__file__)))
     while frame is not None and frame.f_code.co_filename.startswith(passed):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, category, stacklevel=level - 1 if frame is not None else 2)
+    warnings.warn(text, category, stacklevel=level if frame is not None else 2)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
