@@ -153,13 +153,13 @@ class TestOrder:
 
 
 class TestWhoHears:
-    def test_callbacks_hear_in_the_users_order_but_for_those_with_a_place(self) -> None:
+    def test_callbacks_hear_in_the_users_order_but_for_those_with_a_phase(self) -> None:
         heard: list[str] = []
 
         def callback(name: str, where: str = "given", reads: bool = False) -> Callback:
             class Named(Callback):
-                place = where
-                reads_epoch_metrics = reads
+                leyden_phase = where
+                leyden_reads_epoch_metrics = reads
 
                 def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
                     heard.append(name)
@@ -177,7 +177,7 @@ class TestWhoHears:
                 heard.append("module")
 
         callbacks = [
-            callback("saves", "last"),
+            callback("saves", "checkpoint"),
             callback("reads", reads=True),
             callback("plain"),
             callback("finds", "first"),
@@ -225,11 +225,11 @@ class TestWhoHears:
         with pytest.raises(InvalidReturn, match="requires the keyword argument 'batch_idx', and hooks are called by position"):
             trainer().fit(Greedy())
 
-    def test_hears_is_asked_once(self) -> None:
+    def test_what_a_callback_wants_is_asked_once(self) -> None:
         asked: list[str] = []
 
         class Deaf(Callback):
-            def hears(self, hook: str) -> bool:
+            def leyden_wants(self, hook: str) -> bool:
                 asked.append(hook)
                 return hook != "on_train_batch_end"
 

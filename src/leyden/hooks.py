@@ -58,17 +58,18 @@ class Hooks:
         self.told = 0  # receivers of the running hook that were called, the one that runs included
         self.heard: tuple[str, int] | None = None  # a hook, and how many receivers were told of it before the run was cut
         self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
-        self._late: dict[Hook, tuple[Callable[..., Any], ...]] = {}
+        self._checkpoint_phase: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         callbacks = list(callbacks)
         for name in HOOK_NAMES:
             hook = getattr(Callback, name)
-            listening = [callback for callback in callbacks if overrides(callback, hook) and callback.hears(name)]
-            late = [callback for callback in listening if _fires_late(callback, name)]
-            receivers = [self._to_callback(callback, name, module) for callback in listening if callback not in late]
+            listening = [callback for callback in callbacks if overrides(callback, hook) and callback.leyden_wants(name)]
+            later = [in_checkpoint_phase(callback, hook) for callback in listening]
+            told = [self._to_callback(callback, name, module) for callback in listening]
+            receivers = [receiver for receiver, waits in zip(told, later, strict=True) if not waits]
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
                 receivers.append(self._measured(module, name, fitted(self._method(module, name), MODULE_HOOKS[name])))
             self._receivers[hook] = tuple(receivers)
-            self._late[hook] = tuple(self._to_callback(callback, name, module) for callback in late)
+            self._checkpoint_phase[hook] = tuple(receiver for receiver, waits in zip(told, later, strict=True) if waits)
 
     def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
         positions = len(inspect.signature(getattr(Callback, name)).parameters) - 1
@@ -100,9 +101,11 @@ class Hooks:
         if receivers:
             self._tell(hook, receivers, args)
 
-    def emit_late(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    def emit_checkpoint_phase(
+        self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         """Call ``hook`` on the callbacks that read or save what the others have done by then."""
-        receivers = self._late[hook]
+        receivers = self._checkpoint_phase[hook]
         if receivers:
             self._tell(hook, receivers, args)
 
@@ -132,9 +135,9 @@ class Hooks:
         """Whether so many are all who hear of ``hook``."""
         return told >= len(self._receivers[hook])
 
-    def left(self, hook: Hook, late: bool = False) -> int:
+    def left(self, hook: Hook, checkpoint_phase: bool = False) -> int:
         """How many receivers of the running ``hook`` are still to be told."""
-        return len((self._late if late else self._receivers)[hook]) - self.told
+        return len((self._checkpoint_phase if checkpoint_phase else self._receivers)[hook]) - self.told
 
     def ask(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
         """As :meth:`emit`, and return the answers. Only ``on_train_batch_start`` has one: ``-1`` ends the epoch."""
@@ -179,9 +182,9 @@ class Hooks:
         """Whether anybody overrides ``hook``."""
         return bool(self._receivers[hook])
 
-    def listens_late(self, hook: Hook) -> bool:
-        """Whether any callback hears of ``hook`` late."""
-        return bool(self._late[hook])
+    def has_checkpoint_phase(self, hook: Hook) -> bool:
+        """Whether any callback is told of ``hook`` in the checkpoint phase."""
+        return bool(self._checkpoint_phase[hook])
 
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a module's method with ``name`` noted as the place where we are."""
@@ -199,11 +202,20 @@ class Hooks:
         return self.call(hook.__name__, getattr(self.run.lightning_module, hook.__name__), *args)
 
 
-def _fires_late(callback: Callback, name: str) -> bool:
-    """Whether the callback hears of ``name`` after the module, and after the row of metrics has been written."""
-    if name == "on_train_epoch_end":
-        return callback.reads_epoch_metrics or callback.place == "last"
-    return callback.place == "last" and name in ("on_train_batch_end", "on_validation_end")
+PHASES = ("first", "given", "checkpoint")
+_WITH_CHECKPOINT_PHASE = (Callback.on_train_batch_end, Callback.on_validation_end, Callback.on_train_epoch_end)
+
+
+def phase_of(callback: Callback) -> str:
+    """One of :data:`PHASES`. What means nothing here is its author's own."""
+    return callback.leyden_phase if callback.leyden_phase in PHASES else "given"
+
+
+def in_checkpoint_phase(callback: Callback, hook: Hook) -> bool:
+    """Whether the callback is told of ``hook`` after the module, and after the row of metrics has been written."""
+    if hook is Callback.on_train_epoch_end and callback.leyden_reads_epoch_metrics is True:
+        return True
+    return hook in _WITH_CHECKPOINT_PHASE and phase_of(callback) == "checkpoint"
 
 
 def _module_hook(name: str) -> Hook:

@@ -139,7 +139,7 @@ class Ledger(Logger):
     version = 0
     experiment = DummyExperiment()
 
-    def start(self, agree: Any = None) -> None:
+    def leyden_start(self, agree: Any = None) -> None:
         pass
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:

@@ -37,7 +37,7 @@ class CSVLogger(InFolder, Logger):
     Raises :class:`InvalidOption` at the start of a run when the folder cannot be written.
     """
 
-    takes_tensors: ClassVar[bool] = True
+    leyden_takes_tensors: ClassVar[bool] = True
     LOGGER_JOIN_CHAR: ClassVar[str] = "-"
 
     def __init__(
@@ -66,7 +66,7 @@ class CSVLogger(InFolder, Logger):
             self._writer = ExperimentWriter(self._folder.path, prefix=self._prefix, flush_every_n_steps=self._every)
         return self._writer
 
-    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+    def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
         _ = self.experiment
 
@@ -86,16 +86,16 @@ class CSVLogger(InFolder, Logger):
     def finalize(self, status: str) -> None:
         self.save()
 
-    def start_over(self) -> None:
+    def leyden_start_over(self) -> None:
         if self._writer is None:
             self._folder.set_aside(lambda name: name == ExperimentWriter.NAME_METRICS_FILE)
 
-    def position(self) -> dict[str, Any]:
+    def leyden_position(self) -> dict[str, Any]:
         if rank_zero_only.rank or not self._folder.claimed:
             return {}
         return {"version": self._folder.version, "folder": self._folder.absolute, **self.experiment.position()}
 
-    def resume(self, position: dict[str, Any]) -> None:
+    def leyden_resume(self, position: dict[str, Any]) -> None:
         """Go on in the run that ``position`` was taken from.
 
         In the same folder the file is cut to it. A run in another folder begins with a copy of the rows written until

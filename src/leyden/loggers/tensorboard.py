@@ -54,7 +54,7 @@ class TensorBoardLogger(InFolder, Logger):
     when the folder cannot be written.
     """
 
-    takes_tensors: ClassVar[bool] = True
+    leyden_takes_tensors: ClassVar[bool] = True
     LOGGER_JOIN_CHAR: ClassVar[str] = "-"
     NAME_HPARAMS_FILE: ClassVar[str] = "hparams.yaml"
 
@@ -103,7 +103,7 @@ class TensorBoardLogger(InFolder, Logger):
             self._writer = SummaryWriter(log_dir=self._folder.path, **self._kwargs)
         return self._writer
 
-    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+    def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
         if not rank_zero_only.rank:
             with warnings.catch_warnings():
@@ -196,11 +196,11 @@ class TensorBoardLogger(InFolder, Logger):
             self._writer.close()
             self._writer = None
 
-    def start_over(self) -> None:
+    def leyden_start_over(self) -> None:
         if self._writer is None:
             self._folder.set_aside(lambda name: name.startswith("events.out.tfevents."))
 
-    def position(self) -> dict[str, Any]:
+    def leyden_position(self) -> dict[str, Any]:
         if rank_zero_only.rank or self._folder.remote:
             return {}
         self.save()
@@ -214,7 +214,7 @@ class TensorBoardLogger(InFolder, Logger):
             "hparams": self._hparams_written,
         }
 
-    def resume(self, position: dict[str, Any]) -> None:
+    def leyden_resume(self, position: dict[str, Any]) -> None:
         """Go on in the run that ``position`` was taken from.
 
         In the same folder its files are cut to it, and later event files beside them go. A run in another folder begins

@@ -43,7 +43,7 @@ class FitLoop:
         run.optimization = self.optimization
         self.log_due = EveryN(run.options.watching.log_every_n_steps)
         self.logs = bool(run.loggers) or not run.course.alone  # step values that are reduced over processes concern all of them
-        self.tells_late = self.hooks.listens_late(Callback.on_train_batch_end)
+        self.has_checkpoint_phase = self.hooks.has_checkpoint_phase(Callback.on_train_batch_end)
         limit = run.options.limits.max_steps
         self.max_steps: float = float("inf") if limit is None else limit
         self.loaders = FitLoaders(run, self.schedule)
@@ -52,7 +52,7 @@ class FitLoop:
         self.resumption = Resumption(self)
         self.after_batch = (  # what follows a batch, in this order; each does nothing where it is not due
             (Done.ROW, self.write_row),
-            (Done.TOLD, self.tell_late),
+            (Done.TOLD, self.tell_checkpoint_phase),
             (Done.VALIDATED, self.validation.validate),
             (Done.VALIDATION_TOLD, self.validation.tell_end),
             (Done.PLATEAUS, self.step_plateaus),
@@ -60,7 +60,7 @@ class FitLoop:
         self.after_epoch = (
             (Done.EPOCH_HOOKS, self.tell_epoch_end),
             (Done.EPOCH_ROW, self.write_epoch_row),
-            (Done.EPOCH_TOLD, self.tell_epoch_end_late),
+            (Done.EPOCH_TOLD, self.tell_epoch_end_in_checkpoint_phase),
         )
 
     # -- the story
@@ -124,7 +124,7 @@ class FitLoop:
         step = run.profiler.around("run_training_batch", self.optimization.step)
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
-        tells_any = tells or self.tells_late
+        tells_any = tells or self.has_checkpoint_phase
         losses, course, capsule, waiting = run.losses, run.course, run.losses.capsule, run.losses.waiting
         due = self.next_due()
         is_last = False
@@ -191,7 +191,7 @@ class FitLoop:
         """The count of batches after which something follows a batch; 0 where that has to be asked after each."""
         run, progress = self.run, self.progress
         has_plateaus = any(plan.reduce_on_plateau for plan in run.plan.schedulers)
-        if self.schedule.watches_batches or self.tells_late or has_plateaus or run.accumulation != 1:
+        if self.schedule.watches_batches or self.has_checkpoint_phase or has_plateaus or run.accumulation != 1:
             return 0
         due: float = min(run.losses.due, run.course.next)
         every = self.log_due.n
@@ -212,9 +212,9 @@ class FitLoop:
             run.losses.check()
         run.validation_follows = self.validation.is_due()
 
-    def tell_late(self) -> None:
+    def tell_checkpoint_phase(self) -> None:
         flight = self.flight
-        self.hooks.emit_late(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
+        self.hooks.emit_checkpoint_phase(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
 
     def step_plateaus(self) -> None:
         self.optimization.step_plateaus("step")
@@ -261,8 +261,8 @@ class FitLoop:
             self.optimization.step_plateaus("epoch")
         run.note_epoch()
 
-    def tell_epoch_end_late(self) -> None:
-        self.hooks.emit_late(Callback.on_train_epoch_end)
+    def tell_epoch_end_in_checkpoint_phase(self) -> None:
+        self.hooks.emit_checkpoint_phase(Callback.on_train_epoch_end)
 
     def save_if_safe(self) -> None:
         """A signal ends the run between two batches: keep all that was done."""

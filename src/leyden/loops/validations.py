@@ -66,4 +66,4 @@ class Validations:
 
     def tell_end(self) -> None:
         with self.run.in_stage(RunningStage.VALIDATING):
-            self.hooks.emit_late(Callback.on_validation_end)
+            self.hooks.emit_checkpoint_phase(Callback.on_validation_end)

@@ -269,7 +269,7 @@ class Run(Views, ABC):
         complete = {**row, "epoch": row.get("epoch", self.current_epoch)}
         numbers: dict[str, Any] | None = None
         for logger in self.loggers:
-            if getattr(logger, "takes_tensors", False):
+            if getattr(logger, "leyden_takes_tensors", False) is True:
                 logger.log_metrics(dict(complete), step)
             else:
                 if numbers is None:

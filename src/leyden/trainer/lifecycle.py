@@ -179,7 +179,7 @@ class Lifecycle(Run):
         if processes.alone:
             for logger in self.loggers:
                 self._start(logger)
-                logger.start()
+                logger.leyden_start()
             return
         chosen: list[Any] = []
 
@@ -192,11 +192,11 @@ class Lifecycle(Run):
 
         for part in self.loggers if processes.is_first else ():
             self._start(part)
-            part.start(choose)
+            part.leyden_start(choose)
         chosen = processes.broadcast(chosen)
         for part in () if processes.is_first else self.loggers:
             self._start(part)
-            part.start(follow)
+            part.leyden_start(follow)
 
     def _start(self, part: object) -> None:
         """Note that ``part`` is being set up, so that it will be torn down."""
@@ -230,10 +230,10 @@ class Lifecycle(Run):
             positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
             for logger, position in zip(self.loggers, positions, strict=False):
                 if request.asked == "last":
-                    logger.go_on(position)
+                    logger.leyden_go_on(position)
             if request.asked == "last" and request.checkpoint is None:
                 for logger in self.loggers:
-                    logger.start_over()
+                    logger.leyden_start_over()
         self._start_loggers()
         if self.profiler.active:
             self._start(self.profiler)
@@ -277,7 +277,7 @@ class Lifecycle(Run):
         snapshot.put_training(self, request.checkpoint)
         positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
         for logger, position in zip(self.loggers, positions, strict=False):
-            logger.resume(position)
+            logger.leyden_resume(position)
         request.forget()
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
