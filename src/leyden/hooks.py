@@ -64,12 +64,12 @@ class Hooks:
             hook = getattr(Callback, name)
             listening = [callback for callback in callbacks if overrides(callback, hook) and callback.leyden_wants(name)]
             later = [in_checkpoint_phase(callback, hook) for callback in listening]
-            told = [self._to_callback(callback, name, module) for callback in listening]
-            receivers = [receiver for receiver, waits in zip(told, later, strict=True) if not waits]
+            methods = [self._to_callback(callback, name, module) for callback in listening]
+            receivers = [method for method, waits in zip(methods, later, strict=True) if not waits]
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
                 receivers.append(self._measured(module, name, fitted(self._method(module, name), MODULE_HOOKS[name])))
             self._receivers[hook] = tuple(receivers)
-            self._checkpoint_phase[hook] = tuple(receiver for receiver, waits in zip(told, later, strict=True) if waits)
+            self._checkpoint_phase[hook] = tuple(method for method, waits in zip(methods, later, strict=True) if waits)
 
     def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
         positions = len(inspect.signature(getattr(Callback, name)).parameters) - 1
@@ -189,8 +189,8 @@ class Hooks:
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a module's method with ``name`` noted as the place where we are."""
         if self._profiler is not None:
-            told = args[0] if function is tell_stage else function
-            function = self._profiler.around(self._action(getattr(told, "__self__", None), name), function)
+            method = args[0] if function is tell_stage else function
+            function = self._profiler.around(self._action(getattr(method, "__self__", None), name), function)
         before, self.where = self.where, name
         try:
             return function(*args, **kwargs)

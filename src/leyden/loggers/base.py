@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from leyden.distributed.rank_zero import rank_zero_only
+from leyden.errors import InvalidType
 from leyden.former_names import adopt_logger
 
 T = TypeVar("T")
@@ -118,6 +119,14 @@ class Logger(ABC):
     def leyden_resume(self, position: dict[str, Any]) -> None:
         """Go on from where :meth:`leyden_position` was taken: what was written after it goes, so that no row is there twice."""
         return
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raise :class:`InvalidType` for a value that holds more, or less, than one number."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise InvalidType(
+            f"metrics[{name!r}]", f"tensor of shape {tuple(value.shape)}", "one number", "Reduce it first, such as by .mean()."
+        )
 
 
 def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:

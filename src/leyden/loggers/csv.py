@@ -17,9 +17,11 @@ import fsspec  # type: ignore[import-untyped]  # it ships no types
 from leyden.checkpoint.durable import Disk, beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning
-from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
-from leyden.loggers.readout import as_dict, check_scalar, read, to_yaml
+from leyden.loggers.hyperparameters import as_dict
+from leyden.loggers.yaml_text import to_yaml
+from leyden.metrics.newest import read_numbers
 from leyden.types import Path
 
 
@@ -219,7 +221,8 @@ class ExperimentWriter:
             except InvalidType:
                 del self.metrics[index]  # the other rows can still be written
                 raise
-        numbers = iter(read([value for metrics, _ in self.metrics for value in metrics.values()]))
+        values = [value for metrics, _ in self.metrics for value in metrics.values()]
+        numbers = iter(read_numbers(dict(enumerate(values))).values())
         return [{**{self._prefix + name: next(numbers) for name in metrics}, "step": step} for metrics, step in self.metrics]
 
     def _write(self, rows: list[dict[str, Any]]) -> None:

@@ -20,10 +20,12 @@ from torch.nn import Module
 from leyden.checkpoint.durable import beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidType, LeydenWarning, MissingPackage
-from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
-from leyden.loggers.readout import as_dict, check_scalar, flat, read, to_yaml
+from leyden.loggers.hyperparameters import as_dict, flat
 from leyden.loggers.undisturbed import undisturbed
+from leyden.loggers.yaml_text import to_yaml
+from leyden.metrics.newest import read_numbers
 from leyden.tree import tree_map
 from leyden.types import Path
 
@@ -313,16 +315,13 @@ class TensorBoardLogger(InFolder, Logger):
                     check_scalar(name, part)
                     if isinstance(part, str | bytes | list | tuple) or part is None:
                         raise InvalidType(f"metrics[{name!r}]", part, "a number", "Write other things through logger.experiment.")
-        numbers = iter(
-            read(
-                [
-                    part
-                    for metrics, _, _ in rows
-                    for value in metrics.values()
-                    for part in (value.values() if isinstance(value, Mapping) else (value,))
-                ]
-            )
-        )
+        parts = [
+            part
+            for metrics, _, _ in rows
+            for value in metrics.values()
+            for part in (value.values() if isinstance(value, Mapping) else (value,))
+        ]
+        numbers = iter(read_numbers(dict(enumerate(parts))).values())
         records = []
         for metrics, step, at in rows:
             values = []

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.loops.manual import Manual
-from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic
 from leyden.loops.resumption import Resumption
+from leyden.loops.transfer import BatchTransfer
 from leyden.loops.validations import Validations
 from leyden.schedule import EveryN
 from leyden.state.course import Wish
@@ -37,7 +37,7 @@ class FitLoop:
     def __init__(self, run: Run, validates: bool) -> None:
         assert run.hooks is not None
         self.run, self.hooks, self.progress, self.flight = run, run.hooks, run.progress, run.flight
-        self.move = Mover(run)
+        self.transfer = BatchTransfer(run)
         self.schedule = ValidationSchedule(run.options.validation, validates)
         self.optimization: Automatic | Manual = Automatic(run) if run.lightning_module.automatic_optimization else Manual(run)
         run.optimization = self.optimization
@@ -119,8 +119,8 @@ class FitLoop:
     def train_batches(self) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics, flight = self.run, self.hooks, self.progress, self.run.metrics, self.flight
-        moves = not self.move.idle
-        move = run.profiler.around("batch_to_device", self.move)
+        moves = not self.transfer.idle
+        move = run.profiler.around("batch_to_device", self.transfer)
         step = run.profiler.around("run_training_batch", self.optimization.step)
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)

@@ -14,7 +14,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
-from leyden.distributed.signals import heeded, in_notebook
+from leyden.distributed.signals import in_notebook, noted
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
 from leyden.loggers.base import Logger
@@ -29,7 +29,7 @@ from leyden.state.stage import STAGES, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
 from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
 from leyden.trainer.checks import check_names
-from leyden.trainer.ending import Ending
+from leyden.trainer.teardown import Teardown
 from leyden.trainer.trial import Trial, trying
 
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
@@ -85,7 +85,7 @@ class Lifecycle(Run):
                 stack.enter_context(torch_switches(self.options.behaviour))
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(heeded(lambda number: self.course.note_signal(number), interrupts=fn is TrainerFn.FITTING))
+                stack.enter_context(noted(lambda number: self.course.note_signal(number), interrupts=fn is TrainerFn.FITTING))
                 self.begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
@@ -148,27 +148,27 @@ class Lifecycle(Run):
         failure: BaseException | None,
     ) -> None:
         """Teardown and finalization of all that was started."""
-        ending = Ending(failure)
-        ending.call(self.restore_modes)
+        teardown = Teardown(failure)
+        teardown.call(self.restore_modes)
         if "_toggled" in module.__dict__:
-            ending.call(module.untoggle_optimizer, None)
+            teardown.call(module.untoggle_optimizer, None)
         if datamodule is not None and self._has_started(datamodule):
-            ending.call(tell_stage, datamodule.teardown, str(fn))
+            teardown.call(tell_stage, datamodule.teardown, str(fn))
         for callback in self.callbacks:
             if self._has_started(callback):
-                ending.call(callback.teardown, self, module, stage=str(fn))
+                teardown.call(callback.teardown, self, module, stage=str(fn))
         if self._has_started(module):
-            ending.call(tell_stage, module.teardown, str(fn))
+            teardown.call(tell_stage, module.teardown, str(fn))
         for logger in self.loggers:
             if self._has_started(logger):
-                ending.call(logger.finalize, "success" if status == "success" else "failed")
-        ending.call(self.strategy.teardown)
-        ending.call(self.strategy.checkpoint_io.teardown)
+                teardown.call(logger.finalize, "success" if status == "success" else "failed")
+        teardown.call(self.strategy.teardown)
+        teardown.call(self.strategy.checkpoint_io.teardown)
         if self._has_started(self.profiler):
-            ending.call(self.profiler.describe)
-            ending.call(self.profiler.teardown, str(fn))
+            teardown.call(self.profiler.describe)
+            teardown.call(self.profiler.teardown, str(fn))
         self._let_go()
-        ending.settle()
+        teardown.settle()
 
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
         return snapshot.take(self, weights_only)
@@ -213,12 +213,12 @@ class Lifecycle(Run):
     def _tell_exception(self, error: BaseException) -> None:
         if self.hooks is None:
             return
-        ending = Ending(error)
+        teardown = Teardown(error)
         for receiver in self.hooks.receivers(Callback.on_exception):
-            ending.call(receiver, error)
+            teardown.call(receiver, error)
         if self.datamodule is not None:
-            ending.call(self.datamodule.on_exception, error)
-        ending.settle()
+            teardown.call(self.datamodule.on_exception, error)
+        teardown.settle()
 
     def _prepare(self, module: LightningModule, request: CheckpointRequest, weights_only: bool | None) -> None:
         """From the user's objects to a module on its device, with its data and the checkpoint's state."""

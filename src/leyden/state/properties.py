@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from leyden.devices.precision import Precision
 
 
-class Views:
+class Properties:
     """The readable face of a :class:`~leyden.state.run.Run`. It holds nothing: the attributes below are Run's."""
 
     options: Options
