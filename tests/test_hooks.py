@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import leyden
 from leyden.callback import Callback
 from leyden.errors import InvalidReturn, LeakedStopIteration, UnknownName
-from leyden.hooks import HOOK_NAMES, fitted, not_a_hook, one_edit_apart, overrides, positional_room
+from leyden.hooks import HOOK_NAMES, fitted, overrides, positional_room
 from leyden.module import LightningModule
+from leyden.spelling import not_a_hook, one_edit_apart
 from leyden.testing import BoringModel, Recorder, random_batches
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -173,7 +173,7 @@ class Scene:
         self.data = wired(Data, "datamodule", sorted(DATAMODULE_METHODS - {"load_state_dict"}), wire)()
         self.data.wire = wire
         self.callback = wired(leyden.Callback, "callback", CALLBACK_NAMES, wire)()
-        self.logger = wired(Ledger, "logger", ["start", "log_metrics", "log_hyperparams", "finalize", "save"], wire)()
+        self.logger = wired(Ledger, "logger", ["leyden_start", "log_metrics", "log_hyperparams", "finalize", "save"], wire)()
         self.profiler = wired(Stopwatch, "profiler", ["setup", "teardown", "describe"], wire)()
         self.trainer = leyden.Trainer(
             accelerator="cpu",
@@ -240,7 +240,7 @@ def assert_balanced(scene: Scene) -> None:
         ("callback", "setup", "teardown"),
         ("module", "setup", "teardown"),
         ("datamodule", "setup", "teardown"),
-        ("logger", "start", "finalize"),
+        ("logger", "leyden_start", "finalize"),
         ("profiler", "setup", "teardown"),
         ("profiler", "setup", "describe"),
     ):

@@ -230,11 +230,8 @@ class ModelCheckpoint(Checkpoint):
             self._save(trainer, epoch_over=False)
 
     def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        if (
-            self._is_epoch_due(trainer)
-            and self._should_save_on_train_epoch_end(trainer)
-            and not self._should_skip_saving_checkpoint(trainer)
-        ):
+        due = self._is_epoch_due(trainer) and self._should_save_on_train_epoch_end(trainer)
+        if due and not self._should_skip_saving_checkpoint(trainer):
             self._save(trainer, epoch_over=True)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:

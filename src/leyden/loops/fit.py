@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from functools import partial
 
 from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.loops.manual import Manual
 from leyden.loops.optimize import Automatic
+from leyden.loops.outputs import is_skip
 from leyden.loops.resumption import Resumption
 from leyden.loops.transfer import BatchTransfer
 from leyden.loops.validations import Validations
@@ -55,12 +56,12 @@ class FitLoop:
             (Done.TOLD, self.tell_checkpoint_phase),
             (Done.VALIDATED, self.validation.validate),
             (Done.VALIDATION_TOLD, self.validation.tell_end),
-            (Done.PLATEAUS, self.step_plateaus),
+            (Done.PLATEAUS, partial(self.optimization.step_plateaus, "step")),
         )
         self.after_epoch = (
-            (Done.EPOCH_HOOKS, self.tell_epoch_end),
+            (Done.EPOCH_HOOKS, partial(self.hooks.emit, Callback.on_train_epoch_end)),
             (Done.EPOCH_ROW, self.write_epoch_row),
-            (Done.EPOCH_TOLD, self.tell_epoch_end_in_checkpoint_phase),
+            (Done.EPOCH_TOLD, partial(self.hooks.emit_checkpoint_phase, Callback.on_train_epoch_end)),
         )
 
     # -- the story
@@ -68,7 +69,7 @@ class FitLoop:
         """Train; ``restore`` puts back what a checkpoint holds, once ``on_fit_start`` may have changed the optimizers."""
         run, progress, hooks = self.run, self.progress, self.hooks
         hooks.emit(Callback.on_fit_start)
-        restore()
+        restore()  # after a hook that may add parameter groups, whose states the file holds
         if progress.checking:
             hooks.heard = progress.cut_hook()
             self.validation.check_sanity()
@@ -76,11 +77,11 @@ class FitLoop:
             hooks.emit(Callback.on_fit_end)
             return
         with run.in_stage(RunningStage.TRAINING), run.saving_when_signalled(self.save_if_safe):
-            self.loaders.load()
+            self.loaders.load()  # after the sanity check, which needs validation's alone
             train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
             run.metrics.open_epoch("train", progress.done > Done.CHECKED)
             hooks.emit(Callback.on_train_start)
-            put_random_state(run)
+            put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
             hooks.heard = progress.cut_hook()
             while not self.end.is_here():
                 train_epoch()
@@ -104,11 +105,11 @@ class FitLoop:
         steps, whole = progress.step, progress.batch == 0
         if progress.done <= Done.PLATEAUS and not progress.closed and not self.end.is_cut():
             self.train_batches()
-        if whole and progress.closed and progress.batch and progress.step == steps:
+        if whole and progress.closed and progress.batch and progress.step == steps:  # every batch, and not one step
             self.optimization.tell_idle_epoch()
         run.metrics.end_batches()
         run.losses.check()
-        run.course.decide(progress.batches, at_once=True)
+        run.course.decide(progress.batches, at_once=True)  # an epoch's end is the same point on all processes
         run.losses.raise_if_agreed()
         progress.done = max(progress.done, Done.PLATEAUS)
         self.go_through(self.after_epoch)
@@ -126,8 +127,7 @@ class FitLoop:
         tells = hooks.listens(Callback.on_train_batch_end)
         tells_any = tells or self.has_checkpoint_phase
         losses, course, capsule, waiting = run.losses, run.course, run.losses.capsule, run.losses.waiting
-        due = self.next_due()
-        is_last = False
+        due, is_last = self.next_due(), False
         metrics.start_batches(self.loaders.samples_in_batch)
         batches, at = self.resumption.batches()
         for batch, index, is_last in run.profiler.along("train_dataloader_next", batches):
@@ -142,7 +142,7 @@ class FitLoop:
                 progress.done = READ
                 if any(map(is_skip, hooks.ask(Callback.on_train_batch_start, batch, index))):
                     course.wish(Wish.SKIP)
-                    if course.alone:
+                    if course.alone:  # among several the wish has to be agreed on first
                         self.must_leave()
                         return
             if capsule is not None and capsule.notes:
@@ -154,23 +154,21 @@ class FitLoop:
                 except Exception as error:
                     losses.failed(error, "training_step")
                     raise
-                progress.count_batch(is_last)
+                progress.count_batch(is_last)  # before its hooks: what they save holds the batch
                 if tells_any:
                     flight.outputs = {"loss": waiting[-1]} if waiting and type(outputs) is Tensor else detached(outputs)
             if tells and at < BATCH_TOLD:
                 hooks.emit(Callback.on_train_batch_end, flight.outputs, batch, index)
-            if is_last or progress.batches >= due or course.agreed:
-                progress.done = BATCH_TOLD
+            progress.done = BATCH_TOLD
+            if is_last or progress.batches >= due or course.agreed:  # else nothing that follows a batch is due
                 self.follow_batch()
                 due = self.next_due()
                 if course.agreed and self.must_leave():
                     return
-            else:
-                progress.done = BATCH_TOLD
             if progress.step >= self.max_steps and self.end.is_cut():
                 return
-            at = OPENED
-        if not is_last and progress.batch and not self.loaders.is_at_limit():
+            at = OPENED  # only the first batch can be one that was cut
+        if not is_last and progress.batch and not self.loaders.is_at_limit():  # the loader ended before its own length
             self.loaders.report_short()
             self.close_epoch()
 
@@ -216,9 +214,6 @@ class FitLoop:
         flight = self.flight
         self.hooks.emit_checkpoint_phase(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
 
-    def step_plateaus(self) -> None:
-        self.optimization.step_plateaus("step")
-
     def must_leave(self) -> bool:
         """Obey what was agreed on: whether the epoch's batches end here."""
         run = self.run
@@ -247,9 +242,6 @@ class FitLoop:
         self.optimization.end_window()
         self.progress.done = Done.PLATEAUS
 
-    def tell_epoch_end(self) -> None:
-        self.hooks.emit(Callback.on_train_epoch_end)
-
     def write_epoch_row(self) -> None:
         """The epoch's values go to the loggers and into the history, and schedulers that wait for a metric get it."""
         run = self.run
@@ -260,9 +252,6 @@ class FitLoop:
         if self.progress.closed:
             self.optimization.step_plateaus("epoch")
         run.note_epoch()
-
-    def tell_epoch_end_in_checkpoint_phase(self) -> None:
-        self.hooks.emit_checkpoint_phase(Callback.on_train_epoch_end)
 
     def save_if_safe(self) -> None:
         """A signal ends the run between two batches: keep all that was done."""
@@ -283,8 +272,3 @@ class FitLoop:
             self.run.accumulate_grad_batches = next(
                 batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.progress.epoch
             )
-
-
-def is_skip(answer: Any) -> bool:
-    """Whether a hook answered ``-1``: the rest of the epoch is to be skipped."""
-    return isinstance(answer, int) and answer == -1

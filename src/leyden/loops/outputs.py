@@ -11,6 +11,11 @@ from leyden.errors import InvalidReturn, did_you_mean
 from leyden.state.run import Run
 
 
+def is_skip(answer: Any) -> bool:
+    """Whether ``on_train_batch_start`` answered ``-1``: the rest of the epoch is to be skipped."""
+    return isinstance(answer, int) and answer == -1
+
+
 def read_loss(outputs: Any, run: Run) -> Tensor | None:
     """The loss in what ``training_step`` returned; raises :class:`InvalidReturn` where there is none."""
     if outputs is None or isinstance(outputs, Tensor):

@@ -49,12 +49,12 @@ class Pass:
         assert of_stage.model_eval is not None
         assert of_stage.model_train is not None
         source = run.loaders.eval[self.stage.key]
-        source.measure()
+        source.measure()  # a dataset may have grown since it was loaded
         at = progress.done
         self.rows_to_skip = (run.evaluation_cut or {}).get("rows_to_skip", 0)
         if not progress.validating:
             at = Done.EVAL
-            run.keep_modes()
+            run.keep_modes()  # a module that goes on in the middle had them kept, and put back out of the checkpoint
             hooks.call_module(of_stage.model_eval)
             progress.loader = progress.evaluated = 0
             progress.done = Done.EVAL
@@ -129,7 +129,7 @@ class Pass:
                 if row:
                     self._log_row(row, metrics.evaluated + index)
             at = EVAL_OPENED  # only the first batch can be one that was cut
-        metrics.end_loader(number, index + 1)
+        metrics.end_loader(number, index + 1)  # also of a loader without a batch
         if not is_last:
             source.report_short(position, index + 1)
 

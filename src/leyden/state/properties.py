@@ -360,8 +360,7 @@ class Properties:
     @property
     def checkpoint_callback(self) -> Any:
         """The first callback that writes checkpoints, or ``None``."""
-        found = self.checkpoint_callbacks
-        return found[0] if found else None
+        return next(iter(self.checkpoint_callbacks), None)
 
     @property
     def early_stopping_callbacks(self) -> list[Any]:
@@ -370,8 +369,7 @@ class Properties:
 
     @property
     def early_stopping_callback(self) -> Any:
-        found = self.early_stopping_callbacks
-        return found[0] if found else None
+        return next(iter(self.early_stopping_callbacks), None)
 
     @property
     def progress_bar_callback(self) -> Any:

@@ -16,11 +16,12 @@ from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
 from leyden.distributed.signals import in_notebook, noted
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
-from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
+from leyden.hooks import HOOK_NAMES, Hooks, fitted, tell_stage
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.profilers.base import Profiler
+from leyden.spelling import refuse_misspelt
 from leyden.state import snapshot
 from leyden.state.loaders import LoaderOrigin
 from leyden.state.optimizers import OptimizerPlan
@@ -71,7 +72,7 @@ class Lifecycle(Run):
             raise ConflictingOptions(
                 f"trainer.{fn} was called while trainer.{self.state.fn} is running. Use another Trainer inside hooks."
             )
-        if datamodule is None and self.datamodule is not None and self._same_module(module):
+        if datamodule is None and module is self._module:
             datamodule = self.datamodule
         self._verb_running = True
         self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, STAGES[fn][0].running
@@ -167,7 +168,9 @@ class Lifecycle(Run):
         if self._has_started(self.profiler):
             teardown.call(self.profiler.describe)
             teardown.call(self.profiler.teardown, str(fn))
-        self._let_go()
+        self.optimization = None
+        if self.hooks is not None:
+            self.hooks.where = None
         teardown.settle()
 
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
@@ -205,11 +208,6 @@ class Lifecycle(Run):
     def _has_started(self, part: object) -> bool:
         return any(part is started for started in self._started)
 
-    def _let_go(self) -> None:
-        self.optimization = None
-        if self.hooks is not None:
-            self.hooks.where = None
-
     def _tell_exception(self, error: BaseException) -> None:
         if self.hooks is None:
             return
@@ -227,12 +225,10 @@ class Lifecycle(Run):
         assert fn is not None
         if fn is TrainerFn.FITTING:
             request.read(self, weights_only)
-            positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
-            for logger, position in zip(self.loggers, positions, strict=False):
-                if request.asked == "last":
+            if request.asked == "last":
+                for logger, position in self._logger_positions(request):
                     logger.leyden_go_on(position)
-            if request.asked == "last" and request.checkpoint is None:
-                for logger in self.loggers:
+                for logger in self.loggers if request.checkpoint is None else ():
                     logger.leyden_start_over()
         self._start_loggers()
         if self.profiler.active:
@@ -275,10 +271,12 @@ class Lifecycle(Run):
             return
         snapshot.put_optimizers(self, request.checkpoint, self.plan)
         snapshot.put_training(self, request.checkpoint)
-        positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
-        for logger, position in zip(self.loggers, positions, strict=False):
+        for logger, position in self._logger_positions(request):
             logger.leyden_resume(position)
         request.forget()
+
+    def _logger_positions(self, request: CheckpointRequest) -> Iterator[tuple[Logger, Any]]:
+        return zip(self.loggers, (request.content.get(snapshot.OURS) or {}).get("loggers", []), strict=False)
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
@@ -314,9 +312,6 @@ class Lifecycle(Run):
         if self._module is None:
             raise MissingModel(f"trainer.{verb}() was called without a model, and none was used before. Pass one.")
         return self._module
-
-    def _same_module(self, module: LightningModule) -> bool:
-        return self._module is module
 
     def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
         """The trainer's callbacks with the module's. Those that a module brought to its fit serve its other verbs too."""
