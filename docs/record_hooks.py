@@ -102,7 +102,7 @@ class Data(leyden.LightningDataModule):
 class SavesLast(leyden.Callback):
     """Stands where ModelCheckpoint stands, and saves after each epoch."""
 
-    place = "last"
+    leyden_phase = "checkpoint"
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         trainer.save_checkpoint("saved.ckpt")
@@ -224,10 +224,10 @@ def sections() -> Iterator[tuple[str, str, list[Event]]]:
     )
     yield (
         "Checkpoints, and schedulers that wait for a metric",
-        'A callback with `place = "last"`, as `ModelCheckpoint` is one, hears `on_train_batch_end`, `on_validation_end` and '
-        "`on_train_epoch_end` after the module, when the row of metrics is written. `ReduceLROnPlateau` (the last "
-        "`lr_scheduler_step`) is stepped before, so that the file holds its new state. A callback with "
-        "`reads_epoch_metrics = True`, as `EarlyStopping` is one, hears `on_train_epoch_end` late too.",
+        'A callback with `leyden_phase = "checkpoint"`, as `ModelCheckpoint` is one, hears `on_train_batch_end`, '
+        "`on_validation_end` and `on_train_epoch_end` after the module, when the row of metrics is written. "
+        "`ReduceLROnPlateau` (the last `lr_scheduler_step`) is stepped before, so that the file holds its new state. A callback "
+        "with `leyden_reads_epoch_metrics = True`, as `EarlyStopping` is one, hears `on_train_epoch_end` late too.",
         between(record(checkpoint=True, module={"configure_optimizers": on_a_plateau}), "on_validation_end", "on_train_end"),
     )
     yield (

@@ -18,7 +18,7 @@ from leyden.hooks import HOOK_NAMES, MODULE_HOOKS
 from leyden.module import LightningModule
 from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
 
-NO_HOOKS = {"hears"}
+NO_HOOKS = {"leyden_wants", "hears"}  # the latter once a class of 0.1.0 was defined
 
 
 def public_methods(part: type) -> list[str]:

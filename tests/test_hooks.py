@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 import leyden
 from leyden.callback import Callback
 from leyden.errors import InvalidReturn, LeakedStopIteration, UnknownName
-from leyden.hooks import HOOK_NAMES, fitted, not_a_hook, one_edit_apart, overrides, positional_room
+from leyden.hooks import HOOK_NAMES, fitted, overrides, positional_room
 from leyden.module import LightningModule
+from leyden.spelling import not_a_hook, one_edit_apart
 from leyden.testing import BoringModel, Recorder, random_batches
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -145,13 +146,13 @@ class TestOrder:
 
 
 class TestWhoHears:
-    def test_callbacks_hear_in_the_users_order_but_for_those_with_a_place(self) -> None:
+    def test_callbacks_hear_in_the_users_order_but_for_those_with_a_phase(self) -> None:
         heard: list[str] = []
 
         def callback(name: str, where: str = "given", reads: bool = False) -> Callback:
             class Named(Callback):
-                place = where
-                reads_epoch_metrics = reads
+                leyden_phase = where
+                leyden_reads_epoch_metrics = reads
 
                 def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
                     heard.append(name)
@@ -169,7 +170,7 @@ class TestWhoHears:
                 heard.append("module")
 
         callbacks = [
-            callback("saves", "last"),
+            callback("saves", "checkpoint"),
             callback("reads", reads=True),
             callback("plain"),
             callback("finds", "first"),
@@ -217,11 +218,11 @@ class TestWhoHears:
         with pytest.raises(InvalidReturn, match="requires the keyword argument 'batch_idx', and hooks are called by position"):
             trainer().fit(Greedy())
 
-    def test_hears_is_asked_once(self) -> None:
+    def test_what_a_callback_wants_is_asked_once(self) -> None:
         asked: list[str] = []
 
         class Deaf(Callback):
-            def hears(self, hook: str) -> bool:
+            def leyden_wants(self, hook: str) -> bool:
                 asked.append(hook)
                 return hook != "on_train_batch_end"
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.seed import seed_everything
-from leyden.hooks import not_a_hook
 from leyden.module import LightningModule
+from leyden.spelling import not_a_hook
 from leyden.trainer.result import FitResult
 from leyden.trainer.trainer import Trainer
 from leyden.version import __version__

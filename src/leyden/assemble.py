@@ -7,6 +7,7 @@ from typing import Any
 
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidType
+from leyden.hooks import PHASES, phase_of
 from leyden.loggers.base import DummyLogger, Logger
 from leyden.options import Options
 
@@ -85,9 +86,8 @@ def as_callbacks(given: Any, name: str) -> list[Callback]:
 
 
 def in_order(callbacks: list[Callback]) -> list[Callback]:
-    """Those that must be first, the others as they were given, those that must be last."""
-    rank = {"first": 0, "given": 1, "last": 2}
-    return sorted(callbacks, key=lambda callback: rank[callback.place])
+    """By phase, and in each as they were given."""
+    return sorted(callbacks, key=lambda callback: PHASES.index(phase_of(callback)))
 
 
 def check_state_keys(callbacks: list[Callback]) -> None:

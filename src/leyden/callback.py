@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leyden.former_names import adopt_callback
 from leyden.hook_facts import EPOCH, EVAL_STEP, STEP, hook
 from leyden.types import STEP_OUTPUT
 
@@ -22,12 +23,17 @@ class Callback:
     module's own hook of the same name.
     """
 
-    place: ClassVar[str] = "given"
-    """Where the callback stands among the others: ``"first"``, ``"given"`` (in the user's order) or ``"last"``."""
-    reads_epoch_metrics: ClassVar[bool] = False
+    leyden_phase: ClassVar[str] = "given"
+    """When the callback is told, beside the others: ``"first"``, ``"given"`` (in the user's order), or ``"checkpoint"``: last,
+    and of the end of batches, validations and epochs once everything that a checkpoint holds is done."""
+    leyden_reads_epoch_metrics: ClassVar[bool] = False
     """Whether ``on_train_epoch_end`` reads metrics, and so has to fire after the module's own ``on_train_epoch_end``."""
 
-    def hears(self, hook: str) -> bool:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt_callback(cls)
+
+    def leyden_wants(self, hook: str) -> bool:
         """Asked once when a verb starts: ``False`` keeps an overridden hook from being called in vain, batch after batch."""
         return True
 

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import MissingMethod
-from leyden.hook_facts import hook
 from leyden.hparams import HyperparametersMixin, load_datamodule_from_checkpoint
 from leyden.types import MapLocation, Path
 
@@ -39,70 +38,55 @@ class LightningDataModule(HyperparametersMixin):
         state["trainer"] = None
         return state
 
-    @hook()
     def prepare_data(self) -> None:
         """Download or make data. Runs first, once."""
 
-    @hook()
     def setup(self, stage: str) -> None:
         """Make datasets. ``stage`` is ``fit``, ``validate``, ``test`` or ``predict``."""
 
-    @hook()
     def teardown(self, stage: str) -> None:
         """Clean up after a verb, however it ended."""
 
-    @hook()
     def train_dataloader(self) -> Any:
         """The training loader."""
         raise MissingMethod(f"{type(self).__name__} has no `train_dataloader`.")
 
-    @hook()
     def val_dataloader(self) -> Any:
         """The validation loader, or several."""
         raise MissingMethod(f"{type(self).__name__} has no `val_dataloader`.")
 
-    @hook()
     def test_dataloader(self) -> Any:
         """The test loader, or several."""
         raise MissingMethod(f"{type(self).__name__} has no `test_dataloader`.")
 
-    @hook()
     def predict_dataloader(self) -> Any:
         """The loader of what to predict, or several."""
         raise MissingMethod(f"{type(self).__name__} has no `predict_dataloader`.")
 
-    @hook()
     def on_exception(self, exception: BaseException) -> None:
         """Something raised; let go of resources."""
 
-    @hook()
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to keep of the data."""
         return {}
 
-    @hook()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
 
-    @hook()
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to a checkpoint before it is written."""
 
-    @hook()
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take out of a checkpoint what was added."""
 
-    @hook()
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch before it moves to the device."""
         return batch
 
-    @hook()
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the device."""
         return move_data_to_device(batch, device)
 
-    @hook()
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch once it is on the device."""
         return batch

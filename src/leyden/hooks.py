@@ -1,15 +1,15 @@
-"""Emit one hook to callbacks and module in the one written order; refuse misspelt hooks."""
+"""Emit one hook to callbacks and module, in the one written order."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
 from leyden.callback import Callback
-from leyden.errors import InvalidReturn, UnknownName
+from leyden.errors import InvalidReturn
 from leyden.hook_facts import hooks_of
 
 if TYPE_CHECKING:
@@ -58,17 +58,20 @@ class Hooks:
         self.told = 0  # receivers of the running hook that were called, the one that runs included
         self.heard: tuple[str, int] | None = None  # a hook, and how many receivers were told of it before the run was cut
         self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
-        self._late: dict[Hook, tuple[Callable[..., Any], ...]] = {}
+        self._checkpoint_phase: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         callbacks = list(callbacks)
         for name in HOOK_NAMES:
             hook = getattr(Callback, name)
-            listening = [callback for callback in callbacks if overrides(callback, hook) and callback.hears(name)]
-            late = [callback for callback in listening if _fires_late(callback, name)]
-            receivers = [self._to_callback(callback, name, module) for callback in listening if callback not in late]
+            receivers: list[Callable[..., Any]] = []
+            waiting: list[Callable[..., Any]] = []
+            for callback in callbacks:
+                if overrides(callback, hook) and callback.leyden_wants(name):
+                    waits = in_checkpoint_phase(callback, hook)
+                    (waiting if waits else receivers).append(self._to_callback(callback, name, module))
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
                 receivers.append(self._measured(module, name, fitted(self._method(module, name), MODULE_HOOKS[name])))
             self._receivers[hook] = tuple(receivers)
-            self._late[hook] = tuple(self._to_callback(callback, name, module) for callback in late)
+            self._checkpoint_phase[hook] = tuple(waiting)
 
     def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
         positions = len(inspect.signature(getattr(Callback, name)).parameters) - 1
@@ -100,9 +103,11 @@ class Hooks:
         if receivers:
             self._tell(hook, receivers, args)
 
-    def emit_late(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    def emit_checkpoint_phase(
+        self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         """Call ``hook`` on the callbacks that read or save what the others have done by then."""
-        receivers = self._late[hook]
+        receivers = self._checkpoint_phase[hook]
         if receivers:
             self._tell(hook, receivers, args)
 
@@ -132,9 +137,9 @@ class Hooks:
         """Whether so many are all who hear of ``hook``."""
         return told >= len(self._receivers[hook])
 
-    def left(self, hook: Hook, late: bool = False) -> int:
+    def left(self, hook: Hook, checkpoint_phase: bool = False) -> int:
         """How many receivers of the running ``hook`` are still to be told."""
-        return len((self._late if late else self._receivers)[hook]) - self.told
+        return len((self._checkpoint_phase if checkpoint_phase else self._receivers)[hook]) - self.told
 
     def ask(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
         """As :meth:`emit`, and return the answers. Only ``on_train_batch_start`` has one: ``-1`` ends the epoch."""
@@ -162,11 +167,11 @@ class Hooks:
 
         return noted if context is None else noted_in_context
 
-    def tell_checkpoint(self, name: str, checkpoint: dict[str, Any]) -> None:
-        """``on_save_checkpoint`` or ``on_load_checkpoint`` of every callback, in the callbacks' own order."""
-        before, self.where = self.where, name
+    def tell_checkpoint(self, hook: Hook, checkpoint: dict[str, Any]) -> None:
+        """``on_save_checkpoint`` or ``on_load_checkpoint``. Inside another hook, whose count of receivers goes on from here."""
+        before, self.where = self.where, hook.__name__
         try:
-            for receiver in self._receivers[getattr(Callback, name)]:
+            for receiver in self._receivers[hook]:
                 receiver(checkpoint)
         finally:
             self.where = before
@@ -179,15 +184,15 @@ class Hooks:
         """Whether anybody overrides ``hook``."""
         return bool(self._receivers[hook])
 
-    def listens_late(self, hook: Hook) -> bool:
-        """Whether any callback hears of ``hook`` late."""
-        return bool(self._late[hook])
+    def has_checkpoint_phase(self, hook: Hook) -> bool:
+        """Whether any callback is told of ``hook`` in the checkpoint phase."""
+        return bool(self._checkpoint_phase[hook])
 
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a module's method with ``name`` noted as the place where we are."""
         if self._profiler is not None:
-            told = args[0] if function is tell_stage else function
-            function = self._profiler.around(self._action(getattr(told, "__self__", None), name), function)
+            method = args[0] if function is tell_stage else function
+            function = self._profiler.around(self._action(getattr(method, "__self__", None), name), function)
         before, self.where = self.where, name
         try:
             return function(*args, **kwargs)
@@ -199,11 +204,20 @@ class Hooks:
         return self.call(hook.__name__, getattr(self.run.lightning_module, hook.__name__), *args)
 
 
-def _fires_late(callback: Callback, name: str) -> bool:
-    """Whether the callback hears of ``name`` after the module, and after the row of metrics has been written."""
-    if name == "on_train_epoch_end":
-        return callback.reads_epoch_metrics or callback.place == "last"
-    return callback.place == "last" and name in ("on_train_batch_end", "on_validation_end")
+PHASES = ("first", "given", "checkpoint")
+_WITH_CHECKPOINT_PHASE = (Callback.on_train_batch_end, Callback.on_validation_end, Callback.on_train_epoch_end)
+
+
+def phase_of(callback: Callback) -> str:
+    """One of :data:`PHASES`. What means nothing here is its author's own."""
+    return callback.leyden_phase if callback.leyden_phase in PHASES else "given"
+
+
+def in_checkpoint_phase(callback: Callback, hook: Hook) -> bool:
+    """Whether the callback is told of ``hook`` after the module, and after the row of metrics has been written."""
+    if hook is Callback.on_train_epoch_end and callback.leyden_reads_epoch_metrics is True:
+        return True
+    return hook in _WITH_CHECKPOINT_PHASE and phase_of(callback) == "checkpoint"
 
 
 def _module_hook(name: str) -> Hook:
@@ -274,107 +288,3 @@ def positional_room(method: Callable[..., Any]) -> tuple[float, int]:
 
 def _name(method: Callable[..., Any]) -> str:
     return getattr(method, "__qualname__", None) or repr(method)
-
-
-def not_a_hook(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Mark a method whose name merely resembles a hook's as the user's own, so that it is not taken for a misspelling."""
-    function.__leyden_not_a_hook__ = True  # type: ignore[attr-defined]  # the mark is looked for in refuse_misspelt
-    return function
-
-
-_FAMILIES = (
-    "on_train_",
-    "on_validation_",
-    "on_val_",
-    "on_test_",
-    "on_predict_",
-    "on_fit_",
-    "on_sanity_",
-    "on_before_",
-    "on_after_",
-    "on_save_",
-    "on_load_",
-    "on_epoch_",
-    "on_batch_",
-)
-
-
-def refuse_misspelt(
-    part: object, base: type, known: Iterable[str], legacy: Iterable[str] = (), attributes: Iterable[str] = ()
-) -> None:
-    """Raise :class:`UnknownName` where ``part`` defines a public method that is one edit from a hook, and is none.
-
-    Methods with a hook family's prefix (``on_train_...``) that are no hook are refused too. ``legacy`` names are known.
-    A method marked by :func:`not_a_hook` is left alone, and so is one whose class defines the hook that it resembles.
-    ``attributes`` are what may be set on ``part``: one that is one edit from them is refused too.
-    """
-    hooks = sorted({name for name in known if not name.startswith("_")})
-    allowed = set(dir(base)) | set(hooks) | set(legacy)
-    for owner, name, function in _own_methods(part, base):
-        if name in allowed or getattr(function, "__leyden_not_a_hook__", False):
-            continue
-        near = _nearest(name, hooks)
-        if owner is not base and any(hook in vars(owner) for hook in near):
-            continue
-        if not near and not name.startswith(_FAMILIES):
-            continue
-        near = near or _closest(name, hooks)
-        raise UnknownName(
-            f"{owner.__qualname__}.{name} is no hook of {base.__name__} and would never be called."
-            f"{f' Did you mean {_listed(near)}?' if near else ''} If the method is meant to be your own, mark it with "
-            f"@leyden.not_a_hook or rename it."
-        )
-    settable = sorted(attributes)
-    for name in vars(part):
-        near = [] if name in settable or name.startswith("_") else _nearest(name, settable)
-        if near:
-            raise UnknownName(
-                f"{type(part).__qualname__} sets self.{name}, which means nothing. Did you mean {_listed(near)}? If it is meant "
-                f"to be your own, rename it."
-            )
-
-
-def _listed(names: list[str]) -> str:
-    return " or ".join(map(repr, names))
-
-
-def _own_methods(part: object, base: type) -> Iterator[tuple[type, str, object]]:
-    home = type(part).__module__.split(".")[0]
-    for owner in type(part).__mro__:
-        package = owner.__module__.split(".")[0]
-        if owner is base or owner in base.__mro__ or package in ("torch", "leyden", "builtins"):
-            continue
-        if package != home and not issubclass(owner, base):
-            continue  # another library's mixin, which knows nothing of hooks
-        for name, value in vars(owner).items():
-            if name.startswith("_"):
-                continue
-            function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-            if callable(function) and not isinstance(function, type):
-                yield owner, name, function
-    for name, value in list(vars(part).items()):
-        if not name.startswith("_") and inspect.isroutine(value):
-            yield type(part), name, value
-
-
-def _closest(name: str, hooks: list[str]) -> list[str]:
-    import difflib
-
-    return difflib.get_close_matches(name, hooks, n=1, cutoff=0.5)
-
-
-def _nearest(name: str, hooks: list[str]) -> list[str]:
-    return [hook for hook in hooks if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook)]
-
-
-def one_edit_apart(first: str, second: str) -> bool:
-    """Whether one letter put in, left out, changed, or swapped with its neighbour turns ``first`` into ``second``."""
-    if first == second:
-        return False
-    if len(first) > len(second):
-        first, second = second, first
-    at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
-    if len(second) > len(first):
-        return first[at:] == second[at + 1 :]
-    swapped = first[at : at + 2] == second[at : at + 2][::-1]
-    return first[at + 1 :] == second[at + 1 :] or (swapped and first[at + 2 :] == second[at + 2 :])

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from leyden.checkpoint.attributes import AttributeDict as AttributeDict
-from leyden.checkpoint.construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
-from leyden.checkpoint.construct import load_module_from_checkpoint as load_module_from_checkpoint
 from leyden.checkpoint.format import Unwritable, encode, type_name
 from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you_mean, warn_user
+from leyden.hparams_attributes import AttributeDict as AttributeDict
+from leyden.hparams_construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
+from leyden.hparams_construct import load_module_from_checkpoint as load_module_from_checkpoint
 
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
 _UNRECORDED = ("leyden.module", "leyden.datamodule")  # the bases hand arguments on, and take none of their own

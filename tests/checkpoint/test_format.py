@@ -23,8 +23,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.checkpoint.attributes import AttributeDict
 from leyden.checkpoint.format import MARK, Unwritable, decode, encode, type_name, unwritable
+from leyden.hparams_attributes import AttributeDict
 
 
 def there_and_back(value: Any) -> Any:

@@ -141,7 +141,7 @@ class Ledger(Logger):
     version = 0
     experiment = DummyExperiment()
 
-    def start(self, agree: Any = None) -> None:
+    def leyden_start(self, agree: Any = None) -> None:
         pass
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -175,7 +175,7 @@ class Scene:
         self.data = wired(Data, "datamodule", sorted(DATAMODULE_METHODS - {"load_state_dict"}), wire)()
         self.data.wire = wire
         self.callback = wired(leyden.Callback, "callback", CALLBACK_NAMES, wire)()
-        self.logger = wired(Ledger, "logger", ["start", "log_metrics", "log_hyperparams", "finalize", "save"], wire)()
+        self.logger = wired(Ledger, "logger", ["leyden_start", "log_metrics", "log_hyperparams", "finalize", "save"], wire)()
         self.profiler = wired(Stopwatch, "profiler", ["setup", "teardown", "describe"], wire)()
         self.trainer = leyden.Trainer(
             accelerator="cpu",
@@ -242,7 +242,7 @@ def assert_balanced(scene: Scene) -> None:
         ("callback", "setup", "teardown"),
         ("module", "setup", "teardown"),
         ("datamodule", "setup", "teardown"),
-        ("logger", "start", "finalize"),
+        ("logger", "leyden_start", "finalize"),
         ("profiler", "setup", "teardown"),
         ("profiler", "setup", "describe"),
     ):

@@ -17,7 +17,8 @@ import leyden
 from leyden import Callback, LightningDataModule, LightningModule, Trainer
 from leyden.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from leyden.errors import MissingMonitor, PossibleUserWarning, UnknownName
-from leyden.hooks import HOOK_NAMES, one_edit_apart
+from leyden.hooks import HOOK_NAMES
+from leyden.spelling import one_edit_apart
 from leyden.testing import BoringDataModule, BoringModel
 from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
 

@@ -176,7 +176,9 @@ def fit(folder: Path, log: Log, name: str, net: Any, ckpt_path: str | None = Non
         callback = RecordingCallback()
         callback.log_of, callback.who = log, who
         if who == "late":
-            callback.__class__ = type("Late", (RecordingCallback,), {"place": "last", "reads_epoch_metrics": True})
+            callback.__class__ = type(
+                "Late", (RecordingCallback,), {"leyden_phase": "checkpoint", "leyden_reads_epoch_metrics": True}
+            )
         callbacks.append(callback)
         if who == "first":
             callbacks.append(EarlyStopping("val_loss", patience=3))

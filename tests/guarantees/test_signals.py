@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
-from leyden.distributed.signals import EXIT_CODE, heeded, in_notebook
+from leyden.distributed.signals import EXIT_CODE, in_notebook
+from leyden.distributed.signals import noted as noting
 from leyden.testing import Recorder
 
 # The job as a user would write it. The place in its arguments is where it sends itself the signal.
@@ -352,7 +353,7 @@ def test_ctrl_c_in_validate_is_raised(tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_raises_where_it_is() -> None:
     noted: list[int] = []
-    with heeded(noted.append, interrupts=True):
+    with noting(noted.append, interrupts=True):
         signal.raise_signal(signal.SIGINT)
         assert noted == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
@@ -363,8 +364,8 @@ def test_a_second_signal_that_ends_the_process_does_so_inside_a_batch(tmp_path: 
     script = textwrap.dedent(
         """
         import signal
-        from leyden.distributed.signals import heeded
-        with heeded(print, interrupts=False):
+        from leyden.distributed.signals import noted
+        with noted(print, interrupts=False):
             signal.raise_signal(signal.SIGUSR1)
             signal.raise_signal(signal.SIGUSR1)
             print("never")

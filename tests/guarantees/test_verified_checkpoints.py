@@ -140,7 +140,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("written") / "middle.ckpt"
 
     class Save(leyden.Callback):
-        place = "last"
+        leyden_phase = "checkpoint"
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             if trainer.progress.batches == 7:

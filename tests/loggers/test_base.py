@@ -48,12 +48,12 @@ class ListLogger(Logger):
 def test_a_logger_needs_four_methods_and_has_the_rest() -> None:
     logger = ListLogger()
     assert (logger.root_dir, logger.log_dir, logger.save_dir, logger.group_separator) == (None, None, None, "/")
-    assert not logger.takes_tensors
-    logger.start()
+    assert not logger.leyden_takes_tensors
+    logger.leyden_start()
     logger.log_graph(None)  # type: ignore[arg-type]  # not looked at
     logger.after_save_checkpoint(None)
-    assert logger.position() == {}
-    logger.resume({})
+    assert logger.leyden_position() == {}
+    logger.leyden_resume({})
     logger.finalize("success")
     assert logger.saved == 1
 

@@ -39,9 +39,9 @@ def test_nothing_is_created_before_something_is_logged(tmp_path: Path) -> None:
     assert logger.log_dir == str(tmp_path / "logs/mine/version_0")
     logger.save()
     logger.finalize("success")
-    assert logger.position() == {}
+    assert logger.leyden_position() == {}
     assert list(tmp_path.iterdir()) == []
-    logger.start()
+    logger.leyden_start()
     assert os.listdir(tmp_path / "logs/mine") == ["version_0"]
 
 
@@ -69,14 +69,14 @@ def test_the_next_free_version_is_taken_by_one_only(tmp_path: Path) -> None:
     (tmp_path / "lightning_logs/version_x").mkdir()
     first, second = CSVLogger(tmp_path), CSVLogger(tmp_path)
     assert first.version == second.version == 8
-    first.start()
-    second.start()
+    first.leyden_start()
+    second.leyden_start()
     assert (first.version, second.version) == (8, 9)
 
 
 def test_a_row_waits_on_its_device_until_it_is_due(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, flush_logs_every_n_steps=3)
-    logger.start()
+    logger.leyden_start()
     value = torch.tensor(0.25, requires_grad=True)
     logger.log_metrics({"a": value}, 0)
     logger.log_metrics({"a": value}, 1)
@@ -88,7 +88,7 @@ def test_a_row_waits_on_its_device_until_it_is_due(tmp_path: Path) -> None:
 
 def test_rows_are_due_by_steps_too(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, flush_logs_every_n_steps=100)
-    logger.start()
+    logger.leyden_start()
     logger.log_metrics({"a": 1}, 49)
     assert os.listdir(logger.log_dir) == []
     logger.log_metrics({"a": 1}, 100)
@@ -231,7 +231,7 @@ def test_a_place_that_cannot_be_written_is_named_at_the_start(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     logger = CSVLogger(tmp_path / "file")
     with pytest.raises(InvalidOption, match=r"lightning_logs/version_0: Not a directory\. Give another save_dir, or"):
-        logger.start()
+        logger.leyden_start()
     with pytest.raises(InvalidOption, match="a folder that can be written"):
         logger.log_metrics({"a": 1})
 
@@ -239,7 +239,7 @@ def test_a_place_that_cannot_be_written_is_named_at_the_start(tmp_path: Path) ->
 def test_a_read_only_folder_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may be allowed everything
     with pytest.raises(InvalidOption, match="permission denied"):
-        CSVLogger(tmp_path).start()
+        CSVLogger(tmp_path).leyden_start()
 
 
 def test_a_value_that_is_no_number_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_value_that_is_no_number_is_named_and_the_others_are_kept(tmp_path: Pa
 
 def test_a_full_disk_is_said_and_rows_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = CSVLogger(tmp_path)
-    logger.start()
+    logger.leyden_start()
     logger.log_metrics({"a": 1}, 0)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -283,13 +283,13 @@ def test_other_processes_write_nothing_and_share_the_version(tmp_path: Path, mon
     (tmp_path / "lightning_logs/version_4").mkdir(parents=True)
     monkeypatch.setattr(rank_zero_only, "_rank", 1)
     logger = CSVLogger(tmp_path)
-    logger.start(lambda mine: 2)
+    logger.leyden_start(lambda mine: 2)
     logger.log_metrics({"a": 1})
     logger.log_hyperparams({"a": 1})
     logger.save()
     assert logger.version == 2
-    assert logger.position() == {}
-    logger.resume({"version": 0})
+    assert logger.leyden_position() == {}
+    logger.leyden_resume({"version": 0})
     assert os.listdir(tmp_path / "lightning_logs") == ["version_4"]
 
 
@@ -306,14 +306,14 @@ def test_an_url(tmp_path: Path) -> None:
         assert file.read() == "m0,m1,step\n0,,0\n,1,1\n2,,2\n"
     again = CSVLogger("memory://logs/here", name="x")
     assert again.version == 1
-    again.resume(logger.position())
+    again.leyden_resume(logger.leyden_position())
     with fsspec.open("memory://logs/here/x/version_1/metrics.csv", "r") as file:
         assert file.read() == "m0,m1,step\n0,,0\n,1,1\n2,,2\n"
 
 
 def test_a_step_costs_few_calls(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path)
-    logger.start()
+    logger.leyden_start()
     value = torch.tensor(1.0)
     calls = []
     sys.setprofile(lambda frame, event, argument: calls.append(event) if event == "call" else None)
@@ -331,15 +331,15 @@ def test_a_resumed_run_writes_the_same_file(tmp_path: Path, version: str | None)
     cut = CSVLogger(tmp_path, name="cut", version=version)
     for step in range(3):
         cut.log_metrics({"a": step / 7}, step)
-    position = cut.position()
+    position = cut.leyden_position()
     for step in range(3, 5):
         cut.log_metrics({"a": step / 7}, step)
     cut.save()
     again = CSVLogger(tmp_path, name="cut", version=version)
-    again.start()
+    again.leyden_start()
     again.log_hyperparams({"lr": 1})
     again.save()
-    again.resume(position)
+    again.leyden_resume(position)
     for step in range(3, 6):
         again.log_metrics({"a": step / 7}, step)
     again.finalize("success")
@@ -352,17 +352,17 @@ def test_a_resumed_run_writes_the_same_file(tmp_path: Path, version: str | None)
 
 def test_rows_that_came_after_an_early_checkpoint_go(tmp_path: Path) -> None:
     first = CSVLogger(tmp_path, version=0)
-    first.start()
-    position = first.position()
+    first.leyden_start()
+    position = first.leyden_position()
     first.log_metrics({"a": 1}, 0)
     first.save()
     again = CSVLogger(tmp_path, version=0)
-    again.resume(position)
+    again.leyden_resume(position)
     again.log_metrics({"a": 2}, 0)
     again.save()
     assert rows(again.log_dir) == [{"a": "2", "step": "0"}]
     other = CSVLogger(tmp_path)
-    other.resume(position)
+    other.leyden_resume(position)
     other.save()
     assert os.listdir(other.log_dir) == []
 
@@ -382,13 +382,13 @@ def test_no_row_is_doubled_or_lost_by_a_resume(
     killed = CSVLogger(root, name="killed", version=version, flush_logs_every_n_steps=every)
     for step, row in enumerate(before):
         killed.log_metrics(row, step)
-    killed.start()
-    position = killed.position()
+    killed.leyden_start()
+    position = killed.leyden_position()
     for step, row in enumerate(lost):
         killed.log_metrics(row, len(before) + step)
     killed.save()
     resumed = CSVLogger(root, name="killed", version=version, flush_logs_every_n_steps=every)
-    resumed.resume(position)
+    resumed.leyden_resume(position)
     whole = CSVLogger(root, name="whole", flush_logs_every_n_steps=every)
     for step, row in enumerate(before):
         whole.log_metrics(row, step)
@@ -396,7 +396,7 @@ def test_no_row_is_doubled_or_lost_by_a_resume(
         resumed.log_metrics(row, len(before) + step)
         whole.log_metrics(row, len(before) + step)
     for logger in (resumed, whole):
-        logger.start()
+        logger.leyden_start()
         logger.save()
     paths = [Path(logger.log_dir) / "metrics.csv" for logger in (resumed, whole)]
     assert [path.read_text() if path.exists() else "" for path in paths[:1]] == [
@@ -408,12 +408,12 @@ def test_no_row_is_doubled_or_lost_by_a_resume(
 def test_rows_that_are_gone_are_said(tmp_path: Path, version: int | None) -> None:
     first = CSVLogger(tmp_path)
     first.log_metrics({"a": 1}, 0)
-    position = first.position()
+    position = first.leyden_position()
     path = Path(first.log_dir) / "metrics.csv"
     path.write_text("a,step\n5,0\n6,1\n")
     again = CSVLogger(tmp_path, version=version)
     with pytest.warns(LeydenWarning, match=r"version_0 does not hold the 1 rows .* goes on without them"):
-        again.resume(position)
+        again.leyden_resume(position)
     again.log_metrics({"a": 2}, 1)
     again.save()
     assert path.read_text().startswith("a,step\n5,0\n6,1\n")
@@ -425,18 +425,18 @@ def test_a_folder_that_holds_rows_keeps_them(tmp_path: Path) -> None:
     first.log_metrics({"a": 1}, 0)
     other.log_metrics({"b": 1}, 0)
     other.save()
-    other.resume(first.position())
+    other.leyden_resume(first.leyden_position())
     assert rows(other.log_dir) == [{"b": "1", "step": "0"}]
 
 
 def test_a_run_that_moved_is_found(tmp_path: Path) -> None:
     first = CSVLogger(tmp_path / "here")
     first.log_metrics({"a": 1}, 0)
-    position = first.position()
+    position = first.leyden_position()
     elsewhere = CSVLogger(tmp_path / "new")
-    elsewhere.resume(position)
+    elsewhere.leyden_resume(position)
     assert rows(elsewhere.log_dir) == [{"a": "1", "step": "0"}]
     (tmp_path / "here").rename(tmp_path / "there")
     moved = CSVLogger(tmp_path / "there")
-    moved.resume(position)
+    moved.leyden_resume(position)
     assert rows(moved.log_dir) == [{"a": "1", "step": "0"}]

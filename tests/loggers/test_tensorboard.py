@@ -89,7 +89,7 @@ def test_the_experiment_is_a_summary_writer_with_the_arguments_given(tmp_path: P
 
 def test_rows_wait_on_their_device_and_a_step_writes_nothing(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    logger.start()
+    logger.leyden_start()
     for step in range(ROWS - 1):
         logger.log_metrics({"a": torch.tensor(step)}, step)
     assert os.listdir(logger.log_dir) == []
@@ -198,7 +198,7 @@ def test_the_package_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_place_that_cannot_be_written_is_named_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidOption, match="a folder that can be written"):
-        TensorBoardLogger(tmp_path / "file").start()
+        TensorBoardLogger(tmp_path / "file").leyden_start()
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), "text", None, [1]])
@@ -227,14 +227,14 @@ def test_a_file_that_vanished_is_made_again_and_said(tmp_path: Path) -> None:
 def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "_rank", 1)
     logger = TensorBoardLogger(tmp_path, log_graph=True)
-    logger.start(lambda mine: 5)
+    logger.leyden_start(lambda mine: 5)
     logger.log_metrics({"a": 1})
     logger.log_hyperparams({"a": 1})
     logger.log_graph(Net())
     logger.experiment.add_text("a", "b")
     logger.finalize("success")
     assert logger.version == 5
-    assert logger.position() == {}
+    assert logger.leyden_position() == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,16 +252,16 @@ def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path, version: 
     killed = TensorBoardLogger(tmp_path, name="cut", version=version)
     killed.log_hyperparams({"lr": 0.1})
     log(killed, range(3))
-    position = killed.position()
+    position = killed.leyden_position()
     log(killed, range(3, 5))
     killed.finalize("failed")
 
     for last in (4, 6):  # killed twice, the second time before another checkpoint
         again = TensorBoardLogger(tmp_path, name="cut", version=version)
-        again.start()
+        again.leyden_start()
         again.log_hyperparams({"lr": 0.1})
         again.save()
-        again.resume(position)
+        again.leyden_resume(position)
         log(again, range(3, last))
         again.finalize("success")
     assert len(os.listdir(tmp_path / "cut")) == (3 if version is None else 1)
@@ -275,26 +275,26 @@ def test_a_resumed_run_goes_on_from_a_resumed_run(tmp_path: Path, version: str |
     position: dict[str, Any] = {}
     for step in range(3):
         logger = TensorBoardLogger(tmp_path, version=version)
-        logger.resume(position)
+        logger.leyden_resume(position)
         logger.log_metrics({"a": step}, step)
-        position = logger.position()
+        position = logger.leyden_position()
         logger.log_metrics({"a": 99}, 99)
         logger.finalize("failed")
     logger = TensorBoardLogger(tmp_path, version=version)
-    logger.resume(position)
+    logger.leyden_resume(position)
     assert sorted(scalars(logger)["a"]) == [(0, 0.0), (1, 1.0), (2, 2.0)]
 
 
 def test_events_that_came_after_an_early_checkpoint_go(tmp_path: Path) -> None:
     first = TensorBoardLogger(tmp_path, version=0)
-    position = first.position()
+    position = first.leyden_position()
     first.log_metrics({"a": 1}, 0)
     first.finalize("failed")
     other = TensorBoardLogger(tmp_path)
-    other.resume(position)
+    other.leyden_resume(position)
     assert not os.path.exists(other.log_dir)
     again = TensorBoardLogger(tmp_path, version=0)
-    again.resume(position)
+    again.leyden_resume(position)
     again.log_metrics({"a": 2}, 0)
     again.finalize("success")
     assert scalars(again) == {"a": [(0, 2.0)]}
@@ -303,26 +303,26 @@ def test_events_that_came_after_an_early_checkpoint_go(tmp_path: Path) -> None:
 def test_a_run_that_moved_is_found(tmp_path: Path) -> None:
     first = TensorBoardLogger(tmp_path / "here")
     first.log_metrics({"a": 1}, 0)
-    position = first.position()
+    position = first.leyden_position()
     first.finalize("failed")
     elsewhere = TensorBoardLogger(tmp_path / "new")
-    elsewhere.resume(position)
+    elsewhere.leyden_resume(position)
     assert scalars(elsewhere) == {"a": [(0, 1.0)]}
     (tmp_path / "here").rename(tmp_path / "there")
     moved = TensorBoardLogger(tmp_path / "there")
-    moved.resume(position)
+    moved.leyden_resume(position)
     assert scalars(moved) == {"a": [(0, 1.0)]}
 
 
 def test_hyperparameters_that_the_first_run_lacked_are_kept(tmp_path: Path) -> None:
     first = TensorBoardLogger(tmp_path, version=0)
     first.log_metrics({"a": 1}, 0)
-    position = first.position()
+    position = first.leyden_position()
     first.finalize("success")
     again = TensorBoardLogger(tmp_path, version=0)
     again.log_hyperparams({"lr": 0.1})
     again.save()
-    again.resume(position)
+    again.leyden_resume(position)
     again.finalize("success")
     assert scalars(again) == {"a": [(0, 1.0)], "hp_metric": [(0, -1.0)]}
 
@@ -330,13 +330,13 @@ def test_hyperparameters_that_the_first_run_lacked_are_kept(tmp_path: Path) -> N
 def test_events_that_are_gone_are_said(tmp_path: Path) -> None:
     first = TensorBoardLogger(tmp_path)
     first.log_metrics({"a": 1}, 0)
-    position = first.position()
+    position = first.leyden_position()
     first.finalize("success")
     (name,) = position["files"]
     os.truncate(Path(first.log_dir) / name, 10)
     again = TensorBoardLogger(tmp_path)
     with pytest.warns(LeydenWarning, match=r"version_0 does not hold the \d+ bytes of events .* goes on without them"):
-        again.resume(position)
+        again.leyden_resume(position)
     again.log_metrics({"a": 2}, 1)
     again.finalize("success")
     assert scalars(again) == {"a": [(1, 2.0)]}
@@ -346,9 +346,9 @@ def test_a_folder_that_holds_events_keeps_them(tmp_path: Path) -> None:
     first, other = TensorBoardLogger(tmp_path), TensorBoardLogger(tmp_path, version="other")
     for logger in (first, other):
         logger.log_metrics({logger.log_dir[-1]: 1}, 0)
-    position = first.position()
+    position = first.leyden_position()
     other.finalize("success")
     first.finalize("success")
     again = TensorBoardLogger(tmp_path, version="other")
-    again.resume(position)
+    again.leyden_resume(position)
     assert tags(again) == ["r"]

@@ -284,7 +284,7 @@ class TestPlateaus:
                 seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
         class Last(leyden.Callback):
-            place = "last"
+            leyden_phase = "checkpoint"
 
             def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
                 seen.append(trainer.optimizers[0].param_groups[0]["lr"])

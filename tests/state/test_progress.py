@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.hooks import HOOK_NAMES
-from leyden.state.progress import NEXT_HOOK, Done, Progress
+from leyden.state.progress import NEXT_HOOK, TRANSFER, Done, Progress
 from leyden.state.upgrade import upgraded
 
 
@@ -65,7 +65,7 @@ def test_the_hook_that_was_being_told_is_known_by_the_point() -> None:
     assert progress.cut_hook() == ("on_train_batch_start", 2)
     assert progress.cut_hook() is None, "asked once"
     assert Progress(done=Done.PLATEAUS).cut_hook() is None
-    assert {hook for hook in NEXT_HOOK.values() if hook not in ("lr_scheduler_step", "batch transfer")} <= set(HOOK_NAMES)
+    assert set(NEXT_HOOK.values()) - {"lr_scheduler_step", TRANSFER} <= set(HOOK_NAMES)
 
 
 @pytest.mark.parametrize(

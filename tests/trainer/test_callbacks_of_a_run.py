@@ -245,7 +245,7 @@ def test_order_in_which_they_fire() -> None:
             fired.append(self.name)
 
     class First(Said):
-        place = "first"
+        leyden_phase = "first"
 
     class Module(Logging):
         def on_train_batch_end(self, *arguments: Any) -> None:

@@ -12,8 +12,8 @@ from leyden.state.run import Run
 class Checkpoint(Callback):
     """Base of all callbacks that write checkpoints. They fire after all others, so that every state is up to date."""
 
-    place: ClassVar[str] = "last"
-    reads_epoch_metrics: ClassVar[bool] = True
+    leyden_phase: ClassVar[str] = "checkpoint"
+    leyden_reads_epoch_metrics: ClassVar[bool] = True
 
 
 def store_of(run: Run) -> CheckpointStore:

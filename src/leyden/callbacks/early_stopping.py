@@ -59,7 +59,7 @@ class EarlyStopping(Callback):
         MissingMonitor: (in training) ``monitor`` was not logged, and ``strict`` is true.
     """
 
-    reads_epoch_metrics: ClassVar[bool] = True
+    leyden_reads_epoch_metrics: ClassVar[bool] = True
     mode_dict: ClassVar[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {"min": torch.lt, "max": torch.gt}
     order_dict: ClassVar[dict[str, str]] = {"min": "<", "max": ">"}
 

@@ -189,7 +189,7 @@ class ModelCheckpoint(Checkpoint):
         if others and self._given_dirpath is not None and not self._upkeep.resumed:
             self._upkeep.warn_if_not_empty(self._given_dirpath)
 
-    def hears(self, hook: str) -> bool:
+    def leyden_wants(self, hook: str) -> bool:
         by_steps = bool(self._every_n_train_steps) or self._time is not None
         mine = type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
         return hook != "on_train_batch_end" or by_steps or not mine
@@ -230,11 +230,8 @@ class ModelCheckpoint(Checkpoint):
             self._save(trainer, epoch_over=False)
 
     def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        if (
-            self._is_epoch_due(trainer)
-            and self._should_save_on_train_epoch_end(trainer)
-            and not self._should_skip_saving_checkpoint(trainer)
-        ):
+        due = self._is_epoch_due(trainer) and self._should_save_on_train_epoch_end(trainer)
+        if due and not self._should_skip_saving_checkpoint(trainer):
             self._save(trainer, epoch_over=True)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:

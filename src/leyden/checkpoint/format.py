@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from leyden.checkpoint.attributes import AttributeDict
 from leyden.errors import CheckpointForeign
+from leyden.hparams_attributes import AttributeDict
 
 MARK = "__leyden__"
 _SAME = frozenset({bool, float, str, bytes, bytearray, complex, type(None), torch.dtype, torch.device, torch.Size, torch.layout})

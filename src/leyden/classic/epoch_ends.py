@@ -37,7 +37,7 @@ class EpochEnds(Callback):
         self.names = {stage: getattr(method, "__qualname__", EPOCH_ENDS[stage]) for stage, method in methods.items()}
         self.outputs: dict[str, dict[int, list[Any]]] = {stage: {} for stage in methods}  # stage, loader: what steps returned
 
-    def hears(self, hook: str) -> bool:
+    def leyden_wants(self, hook: str) -> bool:
         return "checkpoint" in hook or _STAGE_OF.get(hook) in self.methods
 
     def _collect(self, stage: str, outputs: Any, loader: int = 0) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from leyden.errors import AmbiguousBatchSize, PossibleUserWarning, UnknownName
-from leyden.hooks import one_edit_apart
 from leyden.metrics.metrics import AskedLog
 from leyden.module import LightningModule
+from leyden.spelling import one_edit_apart
 from leyden.state.run import Run
 
 RETURNED = ("loss", "log", "logs", "progress_bar", "hiddens")

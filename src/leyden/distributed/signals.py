@@ -1,4 +1,4 @@
-"""Signals while a verb runs: noted, to be heeded at the next safe place; the handlers that stood before are put back."""
+"""Signals while a verb runs: noted, to be obeyed at the next safe place; the handlers that stood before are put back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 @contextmanager
-def heeded(note: Callable[[int], None], *, interrupts: bool) -> Iterator[None]:
+def noted(note: Callable[[int], None], *, interrupts: bool) -> Iterator[None]:
     """Call ``note`` with the number of a SIGTERM or SIGUSR1 (and with ``interrupts`` of a Ctrl-C) that arrives inside.
 
     A second SIGTERM ends the process at once, a second Ctrl-C raises :class:`KeyboardInterrupt` where it is. A handler of

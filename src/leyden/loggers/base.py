@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from leyden.distributed.rank_zero import rank_zero_only
+from leyden.errors import InvalidType
+from leyden.former_names import adopt_logger
 
 T = TypeVar("T")
 
@@ -19,11 +21,15 @@ T = TypeVar("T")
 class Logger(ABC):
     """Base of all loggers. A logger of your own overrides ``name``, ``version``, ``log_metrics`` and ``log_hyperparams``."""
 
-    takes_tensors: ClassVar[bool] = False
+    leyden_takes_tensors: ClassVar[bool] = False
     """Whether :meth:`log_metrics` takes 0-dim tensors as they are, on their device, and reads them later in bulk.
 
     Such a tensor is the logger's to keep: nobody changes it afterwards. Where false, values come as Python numbers.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt_logger(cls)
 
     @property
     @abstractmethod
@@ -84,7 +90,7 @@ class Logger(ABC):
         """A checkpoint was written; the callback knows where."""
         return
 
-    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+    def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         """A verb begins: choose the place to write to and see that it can be written.
 
         Called on every process. ``agree`` returns the first process's argument on all processes; ``None`` when there is
@@ -92,27 +98,35 @@ class Logger(ABC):
         """
         return
 
-    def go_on(self, position: dict[str, Any]) -> None:
+    def leyden_go_on(self, position: dict[str, Any]) -> None:
         """The run that ``position`` was taken from goes on in this process: take its place, where no other was asked for.
 
-        Called before :meth:`start`.
+        Called before :meth:`leyden_start`.
         """
         return
 
-    def start_over(self) -> None:
+    def leyden_start_over(self) -> None:
         """The run begins anew, in a place that may hold what was logged before its first checkpoint: set that aside.
 
-        Called before :meth:`start`.
+        Called before :meth:`leyden_start`.
         """
         return
 
-    def position(self) -> dict[str, Any]:
+    def leyden_position(self) -> dict[str, Any]:
         """How far the logger has written, after writing all that it was given. Kept in a checkpoint: plain values only."""
         return {}
 
-    def resume(self, position: dict[str, Any]) -> None:
-        """Go on from where :meth:`position` was taken: what was written after it goes, so that no row is there twice."""
+    def leyden_resume(self, position: dict[str, Any]) -> None:
+        """Go on from where :meth:`leyden_position` was taken: what was written after it goes, so that no row is there twice."""
         return
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raise :class:`InvalidType` for a value that holds more, or less, than one number."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise InvalidType(
+            f"metrics[{name!r}]", f"tensor of shape {tuple(value.shape)}", "one number", "Reduce it first, such as by .mean()."
+        )
 
 
 def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
@@ -154,7 +168,7 @@ class DummyExperiment:
 class DummyLogger(Logger):
     """Stands for the user's loggers in ``fast_dev_run``: takes everything, writes nothing."""
 
-    takes_tensors = True
+    leyden_takes_tensors = True
 
     def __init__(self) -> None:
         self._experiment = DummyExperiment()

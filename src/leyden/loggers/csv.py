@@ -16,9 +16,11 @@ import fsspec  # type: ignore[import-untyped]  # it ships no types
 from leyden.checkpoint.durable import Disk, beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
-from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
-from leyden.loggers.readout import as_dict, check_scalar, read, to_yaml
+from leyden.loggers.hyperparameters import as_dict
+from leyden.loggers.yaml_text import to_yaml
+from leyden.metrics.newest import read_numbers
 from leyden.types import Path
 
 
@@ -36,7 +38,7 @@ class CSVLogger(InFolder, Logger):
     Raises :class:`InvalidOption` at the start of a run when the folder cannot be written.
     """
 
-    takes_tensors: ClassVar[bool] = True
+    leyden_takes_tensors: ClassVar[bool] = True
     LOGGER_JOIN_CHAR: ClassVar[str] = "-"
 
     def __init__(
@@ -65,7 +67,7 @@ class CSVLogger(InFolder, Logger):
             self._writer = ExperimentWriter(self._folder.path, prefix=self._prefix, flush_every_n_steps=self._every)
         return self._writer
 
-    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+    def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
         _ = self.experiment
 
@@ -85,16 +87,16 @@ class CSVLogger(InFolder, Logger):
     def finalize(self, status: str) -> None:
         self.save()
 
-    def start_over(self) -> None:
+    def leyden_start_over(self) -> None:
         if self._writer is None:
             self._folder.set_aside(lambda name: name == ExperimentWriter.NAME_METRICS_FILE)
 
-    def position(self) -> dict[str, Any]:
+    def leyden_position(self) -> dict[str, Any]:
         if rank_zero_only.rank or not self._folder.claimed:
             return {}
         return {"version": self._folder.version, "folder": self._folder.absolute, **self.experiment.position()}
 
-    def resume(self, position: dict[str, Any]) -> None:
+    def leyden_resume(self, position: dict[str, Any]) -> None:
         """Go on in the run that ``position`` was taken from.
 
         In the same folder the file is cut to it. A run in another folder begins with a copy of the rows written until
@@ -216,7 +218,8 @@ class ExperimentWriter:
             except InvalidType:
                 del self.metrics[index]  # the other rows can still be written
                 raise
-        numbers = iter(read([value for metrics, _ in self.metrics for value in metrics.values()]))
+        values = [value for metrics, _ in self.metrics for value in metrics.values()]
+        numbers = iter(read_numbers(dict(enumerate(values))).values())
         return [{**{self._prefix + name: next(numbers) for name in metrics}, "step": step} for metrics, step in self.metrics]
 
     def _write(self, rows: list[dict[str, Any]]) -> None:

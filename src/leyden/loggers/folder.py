@@ -183,5 +183,5 @@ class InFolder:
     def log_dir(self) -> str:
         return self._folder.path
 
-    def go_on(self, position: dict[str, Any]) -> None:
+    def leyden_go_on(self, position: dict[str, Any]) -> None:
         self._folder.go_on(position)

@@ -20,10 +20,12 @@ from torch.nn import Module
 from leyden.checkpoint.durable import beside_of
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidType, LeydenWarning, MissingPackage, warn_user
-from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
-from leyden.loggers.readout import as_dict, check_scalar, flat, read, to_yaml
+from leyden.loggers.hyperparameters import as_dict, flat
 from leyden.loggers.undisturbed import undisturbed
+from leyden.loggers.yaml_text import to_yaml
+from leyden.metrics.newest import read_numbers
 from leyden.tree import tree_map
 from leyden.types import Path
 
@@ -54,7 +56,7 @@ class TensorBoardLogger(InFolder, Logger):
     when the folder cannot be written.
     """
 
-    takes_tensors: ClassVar[bool] = True
+    leyden_takes_tensors: ClassVar[bool] = True
     LOGGER_JOIN_CHAR: ClassVar[str] = "-"
     NAME_HPARAMS_FILE: ClassVar[str] = "hparams.yaml"
 
@@ -103,7 +105,7 @@ class TensorBoardLogger(InFolder, Logger):
             self._writer = SummaryWriter(log_dir=self._folder.path, **self._kwargs)
         return self._writer
 
-    def start(self, agree: Callable[[Any], Any] | None = None) -> None:
+    def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
         if not rank_zero_only.rank:
             with warnings.catch_warnings():
@@ -195,11 +197,11 @@ class TensorBoardLogger(InFolder, Logger):
             self._writer.close()
             self._writer = None
 
-    def start_over(self) -> None:
+    def leyden_start_over(self) -> None:
         if self._writer is None:
             self._folder.set_aside(lambda name: name.startswith("events.out.tfevents."))
 
-    def position(self) -> dict[str, Any]:
+    def leyden_position(self) -> dict[str, Any]:
         if rank_zero_only.rank or self._folder.remote:
             return {}
         self.save()
@@ -213,7 +215,7 @@ class TensorBoardLogger(InFolder, Logger):
             "hparams": self._hparams_written,
         }
 
-    def resume(self, position: dict[str, Any]) -> None:
+    def leyden_resume(self, position: dict[str, Any]) -> None:
         """Go on in the run that ``position`` was taken from.
 
         In the same folder its files are cut to it, and later event files beside them go. A run in another folder begins
@@ -309,16 +311,13 @@ class TensorBoardLogger(InFolder, Logger):
                     check_scalar(name, part)
                     if isinstance(part, str | bytes | list | tuple) or part is None:
                         raise InvalidType(f"metrics[{name!r}]", part, "a number", "Write other things through logger.experiment.")
-        numbers = iter(
-            read(
-                [
-                    part
-                    for metrics, _, _ in rows
-                    for value in metrics.values()
-                    for part in (value.values() if isinstance(value, Mapping) else (value,))
-                ]
-            )
-        )
+        parts = [
+            part
+            for metrics, _, _ in rows
+            for value in metrics.values()
+            for part in (value.values() if isinstance(value, Mapping) else (value,))
+        ]
+        numbers = iter(read_numbers(dict(enumerate(parts))).values())
         records = []
         for metrics, step, at in rows:
             values = []

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.loops.manual import Manual
-from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic
 from leyden.loops.outputs import is_skip
 from leyden.loops.resumption import Resumption
+from leyden.loops.transfer import BatchTransfer
 from leyden.loops.validations import Validations
 from leyden.schedule import EveryN
 from leyden.state.course import Wish
@@ -37,13 +38,13 @@ class FitLoop:
     def __init__(self, run: Run, validates: bool) -> None:
         assert run.hooks is not None
         self.run, self.hooks, self.progress, self.flight = run, run.hooks, run.progress, run.flight
-        self.move = Mover(run)
+        self.transfer = BatchTransfer(run)
         self.schedule = ValidationSchedule(run.options.validation, validates)
         self.optimization: Automatic | Manual = Automatic(run) if run.lightning_module.automatic_optimization else Manual(run)
         run.optimization = self.optimization
         self.log_due = EveryN(run.options.watching.log_every_n_steps)
         self.logs = bool(run.loggers) or not run.course.alone  # step values that are reduced over processes concern all of them
-        self.tells_late = self.hooks.listens_late(Callback.on_train_batch_end)
+        self.has_checkpoint_phase = self.hooks.has_checkpoint_phase(Callback.on_train_batch_end)
         limit = run.options.limits.max_steps
         self.max_steps: float = float("inf") if limit is None else limit
         self.loaders = FitLoaders(run, self.schedule)
@@ -52,15 +53,15 @@ class FitLoop:
         self.resumption = Resumption(self)
         self.after_batch = (  # what follows a batch, in this order; each does nothing where it is not due
             (Done.ROW, self.write_row),
-            (Done.TOLD, self.tell_late),
+            (Done.TOLD, self.tell_checkpoint_phase),
             (Done.VALIDATED, self.validation.validate),
             (Done.VALIDATION_TOLD, self.validation.tell_end),
-            (Done.PLATEAUS, self.step_plateaus),
+            (Done.PLATEAUS, partial(self.optimization.step_plateaus, "step")),
         )
         self.after_epoch = (
-            (Done.EPOCH_HOOKS, self.tell_epoch_end),
+            (Done.EPOCH_HOOKS, partial(self.hooks.emit, Callback.on_train_epoch_end)),
             (Done.EPOCH_ROW, self.write_epoch_row),
-            (Done.EPOCH_TOLD, self.tell_epoch_end_late),
+            (Done.EPOCH_TOLD, partial(self.hooks.emit_checkpoint_phase, Callback.on_train_epoch_end)),
         )
 
     # -- the story
@@ -68,7 +69,7 @@ class FitLoop:
         """Train; ``restore`` puts back what a checkpoint holds, once ``on_fit_start`` may have changed the optimizers."""
         run, progress, hooks = self.run, self.progress, self.hooks
         hooks.emit(Callback.on_fit_start)
-        restore()
+        restore()  # after a hook that may add parameter groups, whose states the file holds
         if progress.checking:
             hooks.heard = progress.cut_hook()
             self.validation.check_sanity()
@@ -76,11 +77,11 @@ class FitLoop:
             hooks.emit(Callback.on_fit_end)
             return
         with run.in_stage(RunningStage.TRAINING), run.saving_when_signalled(self.save_if_safe):
-            self.loaders.load()
+            self.loaders.load()  # after the sanity check, which needs validation's alone
             train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
             run.metrics.open_epoch("train", progress.done > Done.CHECKED)
             hooks.emit(Callback.on_train_start)
-            put_random_state(run)
+            put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
             hooks.heard = progress.cut_hook()
             while not self.end.is_here():
                 train_epoch()
@@ -104,11 +105,11 @@ class FitLoop:
         steps, whole = progress.step, progress.batch == 0
         if progress.done <= Done.PLATEAUS and not progress.closed and not self.end.is_cut():
             self.train_batches()
-        if whole and progress.closed and progress.batch and progress.step == steps:
+        if whole and progress.closed and progress.batch and progress.step == steps:  # every batch, and not one step
             self.optimization.tell_idle_epoch()
         run.metrics.end_batches()
         run.losses.check()
-        run.course.decide(progress.batches, at_once=True)
+        run.course.decide(progress.batches, at_once=True)  # an epoch's end is the same point on all processes
         run.losses.raise_if_agreed()
         progress.done = max(progress.done, Done.PLATEAUS)
         self.go_through(self.after_epoch)
@@ -119,15 +120,14 @@ class FitLoop:
     def train_batches(self) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics, flight = self.run, self.hooks, self.progress, self.run.metrics, self.flight
-        moves = not self.move.idle
-        move = run.profiler.around("batch_to_device", self.move)
+        moves = not self.transfer.idle
+        move = run.profiler.around("batch_to_device", self.transfer)
         step = run.profiler.around("run_training_batch", self.optimization.step)
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
-        tells_any = tells or self.tells_late
+        tells_any = tells or self.has_checkpoint_phase
         losses, course, capsule, waiting = run.losses, run.course, run.losses.capsule, run.losses.waiting
-        due = self.next_due()
-        is_last = False
+        due, is_last = self.next_due(), False
         metrics.start_batches(self.loaders.samples_in_batch)
         batches, at = self.resumption.batches()
         for batch, index, is_last in run.profiler.along("train_dataloader_next", batches):
@@ -142,7 +142,7 @@ class FitLoop:
                 progress.done = READ
                 if any(map(is_skip, hooks.ask(Callback.on_train_batch_start, batch, index))):
                     course.wish(Wish.SKIP)
-                    if course.alone:
+                    if course.alone:  # among several the wish has to be agreed on first
                         self.must_leave()
                         return
             if capsule is not None and capsule.notes:
@@ -154,23 +154,21 @@ class FitLoop:
                 except Exception as error:
                     losses.failed(error, "training_step")
                     raise
-                progress.count_batch(is_last)
+                progress.count_batch(is_last)  # before its hooks: what they save holds the batch
                 if tells_any:
                     flight.outputs = {"loss": waiting[-1]} if waiting and type(outputs) is Tensor else detached(outputs)
             if tells and at < BATCH_TOLD:
                 hooks.emit(Callback.on_train_batch_end, flight.outputs, batch, index)
-            if is_last or progress.batches >= due or course.agreed:
-                progress.done = BATCH_TOLD
+            progress.done = BATCH_TOLD
+            if is_last or progress.batches >= due or course.agreed:  # else nothing that follows a batch is due
                 self.follow_batch()
                 due = self.next_due()
                 if course.agreed and self.must_leave():
                     return
-            else:
-                progress.done = BATCH_TOLD
             if progress.step >= self.max_steps and self.end.is_cut():
                 return
-            at = OPENED
-        if not is_last and progress.batch and not self.loaders.is_at_limit():
+            at = OPENED  # only the first batch can be one that was cut
+        if not is_last and progress.batch and not self.loaders.is_at_limit():  # the loader ended before its own length
             self.loaders.report_short()
             self.close_epoch()
 
@@ -191,7 +189,7 @@ class FitLoop:
         """The count of batches after which something follows a batch; 0 where that has to be asked after each."""
         run, progress = self.run, self.progress
         has_plateaus = any(plan.reduce_on_plateau for plan in run.plan.schedulers)
-        if self.schedule.watches_batches or self.tells_late or has_plateaus or run.accumulation != 1:
+        if self.schedule.watches_batches or self.has_checkpoint_phase or has_plateaus or run.accumulation != 1:
             return 0
         due: float = min(run.losses.due, run.course.next)
         every = self.log_due.n
@@ -212,12 +210,9 @@ class FitLoop:
             run.losses.check()
         run.validation_follows = self.validation.is_due()
 
-    def tell_late(self) -> None:
+    def tell_checkpoint_phase(self) -> None:
         flight = self.flight
-        self.hooks.emit_late(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
-
-    def step_plateaus(self) -> None:
-        self.optimization.step_plateaus("step")
+        self.hooks.emit_checkpoint_phase(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
 
     def must_leave(self) -> bool:
         """Obey what was agreed on: whether the epoch's batches end here."""
@@ -247,9 +242,6 @@ class FitLoop:
         self.optimization.end_window()
         self.progress.done = Done.PLATEAUS
 
-    def tell_epoch_end(self) -> None:
-        self.hooks.emit(Callback.on_train_epoch_end)
-
     def write_epoch_row(self) -> None:
         """The epoch's values go to the loggers and into the history, and schedulers that wait for a metric get it."""
         run = self.run
@@ -260,9 +252,6 @@ class FitLoop:
         if self.progress.closed:
             self.optimization.step_plateaus("epoch")
         run.note_epoch()
-
-    def tell_epoch_end_late(self) -> None:
-        self.hooks.emit_late(Callback.on_train_epoch_end)
 
     def save_if_safe(self) -> None:
         """A signal ends the run between two batches: keep all that was done."""

@@ -67,7 +67,7 @@ class Manual:
 
     def _count(self, *_: Any) -> None:
         if not self._stepped:
-            self._stepped = True
+            self._stepped = True  # whatever other optimizers step in this batch
             self.run.progress.step += 1
 
     def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,7 +141,7 @@ class Automatic:
         if self.is_watched:
             self.progress.done = ZERO_TOLD
         if overrides(self.module, LightningModule.optimizer_zero_grad):
-            self.hooks.call("optimizer_zero_grad", self.module.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
+            self.hooks.call_module(LightningModule.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
         else:
             optimizer.zero_grad()
 
@@ -249,16 +250,10 @@ class Automatic:
 
     def clip(self, optimizer: Optimizer) -> None:
         options = self.run.options.optimization
+        clip: Callable[..., Any] = self.run.clip_gradients
         if overrides(self.module, LightningModule.configure_gradient_clipping):
-            self.hooks.call(
-                "configure_gradient_clipping",
-                self.module.configure_gradient_clipping,
-                optimizer,
-                options.clip_value,
-                options.clip_algorithm,
-            )
-        else:
-            self.run.clip_gradients(optimizer, options.clip_value, options.clip_algorithm)
+            clip = partial(self.hooks.call_module, LightningModule.configure_gradient_clipping)
+        clip(optimizer, options.clip_value, options.clip_algorithm)
 
     # -- optimizers and modules that want a closure
     def _by_closure(self, batch: Any, index: int, at: int) -> Any:
@@ -296,9 +291,8 @@ class Automatic:
     def _step_by_hook(self, closure: Callable[[], Any], index: int, at: int = OPENED) -> None:
         self._closure, self._at = closure, at
         try:
-            self.hooks.call(
-                "optimizer_step", self.run.steps["optimizer_step"], self.run.current_epoch, index, self.wrapped[0], closure
-            )
+            step = self.run.steps["optimizer_step"]
+            self.hooks.call("optimizer_step", step, self.run.current_epoch, index, self.wrapped[0], closure)
         finally:
             self._closure = None
 
@@ -399,7 +393,7 @@ class Automatic:
                 return
         if self.own_scheduler_step:
             self._stepping = plan.scheduler, getattr(plan.scheduler, "last_epoch", None)
-            self.hooks.call("lr_scheduler_step", self.module.lr_scheduler_step, plan.scheduler, metric)
+            self.hooks.call_module(LightningModule.lr_scheduler_step, plan.scheduler, metric)
             self._stepping = None
         else:
             plan.step(metric)

@@ -11,6 +11,11 @@ from leyden.errors import InvalidReturn, did_you_mean
 from leyden.state.run import Run
 
 
+def is_skip(answer: Any) -> bool:
+    """Whether ``on_train_batch_start`` answered ``-1``: the rest of the epoch is to be skipped."""
+    return isinstance(answer, int) and answer == -1
+
+
 def read_loss(outputs: Any, run: Run) -> Tensor | None:
     """The loss in what ``training_step`` returned; raises :class:`InvalidReturn` where there is none."""
     if outputs is None or isinstance(outputs, Tensor):
@@ -50,8 +55,3 @@ def refuse_loss(loss: Tensor, run: Run, error: RuntimeError) -> None:
 def _nearest_to_loss(outputs: Mapping[str, Any]) -> str:
     near = [key for key in map(str, outputs) if did_you_mean(key, ["loss"])]
     return f" Did you mean 'loss' where it says {near[0]!r}?" if near else ""
-
-
-def is_skip(answer: Any) -> bool:
-    """Whether a hook answered ``-1``: the rest of the epoch is to be skipped."""
-    return isinstance(answer, int) and answer == -1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from leyden.data.source import Source
-from leyden.loops.moving import Mover
+from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import read_numbers
 from leyden.state.progress import Done, Progress
 from leyden.state.run import Run
@@ -39,41 +39,42 @@ class Pass:
         self.run, self.stage, self.take, self.hooks, self.flight = run, stage, take, run.hooks, run.flight
         self.progress = run.progress if run.fitting else Progress()  # of a verb of its own, nothing is kept
         self.step = run.ready_step(stage.step.__name__)
-        self.move = Mover(run)
+        self.transfer = BatchTransfer(run)
         self.rows_to_skip = 0  # which the run of an older version, cut in the middle of this validation, has written already
 
     def go(self, most: int | None = None) -> list[dict[str, float]]:
         """At most ``most`` batches of each loader; returns what was logged, a dict of numbers for each loader."""
-        run, metrics, progress, hooks, told = self.run, self.run.metrics, self.progress, self.hooks, self.stage.hooks
-        assert told.model_eval is not None
-        assert told.model_train is not None
+        run, metrics, progress, hooks = self.run, self.run.metrics, self.progress, self.hooks
+        of_stage = self.stage.hooks
+        assert of_stage.model_eval is not None
+        assert of_stage.model_train is not None
         source = run.loaders.eval[self.stage.key]
-        source.measure()
+        source.measure()  # a dataset may have grown since it was loaded
         at = progress.done
         self.rows_to_skip = (run.evaluation_cut or {}).get("rows_to_skip", 0)
         if not progress.validating:
             at = Done.EVAL
-            run.keep_modes()
-            hooks.call_module(told.model_eval)
+            run.keep_modes()  # a module that goes on in the middle had them kept, and put back out of the checkpoint
+            hooks.call_module(of_stage.model_eval)
             progress.loader = progress.evaluated = 0
             progress.done = Done.EVAL
         with gradient_free(run):
             if not metrics.reenter(self.stage.key):
                 metrics.start_epoch(self.stage.key)
             for point, deed in (
-                (Done.EVAL_STARTED, partial(self._tell, told.start)),
-                (Done.EVAL_OPENED, partial(self._tell, told.epoch_start)),
+                (Done.EVAL_STARTED, partial(self._tell, of_stage.start)),
+                (Done.EVAL_OPENED, partial(self._tell, of_stage.epoch_start)),
                 (Done.EVAL_CLOSED, partial(self._read_all, source, most, at)),
-                (Done.EVAL_TOLD, partial(self._tell, told.epoch_end)),
+                (Done.EVAL_TOLD, partial(self._tell, of_stage.epoch_end)),
                 (Done.EVAL_ROW, self._publish),
-                (Done.EVAL_ENDED, partial(self._tell, told.end)),
+                (Done.EVAL_ENDED, partial(self._tell, of_stage.end)),
             ):
                 if at < point:
                     deed()
                     progress.done = point
             results = self._results(len(source.readers))  # while metrics still have what they are computed from
             metrics.end_epoch()
-        hooks.call_module(told.model_train)
+        hooks.call_module(of_stage.model_train)
         run.forget_modes()
         return results
 
@@ -90,16 +91,16 @@ class Pass:
 
     def _read(self, source: Source, position: int, most: int | None, at: int) -> None:
         run, metrics, several, hooks, progress = self.run, self.run.metrics, len(source.readers) > 1, self.hooks, self.progress
-        flight, told, step, take = self.flight, self.stage.hooks, self.step, self.take
+        flight, of_stage, step, take = self.flight, self.stage.hooks, self.step, self.take
         number = position if several else None
         count = source.readers[position].samples_in
-        move = run.profiler.around("batch_to_device", self.move)
-        moves = not self.move.idle
+        move = run.profiler.around("batch_to_device", self.transfer)
+        moves = not self.transfer.idle
         inside_fit, course = run.fitting, run.course  # in a fit `is_last_batch` keeps speaking of training
         # what a validation has done between two training batches could not be told from what is still to come
         interruptible = not inside_fit or run.sanity_checking
         logs = bool(run.loggers) and not run.sanity_checking and self.stage is not PREDICT  # where nothing can be logged
-        tells_start, tells_end = hooks.listens(told.batch_start), hooks.listens(told.batch_end)
+        tells_start, tells_end = hooks.listens(of_stage.batch_start), hooks.listens(of_stage.batch_end)
         index, is_last = progress.evaluated - 1, True
         for batch, index, is_last in self._batches(source, position, most, at):
             if course.agreed and interruptible:
@@ -117,20 +118,20 @@ class Pass:
             if at < EVAL_BATCH:
                 if tells_start:
                     progress.done = EVAL_READ
-                    hooks.emit(told.batch_start, *arguments)
+                    hooks.emit(of_stage.batch_start, *arguments)
                 progress.done = EVAL_BATCH
             if at < EVAL_STEP:
                 flight.outputs = take(step(*arguments))
                 progress.done = EVAL_STEP
             if tells_end and at < EVAL_COUNTED:
-                hooks.emit(told.batch_end, flight.outputs, *arguments)
+                hooks.emit(of_stage.batch_end, flight.outputs, *arguments)
             progress.done, progress.evaluated = EVAL_COUNTED, index + 1
             if logs:
                 row = metrics.step_row()
                 if row:
                     self._log_row(row, metrics.evaluated + index)
             at = EVAL_OPENED  # only the first batch can be one that was cut
-        metrics.end_loader(number, index + 1)
+        metrics.end_loader(number, index + 1)  # also of a loader without a batch
         if not is_last:
             source.report_short(position, index + 1)
 

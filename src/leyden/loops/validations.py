@@ -32,7 +32,7 @@ class Validations:
                 if progress.done == Done.NOTHING:
                     hooks.emit(Callback.on_sanity_check_start)
                     progress.done = Done.SANITY_TOLD
-                if progress.done == Done.SANITY_TOLD or progress.validating:
+                if progress.done == Done.SANITY_TOLD or progress.validating:  # or it was cut in the middle, and goes on
                     if self.loaders.load_validation():
                         self.loop.run_epoch(most)
                     progress.done = Done.SANITY_RUN
@@ -55,8 +55,8 @@ class Validations:
         assert self.loop is not None
         with run.aside(), run.in_stage(RunningStage.VALIDATING):
             if progress.done < Done.VALIDATING:
-                run.losses.check()
-                if progress.window == 0:
+                run.losses.check()  # a validation with weights that are NaN already would be hours for nothing
+                if progress.window == 0:  # else gradients wait, which nobody may free
                     self.hooks.call_module(LightningModule.on_validation_model_zero_grad)
                 progress.done = Done.VALIDATING
             if self.loaders.load_validation():
@@ -66,4 +66,4 @@ class Validations:
 
     def tell_end(self) -> None:
         with self.run.in_stage(RunningStage.VALIDATING):
-            self.hooks.emit_late(Callback.on_validation_end)
+            self.hooks.emit_checkpoint_phase(Callback.on_validation_end)

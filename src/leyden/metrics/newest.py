@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from leyden.metrics.accumulators import as_tensor
 from leyden.metrics.logged import Entry
+
+K = TypeVar("K")
 
 
 class Newest:
@@ -48,10 +50,10 @@ class Newest:
         self.callback, self.logged, self.bar = dict(state["callback"]), dict(state["logged"]), dict(state["bar"])
 
 
-def read_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def read_numbers(values: Mapping[K, Any]) -> dict[K, float]:
     """Tensors as Python numbers, read in bulk: one transfer for each type and device."""
-    numbers: dict[str, Any] = {}
-    groups: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    numbers: dict[K, Any] = {}
+    groups: dict[tuple[torch.dtype, torch.device], list[K]] = {}
     for name, value in values.items():
         numbers[name] = value
         if isinstance(value, Tensor):

@@ -180,9 +180,9 @@ def take_flight(run: Run) -> dict[str, Any] | None:
     of_batch = progress.in_batch or Done.EVAL_FETCHED <= done <= Done.EVAL_STEP
     if not of_batch:
         if done == Done.STEP:
-            waits = hooks.left(Callback.on_train_batch_end) > 0 or hooks.listens_late(Callback.on_train_batch_end)
+            waits = hooks.left(Callback.on_train_batch_end) > 0 or hooks.has_checkpoint_phase(Callback.on_train_batch_end)
         elif done in (Done.BATCH_TOLD, Done.ROW):
-            waits = hooks.left(Callback.on_train_batch_end, late=True) > 0
+            waits = hooks.left(Callback.on_train_batch_end, checkpoint_phase=True) > 0
         else:
             waits = False
         if not waits:
@@ -253,7 +253,7 @@ PARTS = (
     Part("accumulate", "same", lambda run: run.accumulate_grad_batches, put_accumulation),
     Part("stop", "same", take_stop, put_stop),
     Part("history", "same", lambda run: run.history, put_history),
-    Part("loggers", "same", lambda run: [logger.position() for logger in run.loggers], lambda run, positions: None),
+    Part("loggers", "same", lambda run: [logger.leyden_position() for logger in run.loggers], lambda run, positions: None),
     Part("random", "own", take_random, put_random),
     Part("data", "own", take_data, put_data),
     Part("generators", "own", take_generators, put_generators),

@@ -35,8 +35,8 @@ from leyden.state.flight import Flight
 from leyden.state.loaders import Loaders
 from leyden.state.losses import LossWatch
 from leyden.state.progress import Progress
+from leyden.state.properties import Properties
 from leyden.state.stage import TrainerState
-from leyden.state.views import Views
 from leyden.strategies.base import Strategy
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return outputs
 
 
-class Run(Views, ABC):
+class Run(Properties, ABC):
     """What happens. Declares every attribute; other files read them, and ask for changes by the methods below."""
 
     def __init__(
@@ -290,7 +290,7 @@ class Run(Views, ABC):
         complete = {**row, "epoch": row.get("epoch", self.current_epoch)}
         numbers: dict[str, Any] | None = None
         for logger in self.loggers:
-            if getattr(logger, "takes_tensors", False):
+            if getattr(logger, "leyden_takes_tensors", False) is True:
                 logger.log_metrics(dict(complete), step)
             else:
                 if numbers is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leyden.callback import Callback
 from leyden.checkpoint.format import check_parts, decode, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
@@ -55,7 +56,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         if state:
             checkpoint[type(datamodule).__qualname__] = state
     if not weights_only and run.hooks is not None:
-        run.hooks.tell_checkpoint("on_save_checkpoint", checkpoint)
+        run.hooks.tell_checkpoint(Callback.on_save_checkpoint, checkpoint)
     module.on_save_checkpoint(checkpoint)
     if datamodule is not None and overrides(datamodule, LightningDataModule.on_save_checkpoint):
         datamodule.on_save_checkpoint(checkpoint)
@@ -132,7 +133,7 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
 def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     """The callbacks' states."""
     assert run.hooks is not None
-    run.hooks.tell_checkpoint("on_load_checkpoint", checkpoint)
+    run.hooks.tell_checkpoint(Callback.on_load_checkpoint, checkpoint)
     states = callback_states_of(checkpoint)
     missing = sorted(set(states) - {callback.state_key for callback in run.callbacks})
     if not run.options.watching.checkpointing:

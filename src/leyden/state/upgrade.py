@@ -8,7 +8,7 @@ from typing import Any
 from leyden.state.progress import Done
 
 _OWN_PARTS = ("random", "data", "generators", "metrics", "metric_objects", "gradients", "losses")
-_LATE = {"on_train_batch_end": Done.ROW, "on_validation_end": Done.VALIDATED, "on_train_epoch_end": Done.EPOCH_ROW}
+_CHECKPOINT_PHASE = {"on_train_batch_end": Done.ROW, "on_validation_end": Done.VALIDATED, "on_train_epoch_end": Done.EPOCH_ROW}
 
 
 def upgraded(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _upgraded_progress(old: Mapping[str, Any]) -> dict[str, Any]:
     batches, batch = old.get("batches", 0), old.get("batch", 0)
     late, ended, closed = old.get("late", ""), old.get("epoch_ended", False), old.get("closed", False)
     if late:
-        return {**new, "done": int(_LATE[late]), "told": old.get("told", 0)}
+        return {**new, "done": int(_CHECKPOINT_PHASE[late]), "told": old.get("told", 0)}
     if ended and closed:
         return {**new, "epoch": old["epoch"] + 1, "batch": 0, "window": 0, "closed": False, "done": int(Done.CHECKED)}
     if ended:

@@ -20,14 +20,18 @@ from leyden.errors import (
     Unsupported,
 )
 from leyden.hook_facts import hooks_of
-from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides, refuse_misspelt
+from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides
 from leyden.module import LightningModule
+from leyden.spelling import refuse_misspelt
 from leyden.state.run import Run
 from leyden.state.stage import Stage
 
 MODULE_METHODS: frozenset[str] = frozenset({*MODULE_HOOKS, *hooks_of(LightningModule)})
 """What a module may override, and so what a misspelling in it is compared with."""
-DATAMODULE_METHODS: frozenset[str] = frozenset(hooks_of(LightningDataModule))
+DATAMODULE_METHODS: frozenset[str] = frozenset(
+    name for name, value in vars(LightningDataModule).items() if inspect.isfunction(value) and not name.startswith("_")
+)
+"""The same of a datamodule: all that it has."""
 MODULE_SETTINGS = ("automatic_optimization", "example_input_array", "prepare_data_per_node", "strict_loading")
 
 
@@ -71,7 +75,7 @@ def check_fit(run: Run, module: LightningModule) -> None:
         raise MissingMethod(
             f"fit has nothing to train on: pass train_dataloaders=, or give {name} (or the datamodule) a `train_dataloader`."
         )
-    if "dataloader_iter" in fitted_names(module.training_step):
+    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
         raise Unsupported(
             "training_step(self, dataloader_iter) is not offered. Take (self, batch, batch_idx): batches come one by one."
         )
@@ -137,7 +141,3 @@ def module_hint(model: Any) -> str:
     if isinstance(model, torch.nn.Module):
         return "A plain torch module has no training_step: inherit from leyden.LightningModule."
     return ""
-
-
-def fitted_names(method: Any) -> list[str]:
-    return list(inspect.signature(method).parameters)

@@ -14,13 +14,14 @@ from leyden.checkpoint.random_state import preserved_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.distributed.signals import heeded, in_notebook
+from leyden.distributed.signals import in_notebook, noted
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
-from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
+from leyden.hooks import HOOK_NAMES, Hooks, fitted, tell_stage
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.profilers.base import Profiler
+from leyden.spelling import refuse_misspelt
 from leyden.state import snapshot
 from leyden.state.loaders import LoaderOrigin
 from leyden.state.optimizers import OptimizerPlan
@@ -30,7 +31,7 @@ from leyden.strategies.base import Strategy
 from leyden.trainer.attached import AttachedCallbacks
 from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
 from leyden.trainer.checks import check_names
-from leyden.trainer.ending import Ending
+from leyden.trainer.teardown import Teardown
 from leyden.trainer.trial import Trial, trying
 
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
@@ -69,7 +70,7 @@ class Lifecycle(Run):
             raise ConflictingOptions(
                 f"trainer.{fn} was called while trainer.{self.state.fn} is running. Use another Trainer inside hooks."
             )
-        if datamodule is None and self.datamodule is not None and self._same_module(module):
+        if datamodule is None and module is self._module:
             datamodule = self.datamodule
         self._verb_running = True
         if not self.strategy.processes.alone:
@@ -85,7 +86,7 @@ class Lifecycle(Run):
                 stack.enter_context(torch_switches(self.options.behaviour))
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(heeded(lambda number: self.course.note_signal(number), interrupts=fn is TrainerFn.FITTING))
+                stack.enter_context(noted(lambda number: self.course.note_signal(number), interrupts=fn is TrainerFn.FITTING))
                 self.begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
@@ -148,27 +149,29 @@ class Lifecycle(Run):
         failure: BaseException | None,
     ) -> None:
         """Teardown and finalization of all that was started."""
-        ending = Ending(failure)
-        ending.call(self.restore_modes)
+        teardown = Teardown(failure)
+        teardown.call(self.restore_modes)
         if "_toggled" in module.__dict__:
-            ending.call(module.untoggle_optimizer, None)
+            teardown.call(module.untoggle_optimizer, None)
         if datamodule is not None and self._has_started(datamodule):
-            ending.call(tell_stage, datamodule.teardown, str(fn))
+            teardown.call(tell_stage, datamodule.teardown, str(fn))
         for callback in self.callbacks:
             if self._has_started(callback):
-                ending.call(callback.teardown, self, module, stage=str(fn))
+                teardown.call(callback.teardown, self, module, stage=str(fn))
         if self._has_started(module):
-            ending.call(tell_stage, module.teardown, str(fn))
+            teardown.call(tell_stage, module.teardown, str(fn))
         for logger in self.loggers:
             if self._has_started(logger):
-                ending.call(logger.finalize, "success" if status == "success" else "failed")
-        ending.call(self.strategy.teardown)
-        ending.call(self.strategy.checkpoint_io.teardown)
+                teardown.call(logger.finalize, "success" if status == "success" else "failed")
+        teardown.call(self.strategy.teardown)
+        teardown.call(self.strategy.checkpoint_io.teardown)
         if self._has_started(self.profiler):
-            ending.call(self.profiler.describe)
-            ending.call(self.profiler.teardown, str(fn))
-        self._let_go()
-        ending.settle()
+            teardown.call(self.profiler.describe)
+            teardown.call(self.profiler.teardown, str(fn))
+        self.optimization = None
+        if self.hooks is not None:
+            self.hooks.where = None
+        teardown.settle()
 
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
         return snapshot.take(self, weights_only)
@@ -179,7 +182,7 @@ class Lifecycle(Run):
         if processes.alone:
             for logger in self.loggers:
                 self._start(logger)
-                logger.start()
+                logger.leyden_start()
             return
         chosen: list[Any] = []
 
@@ -192,11 +195,11 @@ class Lifecycle(Run):
 
         for part in self.loggers if processes.is_first else ():
             self._start(part)
-            part.start(choose)
+            part.leyden_start(choose)
         chosen = processes.broadcast(chosen)
         for part in () if processes.is_first else self.loggers:
             self._start(part)
-            part.start(follow)
+            part.leyden_start(follow)
 
     def _start(self, part: object) -> None:
         """Note that ``part`` is being set up, so that it will be torn down."""
@@ -205,20 +208,15 @@ class Lifecycle(Run):
     def _has_started(self, part: object) -> bool:
         return any(part is started for started in self._started)
 
-    def _let_go(self) -> None:
-        self.optimization = None
-        if self.hooks is not None:
-            self.hooks.where = None
-
     def _tell_exception(self, error: BaseException) -> None:
         if self.hooks is None:
             return
-        ending = Ending(error)
+        teardown = Teardown(error)
         for receiver in self.hooks.receivers(Callback.on_exception):
-            ending.call(receiver, error)
+            teardown.call(receiver, error)
         if self.datamodule is not None:
-            ending.call(self.datamodule.on_exception, error)
-        ending.settle()
+            teardown.call(self.datamodule.on_exception, error)
+        teardown.settle()
 
     def _prepare(self, module: LightningModule, request: CheckpointRequest, weights_only: bool | None) -> None:
         """From the user's objects to a module on its device, with its data and the checkpoint's state."""
@@ -227,13 +225,11 @@ class Lifecycle(Run):
         assert fn is not None
         if fn is TrainerFn.FITTING:
             request.read(self, weights_only)
-            positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
-            for logger, position in zip(self.loggers, positions, strict=False):
-                if request.asked == "last":
-                    logger.go_on(position)
-            if request.asked == "last" and request.checkpoint is None:
-                for logger in self.loggers:
-                    logger.start_over()
+            if request.asked == "last":
+                for logger, position in self._logger_positions(request):
+                    logger.leyden_go_on(position)
+                for logger in self.loggers if request.checkpoint is None else ():
+                    logger.leyden_start_over()
         self._start_loggers()
         if self.profiler.active:
             self._start(self.profiler)
@@ -275,10 +271,12 @@ class Lifecycle(Run):
             return
         snapshot.put_optimizers(self, request.checkpoint, self.plan)
         snapshot.put_training(self, request.checkpoint)
-        positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
-        for logger, position in zip(self.loggers, positions, strict=False):
-            logger.resume(position)
+        for logger, position in self._logger_positions(request):
+            logger.leyden_resume(position)
         request.forget()
+
+    def _logger_positions(self, request: CheckpointRequest) -> Iterator[tuple[Logger, Any]]:
+        return zip(self.loggers, (request.content.get(snapshot.OURS) or {}).get("loggers", []), strict=False)
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
@@ -314,9 +312,6 @@ class Lifecycle(Run):
         if self._module is None:
             raise MissingModel(f"trainer.{verb}() was called without a model, and none was used before. Pass one.")
         return self._module
-
-    def _same_module(self, module: LightningModule) -> bool:
-        return self._module is module
 
     def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
         if self._is_trial:

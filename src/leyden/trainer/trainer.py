@@ -335,7 +335,7 @@ class Trainer(Lifecycle):
             with self.in_stage(stage.running):
                 results = EvaluateLoop(self, stage).run_epoch()
                 assert self.hooks is not None
-                self.hooks.emit_late(stage.hooks.end)
+                self.hooks.emit_checkpoint_phase(stage.hooks.end)
             if job.verbose and self.is_global_zero and self.options.watching.progress_bar and any(results):
                 from leyden.callbacks.progress.results import print_results
 

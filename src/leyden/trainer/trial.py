@@ -16,8 +16,8 @@ from leyden.data.source import Source
 from leyden.errors import MissingMethod
 from leyden.hooks import Hooks
 from leyden.loops.manual import Manual
-from leyden.loops.moving import Mover
 from leyden.loops.optimize import Automatic
+from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import Metrics
 from leyden.state.parts import generators_of, put_metric_objects, take_generators, take_metric_objects
 from leyden.state.run import Run
@@ -32,7 +32,7 @@ class Trial:
         self.steps = steps
         self.optimization: Automatic | Manual = (Automatic if run.lightning_module.automatic_optimization else Manual)(run)
         run.optimization = self.optimization
-        self._move = Mover(run)
+        self._transfer = BatchTransfer(run)
 
     @property
     def optimizers(self) -> list[Any]:
@@ -61,7 +61,7 @@ class Trial:
         """One training step, with its hooks of the module, precision, accumulation and clipping; returns the loss, detached."""
         run = self.run
         index = run.progress.batch if index is None else index
-        batch = self._move(batch)
+        batch = self._transfer(batch)
         run.flight.batch, run.flight.index, run.flight.is_last = batch, index, is_last
         run.metrics.at(batch, None, lambda: None)
         run.losses.waiting.clear()

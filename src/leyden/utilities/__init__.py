@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from leyden.checkpoint.attributes import AttributeDict
 from leyden.data.combined import CombinedLoader
 from leyden.data.workers import suggested_max_num_workers
 from leyden.devices.flops import measure_flops
@@ -14,6 +13,7 @@ from leyden.devices.transfer import move_data_to_device
 from leyden.distributed.rank_zero import rank_zero_debug, rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.distributed.sharing import is_picklable, is_shared_filesystem
 from leyden.errors import MisconfigurationException, PossibleUserWarning, absent, disable_possible_user_warnings
+from leyden.hparams_attributes import AttributeDict
 from leyden.inspect.gradients import GradClipAlgorithmType, grad_norm
 from leyden.inspect.shared_parameters import find_shared_parameters, set_shared_parameters
 from leyden.state.stage import LightningEnum

@@ -21,7 +21,7 @@ class ProgressBar(Callback):
 
     is_progress_bar: ClassVar[bool] = True
     """By this the trainer knows its progress bar."""
-    reads_epoch_metrics: ClassVar[bool] = True
+    leyden_reads_epoch_metrics: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._trainer: Run | None = None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from leyden.devices.precision import Precision
 
 
-class Views:
+class Properties:
     """The readable face of a :class:`~leyden.state.run.Run`. It holds nothing: the attributes below are Run's."""
 
     options: Options
@@ -359,8 +359,7 @@ class Views:
     @property
     def checkpoint_callback(self) -> Any:
         """The first callback that writes checkpoints, or ``None``."""
-        found = self.checkpoint_callbacks
-        return found[0] if found else None
+        return next(iter(self.checkpoint_callbacks), None)
 
     @property
     def early_stopping_callbacks(self) -> list[Any]:
@@ -369,8 +368,7 @@ class Views:
 
     @property
     def early_stopping_callback(self) -> Any:
-        found = self.early_stopping_callbacks
-        return found[0] if found else None
+        return next(iter(self.early_stopping_callbacks), None)
 
     @property
     def progress_bar_callback(self) -> Any:

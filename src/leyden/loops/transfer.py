@@ -13,8 +13,8 @@ from leyden.state.run import Run
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
-class Mover:
-    """Moves batches. A datamodule's transfer hooks win over the module's; looked up once."""
+class BatchTransfer:
+    """Brings one batch to the device. A datamodule's transfer hooks win over the module's; looked up once."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

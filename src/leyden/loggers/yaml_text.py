@@ -1,71 +1,17 @@
-"""Read many logged values from their devices at once."""
+"""Hyper-parameters as YAML text, without a package that writes it."""
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
+from enum import Enum
 from typing import Any
 
-import torch
 from torch import Tensor
-
-from leyden.errors import InvalidType
-
-Number = float | int | bool
-
-
-def read(values: list[Any]) -> list[Any]:
-    """``values`` with every tensor replaced by its Python number: one transfer a device and dtype, not one a value."""
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, value in enumerate(values):
-        if isinstance(value, Tensor):
-            groups.setdefault((value.device, value.dtype), []).append(index)
-    if not groups:
-        return values
-    numbers = list(values)
-    for indices in groups.values():
-        together = torch.stack([values[index].detach().reshape(()) for index in indices])
-        for index, number in zip(indices, together.tolist(), strict=True):
-            numbers[index] = number
-    return numbers
-
-
-def check_scalar(name: str, value: Any) -> None:
-    """Raise :class:`InvalidType` for a value that holds more, or less, than one number."""
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise InvalidType(
-            f"metrics[{name!r}]", f"tensor of shape {tuple(value.shape)}", "one number", "Reduce it first, such as by .mean()."
-        )
-
-
-def as_dict(params: Any) -> dict[str, Any]:
-    """Hyper-parameters in whatever container, as a dict of their own."""
-    if params is None:
-        return {}
-    if isinstance(params, Mapping):
-        return dict(params)
-    if isinstance(params, Namespace):
-        return dict(vars(params))
-    if is_dataclass(params) and not isinstance(params, type):
-        return asdict(params)
-    raise InvalidType("params", params, "a dict, a Namespace or a dataclass")
-
-
-def flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested hyper-parameters as one level, the names joined by ``/``."""
-    level: dict[str, Any] = {}
-    for key, value in params.items():
-        if isinstance(value, Namespace):
-            value = vars(value)
-        elif is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
-        if isinstance(value, Mapping) and value:
-            level.update(flat(value, f"{prefix}{key}/"))
-        else:
-            level[f"{prefix}{key}"] = value
-    return level
 
 
 def to_yaml(params: Mapping[str, Any]) -> str:
@@ -104,10 +50,6 @@ _RESERVED = {"", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n
 
 
 def _scalar(value: Any) -> str:
-    import json
-    import re
-    from enum import Enum
-
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, Tensor) and value.numel() == 1:

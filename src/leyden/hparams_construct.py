@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from leyden.checkpoint.attributes import AttributeDict
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
 from leyden.checkpoint.format import Unwritable, check_parts, decode
 from leyden.checkpoint.random_state import preserved_random_state
@@ -32,6 +31,7 @@ from leyden.errors import (
     MissingPackage,
     warn_user,
 )
+from leyden.hparams_attributes import AttributeDict
 from leyden.types import MapLocation, Path
 
 Made = TypeVar("Made")

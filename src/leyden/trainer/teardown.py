@@ -9,7 +9,7 @@ from typing import Any
 _log = logging.getLogger("leyden")
 
 
-class Ending:
+class Teardown:
     """Calls what has to be called in any case, and keeps the errors until :meth:`settle`.
 
     Args:

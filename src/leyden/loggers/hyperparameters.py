@@ -1,0 +1,38 @@
+"""Hyper-parameters in whatever container they come, as dicts."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from leyden.errors import InvalidType
+
+
+def as_dict(params: Any) -> dict[str, Any]:
+    """Hyper-parameters in whatever container, as a dict of their own."""
+    if params is None:
+        return {}
+    if isinstance(params, Mapping):
+        return dict(params)
+    if isinstance(params, Namespace):
+        return dict(vars(params))
+    if is_dataclass(params) and not isinstance(params, type):
+        return asdict(params)
+    raise InvalidType("params", params, "a dict, a Namespace or a dataclass")
+
+
+def flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested hyper-parameters as one level, the names joined by ``/``."""
+    level: dict[str, Any] = {}
+    for key, value in params.items():
+        if isinstance(value, Namespace):
+            value = vars(value)
+        elif is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        if isinstance(value, Mapping) and value:
+            level.update(flat(value, f"{prefix}{key}/"))
+        else:
+            level[f"{prefix}{key}"] = value
+    return level

@@ -1,0 +1,115 @@
+"""Refuse hooks that are misspelt: methods that would never be called, and names that mean nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ParamSpec
+
+from leyden.errors import UnknownName
+
+P = ParamSpec("P")
+
+
+def not_a_hook(function: Callable[P, Any]) -> Callable[P, Any]:
+    """Mark a method whose name merely resembles a hook's as the user's own, so that it is not taken for a misspelling."""
+    function.__leyden_not_a_hook__ = True  # type: ignore[attr-defined]  # the mark is looked for in refuse_misspelt
+    return function
+
+
+_FAMILIES = (
+    "on_train_",
+    "on_validation_",
+    "on_val_",
+    "on_test_",
+    "on_predict_",
+    "on_fit_",
+    "on_sanity_",
+    "on_before_",
+    "on_after_",
+    "on_save_",
+    "on_load_",
+    "on_epoch_",
+    "on_batch_",
+)
+
+
+def refuse_misspelt(
+    part: object, base: type, known: Iterable[str], legacy: Iterable[str] = (), attributes: Iterable[str] = ()
+) -> None:
+    """Raise :class:`UnknownName` where ``part`` defines a public method that is one edit from a hook, and is none.
+
+    Methods with a hook family's prefix (``on_train_...``) that are no hook are refused too. ``legacy`` names are known.
+    A method marked by :func:`not_a_hook` is left alone, and so is one whose class defines the hook that it resembles.
+    ``attributes`` are what may be set on ``part``: one that is one edit from them is refused too.
+    """
+    hooks = sorted({name for name in known if not name.startswith("_")})
+    allowed = set(dir(base)) | set(hooks) | set(legacy)
+    for owner, name, function in _own_methods(part, base):
+        if name in allowed or getattr(function, "__leyden_not_a_hook__", False):
+            continue
+        near = _nearest(name, hooks)
+        if owner is not base and any(hook in vars(owner) for hook in near):
+            continue
+        if not near and not name.startswith(_FAMILIES):
+            continue
+        near = near or _closest(name, hooks)
+        raise UnknownName(
+            f"{owner.__qualname__}.{name} is no hook of {base.__name__} and would never be called."
+            f"{f' Did you mean {_listed(near)}?' if near else ''} If the method is meant to be your own, mark it with "
+            f"@leyden.not_a_hook or rename it."
+        )
+    settable = sorted(attributes)
+    for name in vars(part):
+        near = [] if name in settable or name.startswith("_") else _nearest(name, settable)
+        if near:
+            raise UnknownName(
+                f"{type(part).__qualname__} sets self.{name}, which means nothing. Did you mean {_listed(near)}? If it is meant "
+                f"to be your own, rename it."
+            )
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join(map(repr, names))
+
+
+def _own_methods(part: object, base: type) -> Iterator[tuple[type, str, object]]:
+    home = type(part).__module__.split(".")[0]
+    for owner in type(part).__mro__:
+        package = owner.__module__.split(".")[0]
+        if owner is base or owner in base.__mro__ or package in ("torch", "leyden", "builtins"):
+            continue
+        if package != home and not issubclass(owner, base):
+            continue  # another library's mixin, which knows nothing of hooks
+        for name, value in vars(owner).items():
+            if name.startswith("_"):
+                continue
+            function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+            if callable(function) and not isinstance(function, type):
+                yield owner, name, function
+    for name, value in list(vars(part).items()):
+        if not name.startswith("_") and inspect.isroutine(value):
+            yield type(part), name, value
+
+
+def _closest(name: str, hooks: list[str]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(name, hooks, n=1, cutoff=0.5)
+
+
+def _nearest(name: str, hooks: list[str]) -> list[str]:
+    return [hook for hook in hooks if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook)]
+
+
+def one_edit_apart(first: str, second: str) -> bool:
+    """Whether one letter put in, left out, changed, or swapped with its neighbour turns ``first`` into ``second``."""
+    if first == second:
+        return False
+    if len(first) > len(second):
+        first, second = second, first
+    at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+    if len(second) > len(first):
+        return first[at:] == second[at + 1 :]
+    swapped = first[at : at + 2] == second[at : at + 2][::-1]
+    return first[at + 1 :] == second[at + 1 :] or (swapped and first[at + 2 :] == second[at + 2 :])
