@@ -627,3 +627,82 @@ class TestDataModule:
         TorchCheckpointIO().save_checkpoint(encode(checkpoint), tmp_path / "a.ckpt")
         loaded = Data.load_from_checkpoint(tmp_path / "a.ckpt", batch_size=4)
         assert (loaded.folder, loaded.position, loaded.hparams.batch_size) == (Path("x"), 5, 4)
+
+
+# -- values at the moment of the call
+
+
+class Rebound(LightningModule):
+    def __init__(self, lr: float | None = None, depth: int = 2) -> None:
+        super().__init__()
+        lr = lr or 0.5
+        width = lr * 2  # no argument
+        assert width
+        self.save_hyperparameters()
+
+
+class ReboundByName(LightningModule):
+    def __init__(self, lr: float | None = None, depth: int = 2) -> None:
+        super().__init__()
+        lr = lr or 0.5
+        self.save_hyperparameters("lr")
+
+
+class Popping(LightningModule):
+    def __init__(self, **kwargs: Any) -> None:
+        self.popped = kwargs.pop("popped")
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class ReboundData(LightningDataModule):
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        size = size or 4
+        self.save_hyperparameters()
+
+
+class SavingBase(LightningModule):
+    def __init__(self, batch_size: int = 64) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class SavingMixin:
+    def __init__(self, *args: Any, extra: int = 12, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.save_hyperparameters()  # type: ignore[attr-defined]  # of what it is mixed into
+
+
+class Mixed(SavingMixin, SavingBase):
+    pass
+
+
+class ReboundTwice(Rebound):
+    def __init__(self, depth: int = 1, seed: int | None = None) -> None:
+        depth, seed = depth + 1, 7
+        super().__init__(depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Rebound, {"lr": 0.5, "depth": 2}),
+        (ReboundByName, {"lr": 0.5}),
+        (lambda: Popping(popped=1, kept=2), {"kept": 2}),
+        (ReboundData, {"size": 4}),
+        (Mixed, {"batch_size": 64, "extra": 12}),
+        (lambda: Mixed(extra=3, batch_size=8), {"batch_size": 8, "extra": 3}),
+        (ReboundTwice, {"lr": 0.5, "depth": 2, "seed": 7}),
+    ],
+)
+def test_what_is_saved_is_what_the_arguments_are_at_the_moment_of_the_call(make: Any, expected: dict[str, Any]):
+    assert dict(make().hparams) == expected
+
+
+def test_a_mixins_arguments_are_known_when_the_module_is_made_again(tmp_path: Path):
+    save(Mixed(extra=3, batch_size=8), tmp_path / "mixed.ckpt")
+    again = Mixed.load_from_checkpoint(tmp_path / "mixed.ckpt")
+    assert dict(again.hparams) == {"batch_size": 8, "extra": 3}
+    assert "_records" not in vars(SavingMixin.__init__)  # the user's class is as it was
+    assert inspect.signature(Mixed) == inspect.signature(SavingMixin)
