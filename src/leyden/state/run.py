@@ -71,7 +71,7 @@ class Run(Views, ABC):
         # parts
         self.options = options
         self.strategy = strategy
-        self.loggers = loggers
+        self._loggers = loggers
         self.callbacks = callbacks
         self.profiler = profiler
         self.datamodule: LightningDataModule | None = None

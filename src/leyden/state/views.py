@@ -35,7 +35,7 @@ class Views:
 
     options: Options
     strategy: Strategy
-    loggers: list[Logger]
+    _loggers: list[Logger]
     callbacks: list[Callback]
     datamodule: LightningDataModule | None
     state: TrainerState
@@ -78,8 +78,21 @@ class Views:
 
     @property
     def logger(self) -> Logger | None:
-        """The first logger, or ``None``."""
-        return self.loggers[0] if self.loggers else None
+        """The first logger, or ``None``. May be set: it is the only one then."""
+        return self._loggers[0] if self._loggers else None
+
+    @logger.setter
+    def logger(self, logger: Logger | None) -> None:
+        self.loggers = [] if logger is None else [logger]
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """The loggers. May be set; ``None`` means none."""
+        return self._loggers
+
+    @loggers.setter
+    def loggers(self, loggers: list[Logger] | None) -> None:
+        self._loggers = [] if loggers is None else loggers
 
     @property
     def optimizers(self) -> list[Optimizer]:

@@ -55,6 +55,7 @@ class Lifecycle(Run):
         self._is_trial = False
         self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
         self._started: list[object] = []  # the parts of the running verb that have to be torn down
+        self._lent: list[tuple[dict[str, Any], str]] = []  # where callbacks got the module's methods for this verb
 
     @contextmanager
     def _verb(
@@ -89,6 +90,7 @@ class Lifecycle(Run):
                 self.begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
+                self._lend_log(module)
                 adapter = classic.adapt(self, module)
                 self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
                 self.steps = self._find_steps(module, adapter)
@@ -160,7 +162,7 @@ class Lifecycle(Run):
         if self._has_started(module):
             ending.call(tell_stage, module.teardown, str(fn))
         for logger in self.loggers:
-            if self._has_started(logger):
+            if self._has_started(logger) or self._has_started(module):  # one that was put in place meanwhile ends here too
                 ending.call(logger.finalize, "success" if status == "success" else "failed")
         ending.call(self.strategy.teardown)
         ending.call(self.strategy.checkpoint_io.teardown)
@@ -205,7 +207,18 @@ class Lifecycle(Run):
     def _has_started(self, part: object) -> bool:
         return any(part is started for started in self._started)
 
+    def _lend_log(self, module: LightningModule) -> None:
+        """Give every callback the module's ``log`` and ``log_dict`` for this verb, where it has none of its own."""
+        for callback in self.callbacks:
+            for name in ("log", "log_dict"):
+                if not hasattr(callback, name):
+                    vars(callback)[name] = getattr(module, name)
+                    self._lent.append((vars(callback), name))
+
     def _let_go(self) -> None:
+        while self._lent:
+            attributes, name = self._lent.pop()
+            attributes.pop(name, None)
         self.optimization = None
         if self.hooks is not None:
             self.hooks.where = None
