@@ -7,7 +7,7 @@ from typing import Any
 
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidType
-from leyden.loggers.base import DummyLogger, Logger
+from leyden.loggers.base import DummyLogger, Logger, is_logger
 from leyden.options import Options
 
 LOG_FOLDER = "lightning_logs"  # where users of Lightning look
@@ -23,12 +23,12 @@ def choose_loggers(given: Any, options: Options) -> list[Logger]:
         from leyden.loggers.csv import CSVLogger
 
         return [CSVLogger(options.default_root_dir, name=LOG_FOLDER)]
-    if isinstance(given, Logger):
+    if is_logger(given):
         return [given]
     if isinstance(given, Iterable) and not isinstance(given, str | bytes):
         loggers = list(given)
         for logger in loggers:
-            if not isinstance(logger, Logger):
+            if not is_logger(logger):
                 raise InvalidType("logger", logger, "a Logger, a list of them, True or False")
         return loggers
     raise InvalidType("logger", given, "a Logger, a list of them, True or False")

@@ -421,7 +421,8 @@ class ModelCheckpoint(Checkpoint):
         trainer.save_checkpoint(filepath, self.save_weights_only)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)
+                if hasattr(logger, "after_save_checkpoint"):
+                    logger.after_save_checkpoint(self)
 
     def _remove_checkpoint(self, trainer: Run, filepath: str) -> None:
         """Remove a file of this run that is no longer wanted."""

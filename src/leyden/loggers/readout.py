@@ -70,7 +70,7 @@ def flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def to_yaml(params: Mapping[str, Any]) -> str:
     """Hyper-parameters as YAML that any loader reads without running code: other objects stand as their text."""
-    return "\n".join(_lines(params)) + "\n"
+    return "\n".join(_lines(params) if params else ["{}"]) + "\n"
 
 
 def _lines(value: Any) -> Iterable[str]:

@@ -282,12 +282,12 @@ class Run(Views, ABC):
         complete = {**row, "epoch": row.get("epoch", self.current_epoch)}
         numbers: dict[str, Any] | None = None
         for logger in self.loggers:
-            if getattr(logger, "takes_tensors", False):
-                logger.log_metrics(dict(complete), step)
+            if getattr(logger, "takes_tensors", False) is True:
+                logger.log_metrics(metrics=dict(complete), step=step)
             else:
                 if numbers is None:
                     numbers = read_numbers(complete)
-                logger.log_metrics(dict(numbers), step)
+                logger.log_metrics(metrics=dict(numbers), step=step)
 
     @property
     def log_axis(self) -> int:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.errors import MissingModel
-from leyden.loggers.base import Logger
+from leyden.loggers.base import Logger, folder_of
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.options import Options
@@ -231,11 +231,9 @@ class Views:
     def log_dir(self) -> str | None:
         """The folder of the first logger that has one, else :attr:`default_root_dir`. No other process is asked."""
         for logger in self.loggers:
-            folder = logger.log_dir
+            folder = folder_of(logger) or folder_of(logger, "save_dir")
             if folder is not None:
                 return folder
-            if logger.save_dir is not None:
-                return logger.save_dir
         return self.default_root_dir
 
     # -- processes

@@ -17,7 +17,7 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
-from leyden.loggers.base import Logger
+from leyden.loggers.base import Logger, keeps_place
 from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.profilers.base import Profiler
@@ -181,8 +181,10 @@ class Lifecycle(Run):
         if processes.alone:
             for logger in self.loggers:
                 self._start(logger)
-                logger.start()
+                if keeps_place(logger):
+                    logger.start()
             return
+        loggers = [logger for logger in self.loggers if keeps_place(logger)]
         chosen: list[Any] = []
 
         def choose(own: Any) -> Any:
@@ -192,11 +194,11 @@ class Lifecycle(Run):
         def follow(own: Any) -> Any:
             return chosen.pop(0) if chosen else own
 
-        for part in self.loggers if processes.is_first else ():
+        for part in loggers if processes.is_first else ():
             self._start(part)
             part.start(choose)
         chosen = processes.broadcast(chosen)
-        for part in () if processes.is_first else self.loggers:
+        for part in () if processes.is_first else loggers:
             self._start(part)
             part.start(follow)
 
@@ -242,10 +244,10 @@ class Lifecycle(Run):
             request.read(self, weights_only)
             positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
             for logger, position in zip(self.loggers, positions, strict=False):
-                if request.asked == "last":
+                if request.asked == "last" and keeps_place(logger):
                     logger.go_on(position)
             if request.asked == "last" and request.checkpoint is None:
-                for logger in self.loggers:
+                for logger in filter(keeps_place, self.loggers):
                     logger.start_over()
         self._start_loggers()
         if self.profiler.active:
@@ -290,7 +292,8 @@ class Lifecycle(Run):
         snapshot.put_training(self, request.checkpoint)
         positions = (request.content.get(snapshot.OURS) or {}).get("loggers", [])
         for logger, position in zip(self.loggers, positions, strict=False):
-            logger.resume(position)
+            if keeps_place(logger):
+                logger.resume(position)
         request.forget()
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
@@ -311,7 +314,8 @@ class Lifecycle(Run):
         for logger in self.loggers:
             if merged:
                 logger.log_hyperparams(merged)
-            logger.log_graph(module)
+            if hasattr(logger, "log_graph"):
+                logger.log_graph(module)
             logger.save()
 
     def _train_mode(self, module: LightningModule) -> None:
