@@ -680,7 +680,7 @@ class Mixed(SavingMixin, SavingBase):
 
 class ReboundTwice(Rebound):
     def __init__(self, depth: int = 1, seed: int | None = None) -> None:
-        depth, seed = depth + 1, 7
+        depth, seed = depth + 1, 7  # noqa: F841  # that it is seen is the point
         super().__init__(depth=depth)
 
 

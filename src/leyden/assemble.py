@@ -56,10 +56,11 @@ def choose_callbacks(given: Any, options: Options) -> list[Callback]:
         from leyden.callbacks.progress.rich_progress import RichProgressBar
 
         callbacks.append(RichProgressBar())
-    from leyden.callbacks.model_summary import ModelSummary
+    from leyden.callbacks.model_summary import ModelSummary, RichModelSummary
 
     if watching.model_summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
-        callbacks.append(ModelSummary())
+        drawn_by_rich = any(type(bar).__module__.endswith("rich_progress") for bar in bars)
+        callbacks.append(RichModelSummary() if drawn_by_rich else ModelSummary())
     if options.limits.max_time is not None:
         from leyden.callbacks.timer import Timer
 

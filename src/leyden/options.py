@@ -98,8 +98,6 @@ def read_duration(name: str, given: object) -> timedelta | None:
         if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
             raise InvalidOption(name, given, expected)
         days, hours, minutes, seconds = (int(part) for part in parts)
-        if hours > 23 or minutes > 59 or seconds > 59:
-            raise InvalidOption(name, given, expected)
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if isinstance(given, Mapping):
         try:

@@ -272,12 +272,13 @@ def _numel(parameter: Tensor) -> int:
 
 @contextmanager
 def _watched(layer: LayerSummary) -> Iterator[None]:
-    def note(module: nn.Module, given: Any, returned: Any) -> None:
+    def note(module: nn.Module, given: Any, named: dict[str, Any], returned: Any) -> None:
+        given = [*given, *named.values()]
         if given:
             layer.in_size = parse_batch_shape(given[0] if len(given) == 1 else given)
         layer.out_size = parse_batch_shape(returned)
 
-    handle = layer._module.register_forward_hook(note)
+    handle = layer._module.register_forward_hook(note, with_kwargs=True)
     try:
         yield
     finally:

@@ -105,7 +105,7 @@ class FitLoop:
         if progress.done <= Done.PLATEAUS and not progress.closed and not self.end.is_cut():
             self.train_batches()
         if whole and progress.closed and progress.batch and progress.step == steps:
-            self.optimization.tell_idle_epoch()
+            self.end.is_idle = self.optimization.tell_idle_epoch()
         run.metrics.end_batches()
         run.losses.check()
         run.course.decide(progress.batches, at_once=True)
@@ -133,12 +133,14 @@ class FitLoop:
         for batch, index, is_last in run.profiler.along("train_dataloader_next", batches):
             run.is_last_batch = is_last
             flight.index, flight.is_last = index, is_last
-            if moves and at < READ:
+            if batch is None:
+                self.loaders.report_none()
+            elif moves and at < READ:
                 progress.done = FETCHED
                 batch = move(batch)
             flight.batch = batch
             metrics.batch, metrics.size = batch, None
-            if asks and at < STARTED:
+            if asks and at < STARTED and batch is not None:
                 progress.done = READ
                 if any(map(is_skip, hooks.ask(Callback.on_train_batch_start, batch, index))):
                     course.wish(Wish.SKIP)
@@ -157,6 +159,8 @@ class FitLoop:
                 progress.count_batch(is_last)
                 if tells_any:
                     flight.outputs = {"loss": waiting[-1]} if waiting and type(outputs) is Tensor else detached(outputs)
+                    if batch is None:
+                        flight.outputs = None
             if tells and at < BATCH_TOLD:
                 hooks.emit(Callback.on_train_batch_end, flight.outputs, batch, index)
             if is_last or progress.batches >= due or course.agreed:

@@ -20,6 +20,7 @@ class FitLoaders:
         self.run = run
         self.schedule = schedule
         self.loaded_in = 0  # the epoch in which the loaders were made
+        self._said_none = False
 
     @property
     def source(self) -> Source:
@@ -83,6 +84,15 @@ class FitLoaders:
             self.run.warn(
                 f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
                 f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
+            )
+
+    def report_none(self) -> None:
+        """The loader gave None for a batch: say so, once."""
+        if not self._said_none:
+            self._said_none = True
+            self.run.warn(
+                f"{self.source.name} yielded None for batch {self.run.flight.index} of epoch {self.run.progress.epoch}. Such "
+                f"batches are passed over: on_train_batch_start and training_step are not called for them."
             )
 
     def close(self) -> None:

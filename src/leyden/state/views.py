@@ -154,9 +154,10 @@ class Views:
         return self.options.limits.min_steps
 
     @property
-    def fast_dev_run(self) -> int:
-        """The number of batches of a smoke run, or 0."""
-        return self.options.limits.fast_dev_run
+    def fast_dev_run(self) -> int | bool:
+        """Of a smoke run its number of batches, or ``True`` for one; else ``False``."""
+        batches = self.options.limits.fast_dev_run
+        return batches if batches > 1 else batches == 1
 
     @property
     def log_every_n_steps(self) -> int:

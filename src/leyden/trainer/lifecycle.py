@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -155,12 +156,12 @@ class Lifecycle(Run):
         if "_toggled" in module.__dict__:
             ending.call(module.untoggle_optimizer, None)
         if datamodule is not None and self._has_started(datamodule):
-            ending.call(tell_stage, datamodule.teardown, str(fn))
+            ending.call(tell_stage, datamodule.teardown, fn)
         for callback in self.callbacks:
             if self._has_started(callback):
-                ending.call(callback.teardown, self, module, stage=str(fn))
+                ending.call(callback.teardown, self, module, stage=fn)
         if self._has_started(module):
-            ending.call(tell_stage, module.teardown, str(fn))
+            ending.call(tell_stage, module.teardown, fn)
         for logger in self.loggers:
             if self._has_started(logger) or self._has_started(module):  # one that was put in place meanwhile ends here too
                 ending.call(logger.finalize, "success" if status == "success" else "failed")
@@ -258,12 +259,12 @@ class Lifecycle(Run):
         self.hooks.call("prepare_data", module.prepare_data)
         if datamodule is not None:
             self._start(datamodule)
-            self.hooks.call("setup", tell_stage, datamodule.setup, str(fn))
+            self.hooks.call("setup", tell_stage, datamodule.setup, fn)
         for callback in self.callbacks:
             self._start(callback)
-            self.hooks.call("setup", callback.setup, self, module, stage=str(fn))
+            self.hooks.call("setup", callback.setup, self, module, stage=fn)
         self._start(module)
-        self.hooks.call("setup", tell_stage, module.setup, str(fn))
+        self.hooks.call("setup", tell_stage, module.setup, fn)
         with self.strategy.precision.init_context():
             self.hooks.call("configure_model", self.steps["configure_model"])
         self._log_hyperparameters(module)
@@ -346,8 +347,10 @@ class Lifecycle(Run):
     def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
         steps: dict[str, Any] = {}
         for name, count in STEPS.items():
-            method = adapter.steps.get(name, getattr(module, name))
-            steps[name] = fitted(method, count)
+            own = getattr(module, name)
+            if not callable(own):  # set to None: as good as missing
+                own = partial(getattr(LightningModule, name), module)
+            steps[name] = fitted(adapter.steps.get(name, own), count)
         for name in ("configure_optimizers", "configure_model", "optimizer_step", "backward"):
             steps[name] = adapter.steps.get(name, getattr(module, name))
         return steps

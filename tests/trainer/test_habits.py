@@ -1,0 +1,309 @@
+"""What users of Lightning 2.6 rely on without thinking of it: each habit, over its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leyden
+from leyden.callbacks import ModelSummary, RichModelSummary, RichProgressBar, Timer, TQDMProgressBar
+from leyden.checkpoint.files import reach
+from leyden.errors import ConflictingOptions, IgnoredSetting, LeydenWarning, MisconfigurationException, MissingPackage
+from leyden.inspect.summary import ModelSummary as Summary
+from leyden.state.stage import TrainerFn
+from leyden.testing import BoringModel
+
+
+def trainer(**options: Any) -> leyden.Trainer:
+    defaults: dict[str, Any] = {"logger": False, "max_epochs": 1, "num_sanity_val_steps": 0}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return leyden.Trainer(**{**defaults, **quiet, **options})
+
+
+class Training(leyden.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.heard: list[Any] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.heard.append(("step", batch_idx))
+        return self.layer(batch).mean()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.heard.append(("start", batch_idx))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.heard.append(("end", outputs if outputs is None else "outputs"))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Loader:
+    """Batches as they are given, whatever they are."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+BATCH = torch.ones(3, 2)
+
+
+# -- batches that are None
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_a_batch_that_is_none_is_passed_over(manual: bool) -> None:
+    module = Training()
+    module.automatic_optimization = not manual
+    with pytest.warns(UserWarning, match="yielded None") as warned:
+        trainer().fit(module, Loader([None, BATCH, None]))
+    assert len(warned) == 1
+    assert module.heard == [("end", None), ("start", 1), ("step", 1), ("end", "outputs"), ("end", None)]
+
+
+def test_a_window_that_ends_with_none_still_makes_its_step() -> None:
+    mine = trainer(accumulate_grad_batches=2)
+    with pytest.warns(UserWarning, match="yielded None"):
+        mine.fit(Training(), Loader([BATCH, None, None, BATCH, None]))
+    assert mine.global_step == 2
+
+
+# -- a run that takes no step
+
+
+class Forgetful(Training):
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.layer(batch).mean()
+
+
+@pytest.mark.parametrize("more", [{}, {"min_steps": 3}, {"min_epochs": 3, "accumulate_grad_batches": 2}])
+def test_a_run_without_a_step_ends_where_only_steps_limit_it(more: dict[str, Any]) -> None:
+    mine = trainer(max_epochs=-1, max_steps=5, **more)
+    with pytest.warns(LeydenWarning, match="it ends here"):
+        result = mine.fit(Forgetful(), Loader([BATCH] * 4))
+    assert (result.status, result.steps, mine.current_epoch) == ("stopped", 0, 1)
+
+
+# -- the loader's number
+
+
+class RequiresIndex(BoringModel):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None: ...
+
+
+class RequiresInTest(BoringModel):
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None: ...
+
+
+class RequiresInPredict(BoringModel):
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None: ...
+
+
+class RequiresInStart(BoringModel):
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None: ...
+
+
+class RequiresInEnd(BoringModel):
+    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("model", "verb", "name"),
+    [
+        (RequiresIndex, "fit", "validation_step"),
+        (RequiresIndex, "validate", "validation_step"),
+        (RequiresInTest, "test", "test_step"),
+        (RequiresInPredict, "predict", "predict_step"),
+        (RequiresInStart, "validate", "on_validation_batch_start"),
+        (RequiresInEnd, "test", "on_test_batch_end"),
+    ],
+)
+def test_a_required_loader_number_is_refused_by_name_where_there_is_one_loader(model: Any, verb: str, name: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"{model.__name__}\.{name} requires.*dataloader_idx=0"):
+        getattr(trainer(limit_train_batches=1), verb)(model())
+
+
+def test_with_two_loaders_it_may_be_required() -> None:
+    loaders = [Loader([torch.ones(1, 32)]), Loader([torch.ones(1, 32)])]
+    trainer().validate(RequiresIndex(), loaders, verbose=False)
+
+
+# -- manual optimization
+
+
+class Odd:
+    """Schedules, in its own way."""
+
+
+class Manual(Training):
+    def __init__(self, returned: Any = None, config: Any = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.returned, self.config = returned, config
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.layer(batch).mean())
+        optimizer.step()
+        return self.returned
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        return {"optimizer": optimizer, **({} if self.config is None else {"lr_scheduler": self.config(optimizer)})}
+
+
+@pytest.mark.parametrize("returned", [5, "loss", [torch.ones(1)], 2.0])
+def test_a_manual_step_returns_a_tensor_a_dict_or_nothing(returned: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="tensor, a dict, or nothing"):
+        trainer().fit(Manual(returned), Loader([BATCH]))
+    for fine in (None, torch.ones(()), {"more": 1}):
+        trainer().fit(Manual(fine), Loader([BATCH]))
+
+
+def scheduler(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.StepLR(optimizer, 1)
+
+
+@pytest.mark.parametrize("ignored", [{"monitor": "x"}, {"strict": False}, {"reduce_on_plateau": True, "monitor": "x"}])
+def test_what_a_manual_scheduler_cannot_use_is_named(ignored: dict[str, Any]) -> None:
+    module = Manual(config=lambda optimizer: {"scheduler": scheduler(optimizer), "interval": "step", "frequency": 3, **ignored})
+    mine = trainer()
+    with pytest.warns(RuntimeWarning, match=", ".join(sorted(ignored))) as warned:
+        mine.fit(module, Loader([BATCH]))
+    assert issubclass(warned[0].category, IgnoredSetting)
+    plan = mine.lr_scheduler_configs[0]
+    assert (plan.interval, plan.frequency, plan.monitor) == ("step", 3, None)
+
+
+def test_a_scheduler_without_step_is_the_user_s_affair_in_manual_optimization(tmp_path: Any) -> None:
+    mine = trainer()
+    mine.fit(Manual(config=lambda optimizer: {"scheduler": Odd()}), Loader([BATCH]))
+    mine.save_checkpoint(tmp_path / "a.ckpt")
+    trainer(max_epochs=2).fit(
+        Manual(config=lambda optimizer: {"scheduler": Odd()}), Loader([BATCH]), ckpt_path=tmp_path / "a.ckpt"
+    )
+    automatic = Manual(config=lambda optimizer: {"scheduler": Odd()})
+    automatic.automatic_optimization = True
+    with pytest.raises(MisconfigurationException, match="Odd"):
+        trainer().fit(automatic, Loader([BATCH]))
+
+
+# -- conflicts
+
+
+def test_conflicts_are_runtime_errors_too() -> None:
+    assert issubclass(ConflictingOptions, RuntimeError)
+    timers = [Timer(), Timer()]
+    with pytest.raises(RuntimeError, match="state key"):
+        trainer(callbacks=timers)
+
+
+# -- steps that are None
+
+
+@pytest.mark.parametrize(("name", "verb"), [("training_step", "fit"), ("predict_step", "predict"), ("test_step", "test")])
+def test_a_step_that_is_none_is_a_missing_one(name: str, verb: str) -> None:
+    module = BoringModel()
+    setattr(module, name, None)
+    with pytest.raises(MisconfigurationException, match=name):
+        getattr(trainer(), verb)(module)
+
+
+def test_a_forward_that_is_none_is_a_missing_one() -> None:
+    module = Training()
+    module.forward = None  # type: ignore[method-assign, assignment]  # a user's own
+    with pytest.raises(MisconfigurationException, match="forward"):
+        trainer().predict(module, Loader([BATCH]))
+
+
+# -- small things
+
+
+def test_stages_are_of_their_enum() -> None:
+    seen: list[Any] = []
+
+    class Watching(leyden.Callback):
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            seen.append(stage)
+
+        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            seen.append(stage)
+
+    class Module(BoringModel):
+        def setup(self, stage: str) -> None:
+            seen.append(stage)
+
+    trainer(callbacks=Watching(), limit_train_batches=1, limit_val_batches=1).fit(Module())
+    assert seen == ["fit"] * 3
+    assert all(isinstance(stage, TrainerFn) and f"{stage}" == "fit" for stage in seen)
+
+
+@pytest.mark.parametrize(("given", "shown"), [(True, True), (1, True), (3, 3), (False, False), (0, False)])
+def test_fast_dev_run_reads_as_it_was_meant(given: Any, shown: Any) -> None:
+    assert trainer(fast_dev_run=given).fast_dev_run is shown or trainer(fast_dev_run=given).fast_dev_run == shown != 1
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("00:00:90:00", 5400), ("00:30:00:00", 108000), ("00:00:00:75", 75)])
+def test_parts_of_a_duration_may_be_large(given: str, seconds: float) -> None:
+    limit = trainer(max_time=given).options.limits.max_time
+    assert limit is not None
+    assert limit.total_seconds() == seconds
+
+
+@pytest.mark.parametrize(("bar", "kind"), [(RichProgressBar, RichModelSummary), (TQDMProgressBar, ModelSummary)])
+def test_a_bar_by_rich_brings_a_summary_by_rich(bar: Any, kind: Any) -> None:
+    mine = leyden.Trainer(logger=False, callbacks=bar())
+    assert [type(callback) for callback in mine.callbacks if isinstance(callback, ModelSummary)] == [kind]
+
+
+def test_a_url_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def missing(*args: Any, **kwargs: Any) -> Any:
+        raise ImportError("HTTPFileSystem requires more") from ModuleNotFoundError("No module named 'aiohttp'", name="aiohttp")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(MissingPackage, match="pip install aiohttp"):
+        reach("https://example.org/a.ckpt")
+
+
+def test_layers_called_by_keyword_show_their_sizes() -> None:
+    class Inner(nn.Module):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            return x
+
+    class Module(leyden.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = Inner(), Inner()
+            self.example_input_array = torch.ones(1, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(x=self.one(x=x), y=x)  # type: ignore[no-any-return]  # a Tensor
+
+    assert Summary(Module()).in_sizes == [[1, 2, 3], [[1, 2, 3], [1, 2, 3]]]
+
+
+def test_a_bar_knows_epochs_without_validation() -> None:
+    seen: list[Any] = []
+
+    class Looking(TQDMProgressBar):
+        def on_train_epoch_start(self, trainer: Any, *args: Any) -> None:
+            super().on_train_epoch_start(trainer, *args)
+            seen.append(self.total_val_batches)
+
+    mine = trainer(callbacks=Looking(), enable_progress_bar=True, check_val_every_n_epoch=2, max_epochs=4, limit_train_batches=1)
+    mine.fit(BoringModel(), val_dataloaders=Loader([torch.ones(1, 32)] * 3))
+    assert seen == [0, 3, 0, 3]
