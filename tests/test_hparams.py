@@ -706,3 +706,96 @@ def test_a_mixins_arguments_are_known_when_the_module_is_made_again(tmp_path: Pa
     assert dict(again.hparams) == {"batch_size": 8, "extra": 3}
     assert "_records" not in vars(SavingMixin.__init__)  # the user's class is as it was
     assert inspect.signature(Mixed) == inspect.signature(SavingMixin)
+
+
+# -- OmegaConf
+
+
+class FromConfig(LightningModule):
+    def __init__(self, cfg: Any, ignore: Any = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, cfg.width)
+        self.save_hyperparameters(cfg, ignore=ignore)
+
+
+class ConfiguredData(LightningDataModule):
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters(cfg)
+
+
+class ConfiguredBySetting(LightningModule):
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.hparams = cfg
+
+
+@pytest.fixture
+def config() -> Any:
+    omegaconf = pytest.importorskip("omegaconf")
+    made = omegaconf.OmegaConf.create({"width": 2, "twice": "${width}", "optimizer": {"lr": 0.1, "names": ["a"]}, "later": "???"})
+    omegaconf.OmegaConf.set_struct(made, True)  # as Hydra does
+    return made
+
+
+@pytest.mark.parametrize("kind", [FromConfig, ConfiguredData, ConfiguredBySetting])
+def test_omegaconf_stays_omegaconf(kind: Any, config: Any, tmp_path: Path):
+    from omegaconf import DictConfig, OmegaConf
+
+    made = kind(config)
+    assert isinstance(made.hparams, DictConfig)
+    assert made.hparams == config == made.hparams_initial
+    assert made.hparams.twice == 2
+    assert made.hparams is not config
+    assert OmegaConf.to_yaml(made.hparams) == OmegaConf.to_yaml(config)
+    if kind is ConfiguredData:
+        return
+    save(made, tmp_path / "a.ckpt")
+    again = kind.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert isinstance(again.hparams, DictConfig)
+    assert OmegaConf.to_yaml(again.hparams) == OmegaConf.to_yaml(config)
+    again.hparams.width = 5
+    assert again.hparams.twice == 5  # an interpolation, and no copied value
+
+
+def test_omegaconf_through_a_run(config: Any, tmp_path: Path):
+    from omegaconf import DictConfig
+
+    class Model(BoringModel):
+        def __init__(self, cfg: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters(cfg)
+
+    config.later = 1
+    data = ConfiguredData(config)
+    trainer = Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, enable_progress_bar=False)
+    data.train_dataloader = BoringModel().train_dataloader  # type: ignore[method-assign]  # the smallest there is
+    trainer.fit(Model(config), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    text = Path(str(trainer.log_dir), "hparams.yaml").read_text()
+    assert "twice: 2\n" in text
+    assert isinstance(Model.load_from_checkpoint(tmp_path / "a.ckpt").hparams, DictConfig)
+    loaded = ConfiguredData.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert isinstance(loaded.hparams, DictConfig)
+    assert loaded.hparams == config
+
+
+def test_omegaconf_with_names_left_out_and_with_more(config: Any):
+    from omegaconf import DictConfig
+
+    made = FromConfig(config, ignore=["optimizer"])
+    assert isinstance(made.hparams, DictConfig)
+    assert set(made.hparams.keys()) == {"width", "twice", "later"}
+    assert "optimizer" in config
+    made.save_hyperparameters({"more": 1})
+    assert (made.hparams["width"], made.hparams["more"]) == (2, 1)
+
+
+def test_nobody_else_imports_omegaconf():
+    code = (
+        "import sys, leyden, leyden.testing as t; m = t.BoringModel(); m.save_hyperparameters({'a': 1}); "
+        "assert 'omegaconf' not in sys.modules"
+    )
+    import subprocess
+
+    subprocess.run([sys.executable, "-c", code], check=True)

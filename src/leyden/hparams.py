@@ -79,6 +79,9 @@ class HyperparametersMixin:
         arguments = {name: value for name, value in known.items() if name not in left_out}
         if not args:
             chosen, name = arguments, "kwargs" if arguments else None
+        elif len(args) == 1 and is_config(args[0]):
+            self._keep_config(_without(args[0], left_out), _name_of(args[0], arguments))
+            return
         else:
             objects = [arg for arg in args if not isinstance(arg, str) and not _is_nothing(arg)]
             chosen = {}
@@ -92,6 +95,8 @@ class HyperparametersMixin:
             chosen = {key: value for key, value in chosen.items() if key not in left_out}
             name = _name_of(objects[0], arguments) if len(objects) == 1 else "kwargs"
         self._hparams_name = name
+        if is_config(self.hparams):
+            self.__dict__["_hparams"] = AttributeDict(as_plain(self.hparams))
         self.hparams.update(chosen)
         self.remove_ignored_hparams(left_out)
         for key, value in chosen.items():
@@ -106,7 +111,10 @@ class HyperparametersMixin:
 
     @property
     def hparams(self) -> AttributeDict:
-        """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made."""
+        """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made.
+
+        An OmegaConf ``DictConfig`` that was saved as a whole, or set, stays one.
+        """
         kept: AttributeDict = self.__dict__.setdefault("_hparams", AttributeDict())
         return kept
 
@@ -114,6 +122,9 @@ class HyperparametersMixin:
     def hparams(self, values: Any) -> None:
         self._hparams_name = _name_of(values, self._known_arguments(sys._getframe(1)))
         self._log_hyperparams = True
+        if is_config(values):
+            self._keep_config(_without(values, ()), self._hparams_name)
+            return
         self.__dict__["_hparams"] = AttributeDict(_named_values(values))
         self.__dict__["_hparams_initial"] = _copied(self.hparams)
 
@@ -124,8 +135,17 @@ class HyperparametersMixin:
 
     def remove_ignored_hparams(self, ignore_list: Iterable[str]) -> None:
         """Take names out of :attr:`hparams` that a base class put there."""
+        if is_config(self.hparams):
+            self.__dict__["_hparams"] = _without(self.hparams, ignore_list)
+            return
         for name in ignore_list:
             self.hparams.pop(name, None)
+
+    def _keep_config(self, config: Any, name: str | None) -> None:
+        """Let an OmegaConf object be the hyper-parameters: it replaces what was kept before."""
+        self._hparams_name = name
+        self.__dict__["_hparams"] = config
+        self.__dict__["_hparams_initial"] = copy.deepcopy(config)
 
     def _set_hparams(self, values: Any) -> None:
         self.hparams.update(_named_values(values))
@@ -180,15 +200,16 @@ def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any
     if not owner.hparams:
         return {}
     defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
-    values: dict[str, Any] = {}
-    for name, value in owner.hparams.items():
+    config = is_config(owner.hparams)
+    values: dict[str, Any] = encode(as_plain(owner.hparams, resolve=False), "hyper_parameters") if config else {}
+    for name, value in () if config else owner.hparams.items():
         plain = encode(value, name)
         if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):
             values[name] = plain
     return {
         f"{prefix}hparams_name": owner._hparams_name,
         f"{prefix}hyper_parameters": values,
-        f"{prefix}hparams_type": "AttributeDict",
+        f"{prefix}hparams_type": "DictConfig" if config else "AttributeDict",
     }
 
 
@@ -330,7 +351,35 @@ def _is_nothing(arg: Any) -> bool:
     return arg is None or (isinstance(arg, Mapping | list | tuple | set) and len(arg) == 0)
 
 
+def is_config(given: object) -> bool:
+    """Whether ``given`` is an OmegaConf mapping."""
+    return type(given).__name__ == "DictConfig" and type(given).__module__.split(".")[0] == "omegaconf"
+
+
+def as_plain(hparams: Any, resolve: bool = True) -> dict[str, Any]:
+    """Hyper-parameters as a dict of their own; with ``resolve`` OmegaConf's interpolations become values where they can."""
+    if not is_config(hparams):
+        return dict(hparams)
+    omegaconf = sys.modules["omegaconf"]
+    try:
+        plain = omegaconf.OmegaConf.to_container(hparams, resolve=resolve)
+    except omegaconf.errors.OmegaConfBaseException:  # an interpolation that leads nowhere yet
+        plain = omegaconf.OmegaConf.to_container(hparams, resolve=False)
+    values: dict[str, Any] = plain
+    return values
+
+
+def _without(config: Any, names: Iterable[str]) -> Any:
+    """A copy of an OmegaConf object that lacks some keys; the one given may be read-only."""
+    left_out = set(names) & set(config.keys())
+    if not left_out:
+        return copy.deepcopy(config)
+    return sys.modules["omegaconf"].OmegaConf.masked_copy(config, [key for key in config if key not in left_out])
+
+
 def _copied(values: Mapping[str, Any]) -> AttributeDict:
+    if is_config(values):
+        return copy.deepcopy(values)  # type: ignore[return-value]  # it has items and attributes alike
     copied = AttributeDict()
     for name, value in values.items():
         if isinstance(value, torch.nn.Module):

@@ -18,6 +18,7 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
+from leyden.hparams import as_plain
 from leyden.loggers.base import Logger, keeps_place
 from leyden.module import LightningModule
 from leyden.options import Options
@@ -304,7 +305,7 @@ class Lifecycle(Run):
         for owner in (self.datamodule, module):
             if owner is None or not getattr(owner, "_log_hyperparams", True):
                 continue
-            initial = owner.hparams_initial
+            initial = as_plain(owner.hparams_initial)
             clashing = [key for key in initial if key in merged and not same_value(merged[key], initial[key])]
             if clashing:
                 raise ConflictingOptions(
