@@ -307,3 +307,114 @@ def test_a_bar_knows_epochs_without_validation() -> None:
     mine = trainer(callbacks=Looking(), enable_progress_bar=True, check_val_every_n_epoch=2, max_epochs=4, limit_train_batches=1)
     mine.fit(BoringModel(), val_dataloaders=Loader([torch.ones(1, 32)] * 3))
     assert seen == [0, 3, 0, 3]
+
+
+# -- loaders that are made anew
+
+
+class Making(BoringModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[str, list[int]] = {"train": [], "val": []}
+
+    def train_dataloader(self) -> Any:
+        self.made["train"].append(self.current_epoch)
+        return Loader([torch.ones(1, 32)])
+
+    def val_dataloader(self) -> Any:
+        self.made["val"].append(self.current_epoch)
+        return Loader([torch.ones(1, 32)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("validates", "reloads", "sanity", "made"),
+    [
+        (3, 4, 0, [2, 8]),
+        (2, 1, 0, [1, 3, 5, 7, 9]),
+        (2, 2, 0, [1, 3, 5, 7, 9]),
+        (3, 2, 0, [2, 5, 8]),
+        (5, 2, 0, [4, 9]),
+        (1, 2, 0, [0, 2, 4, 6, 8]),
+        (1, 2, 1, [0, 2, 4, 6, 8]),
+        (3, 2, 1, [0, 2, 5, 8]),
+        (3, 0, 0, [0]),
+    ],
+)
+def test_the_validation_loader_is_made_when_a_validation_is_due(
+    validates: int, reloads: int, sanity: int, made: list[int], tmp_path: Any
+) -> None:
+    options: dict[str, Any] = {
+        "check_val_every_n_epoch": validates,
+        "reload_dataloaders_every_n_epochs": reloads,
+        "val_check_interval": 1.0,
+    }
+    module = Making()
+    trainer(max_epochs=10, num_sanity_val_steps=sanity, **options).fit(module)
+    assert module.made["val"] == made
+    assert module.made["train"] == (list(range(0, 10, reloads)) if reloads else [0])
+    if reloads and not sanity:  # a resumed run goes on in the same rhythm, but that it has to make the newest one again
+        first, second = trainer(max_epochs=6, **options), Making()
+        first.fit(Making())
+        first.save_checkpoint(tmp_path / "a.ckpt")
+        trainer(max_epochs=10, **options).fit(second, ckpt_path=tmp_path / "a.ckpt")
+        assert [epoch for epoch in made if epoch >= 6] == [e for e in second.made["val"] if e in made]
+
+
+def test_several_validations_of_an_epoch_share_a_loader() -> None:
+    class Longer(Making):
+        def train_dataloader(self) -> Any:
+            return Loader([torch.ones(1, 32)] * 4)
+
+    module = Longer()
+    trainer(max_epochs=4, val_check_interval=2, reload_dataloaders_every_n_epochs=1).fit(module)
+    assert module.made["val"] == [0, 1, 2, 3]
+
+
+# -- where a resumed run says that it is
+
+
+class Starting(BoringModel):
+    def on_train_start(self) -> None:
+        self.began = self.current_epoch, self.global_step
+
+
+def test_a_run_resumed_from_an_epoch_s_end_begins_with_the_next(tmp_path: Any) -> None:
+    class Saving(leyden.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.current_epoch}.ckpt")
+
+    options: dict[str, Any] = {"limit_train_batches": 3, "limit_val_batches": 1}
+    trainer(max_epochs=2, callbacks=Saving(), **options).fit(BoringModel())
+    for epoch in range(2):
+        content = torch.load(tmp_path / f"{epoch}.ckpt", weights_only=False)
+        module = Starting()
+        mine = trainer(max_epochs=3, **options)
+        mine.fit(module, ckpt_path=tmp_path / f"{epoch}.ckpt")
+        assert module.began == (content["epoch"] + 1, content["global_step"])
+        assert (mine.current_epoch, mine.global_step) == (3, 9)
+
+
+# -- samplers
+
+
+def test_samplers_are_told_each_epoch_once() -> None:
+    class Told(torch.utils.data.SequentialSampler):
+        def set_epoch(self, epoch: int) -> None:
+            self.__dict__.setdefault("told", []).append(epoch)
+
+    class ToldBatches(torch.utils.data.BatchSampler):
+        def set_epoch(self, epoch: int) -> None:
+            self.__dict__.setdefault("told", []).append(epoch)
+
+    def loader() -> tuple[Any, Any, Any]:
+        data: Any = torch.ones(4, 32)
+        batches = ToldBatches(Told(data), 2, False)
+        return torch.utils.data.DataLoader(data, batch_sampler=batches), batches, batches.sampler
+
+    (train, *of_train), (val, *of_val) = loader(), loader()
+    mine, module = trainer(max_epochs=3, num_sanity_val_steps=1), BoringModel()
+    mine.fit(module, train, val)
+    assert [sampler.told for sampler in of_train] == [[0, 1, 2]] * 2
+    assert [sampler.told for sampler in of_val] == [[0, 0, 1, 2]] * 2
+    mine.validate(module, val, verbose=False)
+    assert [sampler.told for sampler in of_val] == [[0, 0, 1, 2, 3]] * 2

@@ -79,7 +79,11 @@ class FitLoop:
             self.loaders.load()
             train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
             run.metrics.open_epoch("train", progress.done > Done.CHECKED)
-            hooks.emit(Callback.on_train_start)
+            progress.ahead = progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD
+            try:
+                hooks.emit(Callback.on_train_start)
+            finally:
+                progress.ahead = False
             put_random_state(run)
             hooks.heard = progress.cut_hook()
             while not self.end.is_here():
