@@ -79,11 +79,11 @@ class FitLoop:
             self.loaders.load()
             train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
             run.metrics.open_epoch("train", progress.done > Done.CHECKED)
-            progress.ahead = progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD
+            progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
             try:
                 hooks.emit(Callback.on_train_start)
             finally:
-                progress.ahead = False
+                progress.show_next(False)
             put_random_state(run)
             hooks.heard = progress.cut_hook()
             while not self.end.is_here():

@@ -58,13 +58,13 @@ class Manual:
         outputs = None if batch is None else self.forward(batch, index)
         if batch is not None and not self.wrapped and not self._stepped:
             self._count()  # optimizers that we never saw: the batch is the step
-        if outputs is not None and type(outputs) is not Tensor:
-            if not isinstance(outputs, Tensor | Mapping):
-                raise InvalidReturn(
-                    f"{type(self.module).__name__}.training_step returned {outputs!r} ({type(outputs).__name__}). In manual "
-                    f"optimization return a tensor, a dict, or nothing."
-                )
+        if isinstance(outputs, Mapping):
             outputs = self.run.read_returned("training_step", "train", outputs)
+        elif outputs is not None and not isinstance(outputs, Tensor):
+            raise InvalidReturn(
+                f"{type(self.module).__name__}.training_step returned {outputs!r} ({type(outputs).__name__}). In manual "
+                f"optimization return a tensor, a dict, or nothing."
+            )
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self.run.losses.waiting.append(loss.detach())

@@ -94,7 +94,11 @@ class Shown:
     """What is in no checkpoint."""
 
     __slots__ = ("ahead",)
-    ahead: bool  # the running epoch is over but for its end, and shown as the next one
+    ahead: bool
+
+    def show_next(self, ahead: bool) -> None:
+        """Whether the running epoch is over but for its end, and to be shown as the next one."""
+        self.ahead = ahead
 
 
 @dataclass(slots=True)
@@ -114,7 +118,7 @@ class Progress(Shown):
     told: int = 0  # in a checkpoint: who was told already of the hook that comes next
 
     def __post_init__(self) -> None:
-        self.ahead = False
+        self.show_next(False)
 
     @property
     def number(self) -> int:

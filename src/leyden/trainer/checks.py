@@ -110,8 +110,9 @@ def require_step(run: Run, module: LightningModule, stage: Stage) -> None:
 
 def require_predict(module: LightningModule) -> None:
     """Raise where ``module`` has neither a step for prediction nor a forward that could do instead."""
+    step: Any = module.predict_step
     has_step = overrides(module, LightningModule.predict_step)
-    if not callable(module.predict_step) or not (has_step or overrides(module, LightningModule.forward)):
+    if step is None or not (has_step or overrides(module, LightningModule.forward)):
         raise MissingMethod(
             f"{type(module).__name__} has no `predict_step`, which predict needs: def predict_step(self, batch, batch_idx). A "
             f"`forward` that takes the batch does too."
