@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,9 +10,25 @@ import torch
 from torch import Tensor, nn
 
 import leyden
-from leyden.callbacks import ModelSummary, RichModelSummary, RichProgressBar, Timer, TQDMProgressBar
+from leyden.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ModelSummary,
+    RichModelSummary,
+    RichProgressBar,
+    Timer,
+    TQDMProgressBar,
+)
 from leyden.checkpoint.files import reach
-from leyden.errors import ConflictingOptions, IgnoredSetting, LeydenWarning, MisconfigurationException, MissingPackage
+from leyden.errors import (
+    ConflictingOptions,
+    IgnoredSetting,
+    LeydenWarning,
+    MisconfigurationException,
+    MissingMonitor,
+    MissingPackage,
+)
 from leyden.inspect.summary import ModelSummary as Summary
 from leyden.state.stage import TrainerFn
 from leyden.testing import BoringModel
@@ -418,3 +435,66 @@ def test_samplers_are_told_each_epoch_once() -> None:
     assert [sampler.told for sampler in of_val] == [[0, 0, 1, 2]] * 2
     mine.validate(module, val, verbose=False)
     assert [sampler.told for sampler in of_val] == [[0, 0, 1, 2, 3]] * 2
+
+
+# -- checkpoints
+
+
+def test_a_checkpoint_that_was_named_outlives_the_run(tmp_path: Any) -> None:
+    def saving(epochs: int) -> leyden.Trainer:
+        writer = ModelCheckpoint(tmp_path / "ckpts", save_top_k=1, save_on_train_epoch_end=True)
+        return trainer(callbacks=writer, enable_checkpointing=True, max_epochs=epochs, limit_train_batches=2, limit_val_batches=0)
+
+    first = saving(1)
+    first.fit(BoringModel())
+    named = first.checkpoint_callback.best_model_path
+    for _ in range(2):  # the same command again
+        again = saving(3)
+        again.fit(BoringModel(), ckpt_path=named)
+        assert again.checkpoint_callback.best_model_path.endswith("epoch=2-step=6.ckpt")
+        assert os.path.exists(named)
+
+
+def test_a_quick_run_without_validation_keeps_the_last_state(tmp_path: Any) -> None:
+    class Module(BoringModel):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", self.step(batch))
+
+    def quick(*callbacks: Any) -> leyden.Trainer:
+        options: dict[str, Any] = {"limit_train_batches": 2, "limit_val_batches": 0, "max_epochs": 2}
+        return trainer(callbacks=list(callbacks), enable_checkpointing=True, **options)
+
+    writer = ModelCheckpoint(tmp_path, monitor="val_loss")
+    with pytest.warns(UserWarning, match="val_loss") as warned:
+        quick(writer).fit(Module())
+    assert len(warned) == 1
+    assert len(os.listdir(tmp_path)) == 1
+    with pytest.raises(MissingMonitor):
+        quick(EarlyStopping("val_loss")).fit(Module())
+
+
+@pytest.mark.parametrize("mine", [[], [ModelCheckpoint()]])
+def test_a_smoke_run_has_its_checkpoint_callback_and_writes_nothing(mine: list[Any], tmp_path: Any) -> None:
+    run = leyden.Trainer(fast_dev_run=True, callbacks=mine, enable_progress_bar=False, enable_model_summary=False)
+    assert isinstance(run.checkpoint_callback, ModelCheckpoint)
+    assert not mine or run.checkpoint_callback is mine[0]
+    run.fit(BoringModel())
+    assert run.checkpoint_callback.best_model_path == ""
+    assert os.listdir(tmp_path) == []
+
+
+# -- warnings that save an hour
+
+
+@pytest.mark.parametrize("hook", ["optimizer_step", "optimizer_zero_grad"])
+def test_a_hook_that_is_called_only_when_a_window_is_full_is_named(hook: str) -> None:
+    module: Any = type(
+        "Module", (BoringModel,), {hook: lambda self, *args, **kwargs: getattr(BoringModel, hook)(self, *args, **kwargs)}
+    )
+    with pytest.warns(UserWarning, match=f"overrides {hook}"):
+        trainer(callbacks=GradientAccumulationScheduler({0: 2}), limit_train_batches=2, limit_val_batches=0).fit(module())
+
+
+def test_parameters_that_do_not_exist_yet_are_not_counted_in_silence() -> None:
+    with pytest.warns(UserWarning, match="too low"):
+        assert Summary(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))).total_parameters == 4

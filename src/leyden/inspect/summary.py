@@ -112,6 +112,15 @@ class ModelSummary:
 
     @property
     def total_parameters(self) -> int:
+        if any(map(_is_lazy, self._model.parameters())):
+            warnings.warn(
+                "Lazy layers have parameters that do not exist before the first forward: the number of parameters is too low.",
+                LeydenWarning,
+                stacklevel=2,
+            )
+        return self._counted()
+
+    def _counted(self) -> int:
         return sum(_numel(parameter) for parameter in self._model.parameters())
 
     @property
@@ -197,7 +206,7 @@ class ModelSummary:
                 ("In sizes", list(map(str, self.in_sizes))),
                 ("Out sizes", list(map(str, self.out_sizes))),
             ]
-        other = self.total_parameters - self.total_layer_params
+        other = self._counted() - self.total_layer_params
         if other > 0:
             row = {" ": " ", "Name": OTHER_PARAMETERS, "Params": get_human_readable_count(other)}
             for head, cells in columns:
@@ -206,7 +215,7 @@ class ModelSummary:
 
     def totals(self) -> list[tuple[str, str]]:
         """What stands below the table: value and meaning."""
-        trainable, everything, modes = self.trainable_parameters, self.total_parameters, self.total_training_modes
+        trainable, everything, modes = self.trainable_parameters, self._counted(), self.total_training_modes
         rows = [
             (get_human_readable_count(trainable), "Trainable params"),
             (get_human_readable_count(everything - trainable), "Non-trainable params"),

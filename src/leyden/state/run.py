@@ -85,6 +85,7 @@ class Run(Views, ABC):
         self.metrics = Metrics()
         self.loaders = Loaders()
         self.ckpt_path: str | None = None
+        self.ckpt_is_named = False  # whether that path is the one which the user gave
         self.is_last_batch = False
         self.interrupted = False
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs

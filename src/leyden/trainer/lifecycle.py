@@ -272,6 +272,7 @@ class Lifecycle(Run):
         if fn is not TrainerFn.FITTING:
             request.read(self, weights_only)
         self.ckpt_path = request.path
+        self.ckpt_is_named = request.asked not in (None, "best", "last")
         self.strategy.place(module)
         if request.checkpoint is not None:
             self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
