@@ -112,7 +112,7 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
     "max_time": [
         ("long", V, TIME),
         (3, T, TIME),
-        ("00:99:00:00", V, TIME),
+        ("00:99:00", V, TIME),
         ({"weeky": 1}, T, TIME),
         ("00:00:00:00", V, "longer than zero"),
     ],

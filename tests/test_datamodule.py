@@ -402,3 +402,23 @@ def test_it_can_be_copied_and_pickled_after_a_run() -> None:
     for each in (copy.copy(data), copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
         assert each.hparams.batch_size == 6
     assert pickle.loads(pickle.dumps(data)).trainer is None
+
+
+def test_from_datasets_tells_a_constructor_that_asks() -> None:
+    class Named(leyden.LightningDataModule):
+        def __init__(self, batch_size: int = 1) -> None:
+            super().__init__()
+            self.told = {"batch_size": batch_size}
+
+    class Open(leyden.LightningDataModule):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__()
+            self.told = kwargs
+
+    class Closed(leyden.LightningDataModule):
+        told = None
+
+    data = RandomDataset(32, 8)
+    assert Named.from_datasets(data, batch_size=4, num_workers=2).told == {"batch_size": 4}
+    assert Open.from_datasets(data, batch_size=4, num_workers=2).told == {"batch_size": 4, "num_workers": 2}
+    assert Closed.from_datasets(data, batch_size=4).told is None

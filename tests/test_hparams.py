@@ -627,3 +627,175 @@ class TestDataModule:
         TorchCheckpointIO().save_checkpoint(encode(checkpoint), tmp_path / "a.ckpt")
         loaded = Data.load_from_checkpoint(tmp_path / "a.ckpt", batch_size=4)
         assert (loaded.folder, loaded.position, loaded.hparams.batch_size) == (Path("x"), 5, 4)
+
+
+# -- values at the moment of the call
+
+
+class Rebound(LightningModule):
+    def __init__(self, lr: float | None = None, depth: int = 2) -> None:
+        super().__init__()
+        lr = lr or 0.5
+        width = lr * 2  # no argument
+        assert width
+        self.save_hyperparameters()
+
+
+class ReboundByName(LightningModule):
+    def __init__(self, lr: float | None = None, depth: int = 2) -> None:
+        super().__init__()
+        lr = lr or 0.5
+        self.save_hyperparameters("lr")
+
+
+class Popping(LightningModule):
+    def __init__(self, **kwargs: Any) -> None:
+        self.popped = kwargs.pop("popped")
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class ReboundData(LightningDataModule):
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        size = size or 4
+        self.save_hyperparameters()
+
+
+class SavingBase(LightningModule):
+    def __init__(self, batch_size: int = 64) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class SavingMixin:
+    def __init__(self, *args: Any, extra: int = 12, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.save_hyperparameters()  # type: ignore[attr-defined]  # of what it is mixed into
+
+
+class Mixed(SavingMixin, SavingBase):
+    pass
+
+
+class ReboundTwice(Rebound):
+    def __init__(self, depth: int = 1, seed: int | None = None) -> None:
+        depth, seed = depth + 1, 7  # noqa: F841  # that it is seen is the point
+        super().__init__(depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Rebound, {"lr": 0.5, "depth": 2}),
+        (ReboundByName, {"lr": 0.5}),
+        (lambda: Popping(popped=1, kept=2), {"kept": 2}),
+        (ReboundData, {"size": 4}),
+        (Mixed, {"batch_size": 64, "extra": 12}),
+        (lambda: Mixed(extra=3, batch_size=8), {"batch_size": 8, "extra": 3}),
+        (ReboundTwice, {"lr": 0.5, "depth": 2, "seed": 7}),
+    ],
+)
+def test_what_is_saved_is_what_the_arguments_are_at_the_moment_of_the_call(make: Any, expected: dict[str, Any]):
+    assert dict(make().hparams) == expected
+
+
+def test_a_mixins_arguments_are_known_when_the_module_is_made_again(tmp_path: Path):
+    save(Mixed(extra=3, batch_size=8), tmp_path / "mixed.ckpt")
+    again = Mixed.load_from_checkpoint(tmp_path / "mixed.ckpt")
+    assert dict(again.hparams) == {"batch_size": 8, "extra": 3}
+    assert "_records" not in vars(SavingMixin.__init__)  # the user's class is as it was
+    assert inspect.signature(Mixed) == inspect.signature(SavingMixin)
+
+
+# -- OmegaConf
+
+
+class FromConfig(LightningModule):
+    def __init__(self, cfg: Any, ignore: Any = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, cfg.width)
+        self.save_hyperparameters(cfg, ignore=ignore)
+
+
+class ConfiguredData(LightningDataModule):
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters(cfg)
+
+
+class ConfiguredBySetting(LightningModule):
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.hparams = cfg
+
+
+@pytest.fixture
+def config() -> Any:
+    omegaconf = pytest.importorskip("omegaconf")
+    made = omegaconf.OmegaConf.create({"width": 2, "twice": "${width}", "optimizer": {"lr": 0.1, "names": ["a"]}, "later": "???"})
+    omegaconf.OmegaConf.set_struct(made, True)  # as Hydra does
+    return made
+
+
+@pytest.mark.parametrize("kind", [FromConfig, ConfiguredData, ConfiguredBySetting])
+def test_omegaconf_stays_omegaconf(kind: Any, config: Any, tmp_path: Path):
+    from omegaconf import DictConfig, OmegaConf
+
+    made = kind(config)
+    assert isinstance(made.hparams, DictConfig)
+    assert made.hparams == config == made.hparams_initial
+    assert made.hparams.twice == 2
+    assert made.hparams is not config
+    assert OmegaConf.to_yaml(made.hparams) == OmegaConf.to_yaml(config)
+    if kind is ConfiguredData:
+        return
+    save(made, tmp_path / "a.ckpt")
+    again = kind.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert isinstance(again.hparams, DictConfig)
+    assert OmegaConf.to_yaml(again.hparams) == OmegaConf.to_yaml(config)
+    again.hparams.width = 5
+    assert again.hparams.twice == 5  # an interpolation, and no copied value
+
+
+def test_omegaconf_through_a_run(config: Any, tmp_path: Path):
+    from omegaconf import DictConfig
+
+    class Model(BoringModel):
+        def __init__(self, cfg: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters(cfg)
+
+    config.later = 1
+    data = ConfiguredData(config)
+    trainer = Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, enable_progress_bar=False)
+    data.train_dataloader = BoringModel().train_dataloader  # type: ignore[method-assign]  # the smallest there is
+    trainer.fit(Model(config), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    text = Path(str(trainer.log_dir), "hparams.yaml").read_text()
+    assert "twice: 2\n" in text
+    assert isinstance(Model.load_from_checkpoint(tmp_path / "a.ckpt").hparams, DictConfig)
+    loaded = ConfiguredData.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert isinstance(loaded.hparams, DictConfig)
+    assert loaded.hparams == config
+
+
+def test_omegaconf_with_names_left_out_and_with_more(config: Any):
+    from omegaconf import DictConfig
+
+    made = FromConfig(config, ignore=["optimizer"])
+    assert isinstance(made.hparams, DictConfig)
+    assert set(made.hparams.keys()) == {"width", "twice", "later"}
+    assert "optimizer" in config
+    made.save_hyperparameters({"more": 1})
+    assert (made.hparams["width"], made.hparams["more"]) == (2, 1)
+
+
+def test_nobody_else_imports_omegaconf():
+    code = (
+        "import sys, leyden, leyden.testing as t; m = t.BoringModel(); m.save_hyperparameters({'a': 1}); "
+        "assert 'omegaconf' not in sys.modules"
+    )
+    import subprocess
+
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,7 @@ from typing import Any
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidType
 from leyden.hooks import PHASES, phase_of
-from leyden.loggers.base import DummyLogger, Logger
+from leyden.loggers.base import DummyLogger, Logger, is_logger
 from leyden.options import Options
 
 LOG_FOLDER = "lightning_logs"  # where users of Lightning look
@@ -24,12 +24,12 @@ def choose_loggers(given: Any, options: Options) -> list[Logger]:
         from leyden.loggers.csv import CSVLogger
 
         return [CSVLogger(options.default_root_dir, name=LOG_FOLDER)]
-    if isinstance(given, Logger):
+    if is_logger(given):
         return [given]
     if isinstance(given, Iterable) and not isinstance(given, str | bytes):
         loggers = list(given)
         for logger in loggers:
-            if not isinstance(logger, Logger):
+            if not is_logger(logger):
                 raise InvalidType("logger", logger, "a Logger, a list of them, True or False")
         return loggers
     raise InvalidType("logger", given, "a Logger, a list of them, True or False")
@@ -57,10 +57,11 @@ def choose_callbacks(given: Any, options: Options) -> list[Callback]:
         from leyden.callbacks.progress.rich_progress import RichProgressBar
 
         callbacks.append(RichProgressBar())
-    from leyden.callbacks.model_summary import ModelSummary
+    from leyden.callbacks.model_summary import ModelSummary, RichModelSummary
 
     if watching.model_summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
-        callbacks.append(ModelSummary())
+        drawn_by_rich = any(type(bar).__module__.endswith("rich_progress") for bar in bars)
+        callbacks.append(RichModelSummary() if drawn_by_rich else ModelSummary())
     if options.limits.max_time is not None:
         from leyden.callbacks.timer import Timer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -21,7 +22,12 @@ class Callback:
 
     Every hook gets the trainer and the module first. Callbacks fire in the order in which they were given, before the
     module's own hook of the same name.
+
+    While a verb runs, ``self.log`` and ``self.log_dict`` are the module's, legal where the module's are.
     """
+
+    log: Callable[..., None]
+    log_dict: Callable[..., None]
 
     leyden_phase: ClassVar[str] = "given"
     """When the callback is told, beside the others: ``"first"``, ``"given"`` (in the user's order), or ``"checkpoint"``: last,

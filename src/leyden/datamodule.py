@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,10 @@ class LightningDataModule(HyperparametersMixin):
         num_workers: int = 0,
         **datamodule_kwargs: Any,
     ) -> Self:
-        """A datamodule around datasets: the training set is shuffled, the others are not. Several per stage may be given."""
+        """A datamodule around datasets: the training set is shuffled, the others are not. Several per stage may be given.
+
+        ``batch_size`` and ``num_workers`` go to the constructor too, where it takes them.
+        """
 
         def loader(dataset: Any, shuffle: bool) -> Any:
             if isinstance(dataset, Mapping):
@@ -113,7 +117,10 @@ class LightningDataModule(HyperparametersMixin):
             pin = torch.cuda.is_available()
             return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, pin_memory=pin)
 
-        made = cls(**datamodule_kwargs)
+        parameters = inspect.signature(cls).parameters
+        takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        told = {"batch_size": batch_size, "num_workers": num_workers}
+        made = cls(**{name: value for name, value in told.items() if takes_any or name in parameters}, **datamodule_kwargs)
         given = {
             "train_dataloader": train_dataset,
             "val_dataloader": val_dataset,

@@ -7,7 +7,7 @@
      │   ├─ InvalidOption        (ValueError)       an argument has a wrong value
      │   │   └─ InvalidType      (TypeError)        an argument has a wrong type
      │   ├─ UnknownName          (TypeError, AttributeError)   a name that means nothing here, with the nearest right one
-     │   ├─ ConflictingOptions   (ValueError)       two arguments that exclude each other
+     │   ├─ ConflictingOptions   (ValueError, RuntimeError)   two arguments that exclude each other
      │   ├─ Unsupported          (NotImplementedError, ValueError)   known, but not offered; names the alternative
      │   │   └─ NotOffered       (ImportError)      a name to import that Lightning has and leyden does not
      │   ├─ DeviceUnavailable    (RuntimeError)     a device was asked for that this machine lacks
@@ -33,6 +33,7 @@
      └─ TrainingTerminated       (SystemExit)       SIGTERM or SIGUSR1 arrived; state was saved; exit code 143
 
     LeydenWarning (UserWarning)
+     ├─ IgnoredSetting       (RuntimeWarning)   what was written has no effect here
      ├─ LegacyNotice                        a name of an older Lightning was used; says today's name
      └─ PossibleUserWarning                 probably a mistake, harmless if meant
 
@@ -85,7 +86,7 @@ class UnknownName(MisconfigurationException, TypeError, AttributeError):
     """A name that means nothing here: a misspelt keyword, hook, key or method."""
 
 
-class ConflictingOptions(MisconfigurationException, ValueError):
+class ConflictingOptions(MisconfigurationException, ValueError, RuntimeError):
     """Two arguments that exclude each other were both given."""
 
 
@@ -191,6 +192,10 @@ class TrainingTerminated(LeydenError, SystemExit):
 
 class LeydenWarning(UserWarning):
     """Root of all warnings issued by leyden."""
+
+
+class IgnoredSetting(LeydenWarning, RuntimeWarning):
+    """What was written has no effect in this run."""
 
 
 class LegacyNotice(LeydenWarning):

@@ -7,9 +7,10 @@ import copy
 import dataclasses
 import functools
 import inspect
+import sys
 import types
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -33,10 +34,11 @@ class UnknownHyperparameter(UnknownName, KeyError):
 class HyperparametersMixin:
     """Adds :meth:`save_hyperparameters` and :attr:`hparams`.
 
-    The constructor of every subclass is wrapped, its signature unchanged, so that its arguments are known while it runs;
-    the stack is not looked at. Afterwards only what a checkpoint needs is kept: a copy of each argument that can be
-    written without pickle and is no larger than a megabyte, and the type's name of any other. What
-    :meth:`save_hyperparameters` was told to keep is kept as it is.
+    The constructor of every subclass is wrapped, its signature unchanged, so that what it was called with is known. Of this
+    only what a checkpoint needs is kept: a copy of each argument that can be written without pickle and is no larger than a
+    megabyte, and the type's name of any other. :meth:`save_hyperparameters` wants an argument's value at the moment of its
+    call, which nobody but the running constructor knows: it reads the frames of this object's own constructors, and no others.
+    What it was told to keep is kept as it is.
     """
 
     _hparams_name: str | None = None
@@ -45,8 +47,11 @@ class HyperparametersMixin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        init = cls.__dict__.get("__init__")
-        if isinstance(init, types.FunctionType) and cls.__module__ not in _UNRECORDED and not hasattr(init, "_records"):
+        owner = next(base for base in cls.__mro__ if "__init__" in base.__dict__)
+        # a plain class's constructor may be the first of the chain: then it is wrapped here, and the class left as it is
+        own = owner is cls or not (issubclass(owner, HyperparametersMixin) or getattr(owner, "_is_protocol", False))
+        init = owner.__dict__["__init__"]
+        if own and isinstance(init, types.FunctionType) and cls.__module__ not in _UNRECORDED and not hasattr(init, "_records"):
             cls.__init__ = _recording(init)  # type: ignore[method-assign]  # the wrapper's signature is the wrapped one's
 
     def save_hyperparameters(
@@ -55,10 +60,11 @@ class HyperparametersMixin:
         """Keep constructor arguments in :attr:`hparams`, from where they go into checkpoints and to the loggers.
 
         Args:
-            args: Nothing: all arguments of the constructors that are running, of this class and of its bases. Names: these
-                arguments. Dicts, namespaces, dataclass or OmegaConf objects: what stands in them.
+            args: Nothing: all arguments of the constructors that are running, of this class and of its bases, with the values
+                that they have now. Names: these arguments. Dicts, namespaces, dataclass or OmegaConf objects: what stands in
+                them.
             ignore: Names to leave out. They do not get into checkpoints either: loading takes the constructor's default for them.
-            frame: Accepted for Lightning's sake, and not needed.
+            frame: Where to look for the constructors first; by default, in the caller.
             logger: Whether loggers get them too.
 
         Raises:
@@ -68,9 +74,13 @@ class HyperparametersMixin:
         self._log_hyperparams = logger
         left_out = {ignore} if isinstance(ignore, str) else set(ignore or ())
         self._forget(left_out)
-        arguments = {name: value for name, value in self._known_arguments().items() if name not in left_out}
+        known = self._known_arguments(sys._getframe(1) if frame is None else frame)
+        arguments = {name: value for name, value in known.items() if name not in left_out}
         if not args:
             chosen, name = arguments, "kwargs" if arguments else None
+        elif len(args) == 1 and is_config(args[0]):
+            self._keep_config(_without(args[0], left_out), _name_of(args[0], arguments))
+            return
         else:
             objects = [arg for arg in args if not isinstance(arg, str) and not _is_nothing(arg)]
             chosen = {}
@@ -84,6 +94,8 @@ class HyperparametersMixin:
             chosen = {key: value for key, value in chosen.items() if key not in left_out}
             name = _name_of(objects[0], arguments) if len(objects) == 1 else "kwargs"
         self._hparams_name = name
+        if is_config(self.hparams):
+            self.__dict__["_hparams"] = AttributeDict(as_plain(self.hparams))
         self.hparams.update(chosen)
         self.remove_ignored_hparams(left_out)
         for key, value in chosen.items():
@@ -97,14 +109,20 @@ class HyperparametersMixin:
 
     @property
     def hparams(self) -> AttributeDict:
-        """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made."""
+        """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made.
+
+        An OmegaConf ``DictConfig`` that was saved as a whole, or set, stays one.
+        """
         kept: AttributeDict = self.__dict__.setdefault("_hparams", AttributeDict())
         return kept
 
     @hparams.setter
     def hparams(self, values: Any) -> None:
-        self._hparams_name = _name_of(values, self._known_arguments())
+        self._hparams_name = _name_of(values, self._known_arguments(sys._getframe(1)))
         self._log_hyperparams = True
+        if is_config(values):
+            self._keep_config(_without(values, ()), self._hparams_name)
+            return
         self.__dict__["_hparams"] = AttributeDict(_named_values(values))
         self.__dict__["_hparams_initial"] = _copied(self.hparams)
 
@@ -115,8 +133,17 @@ class HyperparametersMixin:
 
     def remove_ignored_hparams(self, ignore_list: Iterable[str]) -> None:
         """Take names out of :attr:`hparams` that a base class put there."""
+        if is_config(self.hparams):
+            self.__dict__["_hparams"] = _without(self.hparams, ignore_list)
+            return
         for name in ignore_list:
             self.hparams.pop(name, None)
+
+    def _keep_config(self, config: Any, name: str | None) -> None:
+        """Let an OmegaConf object be the hyper-parameters: it replaces what was kept before."""
+        self._hparams_name = name
+        self.__dict__["_hparams"] = config
+        self.__dict__["_hparams_initial"] = copy.deepcopy(config)
 
     def _set_hparams(self, values: Any) -> None:
         self.hparams.update(_named_values(values))
@@ -137,17 +164,19 @@ class HyperparametersMixin:
             if not (required and _is_unwritable(kept[name])):
                 del kept[name]
 
-    def _known_arguments(self) -> dict[str, Any]:
+    def _known_arguments(self, frame: types.FrameType | None = None) -> dict[str, Any]:
+        """The constructors' arguments: with the values that they have now in those that ``frame`` runs in, where it does."""
         if _made_by_dataclass(type(self)):
             fields = dataclasses.fields(self)  # type: ignore[arg-type]  # the line above asked
             return {field.name: getattr(self, field.name) for field in fields if field.init and hasattr(self, field.name)}
-        running = self.__dict__.get("_constructors")
+        present = list(_arguments_in(frame, self))
+        running = present or self.__dict__.get("_constructors")
         if running is None:
             from leyden.checkpoint.format import decode
 
             return {name: decode(value) for name, value in self.__dict__.get("_init_kept", {}).items()}
         merged: dict[str, Any] = {}
-        for arguments in reversed(running):  # the outermost constructor's word counts
+        for arguments in running if present else reversed(running):  # the outermost constructor's word counts
             merged.update(arguments)
         return merged
 
@@ -169,15 +198,16 @@ def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any
     if not owner.hparams:
         return {}
     defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
-    values: dict[str, Any] = {}
-    for name, value in owner.hparams.items():
+    config = is_config(owner.hparams)
+    values: dict[str, Any] = encode(as_plain(owner.hparams, resolve=False), "hyper_parameters") if config else {}
+    for name, value in () if config else owner.hparams.items():
         plain = encode(value, name)
         if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):
             values[name] = plain
     return {
         f"{prefix}hparams_name": owner._hparams_name,
         f"{prefix}hyper_parameters": values,
-        f"{prefix}hparams_type": "AttributeDict",
+        f"{prefix}hparams_type": "DictConfig" if config else "AttributeDict",
     }
 
 
@@ -186,7 +216,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
@@ -206,9 +236,24 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             if not running:
                 self.__dict__.pop("_constructors", None)
 
-    __init__._records = True  # type: ignore[attr-defined]  # so that it is not wrapped twice
-    __init__.__signature__ = signature  # type: ignore[attr-defined]  # for readers that do not follow __wrapped__
-    return __init__
+    recorded._records = True  # type: ignore[attr-defined]  # so that it is not wrapped twice
+    recorded.__signature__ = signature  # type: ignore[attr-defined]  # for readers that do not follow __wrapped__
+    return recorded
+
+
+def _arguments_in(frame: types.FrameType | None, owner: object) -> Iterator[dict[str, Any]]:
+    """The arguments of ``owner``'s constructors that ``frame`` runs in, from the innermost, with the values they have now."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__init__" and code.co_argcount:
+            values = frame.f_locals
+            if values.get(code.co_varnames[0]) is owner:
+                named = code.co_argcount + code.co_kwonlyargcount
+                arguments = {name: values[name] for name in code.co_varnames[1:named] if name in values}
+                if code.co_flags & inspect.CO_VARKEYWORDS:
+                    arguments.update(values.get(code.co_varnames[named + bool(code.co_flags & inspect.CO_VARARGS)], {}))
+                yield arguments
+        frame = frame.f_back
 
 
 def _flattened(signature: inspect.Signature, bound: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,7 +349,35 @@ def _is_nothing(arg: Any) -> bool:
     return arg is None or (isinstance(arg, Mapping | list | tuple | set) and len(arg) == 0)
 
 
+def is_config(given: object) -> bool:
+    """Whether ``given`` is an OmegaConf mapping."""
+    return type(given).__name__ == "DictConfig" and type(given).__module__.split(".")[0] == "omegaconf"
+
+
+def as_plain(hparams: Any, resolve: bool = True) -> dict[str, Any]:
+    """Hyper-parameters as a dict of their own; with ``resolve`` OmegaConf's interpolations become values where they can."""
+    if not is_config(hparams):
+        return dict(hparams)
+    omegaconf = sys.modules["omegaconf"]
+    try:
+        plain = omegaconf.OmegaConf.to_container(hparams, resolve=resolve)
+    except omegaconf.errors.OmegaConfBaseException:  # an interpolation that leads nowhere yet
+        plain = omegaconf.OmegaConf.to_container(hparams, resolve=False)
+    values: dict[str, Any] = plain
+    return values
+
+
+def _without(config: Any, names: Iterable[str]) -> Any:
+    """A copy of an OmegaConf object that lacks some keys; the one given may be read-only."""
+    left_out = set(names) & set(config.keys())
+    if not left_out:
+        return copy.deepcopy(config)
+    return sys.modules["omegaconf"].OmegaConf.masked_copy(config, [key for key in config if key not in left_out])
+
+
 def _copied(values: Mapping[str, Any]) -> AttributeDict:
+    if is_config(values):
+        return copy.deepcopy(values)  # type: ignore[return-value]  # it has items and attributes alike
     copied = AttributeDict()
     for name, value in values.items():
         if isinstance(value, torch.nn.Module):

@@ -214,7 +214,10 @@ def _saved(checkpoint: dict[str, Any], prefix: str, named: Mapping[str, Any], re
         return values
     name = checkpoint.get(f"{prefix}hparams_name")
     if name is not None and name != "kwargs" and name in named:
-        values[name] = _as_it_was(recorded.get(name), _names_in(saved))
+        if checkpoint.get(f"{prefix}hparams_type") == "DictConfig":
+            values[name] = _as_config(_names_in(saved))
+        else:
+            values[name] = _as_it_was(recorded.get(name), _names_in(saved))
     else:
         values.update(_names_in(saved))
     return values
@@ -236,6 +239,15 @@ def _as_it_was(original: Any, values: dict[str, Any]) -> Any:
                 object.__setattr__(original, field.name, values[field.name])
         return original
     return AttributeDict(values)
+
+
+def _as_config(values: dict[str, Any]) -> Any:
+    """An OmegaConf object, for a run that had one; where the package is not installed, attributes and items both work."""
+    try:
+        from omegaconf import OmegaConf
+    except ImportError:
+        return AttributeDict(values)
+    return OmegaConf.create(values)
 
 
 def _load_state(module: Any, state: dict[str, Any], strict: bool, where: str) -> None:

@@ -74,6 +74,11 @@ class LightningModule(HyperparametersMixin, nn.Module):
         state["_trainer"] = None
         return state
 
+    def __dir__(self) -> list[str]:
+        """What there is. Without a trainer that is not :attr:`trainer`: ``torch.jit.trace`` reads all that is named here."""
+        names = list(super().__dir__())  # type: ignore[no-untyped-call]  # torch has no annotation there
+        return names if self._trainer is not None else [name for name in names if name != "trainer"]
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no annotation there
         self.__dict__.setdefault("_trainer", None)

@@ -98,8 +98,6 @@ def read_duration(name: str, given: object) -> timedelta | None:
         if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
             raise InvalidOption(name, given, expected)
         days, hours, minutes, seconds = (int(part) for part in parts)
-        if hours > 23 or minutes > 59 or seconds > 59:
-            raise InvalidOption(name, given, expected)
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if isinstance(given, Mapping):
         try:
@@ -325,8 +323,7 @@ class Watching:
             log_every_n_steps=1 if dev else every,
             progress_bar=True if enable_progress_bar is None else check_bool("enable_progress_bar", enable_progress_bar),
             model_summary=True if enable_model_summary is None else check_bool("enable_model_summary", enable_model_summary),
-            checkpointing=not dev
-            and (True if enable_checkpointing is None else check_bool("enable_checkpointing", enable_checkpointing)),
+            checkpointing=True if enable_checkpointing is None else check_bool("enable_checkpointing", enable_checkpointing),
             autolog_hparams=check_bool("enable_autolog_hparams", enable_autolog_hparams),
         )
 

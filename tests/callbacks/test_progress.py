@@ -41,7 +41,8 @@ class FakeRun:
         self.num_test_batches = self.num_predict_batches = list(val)
         self.is_global_zero = True
         self.sanity_checking = False
-        self.fitting = False
+        self.fitting = self.training = False
+        self.check_val_every_n_epoch = 1
         self.current_epoch = 0
         self.max_epochs = epochs
         self.progress = SimpleNamespace(batch=0)

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+import leyden
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.data.combined import CombinedLoader
 from leyden.data.generators import generators_in, put_states, states_of
 from leyden.data.source import Source
 from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning
+from leyden.testing import BoringModel
 
 EPOCH = 3
 
@@ -506,3 +508,59 @@ def test_every_sampler_is_told_the_epoch_once(training: bool) -> None:
     for epoch in (0, 1):
         list(source.read(epoch))
     assert sampler.epochs == [0, 1]
+
+
+# -- containers of plain numbers
+
+
+class Noting(BoringModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def note(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.seen.append((batch, batch_idx, dataloader_idx))
+
+    validation_step = test_step = predict_step = note
+
+
+def quiet() -> leyden.Trainer:
+    return leyden.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+
+
+@pytest.mark.parametrize("loaders", [{"a": [0, 1], "b": [2, 3]}, [[0, 1], [2, 3]], ((0, 1), (2, 3))])
+def test_each_container_of_plain_numbers_is_a_loader(loaders: Any) -> None:
+    module = Noting()
+    quiet().predict(module, loaders)
+    assert module.seen == [(0, 0, 0), (1, 1, 0), (2, 0, 1), (3, 1, 1)]
+
+
+@pytest.mark.parametrize(("loader", "batches"), [([0], [0]), (["a", "b"], ["a", "b"]), ((1, 2.5), [1, 2.5]), ({7}, [7])])
+def test_one_container_of_plain_numbers_is_one_loader(loader: Any, batches: list[Any]) -> None:
+    module = Noting()
+    quiet().test(module, loader, verbose=False)
+    assert module.seen == [(batch, index, 0) for index, batch in enumerate(batches)]
+
+
+@pytest.mark.parametrize("mode", ["min_size", "max_size_cycle", "max_size", "sequential"])
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_a_combined_loader_of_them_is_evaluated_in_every_mode(mode: Any, verb: str) -> None:
+    mine, module = quiet(), Noting()
+    getattr(mine, verb)(module, CombinedLoader({"a": [0, 1, 2], "b": {3, 4}}, mode), verbose=False)
+    assert (mine.num_val_batches if verb == "validate" else mine.num_test_batches) == [3, 2]
+    expected = {
+        "min_size": [({"a": 0, "b": 3}, 0, 0), ({"a": 1, "b": 4}, 1, 0)],
+        "max_size": [({"a": 0, "b": 3}, 0, 0), ({"a": 1, "b": 4}, 1, 0), ({"a": 2, "b": None}, 2, 0)],
+        "max_size_cycle": [({"a": 0, "b": 3}, 0, 0), ({"a": 1, "b": 4}, 1, 0), ({"a": 2, "b": 3}, 2, 0)],
+        "sequential": [(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 0, 1), (4, 1, 1)],
+    }
+    assert module.seen == expected[mode]
+
+
+def test_flattened_loaders_fill_the_same_structure() -> None:
+    combined = CombinedLoader([[0], [[1], [[2]]]])
+    assert combined.flattened == [[0], [1], [2]]
+    combined.flattened = [[3], [4], [5]]
+    assert combined.iterables == [[3], [[4], [[5]]]]
+    with pytest.raises(ValueError, match="3 loaders"):
+        combined.flattened = [[3]]

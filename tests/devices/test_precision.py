@@ -371,3 +371,21 @@ def test_16_mixed_on_a_gpu() -> None:
         policy.step(optimizer)
         optimizer.zero_grad()
     assert not torch.equal(weights(net)[0], before[0])
+
+
+@pytest.mark.parametrize("name", ["64-true", "16-true", "bf16-true"])
+def test_complex_tensors_keep_their_imaginary_part(name: str):
+    class Rotation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.real = nn.Parameter(torch.ones(2))
+            self.weight = nn.Parameter(torch.full((2,), 1 + 1j))
+            self.register_buffer("phases", torch.full((2,), 1 + 1j))
+            self.register_buffer("count", torch.zeros(2, dtype=torch.int64))
+
+    policy = make_precision(name)
+    module = policy.convert_module(nn.Sequential(Rotation()))[0]  # type: ignore[index]  # a Sequential
+    assert (module.real.dtype, module.count.dtype) == (policy.dtype, torch.int64)
+    for kept in (module.weight, module.phases):
+        assert (kept.dtype, kept[0].item()) == (torch.complex64, 1 + 1j)
+    assert policy.convert_input(torch.full((2,), 1 + 1j)).dtype is torch.complex64

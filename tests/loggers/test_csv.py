@@ -68,7 +68,6 @@ def test_the_next_free_version_is_taken_by_one_only(tmp_path: Path) -> None:
     (tmp_path / "lightning_logs/version_7").mkdir(parents=True)
     (tmp_path / "lightning_logs/version_x").mkdir()
     first, second = CSVLogger(tmp_path), CSVLogger(tmp_path)
-    assert first.version == second.version == 8
     first.leyden_start()
     second.leyden_start()
     assert (first.version, second.version) == (8, 9)

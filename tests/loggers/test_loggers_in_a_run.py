@@ -182,3 +182,30 @@ def test_a_killed_and_resumed_run_has_the_rows_of_an_uninterrupted_one(tmp_path:
         names = accumulator.Tags()["scalars"]
         found.append({name: sorted((event.step, event.value) for event in accumulator.Scalars(name)) for name in names})
     assert found[0] == found[1]
+
+
+def test_the_trainer_s_logger_may_be_set(tmp_path: Path) -> None:
+    first, second, third = (CSVLogger(tmp_path, name=name) for name in ("first", "second", "third"))
+    trainer = Trainer(logger=first, max_epochs=1, enable_progress_bar=False, enable_model_summary=False)
+    trainer.logger = second
+    assert trainer.loggers == [second]
+    trainer.fit(Model(), loader(), loader())
+    assert [row["step"] for row in rows(second)] == ["3"]
+    assert not os.path.exists(first.log_dir)
+    trainer.loggers = [third, first]
+    assert trainer.logger is third
+    trainer.logger = None
+    assert (trainer.loggers, trainer.logger) == ([], None)
+    trainer.loggers = None
+    assert (trainer.loggers, trainer.logger) == ([], None)
+
+
+def test_a_logger_that_a_hook_puts_in_place_keeps_its_rows(tmp_path: Path) -> None:
+    class Changing(Model):
+        def setup(self, stage: str) -> None:
+            self.trainer.logger = CSVLogger(tmp_path, name="mine")
+
+    trainer = Trainer(logger=False, max_epochs=1, log_every_n_steps=1, enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(Changing(), loader(), loader())
+    assert trainer.logger is not None
+    assert len(rows(trainer.logger)) >= 4

@@ -151,7 +151,8 @@ def test_no_default_metric(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     logger.log_hyperparams({"lr": 0.1})
     logger.finalize("success")
-    assert os.listdir(logger.log_dir) == ["hparams.yaml"]
+    events, yaml = sorted(os.listdir(logger.log_dir))
+    assert (events.startswith("events.out.tfevents."), yaml) == (True, "hparams.yaml")
 
 
 class Net(nn.Module):

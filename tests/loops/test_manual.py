@@ -203,10 +203,8 @@ class TestOneOptimizer:
         fit(module)
         assert module.lr_schedulers() is None
 
-    @pytest.mark.parametrize(
-        ("returned", "told"), [(None, {}), (3, {"loss": 3}), ({"x": 1}, {"x": 1}), (torch.ones(3, requires_grad=True), None)]
-    )
-    def test_any_return_is_fine(self, returned: Any, told: Any) -> None:
+    @pytest.mark.parametrize(("returned", "told"), [(None, {}), ({"x": 1}, {"x": 1}), (torch.ones(3, requires_grad=True), None)])
+    def test_a_tensor_a_dict_and_nothing_are_fine(self, returned: Any, told: Any) -> None:
         outputs: list[Any] = []
 
         class Returning(Module):

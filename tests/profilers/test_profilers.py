@@ -270,3 +270,32 @@ def test_a_profiler_of_the_users_own() -> None:
         pass
     profiler.describe()
     assert profiler.events == ["start backward", "stop backward"]
+
+
+@pytest.mark.parametrize("kind", [SimpleProfiler, AdvancedProfiler, PyTorchProfiler])
+def test_without_a_folder_it_has_the_run_s(kind: Any, tmp_path: Path) -> None:
+    profiler = kind(filename="report")
+    profiler.setup("fit", 0, tmp_path / "one")
+    assert profiler.dirpath == tmp_path / "one"
+    profiler.setup("fit", 0, tmp_path / "two")
+    assert profiler.dirpath == tmp_path / "two"
+    own = kind(tmp_path / "own", filename="report")
+    own.setup("fit", 0, tmp_path / "one")
+    assert own.dirpath == tmp_path / "own"
+
+
+def test_a_table_s_shape_may_be_chosen() -> None:
+    narrow, usual = (PyTorchProfiler(table_kwargs=table, schedule=None) for table in ({"max_name_column_width": 20}, None))
+    tables = []
+    for profiler in (narrow, usual):
+        with profiler.profile("an action with a name that is longer than any column would ever like to have it"):
+            torch.ones(2) + 1
+        tables.append(profiler.summary())
+    assert "an action with a ..." in tables[0]
+    assert "an action with a name that is longer than any column..." in tables[1]
+
+
+@pytest.mark.parametrize("key", ["self", "row_limit", "sort_by", "max_name_colum_width"])
+def test_unknown_keys_of_the_table_are_refused_at_once(key: str) -> None:
+    with pytest.raises(KeyError, match=key):
+        PyTorchProfiler(table_kwargs={key: 1})

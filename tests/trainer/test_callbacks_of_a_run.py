@@ -10,7 +10,7 @@ import torch
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, Timer, TQDMProgressBar
-from leyden.errors import ConflictingOptions, InvalidType, UnknownName
+from leyden.errors import ConflictingOptions, IllegalLog, InvalidType, UnknownName
 from leyden.testing import BoringModel
 
 
@@ -274,3 +274,59 @@ def test_weights_do_not_depend_on_callbacks() -> None:
         return module.layer.weight.detach()
 
     assert torch.equal(fit([]), fit([A(), EarlyStopping("val_loss")]))
+
+
+# -- what callbacks may do
+
+
+class Logs(leyden.Callback):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log("from_batch", float(batch_idx))
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.log_dict({"from_epoch": 2.0, "more": {"inside": 3.0}})
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.log("from_validation", 4.0)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.log("from_test", 5.0)
+
+
+def test_callbacks_log_as_the_module_does_while_a_verb_runs() -> None:
+    of_trainer, of_module = Logs(), type("Others", (Logs,), {})()
+    mine = trainer(callbacks=of_trainer, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    mine.fit(Logging([of_module]))
+    found = {name: float(value) for name, value in mine.callback_metrics.items()}
+    assert {name: found[name] for name in ("from_batch", "from_epoch", "more/inside", "from_validation")} == {
+        "from_batch": 1.0,
+        "from_epoch": 2.0,
+        "more/inside": 3.0,
+        "from_validation": 4.0,
+    }
+    mine.test(Logging(), verbose=False)
+    assert mine.callback_metrics["from_test"] == 5.0
+    assert not hasattr(of_trainer, "log")
+    assert not hasattr(of_module, "log_dict")
+
+
+def test_a_callback_s_log_is_legal_where_the_module_s_is() -> None:
+    class Early(leyden.Callback):
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            self.log("x", 1.0)
+
+    with pytest.raises(IllegalLog):
+        trainer(callbacks=Early(), enable_progress_bar=False, enable_model_summary=False).fit(Logging())
+
+
+def test_a_callback_s_own_log_stays() -> None:
+    class Own(leyden.Callback):
+        def __init__(self) -> None:
+            self.log = []  # type: ignore[assignment]  # a user's own attribute
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.log.append("started")  # type: ignore[attr-defined]  # as above
+
+    own = Own()
+    trainer(callbacks=own, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False).fit(Logging())
+    assert own.log == ["started"]

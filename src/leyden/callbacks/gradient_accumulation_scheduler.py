@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.errors import ConflictingOptions, InvalidType, Unsupported
+from leyden.distributed.rank_zero import rank_zero_warn
+from leyden.errors import ConflictingOptions, InvalidType, LeydenWarning, Unsupported
+from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.options import check_accumulation
 from leyden.state.run import Run
@@ -57,6 +59,12 @@ class GradientAccumulationScheduler(Callback):
                 f"Trainer(accumulate_grad_batches={fixed!r}) and GradientAccumulationScheduler({self.scheduling!r}) both say how "
                 f"many batches make a step. Leave one of them out."
             )
+        for hook in (LightningModule.optimizer_step, LightningModule.optimizer_zero_grad):
+            if overrides(pl_module, hook) and self.going_to_accumulate_grad_batches():
+                rank_zero_warn(
+                    f"{type(pl_module).__name__} overrides {hook.__name__}: it is called only when a window of batches is full.",
+                    category=LeydenWarning,
+                )
         self._apply(trainer)  # a run that resumes in the middle of an epoch starts none
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:

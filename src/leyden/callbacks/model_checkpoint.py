@@ -236,7 +236,9 @@ class ModelCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
         batches = trainer.progress.batches
-        keeps_last = (self.save_last or self._chooses_monitor) and not trainer.fast_dev_run
+        # a quick run without validation has no metric to judge by: what it has trained is kept all the same
+        unjudged = self.monitor is not None and trainer.limit_val_batches == 0 and self.save_top_k and not self.best_model_path
+        keeps_last = (self.save_last or self._chooses_monitor or unjudged) and not trainer.fast_dev_run
         if keeps_last and batches and self._moments.batches != (batches, True):
             # a run that is started again has to know that it is over
             self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)))
@@ -418,13 +420,16 @@ class ModelCheckpoint(Checkpoint):
         trainer.save_checkpoint(filepath, self.save_weights_only)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)
+                if hasattr(logger, "after_save_checkpoint"):
+                    logger.after_save_checkpoint(self)
 
     def _remove_checkpoint(self, trainer: Run, filepath: str) -> None:
         """Remove a file of this run that is no longer wanted."""
         trainer.remove_checkpoint(filepath)
 
     def _remove_outdated(self, trainer: Run, spare: str | None = None) -> None:
+        if trainer.ckpt_is_named and trainer.ckpt_path is not None:
+            spare = absolute(trainer.ckpt_path)  # the same command may be given again
         for path in self.retention.unwanted(self.dirpath, spare):
             self._remove_checkpoint(trainer, path)
             self.retention.written.discard(path)

@@ -46,7 +46,7 @@ class ModelSummary(Callback):
         if trainer.is_global_zero:
             self.summarize(
                 summary._get_summary_data(),
-                summary.total_parameters,
+                summary._counted(),
                 summary.trainable_parameters,
                 summary.model_size,
                 summary.total_training_modes,

@@ -69,10 +69,12 @@ class Monitor:
     def wait_for_first(self, run: Run, epoch_over: bool, who: str, meanwhile: str) -> None:
         """The metric is not there: say once what goes without it ``meanwhile``, where it may still come.
 
+        With ``limit_val_batches=0``, a quick run, it need not come.
+
         Raises:
             MissingMonitor: it will not come.
         """
-        if not self.may_still_come(run, epoch_over):
+        if not self.may_still_come(run, epoch_over) and run.limit_val_batches != 0:
             raise self.missing(who, run)
         if not self._warned:
             self._warned = True

@@ -137,7 +137,8 @@ def reach(path: str, storage_options: Any = None) -> tuple[Any, str]:
     try:
         filesystem, place = fsspec.core.url_to_fs(path, **(storage_options or {}))
     except ImportError as error:
-        raise MissingPackage(path.split("://")[0] + "fs", f"The path {path!r}") from error
+        missing = getattr(error.__cause__ or error, "name", None)  # the module that fsspec wanted
+        raise MissingPackage((missing or path.split("://")[0] + "fs").split(".")[0], f"The path {path!r}") from error
     except ValueError as error:
         raise InvalidOption("path", path, "a local path, or an URL of a kind that fsspec knows") from error
     return filesystem, place

@@ -120,10 +120,13 @@ def _then(step: Callable[..., Any], end: Callable[..., Any]) -> Callable[..., An
 
 
 def _refuse_arguments_gone(module: LightningModule) -> None:
+    step: Any = module.training_step
+    if step is None:
+        return
     name = f"{type(module).__name__}.training_step"
     required = {
         each.name
-        for each in inspect.signature(module.training_step).parameters.values()
+        for each in inspect.signature(step).parameters.values()
         if each.default is each.empty and each.kind is not each.VAR_KEYWORD
     }
     for argument in ("optimizer_idx", "optimizer_i"):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from leyden.data.reading import length_of, refuse_leak
+from leyden.data.reading import is_plain, length_of, refuse_leak
 from leyden.errors import EmptyLoader, InvalidOption
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
@@ -23,7 +23,7 @@ class CombinedLoader:
     Raises :class:`EmptyLoader` while it is read, where ``max_size_cycle`` has to repeat a loader that has nothing.
 
     Args:
-        iterables: a loader, or a nested list, tuple or dict of loaders.
+        iterables: a loader, or a nested list, tuple or dict of loaders. A container of numbers or strings alone is a loader.
         mode: ``min_size`` ends with the shortest; ``max_size_cycle`` ends with the longest and starts shorter ones again;
             ``max_size`` ends with the longest and gives ``None`` for those that have ended; ``sequential`` reads one after
             another.
@@ -34,7 +34,7 @@ class CombinedLoader:
             raise InvalidOption("mode", mode, f"one of {', '.join(MODES)}")
         self._iterables = iterables
         self.mode: str = mode
-        flat: tuple[list[Any], TreeSpec] = tree_flatten(iterables)
+        flat: tuple[list[Any], TreeSpec] = tree_flatten(iterables, is_leaf=is_plain)
         self._flat, self._spec = flat
         self.limits: list[int | float] | None = None
         self._iterators: list[Iterator[Any] | None] = []

@@ -125,6 +125,13 @@ def set_epoch(loaders: Iterable[Any], epoch: int) -> None:
                 tell(epoch)
 
 
+def is_plain(given: object) -> bool:
+    """Whether ``given`` is a container of numbers or strings alone: one loader, whose batches are its items."""
+    if not isinstance(given, list | tuple | set | frozenset) or not given:
+        return False
+    return all(isinstance(item, int | float | str) for item in given)
+
+
 def is_loader(given: Any) -> bool:
     """Whether ``given`` can be iterated for batches."""
     return isinstance(given, Iterable) or hasattr(given, "__getitem__")

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from leyden.data.combined import CombinedLoader
 from leyden.data.reader import Reader
-from leyden.data.reading import is_loader, read, reads_map_style
+from leyden.data.reading import is_loader, is_plain, length_of, read, reads_map_style
 from leyden.data.share import ALONE, Share
 from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning, warn_user
 from leyden.options import limited
@@ -87,6 +87,20 @@ class Source:
     def batches(self) -> list[int | float]:
         """Batches of each reader; infinity where unknown."""
         return [float("inf") if stop is None else stop for stop in self.stops]
+
+    @property
+    def batches_of_each(self) -> list[int | float]:
+        """Batches of each loader, also of those that one reader reads side by side; infinity where unknown."""
+        each: list[int | float] = []
+        for reader, batches in zip(self.readers, self.batches, strict=True):
+            if reader.combined is None:
+                each.append(batches)
+                continue
+            for leaf in reader.leaves:
+                length = length_of(leaf.seen_with(leaf.share))
+                stop = None if length == 0 else limited(length, self.limit, self.limit_name)
+                each.append(0 if length == 0 else float("inf") if stop is None else stop)
+        return each
 
     def _named(self, reader: int) -> str:
         return self.name if len(self.readers) == 1 else f"{self.name} (loader {reader})"
@@ -193,13 +207,16 @@ class Source:
 
 def side_by_side(given: Any) -> Any:
     """The loaders as one, whose batches hold a batch of each."""
-    return CombinedLoader(given, "max_size_cycle") if isinstance(given, list | tuple | Mapping) else given
+    several = isinstance(given, list | tuple | Mapping) and not is_plain(given)
+    return CombinedLoader(given, "max_size_cycle") if several else given
 
 
 def one_by_one(given: Any) -> list[Any]:
     """The loaders in the order in which they are read."""
     if isinstance(given, CombinedLoader):
         return given.flattened if given.mode == "sequential" else [given]
+    if is_plain(given):
+        return [given]
     if isinstance(given, Mapping):
         return list(given.values())
     return list(given) if isinstance(given, list | tuple) else [given]
@@ -231,13 +248,15 @@ def check_loaders(given: Any, name: str) -> None:
         for position, value in enumerate(given.flattened):
             check_loaders(value, f"loader {position} of {name}")
         return
+    if is_plain(given):
+        return
     if isinstance(given, Mapping):
         for key, value in given.items():
             check_loaders(value, f"item {key!r} of {name}")
     elif isinstance(given, list | tuple):
         for position, value in enumerate(given):
             if isinstance(value, Tensor) or (
-                isinstance(value, list | tuple | Mapping) and value and all(map(_is_data, _items(value)))
+                isinstance(value, list | tuple | Mapping) and any(isinstance(item, Tensor) for item in _items(value))
             ):
                 raise InvalidLoader(
                     f"{name} is a {type(given).__name__} of batches, and a {type(given).__name__} is read as several loaders. "
@@ -257,10 +276,6 @@ def check_loaders(given: Any, name: str) -> None:
 
 def _items(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, Mapping) else list(value)
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, Tensor | int | float | str)
 
 
 def _described(given: object) -> str:

@@ -88,7 +88,8 @@ class _TruePrecision(Precision):
         self.dtype = dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        return module.to(dtype=self.dtype)
+        # not module.to(dtype=...): that takes complex tensors along, and drops their imaginary part
+        return module._apply(self._convert)  # type: ignore[no-any-return]  # torch has no annotation there
 
     def convert_input(self, data: Any) -> Any:
         return tree_map(data, Tensor, self._convert)

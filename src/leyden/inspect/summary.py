@@ -111,6 +111,14 @@ class ModelSummary:
 
     @property
     def total_parameters(self) -> int:
+        if any(map(_is_lazy, self._model.parameters())):
+            warn_user(
+                "Lazy layers have parameters that do not exist before the first forward: the number of parameters is too low.",
+                LeydenWarning,
+            )
+        return self._counted()
+
+    def _counted(self) -> int:
         return sum(_numel(parameter) for parameter in self._model.parameters())
 
     @property
@@ -195,7 +203,7 @@ class ModelSummary:
                 ("In sizes", list(map(str, self.in_sizes))),
                 ("Out sizes", list(map(str, self.out_sizes))),
             ]
-        other = self.total_parameters - self.total_layer_params
+        other = self._counted() - self.total_layer_params
         if other > 0:
             row = {" ": " ", "Name": OTHER_PARAMETERS, "Params": get_human_readable_count(other)}
             for head, cells in columns:
@@ -204,7 +212,7 @@ class ModelSummary:
 
     def totals(self) -> list[tuple[str, str]]:
         """What stands below the table: value and meaning."""
-        trainable, everything, modes = self.trainable_parameters, self.total_parameters, self.total_training_modes
+        trainable, everything, modes = self.trainable_parameters, self._counted(), self.total_training_modes
         rows = [
             (get_human_readable_count(trainable), "Trainable params"),
             (get_human_readable_count(everything - trainable), "Non-trainable params"),
@@ -270,12 +278,13 @@ def _numel(parameter: Tensor) -> int:
 
 @contextmanager
 def _watched(layer: LayerSummary) -> Iterator[None]:
-    def note(module: nn.Module, given: Any, returned: Any) -> None:
+    def note(module: nn.Module, given: Any, named: dict[str, Any], returned: Any) -> None:
+        given = [*given, *named.values()]
         if given:
             layer.in_size = parse_batch_shape(given[0] if len(given) == 1 else given)
         layer.out_size = parse_batch_shape(returned)
 
-    handle = layer._module.register_forward_hook(note)
+    handle = layer._module.register_forward_hook(note, with_kwargs=True)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -127,6 +128,27 @@ def check_scalar(name: str, value: Any) -> None:
         raise InvalidType(
             f"metrics[{name!r}]", f"tensor of shape {tuple(value.shape)}", "one number", "Reduce it first, such as by .mean()."
         )
+
+
+LIKE_A_LOGGER = ("log_metrics", "log_hyperparams", "save", "finalize", "name", "version")
+
+
+def is_logger(given: object) -> bool:
+    """Whether ``given`` is a logger, or has what makes one: the methods of Lightning's, whatever its class."""
+    if isinstance(given, Logger):
+        return True
+    return not isinstance(given, type) and all(hasattr(type(given), name) or hasattr(given, name) for name in LIKE_A_LOGGER)
+
+
+def keeps_place(logger: object) -> bool:
+    """Whether ``logger`` has what :class:`Logger` adds to Lightning's methods. One that merely looks like it is not asked."""
+    return issubclass(type(logger), Logger)
+
+
+def folder_of(logger: Any, which: str = "log_dir") -> str | None:
+    """The logger's folder under the name ``which``; ``None`` where it has none."""
+    folder = getattr(logger, which, None)
+    return os.fspath(folder) if isinstance(folder, str | os.PathLike) else None
 
 
 def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:

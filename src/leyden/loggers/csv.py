@@ -53,7 +53,7 @@ class CSVLogger(InFolder, Logger):
             raise InvalidType("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
         if flush_logs_every_n_steps < 1:
             raise InvalidOption("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
-        self._folder = RunFolder(save_dir, name, version)
+        self._chosen = RunFolder(save_dir, name, version)
         self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
         self._every = flush_logs_every_n_steps
         self._writer: ExperimentWriter | None = None
@@ -69,15 +69,19 @@ class CSVLogger(InFolder, Logger):
 
     def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
-        _ = self.experiment
+        self.experiment.expect_hparams()
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row: numbers, or 0-dim tensors that are read from their device when rows are written."""
-        (self._writer or self.experiment).log_metrics(metrics, step)
+        writer = self._writer or self.experiment
+        writer.log_metrics(metrics, step)
+        if writer.is_full:
+            self.save()
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None, *args: Any, **kwargs: Any) -> None:
-        """Take hyper-parameters. They are written with the next :meth:`save`."""
+        """Add hyper-parameters, and write them all to ``hparams.yaml``."""
         self.experiment.log_hparams(as_dict(params))
+        self.save()
 
     def save(self) -> None:
         """Write what waits. Nothing is created where nothing was logged."""
@@ -138,6 +142,7 @@ class ExperimentWriter:
         self._every = flush_every_n_steps
         self._flushed = 0  # the step at the last flush
         self._hparams_wait = False
+        self.is_full = False  # whether rows have waited long enough
         self._files, _ = fsspec.core.url_to_fs(log_dir)
         self._remote = "://" in log_dir
         self._columns: list[str] = []
@@ -165,15 +170,20 @@ class ExperimentWriter:
         self.metrics.append((dict(metrics), step))
         if step - self._flushed >= self._every or len(self.metrics) >= self._every or step < self._flushed:
             self._flushed = step
-            self.save()
+            self.is_full = True
 
     def log_hparams(self, params: dict[str, Any]) -> None:
         """Add hyper-parameters."""
         self.hparams.update(params)
         self._hparams_wait = True
 
+    def expect_hparams(self) -> None:
+        """A run begins: its hyper-parameters' file is to be there, whatever stands in it."""
+        self._hparams_wait = self._hparams_wait or not self._files.exists(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE))
+
     def save(self) -> None:
         """Write what waits. When the disk refuses, rows wait on, with a :class:`LeydenWarning`."""
+        self.is_full = False
         try:
             if self._hparams_wait:
                 self._replace(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE), to_yaml(self.hparams).encode())

@@ -31,6 +31,8 @@ class RunFolder:
         self.name = name or ""
         self.sub_dir = None if sub_dir is None else os.path.expandvars(os.path.expanduser(os.fspath(sub_dir)))
         self.claimed = False
+        self._root: str | None = None  # where a subclass of the logger says that they are elsewhere
+        self._path: str | None = None
         self._version = version
         self._settled = version is not None
 
@@ -42,7 +44,7 @@ class RunFolder:
     @property
     def root(self) -> str:
         """The folder that holds all versions."""
-        return os.path.join(self.save_dir, self.name)
+        return os.path.join(self.save_dir, self.name) if self._root is None else self._root
 
     @property
     def version(self) -> int | str:
@@ -51,10 +53,32 @@ class RunFolder:
             self._version = self._next()
         return self._version
 
+    def fix(self) -> int | str:
+        """The run's version, which stays from now on: somebody was told."""
+        if not self._settled:
+            self._version = self._next() if not self.claimed else self.version
+            self._settled = True
+        return self.version
+
     @property
     def path(self) -> str:
         """The folder of the run."""
-        return self.of(self.version)
+        return self.of(self.version) if self._path is None else self._path
+
+    def follow(self, what: str, said: Any) -> None:
+        """A subclass of the logger says another ``name``, ``version``, ``save_dir``, ``root_dir`` or ``log_dir``."""
+        if what == "name":
+            self.name = said or ""
+        elif said is None:
+            return
+        elif what == "version":
+            self._version, self._settled = said, True
+        elif what == "save_dir":
+            self.save_dir = os.fspath(said)
+        elif what == "root_dir":
+            self._root = os.fspath(said)
+        else:
+            self._path, self._settled = os.fspath(said), True
 
     @property
     def absolute(self) -> str:
@@ -161,26 +185,46 @@ class RunFolder:
 class InFolder:
     """The part that loggers share which write into a :class:`RunFolder`."""
 
-    _folder: RunFolder
+    _chosen: RunFolder  # what the constructor was given
+
+    @property
+    def _folder(self) -> RunFolder:
+        return self._followed("save_dir", "name", "root_dir", "version", "log_dir")
+
+    def _followed(self, *names: str) -> RunFolder:
+        """The folder, with what a subclass overrides: it owns its name, its version and its place."""
+        folder = self._chosen
+        for name in names:
+            if getattr(type(self), name) is not getattr(InFolder, name):
+                folder.follow(name, getattr(self, name))
+        return folder
 
     @property
     def name(self) -> str:
-        return self._folder.name
+        return self._chosen.name
 
     @property
     def version(self) -> int | str:
-        return self._folder.version
+        """The run's version. Once it was read, here or in :attr:`log_dir`, it stays."""
+        return self._followed("save_dir", "name", "root_dir").fix()
 
     @property
     def save_dir(self) -> str:
-        return self._folder.save_dir
+        return self._chosen.save_dir
 
     @property
     def root_dir(self) -> str:
-        return self._folder.root
+        return self._followed("save_dir", "name").root
 
     @property
     def log_dir(self) -> str:
+        folder = self._followed("save_dir", "name", "root_dir", "version")
+        folder.fix()
+        return folder.path
+
+    @property
+    def likely_dir(self) -> str:
+        """:attr:`log_dir` as things stand; reading it fixes nothing."""
         return self._folder.path
 
     def leyden_go_on(self, position: dict[str, Any]) -> None:

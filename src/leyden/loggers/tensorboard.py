@@ -73,7 +73,7 @@ class TensorBoardLogger(InFolder, Logger):
     ) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingPackage("tensorboard", "TensorBoardLogger", "tensorboard")
-        self._folder = RunFolder(save_dir, name, version, sub_dir)
+        self._chosen = RunFolder(save_dir, name, version, sub_dir)
         self._log_graph = log_graph
         self._default_hp_metric = default_hp_metric
         self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
@@ -87,6 +87,12 @@ class TensorBoardLogger(InFolder, Logger):
         self._hparams_wait: list[tuple[dict[str, Any], int, bool]] = []  # metrics, step, whether they are drawn
         self._yaml_waits = False
         self._hparams_written = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the open file, after what waits was written: a copy makes a file of its own."""
+        self.save()
+        self._note_files()
+        return {**self.__dict__, "_writer": None}
 
     @property
     def sub_dir(self) -> str | None:
@@ -108,6 +114,7 @@ class TensorBoardLogger(InFolder, Logger):
     def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
         if not rank_zero_only.rank:
+            self._yaml_waits = self._yaml_waits or not self._there(self.NAME_HPARAMS_FILE)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the package's imports warn of its own dependencies
                 # now, and not in the middle of training when the first rows are written
@@ -135,7 +142,7 @@ class TensorBoardLogger(InFolder, Logger):
         step: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take hyper-parameters. They are written with the next :meth:`save`, after a resume only where they were not yet.
+        """Add hyper-parameters, and write them all to ``hparams.yaml``; to the event file with the next :meth:`save`.
 
         ``metrics`` are values to compare runs by: a number (``hp_metric``) or numbers by name, drawn at ``step`` (0).
         """
@@ -151,6 +158,8 @@ class TensorBoardLogger(InFolder, Logger):
             drawn = metrics is not None or not self._hparams_written
             self._hparams_wait.append((compared, step or 0, drawn))
             self._hparams_written = True
+        _ = self.experiment
+        self._write_yaml()
 
     def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
         """Write the model's graph, where the logger was made with ``log_graph=True``.
@@ -168,9 +177,17 @@ class TensorBoardLogger(InFolder, Logger):
             return
         place = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
         example = tree_map(example, Tensor, lambda tensor: tensor.to(place))
-        with undisturbed(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of every Python branch
-            self.experiment.add_graph(model, example)
+        try:
+            with undisturbed(model), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tracing warns of every Python branch
+                self.experiment.add_graph(model, example)
+        except Exception as error:  # whatever the model's own code, or the tracer, raises
+            warnings.warn(
+                f"The graph of {type(model).__name__} is not written: its example input cannot be traced ({error}). Make "
+                f"example_input_array a tensor, or a tuple of tensors, that forward takes.",
+                LeydenWarning,
+                stacklevel=2,
+            )
 
     def save(self) -> None:
         """Write what waits. Nothing is created where nothing was logged."""
@@ -180,14 +197,17 @@ class TensorBoardLogger(InFolder, Logger):
         if self._writer is not None:
             self._writer.flush()
         if self._yaml_waits:
-            self._folder.claim()
-            if not self._folder.remote:
-                path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
-                os.makedirs(self._folder.path, exist_ok=True)
-                with open(beside_of(path), "w", encoding="utf-8") as file:
-                    file.write(to_yaml(self.hparams))
-                os.replace(beside_of(path), path)
-            self._yaml_waits = False
+            self._write_yaml()
+
+    def _write_yaml(self) -> None:
+        self._folder.claim()
+        if not self._folder.remote:
+            path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
+            os.makedirs(self._folder.path, exist_ok=True)
+            with open(beside_of(path), "w", encoding="utf-8") as file:
+                file.write(to_yaml(self.hparams))
+            os.replace(beside_of(path), path)
+        self._yaml_waits = False
 
     def finalize(self, status: str) -> None:
         """Write what waits, close the files and end the threads that write them. Logging on makes a new file."""

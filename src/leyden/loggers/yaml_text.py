@@ -16,7 +16,7 @@ from torch import Tensor
 
 def to_yaml(params: Mapping[str, Any]) -> str:
     """Hyper-parameters as YAML that any loader reads without running code: other objects stand as their text."""
-    return "\n".join(_lines(params)) + "\n"
+    return "\n".join(_lines(params) if params else ["{}"]) + "\n"
 
 
 def _lines(value: Any) -> Iterable[str]:

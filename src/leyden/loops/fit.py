@@ -80,7 +80,11 @@ class FitLoop:
             self.loaders.load()  # after the sanity check, which needs validation's alone
             train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
             run.metrics.open_epoch("train", progress.done > Done.CHECKED)
-            hooks.emit(Callback.on_train_start)
+            progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
+            try:
+                hooks.emit(Callback.on_train_start)
+            finally:
+                progress.show_next(False)
             put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
             hooks.heard = progress.cut_hook()
             while not self.end.is_here():
@@ -105,8 +109,8 @@ class FitLoop:
         steps, whole = progress.step, progress.batch == 0
         if progress.done <= Done.PLATEAUS and not progress.closed and not self.end.is_cut():
             self.train_batches()
-        if whole and progress.closed and progress.batch and progress.step == steps:  # every batch, and not one step
-            self.optimization.tell_idle_epoch()
+        if whole and progress.closed and progress.batch and progress.step == steps:
+            self.end.is_idle = self.optimization.tell_idle_epoch()
         run.metrics.end_batches()
         run.losses.check()
         run.course.decide(progress.batches, at_once=True)  # an epoch's end is the same point on all processes
@@ -133,12 +137,14 @@ class FitLoop:
         for batch, index, is_last in run.profiler.along("train_dataloader_next", batches):
             run.is_last_batch = is_last
             flight.index, flight.is_last = index, is_last
-            if moves and at < READ:
+            if batch is None:
+                self.loaders.report_none()
+            elif moves and at < READ:
                 progress.done = FETCHED
                 batch = move(batch)
             flight.batch = batch
             metrics.batch, metrics.size = batch, None
-            if asks and at < STARTED:
+            if asks and at < STARTED and batch is not None:
                 progress.done = READ
                 if any(map(is_skip, hooks.ask(Callback.on_train_batch_start, batch, index))):
                     course.wish(Wish.SKIP)
@@ -157,6 +163,8 @@ class FitLoop:
                 progress.count_batch(is_last)  # before its hooks: what they save holds the batch
                 if tells_any:
                     flight.outputs = {"loss": waiting[-1]} if waiting and type(outputs) is Tensor else detached(outputs)
+                    if batch is None:
+                        flight.outputs = None
             if tells and at < BATCH_TOLD:
                 hooks.emit(Callback.on_train_batch_end, flight.outputs, batch, index)
             progress.done = BATCH_TOLD

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
-from leyden.errors import ConflictingOptions
+from leyden.errors import ConflictingOptions, InvalidReturn
 from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
 
@@ -55,11 +55,16 @@ class Manual:
         A batch that was cut inside ``training_step`` is begun anew: nobody but the module knows how far it was.
         """
         self._stepped = False
-        outputs = self.forward(batch, index)
-        if not self.wrapped and not self._stepped:
+        outputs = None if batch is None else self.forward(batch, index)
+        if batch is not None and not self.wrapped and not self._stepped:
             self._count()  # optimizers that we never saw: the batch is the step
-        if outputs is not None and type(outputs) is not Tensor:
+        if isinstance(outputs, Mapping):
             outputs = self.run.read_returned("training_step", "train", outputs)
+        elif outputs is not None and not isinstance(outputs, Tensor):
+            raise InvalidReturn(
+                f"{type(self.module).__name__}.training_step returned {outputs!r} ({type(outputs).__name__}). In manual "
+                f"optimization return a tensor, a dict, or nothing."
+            )
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self.run.losses.waiting.append(loss.detach())
@@ -101,8 +106,9 @@ class Manual:
     def end_window(self, at: int = 0) -> None:
         """Windows are the user's, and schedulers are the user's to step."""
 
-    def tell_idle_epoch(self) -> None:
+    def tell_idle_epoch(self) -> bool:
         """Whether to step is the user's to decide."""
+        return False
 
     def step_plateaus(self, interval: str) -> None:
         """Schedulers are the user's to step."""

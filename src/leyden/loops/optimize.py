@@ -182,7 +182,7 @@ class Automatic:
         """Forward and backward of one batch."""
         progress, flight = self.progress, self.flight
         if at < FORWARD:
-            outputs = self.forward(batch, index)
+            outputs = None if batch is None else self.forward(batch, index)
             loss: Any = outputs
             if type(outputs) is not Tensor:
                 if outputs is not None:
@@ -358,16 +358,20 @@ class Automatic:
                 self.step_scheduler(each)
         self.hooks.told = 0
 
-    def tell_idle_epoch(self) -> None:
-        """A whole epoch went by without a step: every batch was skipped."""
-        run = self.run
-        if self._told_idle or self.optimizer is None:
-            return
-        self._told_idle = True
-        run.warn(
-            f"{type(self.module).__name__}.training_step returned None for each of the {run.progress.batch} batches of epoch "
-            f"{run.current_epoch}: no step was taken, and no weight changed. Return the loss, or a dict with the key 'loss'."
-        )
+    def tell_idle_epoch(self) -> bool:
+        """A whole epoch went by without a step: every batch was skipped. Whether nothing would end that but a number of steps."""
+        run, limits = self.run, self.run.options.limits
+        endless = limits.max_epochs is None and limits.max_time is None
+        if not self._told_idle and (self.optimizer is not None or endless):
+            self._told_idle = True
+            run.warn(
+                f"{type(self.module).__name__}.training_step returned None for each of the {run.progress.batch} batches of epoch "
+                f"{run.current_epoch}: no step was taken, and no weight changed. Return the loss, or a dict with the key 'loss'."
+                + (" Nothing but steps limits this run, and there are none: it ends here." if endless else "")
+            )
+        if endless:
+            run.stop("no step was taken in a whole epoch", lasting=False)
+        return endless
 
     def step_plateaus(self, interval: str) -> None:
         """Step the schedulers that wait for a metric."""

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from leyden.data.source import Source
+from leyden.errors import InvalidReturn
+from leyden.hooks import positional_room
 from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import read_numbers
 from leyden.state.progress import Done, Progress
@@ -40,6 +42,7 @@ class Pass:
         self.progress = run.progress if run.fitting else Progress()  # of a verb of its own, nothing is kept
         self.step = run.ready_step(stage.step.__name__)
         self.transfer = BatchTransfer(run)
+        self._checked = False
         self.rows_to_skip = 0  # which the run of an older version, cut in the middle of this validation, has written already
 
     def go(self, most: int | None = None) -> list[dict[str, float]]:
@@ -50,6 +53,8 @@ class Pass:
         assert of_stage.model_train is not None
         source = run.loaders.eval[self.stage.key]
         source.measure()  # a dataset may have grown since it was loaded
+        if len(source.readers) == 1 and not self._checked:
+            self._refuse_required_index()
         at = progress.done
         self.rows_to_skip = (run.evaluation_cut or {}).get("rows_to_skip", 0)
         if not progress.validating:
@@ -77,6 +82,18 @@ class Pass:
         hooks.call_module(of_stage.model_train)
         run.forget_modes()
         return results
+
+    def _refuse_required_index(self) -> None:
+        """One loader's number is not told: a step or hook of the module's that requires it could not be called."""
+        run, told = self.run, self.stage.hooks
+        for hook, given in ((self.stage.step, 2), (told.batch_start, 2), (told.batch_end, 3)):
+            name = hook.__name__
+            if positional_room(run.steps.get(name) or getattr(run.lightning_module, name))[1] > given:
+                raise InvalidReturn(
+                    f"{type(run.lightning_module).__name__}.{name} requires the loader's number (dataloader_idx), and there is "
+                    f"one loader to {self.stage.verb} with. Remove that argument, or write dataloader_idx=0."
+                )
+        self._checked = True
 
     def _tell(self, hook: Hook) -> None:
         self.hooks.emit(hook)

@@ -21,7 +21,7 @@ class Profiler(ABC):
 
     Actions have names such as ``"[LightningModule]Net.training_step"``, ``"backward"`` or ``"optimizer_step"``. The
     report goes to ``{dirpath}/{stage}-{filename}.txt``, or to the screen where no ``filename`` was given; without
-    ``dirpath`` the run's own folder is used.
+    ``dirpath`` the run's own folder is used, and :attr:`dirpath` says which that is.
     """
 
     active: bool = True
@@ -96,6 +96,8 @@ class Profiler(ABC):
         """A verb starts: ``stage`` is fit, validate, test or predict."""
         self._stage = stage
         self._local_rank = local_rank
+        if self.dirpath is None or self.dirpath == self._log_dir:
+            self.dirpath = log_dir
         self._log_dir = log_dir
 
     def teardown(self, stage: str | None) -> None:  # noqa: B027  # most profilers hold nothing open

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
-from leyden.errors import InvalidOption
+from leyden.errors import InvalidOption, UnknownName, did_you_mean
 from leyden.profilers.base import Profiler
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ STEP = "run_training_batch"
 """The action whose end is a step of the profiler's schedule; evaluation has no schedule of its own."""
 
 
+class UnknownTableOption(UnknownName, KeyError):
+    """``table_kwargs`` holds a key that is no option of the table, or one that has an argument of its own."""
+
+
 class PyTorchProfiler(Profiler):
     """Runs ``torch.profiler.profile`` over a verb, with each action marked by ``record_function``.
 
@@ -24,8 +29,11 @@ class PyTorchProfiler(Profiler):
         export_to_chrome: write a trace for ``chrome://tracing`` beside the report (where there is a folder for it).
         row_limit: lines of the report; -1 for all.
         sort_by_key: the column by which operators are sorted; the total time of the device by default.
+        table_kwargs: for the report's table, ``torch.autograd.profiler_util.EventList.table``: ``max_name_column_width`` ...
         profiler_kwargs: handed on to ``torch.profiler.profile``: ``activities``, ``schedule``, ``profile_memory`` ...
             Without a schedule, three training batches after the first two are recorded.
+
+    Raises :class:`UnknownTableOption` for a key of ``table_kwargs`` that the table does not take, or that has its own argument.
     """
 
     def __init__(
@@ -36,6 +44,7 @@ class PyTorchProfiler(Profiler):
         export_to_chrome: bool = True,
         row_limit: int = 20,
         sort_by_key: str | None = None,
+        table_kwargs: dict[str, Any] | None = None,
         **profiler_kwargs: Any,
     ) -> None:
         super().__init__(dirpath, filename)
@@ -43,6 +52,8 @@ class PyTorchProfiler(Profiler):
         self.export_to_chrome = export_to_chrome
         self.row_limit = row_limit
         self.sort_by_key = sort_by_key
+        self.table_kwargs = dict(table_kwargs or {})
+        _check_table(self.table_kwargs)
         self.profiler_kwargs = profiler_kwargs
         self.profiler: TorchProfile | None = None
         self._marks: list[tuple[str, record_function]] = []
@@ -88,7 +99,7 @@ class PyTorchProfiler(Profiler):
         """A recording is complete: keep its table, write its trace."""
         averages = profiler.key_averages(group_by_input_shape=self.group_by_input_shapes)
         key = self.sort_by_key or _longest(averages)
-        self._report = "Profiler report\n" + averages.table(sort_by=key, row_limit=self.row_limit)
+        self._report = "Profiler report\n" + averages.table(sort_by=key, row_limit=self.row_limit, **self.table_kwargs)
         if self.export_to_chrome and (self.dirpath or self._log_dir):
             path = self._path(".pt.trace.json")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +111,18 @@ class PyTorchProfiler(Profiler):
         if self.profiler is not None:
             profiler, self.profiler = self.profiler, None
             profiler.stop()
+
+
+def _check_table(options: dict[str, Any]) -> None:
+    from torch.autograd.profiler_util import EventList
+
+    known = inspect.signature(EventList.table).parameters.keys() - {"self", "row_limit", "sort_by"}
+    for key in options:
+        if key not in known:
+            raise UnknownTableOption(
+                f"table_kwargs holds {key!r}, which is none of its keys: {', '.join(sorted(known))}."
+                f"{did_you_mean(key, known)} For row_limit and sort_by there are the arguments row_limit and sort_by_key."
+            )
 
 
 def _longest(averages: Any) -> str:

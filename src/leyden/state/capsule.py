@@ -16,7 +16,7 @@ from torch import Tensor
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import encode
 from leyden.checkpoint.random_state import as_plain
-from leyden.loggers.base import Logger
+from leyden.loggers.base import Logger, folder_of
 from leyden.state.flight import Flight
 from leyden.state.progress import Progress
 from leyden.tree import tree_leaves, tree_map
@@ -168,7 +168,7 @@ class Capsule:
 
     def _folder(self) -> str | None:
         run = self.run
-        place = next((logger.log_dir for logger in run.loggers if logger.log_dir is not None), None)
+        place = next(filter(None, map(folder_of, run.loggers)), None)
         if place is None and self.weights:
             place = run.default_root_dir
         if place is None or "://" in place:

@@ -12,6 +12,7 @@ class End:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.is_idle = False  # a whole epoch took no step, and nothing but steps would end the run
 
     def is_cut(self) -> bool:
         """Whether training ends here, in the middle of an epoch or not."""
@@ -20,7 +21,7 @@ class End:
             return True
         if not run.course.agreed & Wish.STOP:
             return False
-        return progress.epoch >= limits.min_epochs and progress.step >= limits.min_steps
+        return self.is_idle or (progress.epoch >= limits.min_epochs and progress.step >= limits.min_steps)
 
     def is_over(self) -> bool:
         """Whether no epoch is to follow."""

@@ -19,7 +19,9 @@ class FitLoaders:
     def __init__(self, run: Run, schedule: ValidationSchedule) -> None:
         self.run = run
         self.schedule = schedule
-        self.loaded_in = 0  # the epoch in which the loaders were made
+        self.loaded_in = 0  # the epoch in which training's loader was made
+        self.validation_loaded_in: int | None = None  # the same of validation's; None: a validation has yet to make its own
+        self._said_none = False
 
     @property
     def source(self) -> Source:
@@ -30,32 +32,41 @@ class FitLoaders:
         return source
 
     def load(self) -> None:
-        """Load training's loader, then validation's, and read when validation is due."""
+        """Load training's loader, and read when validation is due; validation's too, where it is to be made but once."""
         run = self.run
         if run.loaders.train is None:
             run.loaders.load_train(run.options.limits)
-        if self.schedule.active:
+        if self.schedule.active and not run.options.behaviour.reload_every_n_epochs:
             self.load_validation()
         self._read_interval()
 
     def load_validation(self) -> bool:
-        """Validation's loader, where it is not there yet; whether there is one."""
-        loaders = self.run.loaders
-        if VAL.key not in loaders.eval:
+        """Validation's loader, made now where there is none, or one that is too old; whether there is one."""
+        run, loaders, epoch = self.run, self.run.loaders, self.run.progress.epoch
+        every, made = run.options.behaviour.reload_every_n_epochs, self.validation_loaded_in
+        too_old = bool(every) and not run.sanity_checking and (made is None or epoch - made >= every)
+        if VAL.key not in loaders.eval or too_old:
+            resumed = made is None and epoch > 0
             with preserved_random_state():  # the method that makes the loader may draw
-                loaders.load_eval(VAL, self.run.options.limits)
+                loaders.load_eval(VAL, run.options.limits)
+            if every and not (run.sanity_checking and not self.schedule.validates(epoch)):
+                self.validation_loaded_in = self._last_due(epoch, every) if resumed else epoch
         return VAL.key in loaders.eval
 
+    def _last_due(self, epoch: int, every: int) -> int:
+        """The newest epoch up to ``epoch`` in which a run that was never cut has made validation's loader."""
+        made = None
+        for number in filter(self.schedule.validates, range(epoch + 1)):
+            made = number if made is None or number - made >= every else made
+        return epoch if made is None else made
+
     def reload_if_due(self) -> None:
-        """An epoch begins, or goes on: make the loaders anew where ``reload_dataloaders_every_n_epochs`` says so."""
+        """An epoch begins, or goes on: make its loader anew where ``reload_dataloaders_every_n_epochs`` says so."""
         run, epoch = self.run, self.run.progress.epoch
         every = run.options.behaviour.reload_every_n_epochs
         if every and epoch % every == 0 and epoch != self.loaded_in:
             run.loaders.load_train(run.options.limits)
             self._read_interval()
-            run.loaders.eval.pop(VAL.key, None)
-            if self.schedule.active:
-                self.load_validation()
         elif run.progress.batch == 0 and self.source.measure() and self.schedule.is_share:
             self._read_interval()  # a share of another length
 
@@ -83,6 +94,15 @@ class FitLoaders:
             self.run.warn(
                 f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
                 f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
+            )
+
+    def report_none(self) -> None:
+        """The loader gave None for a batch: say so, once."""
+        if not self._said_none:
+            self._said_none = True
+            self.run.warn(
+                f"{self.source.name} yielded None for batch {self.run.flight.index} of epoch {self.run.progress.epoch}. Such "
+                f"batches are passed over: on_train_batch_start and training_step are not called for them."
             )
 
     def close(self) -> None:

@@ -153,4 +153,4 @@ class Loaders:
 
     def num_eval_batches(self, stage: str) -> list[int | float]:
         source = self.eval.get(stage)
-        return [] if source is None else source.batches
+        return [] if source is None else source.batches_of_each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from leyden.errors import InvalidReturn, UnknownName, did_you_mean
+from leyden.errors import IgnoredSetting, InvalidReturn, UnknownName, did_you_mean
 
 
 @dataclass
@@ -160,10 +161,18 @@ def _read_scheduler(given: Any, monitor: str | None, automatic: bool) -> Schedul
                 )
         if "scheduler" not in given:
             raise InvalidReturn("An lr_scheduler_config needs the key 'scheduler', which holds the scheduler itself.")
-        plan = SchedulerPlan(**{key: value for key, value in given.items() if key != "opt_idx"})
+        ignored = set() if automatic else {"monitor", "strict", "reduce_on_plateau"} & given.keys()
+        if ignored:
+            warnings.warn(
+                f"An lr_scheduler_config has {', '.join(sorted(ignored))}. In manual optimization they are ignored: you step the "
+                f"scheduler yourself, with the metric that it wants.",
+                IgnoredSetting,
+                stacklevel=2,
+            )
+        plan = SchedulerPlan(**{key: value for key, value in given.items() if key != "opt_idx" and key not in ignored})
     else:
         plan = SchedulerPlan(given, monitor=monitor)
-    if not _is_scheduler(plan.scheduler):
+    if automatic and not _is_scheduler(plan.scheduler):
         raise InvalidReturn(
             f"configure_optimizers returned {type(plan.scheduler).__name__} as a scheduler. A scheduler has step(), state_dict() "
             f"and load_state_dict()."

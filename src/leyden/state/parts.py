@@ -12,6 +12,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.data.generators import generators_in, put_states, states_of
+from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import state_of
 from leyden.state.course import Wish
 from leyden.state.flight import detached, flow_of
@@ -253,7 +254,12 @@ PARTS = (
     Part("accumulate", "same", lambda run: run.accumulate_grad_batches, put_accumulation),
     Part("stop", "same", take_stop, put_stop),
     Part("history", "same", lambda run: run.history, put_history),
-    Part("loggers", "same", lambda run: [logger.leyden_position() for logger in run.loggers], lambda run, positions: None),
+    Part(
+        "loggers",
+        "same",
+        lambda run: [logger.leyden_position() if keeps_place(logger) else {} for logger in run.loggers],
+        lambda run, positions: None,
+    ),
     Part("random", "own", take_random, put_random),
     Part("data", "own", take_data, put_data),
     Part("generators", "own", take_generators, put_generators),

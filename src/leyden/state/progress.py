@@ -90,8 +90,19 @@ NEXT_HOOK: dict[Done, str] = {
 """The hook that is told after a point, where one is; of a batch's transfer, three of them in turn."""
 
 
+class Shown:
+    """What is in no checkpoint."""
+
+    __slots__ = ("ahead",)
+    ahead: bool
+
+    def show_next(self, ahead: bool) -> None:
+        """Whether the running epoch is over but for its end, and to be shown as the next one."""
+        self.ahead = ahead
+
+
 @dataclass(slots=True)
-class Progress:
+class Progress(Shown):
     """Counts of finished things. Everyone else derives from these."""
 
     epoch: int = 0  # finished epochs
@@ -106,10 +117,13 @@ class Progress:
     done: int = Done.NOTHING  # the newest point that was reached
     told: int = 0  # in a checkpoint: who was told already of the hook that comes next
 
+    def __post_init__(self) -> None:
+        self.show_next(False)
+
     @property
     def number(self) -> int:
         """The running epoch's number; of an epoch that is over, also where a limit ended it inside, the next one's."""
-        return self.epoch + (self.done >= Done.EPOCH_TOLD and self.batch > 0)
+        return self.epoch + (self.ahead or (self.done >= Done.EPOCH_TOLD and self.batch > 0))
 
     @property
     def epoch_ended(self) -> bool:

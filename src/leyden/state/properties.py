@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.errors import MissingModel
-from leyden.loggers.base import Logger
+from leyden.loggers.base import Logger, folder_of
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.options import Options
@@ -35,7 +35,7 @@ class Properties:
 
     options: Options
     strategy: Strategy
-    loggers: list[Logger]
+    _loggers: list[Logger]
     callbacks: list[Callback]
     datamodule: LightningDataModule | None
     state: TrainerState
@@ -78,8 +78,21 @@ class Properties:
 
     @property
     def logger(self) -> Logger | None:
-        """The first logger, or ``None``."""
-        return self.loggers[0] if self.loggers else None
+        """The first logger, or ``None``. May be set: it is the only one then."""
+        return self._loggers[0] if self._loggers else None
+
+    @logger.setter
+    def logger(self, logger: Logger | None) -> None:
+        self.loggers = [] if logger is None else [logger]
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """The loggers. May be set; ``None`` means none."""
+        return self._loggers
+
+    @loggers.setter
+    def loggers(self, loggers: list[Logger] | None) -> None:
+        self._loggers = [] if loggers is None else loggers
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -141,9 +154,10 @@ class Properties:
         return self.options.limits.min_steps
 
     @property
-    def fast_dev_run(self) -> int:
-        """The number of batches of a smoke run, or 0."""
-        return self.options.limits.fast_dev_run
+    def fast_dev_run(self) -> int | bool:
+        """Of a smoke run its number of batches, or ``True`` for one; else ``False``."""
+        batches = self.options.limits.fast_dev_run
+        return batches if batches > 1 else batches == 1
 
     @property
     def log_every_n_steps(self) -> int:
@@ -218,11 +232,9 @@ class Properties:
     def log_dir(self) -> str | None:
         """The folder of the first logger that has one, else :attr:`default_root_dir`. No other process is asked."""
         for logger in self.loggers:
-            folder = logger.log_dir
+            folder = folder_of(logger) or folder_of(logger, "save_dir")
             if folder is not None:
                 return folder
-            if logger.save_dir is not None:
-                return logger.save_dir
         return self.default_root_dir
 
     # -- processes

@@ -71,7 +71,7 @@ class Run(Properties, ABC):
         # parts
         self.options = options
         self.strategy = strategy
-        self.loggers = loggers
+        self._loggers = loggers
         self.callbacks = callbacks
         self.profiler = profiler
         self.datamodule: LightningDataModule | None = None
@@ -85,6 +85,7 @@ class Run(Properties, ABC):
         self.metrics = Metrics()
         self.loaders = Loaders()
         self.ckpt_path: str | None = None
+        self.ckpt_is_named = False  # whether that path is the one which the user gave
         self.is_last_batch = False
         self.interrupted = False
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
@@ -291,11 +292,11 @@ class Run(Properties, ABC):
         numbers: dict[str, Any] | None = None
         for logger in self.loggers:
             if getattr(logger, "leyden_takes_tensors", False) is True:
-                logger.log_metrics(dict(complete), step)
+                logger.log_metrics(metrics=dict(complete), step=step)
             else:
                 if numbers is None:
                     numbers = read_numbers(complete)
-                logger.log_metrics(dict(numbers), step)
+                logger.log_metrics(metrics=dict(numbers), step=step)
 
     @property
     def log_axis(self) -> int:

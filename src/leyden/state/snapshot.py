@@ -42,7 +42,9 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["loops"] = lightning_loops(run)
         checkpoint["callbacks"] = callback_states(run)
         checkpoint["optimizer_states"] = run.strategy.optimizer_states(module, run.plan.optimizers)
-        checkpoint["lr_schedulers"] = [plan.scheduler.state_dict() for plan in run.plan.schedulers]
+        checkpoint["lr_schedulers"] = [
+            plan.scheduler.state_dict() if hasattr(plan.scheduler, "state_dict") else {} for plan in run.plan.schedulers
+        ]
         precision = run.strategy.precision
         state = precision.state_dict()
         if state:
@@ -177,7 +179,8 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
             f"{len(plan.schedulers)}."
         )
     for scheduled, state in zip(plan.schedulers, schedules, strict=True):
-        scheduled.scheduler.load_state_dict(state)
+        if hasattr(scheduled.scheduler, "load_state_dict"):  # one that is stepped by hand need not have any
+            scheduled.scheduler.load_state_dict(state)
     precision = run.strategy.precision
     state = checkpoint.get(type(precision).__qualname__, checkpoint.get("native_amp_scaling_state"))
     if state:

@@ -56,12 +56,15 @@ class ValidationSchedule:
                 )
             self.every = max(1, int(stop * interval))
 
+    def validates(self, epoch: int) -> bool:
+        """Whether there may be a validation in this epoch."""
+        every = self.options.every_n_epochs
+        return every is None or (epoch + 1) % every == 0
+
     def is_due(self, progress: Progress, is_last: bool, is_cut: bool, now: float) -> bool:
         """Whether validation follows the batch that ended. ``is_cut``: training was stopped, and ends after it."""
         options = self.options
-        if not self.active:
-            return False
-        if options.every_n_epochs is not None and (progress.epoch + 1) % options.every_n_epochs:
+        if not self.active or not self.validates(progress.epoch):
             return False
         if self.clock is not None:
             return self.clock(now)

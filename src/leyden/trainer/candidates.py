@@ -9,6 +9,7 @@ from typing import Any
 from leyden.assemble import LOG_FOLDER
 from leyden.checkpoint.naming import FILE_EXTENSION
 from leyden.checkpoint.store import CheckpointStore, Place
+from leyden.loggers.base import folder_of
 from leyden.state.run import Run
 
 
@@ -48,7 +49,7 @@ def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
     """The folders in which runs keep checkpoints where nobody says otherwise."""
     roots = [os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*")]
     for logger in run.loggers:
-        root, here = logger.root_dir, logger.log_dir
+        root, here = folder_of(logger, "root_dir"), folder_of(logger, "likely_dir") or folder_of(logger)
         roots += [os.path.join(glob.escape(root), "version_*")] if root is not None else []
         roots += [glob.escape(here)] if here is not None else []
     if not run.loggers:

@@ -84,11 +84,23 @@ def check_fit(run: Run, module: LightningModule) -> None:
 def require_step(run: Run, module: LightningModule, stage: Stage) -> None:
     """Raise where ``module`` or its data lack what an evaluation needs."""
     step, name = stage.step.__name__, type(module).__name__
-    if run.steps[step] == fitted(getattr(module, step), 3) and not overrides(module, stage.step):
+    own = getattr(module, step)
+    if (not callable(own) or run.steps[step] == fitted(own, 3)) and not overrides(module, stage.step):
         raise MissingMethod(f"{name} has no `{step}`, which {stage.verb} needs: def {step}(self, batch, batch_idx).")
     if not run.loaders.exists(stage.key):
         raise MissingMethod(
             f"{stage.verb} has no data: pass dataloaders=, or give {name} (or the datamodule) a `{stage.loader.__name__}`."
+        )
+
+
+def require_predict(module: LightningModule) -> None:
+    """Raise where ``module`` has neither a step for prediction nor a forward that could do instead."""
+    step: Any = module.predict_step
+    has_step = overrides(module, LightningModule.predict_step)
+    if step is None or not (has_step or overrides(module, LightningModule.forward)):
+        raise MissingMethod(
+            f"{type(module).__name__} has no `predict_step`, which predict needs: def predict_step(self, batch, batch_idx). A "
+            f"`forward` that takes the batch does too."
         )
 
 

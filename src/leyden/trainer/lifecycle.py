@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import in_notebook, noted
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, tell_stage
-from leyden.loggers.base import Logger
+from leyden.hparams import as_plain
+from leyden.loggers.base import Logger, keeps_place
 from leyden.module import LightningModule
 from leyden.options import Options
 from leyden.profilers.base import Profiler
@@ -56,6 +58,7 @@ class Lifecycle(Run):
         self._is_trial = False
         self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
         self._started: list[object] = []  # the parts of the running verb that have to be torn down
+        self._lent: list[tuple[dict[str, Any], str]] = []  # where callbacks got the module's methods for this verb
 
     @contextmanager
     def _verb(
@@ -90,6 +93,7 @@ class Lifecycle(Run):
                 self.begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
+                self._lend_log(module)
                 adapter = classic.adapt(self, module)
                 self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
                 self.steps = self._find_steps(module, adapter)
@@ -154,23 +158,21 @@ class Lifecycle(Run):
         if "_toggled" in module.__dict__:
             teardown.call(module.untoggle_optimizer, None)
         if datamodule is not None and self._has_started(datamodule):
-            teardown.call(tell_stage, datamodule.teardown, str(fn))
+            teardown.call(tell_stage, datamodule.teardown, fn)
         for callback in self.callbacks:
             if self._has_started(callback):
-                teardown.call(callback.teardown, self, module, stage=str(fn))
+                teardown.call(callback.teardown, self, module, stage=fn)
         if self._has_started(module):
-            teardown.call(tell_stage, module.teardown, str(fn))
+            teardown.call(tell_stage, module.teardown, fn)
         for logger in self.loggers:
-            if self._has_started(logger):
+            if self._has_started(logger) or self._has_started(module):  # one that was put in place meanwhile ends here too
                 teardown.call(logger.finalize, "success" if status == "success" else "failed")
         teardown.call(self.strategy.teardown)
         teardown.call(self.strategy.checkpoint_io.teardown)
         if self._has_started(self.profiler):
             teardown.call(self.profiler.describe)
             teardown.call(self.profiler.teardown, str(fn))
-        self.optimization = None
-        if self.hooks is not None:
-            self.hooks.where = None
+        self._let_go()
         teardown.settle()
 
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
@@ -182,8 +184,10 @@ class Lifecycle(Run):
         if processes.alone:
             for logger in self.loggers:
                 self._start(logger)
-                logger.leyden_start()
+                if keeps_place(logger):
+                    logger.leyden_start()
             return
+        loggers = [logger for logger in self.loggers if keeps_place(logger)]
         chosen: list[Any] = []
 
         def choose(own: Any) -> Any:
@@ -193,11 +197,11 @@ class Lifecycle(Run):
         def follow(own: Any) -> Any:
             return chosen.pop(0) if chosen else own
 
-        for part in self.loggers if processes.is_first else ():
+        for part in loggers if processes.is_first else ():
             self._start(part)
             part.leyden_start(choose)
         chosen = processes.broadcast(chosen)
-        for part in () if processes.is_first else self.loggers:
+        for part in () if processes.is_first else loggers:
             self._start(part)
             part.leyden_start(follow)
 
@@ -207,6 +211,22 @@ class Lifecycle(Run):
 
     def _has_started(self, part: object) -> bool:
         return any(part is started for started in self._started)
+
+    def _lend_log(self, module: LightningModule) -> None:
+        """Give every callback the module's ``log`` and ``log_dict`` for this verb, where it has none of its own."""
+        for callback in self.callbacks:
+            for name in ("log", "log_dict"):
+                if not hasattr(callback, name):
+                    vars(callback)[name] = getattr(module, name)
+                    self._lent.append((vars(callback), name))
+
+    def _let_go(self) -> None:
+        while self._lent:
+            attributes, name = self._lent.pop()
+            attributes.pop(name, None)
+        self.optimization = None
+        if self.hooks is not None:
+            self.hooks.where = None
 
     def _tell_exception(self, error: BaseException) -> None:
         if self.hooks is None:
@@ -228,7 +248,7 @@ class Lifecycle(Run):
             if request.asked == "last":
                 for logger, position in self._logger_positions(request):
                     logger.leyden_go_on(position)
-                for logger in self.loggers if request.checkpoint is None else ():
+                for logger in filter(keeps_place, self.loggers) if request.checkpoint is None else ():
                     logger.leyden_start_over()
         self._start_loggers()
         if self.profiler.active:
@@ -239,18 +259,19 @@ class Lifecycle(Run):
         self.hooks.call("prepare_data", module.prepare_data)
         if datamodule is not None:
             self._start(datamodule)
-            self.hooks.call("setup", tell_stage, datamodule.setup, str(fn))
+            self.hooks.call("setup", tell_stage, datamodule.setup, fn)
         for callback in self.callbacks:
             self._start(callback)
-            self.hooks.call("setup", callback.setup, self, module, stage=str(fn))
+            self.hooks.call("setup", callback.setup, self, module, stage=fn)
         self._start(module)
-        self.hooks.call("setup", tell_stage, module.setup, str(fn))
+        self.hooks.call("setup", tell_stage, module.setup, fn)
         with self.strategy.precision.init_context():
             self.hooks.call("configure_model", self.steps["configure_model"])
         self._log_hyperparameters(module)
         if fn is not TrainerFn.FITTING:
             request.read(self, weights_only)
         self.ckpt_path = request.path
+        self.ckpt_is_named = request.asked not in (None, "best", "last")
         self.strategy.place(module)
         if request.checkpoint is not None:
             self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
@@ -276,7 +297,8 @@ class Lifecycle(Run):
         request.forget()
 
     def _logger_positions(self, request: CheckpointRequest) -> Iterator[tuple[Logger, Any]]:
-        return zip(self.loggers, (request.content.get(snapshot.OURS) or {}).get("loggers", []), strict=False)
+        positions = zip(self.loggers, (request.content.get(snapshot.OURS) or {}).get("loggers", []), strict=False)
+        return ((logger, position) for logger, position in positions if keeps_place(logger))
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
@@ -285,7 +307,7 @@ class Lifecycle(Run):
         for owner in (self.datamodule, module):
             if owner is None or not getattr(owner, "_log_hyperparams", True):
                 continue
-            initial = owner.hparams_initial
+            initial = as_plain(owner.hparams_initial)
             clashing = [key for key in initial if key in merged and not same_value(merged[key], initial[key])]
             if clashing:
                 raise ConflictingOptions(
@@ -296,7 +318,8 @@ class Lifecycle(Run):
         for logger in self.loggers:
             if merged:
                 logger.log_hyperparams(merged)
-            logger.log_graph(module)
+            if hasattr(logger, "log_graph"):
+                logger.log_graph(module)
             logger.save()
 
     def _train_mode(self, module: LightningModule) -> None:
@@ -324,8 +347,10 @@ class Lifecycle(Run):
     def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
         steps: dict[str, Any] = {}
         for name, count in STEPS.items():
-            method = adapter.steps.get(name, getattr(module, name))
-            steps[name] = fitted(method, count)
+            own = getattr(module, name)
+            if not callable(own):  # set to None: as good as missing
+                own = partial(getattr(LightningModule, name), module)
+            steps[name] = fitted(adapter.steps.get(name, own), count)
         for name in ("configure_optimizers", "configure_model", "optimizer_step", "backward"):
             steps[name] = adapter.steps.get(name, getattr(module, name))
         return steps

@@ -30,7 +30,7 @@ from leyden.state.stage import PREDICT, TEST, VAL, Stage, TrainerFn
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import choose_strategy
 from leyden.trainer.checkpoints import choose_checkpoint
-from leyden.trainer.checks import check_fit, check_module, load_eval, require_step, take_datamodule, validates
+from leyden.trainer.checks import check_fit, check_module, load_eval, require_predict, require_step, take_datamodule, validates
 from leyden.trainer.job import Job
 from leyden.trainer.keywords import read_options
 from leyden.trainer.lifecycle import Lifecycle
@@ -289,6 +289,7 @@ class Trainer(Lifecycle):
 
     def _predict(self, job: Job) -> list[Any] | None:
         with self._verb(TrainerFn.PREDICTING, job.module, job.datamodule, job.loaders):
+            require_predict(job.module)
             self._prepare(job.module, choose_checkpoint(self, job.ckpt_path, implicit=job.implicit), job.weights_only)
             load_eval(self, PREDICT)
             if not any(self.num_predict_batches):

@@ -96,8 +96,10 @@ class ProgressBar(Callback):
 
     @property
     def total_val_batches(self) -> int | float:
-        """Batches of all validation loaders together."""
-        return sum(self.trainer.num_val_batches)
+        """Batches of all validation loaders together; 0 in an epoch of a fit that has no validation."""
+        run = self.trainer
+        every = run.check_val_every_n_epoch
+        return 0 if run.training and every and (run.current_epoch + 1) % every else sum(run.num_val_batches)
 
     @property
     def total_val_batches_current_dataloader(self) -> int | float:
