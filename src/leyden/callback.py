@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leyden.former import FormerCallbackHooks
 from leyden.types import STEP_OUTPUT
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
 
 
-class Callback:
+class Callback(FormerCallbackHooks):
     """Code that watches a run, or steers it by the trainer's methods. Override the hooks you need; the others cost nothing.
 
     Every hook gets the trainer and the module first. Callbacks fire in the order in which they were given, before the

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod
+from leyden.former import FormerModuleHooks
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
 from leyden.metrics.metrics import AskedLog, flattened
 from leyden.types import STEP_OUTPUT, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path
@@ -29,7 +30,7 @@ class NotAttached(MisconfigurationException, RuntimeError):
     """The module was asked for its trainer, and no trainer has run it yet."""
 
 
-class LightningModule(HyperparametersMixin, nn.Module):
+class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
     """Your model and what it does with a batch. Override the steps and hooks you need.
 
     A module with ``training_step`` and ``configure_optimizers`` can be given to :meth:`Trainer.fit`.

@@ -203,7 +203,7 @@ WRONG = [
     ({"amp_level": "O2"}, Unsupported, "precision='16-mixed'"),
     ({"amp_backend": "apex"}, Unsupported, "precision='16-mixed'"),
     ({"nb_sanity_val_steps": -2}, InvalidOption, "-1 for all"),
-    ({"truncated_bptt_steps": 2}, Unsupported, "automatic_optimization = False"),
+    ({"truncated_bptt_steps": 0}, InvalidOption, "a number of time steps"),
     ({"reload_dataloaders_every_epoch": 3}, InvalidType, "True or False"),
     ({"replace_sampler_ddp": "no"}, InvalidType, "True or False"),
     ({"terminate_on_nan": "no"}, InvalidType, "True or False"),

@@ -328,30 +328,6 @@ def test_backward_of_each_version(given: str) -> None:
         assert isinstance(value, Tensor) if name == "loss" else value is values[name]
 
 
-@pytest.mark.parametrize("argument", ["optimizer_idx", "optimizer_i"])
-def test_a_step_for_each_optimizer_is_refused_with_the_way_out(argument: str) -> None:
-    space: dict[str, Any] = {}
-    exec(f"def training_step(self, batch, batch_idx, {argument}): pass", space)  # the signature is what is tested
-    module = type("Gan", (BoringModel,), {"training_step": space["training_step"]})()
-    with pytest.raises(
-        Unsupported, match=rf"Gan\.training_step takes {argument}.*automatic_optimization = False.*optimizers\(\)"
-    ):
-        fit(module)
-
-
-def test_truncated_backpropagation_is_refused_with_the_way_out() -> None:
-    class Hidden(BoringModel):
-        def training_step(self, batch: Any, batch_idx: int, hiddens: Any) -> Any:  # type: ignore[override]
-            return self.step(batch)
-
-    class Attribute(BoringModel):
-        truncated_bptt_steps = 2
-
-    for module in (Hidden(), Attribute()):
-        with pytest.raises(Unsupported, match=r"along time.*automatic_optimization = False"):
-            fit(module)
-
-
 def test_a_module_that_splits_along_time_by_itself_may_keep_the_name() -> None:
     class Chunks(BoringModel):
         def __init__(self) -> None:

@@ -726,10 +726,8 @@ def test_a_snippet_runs(snippet: str) -> None:
 @pytest.mark.parametrize(
     ("source", "error", "said"),
     [
-        ("def training_step(self, batch, batch_idx, optimizer_idx): pass", Unsupported, "automatic_optimization = False"),
-        ("def training_step(self, batch, batch_idx, hiddens): pass", Unsupported, "along time"),
+        ("def training_step(self, batch, batch_idx, hiddens): pass", InvalidReturn, "truncated_bptt_steps"),
         ("def training_step(self, dataloader_iter): pass", Unsupported, "batch, batch_idx"),
-        ("def tbptt_split_batch(self, batch, split_size): pass", Unsupported, "along time"),
         ("def validaton_step(self, batch, batch_idx): pass", UnknownName, "Did you mean 'validation_step'"),
         ("def on_train_epoch_ends(self): pass", UnknownName, "Did you mean 'on_train_epoch_end'"),
     ],

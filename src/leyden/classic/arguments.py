@@ -24,6 +24,7 @@ class Classic:
     given: set[str] = field(default_factory=set)  # today's keywords that hold what the caller or an old name said
     legacy: Mapping[str, Any] = field(default_factory=dict)
     resume_from: Any = None
+    stretch: int | None = None  # time steps of truncated backpropagation
     test_loaders: Any = None  # what `fit` was given for a later `test`
 
     def set(self, old: str, new: str, value: Any) -> None:
@@ -214,6 +215,10 @@ def _resume_from(old: str, value: Any, classic: Classic) -> None:
     classic.resume_from = value
 
 
+def _stretch(old: str, value: Any, classic: Classic) -> None:
+    classic.stretch = None if value is None else check_count(old, value, 1, "a number of time steps >= 1, or None")
+
+
 def _terminate_on_nan(old: str, value: Any, classic: Classic) -> None:
     if value is not None:
         classic.set(old, "stop_on_nonfinite_loss", check_bool(old, value))
@@ -257,8 +262,7 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "amp_level": ("precision='16-mixed'", _refused(_AMP, None, "O1")),
     "amp_backend": ("precision='16-mixed'", _refused(_AMP, None, "native")),
     "nb_sanity_val_steps": ("num_sanity_val_steps", _renamed("num_sanity_val_steps")),
-    "truncated_bptt_steps": ("manual optimization", _refused(
-        "Split the batch along time in training_step, with automatic_optimization = False, and detach the hidden state.", None)),
+    "truncated_bptt_steps": ("a loop over the time steps in training_step, with automatic_optimization = False", _stretch),
     "reload_dataloaders_every_epoch": ("reload_dataloaders_every_n_epochs=1", _reload_every_epoch),
     "replace_sampler_ddp": ("use_distributed_sampler", _renamed("use_distributed_sampler")),
     "terminate_on_nan": ("stop_on_nonfinite_loss", _terminate_on_nan),

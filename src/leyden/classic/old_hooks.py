@@ -10,6 +10,7 @@ from typing import Any
 from leyden.callback import Callback
 from leyden.classic.notices import notice
 from leyden.errors import Unsupported
+from leyden.former import FormerCallbackHooks, FormerHooks, FormerModuleHooks
 from leyden.hooks import fitted, overrides, positional_room
 from leyden.module import LightningModule
 from leyden.state.run import Run
@@ -40,7 +41,6 @@ _NO_DDP = "Pass strategy='ddp', or a Strategy of your own."
 _LOADERS = "Do it in the method that returns the loader."
 GONE: dict[str, str] = {
     # method of a module that cannot be honoured: what to do
-    "tbptt_split_batch": "Split the batch along time in training_step, with automatic_optimization = False.",
     "configure_apex": _NO_APEX,
     "configure_ddp": _NO_DDP,
     "init_ddp_connection": _NO_DDP,
@@ -54,6 +54,10 @@ GONE: dict[str, str] = {
     "get_from_queue": "Processes that fit starts return nothing by a queue. Read what they should return from a file.",
     "load_from_metrics": "Use load_from_checkpoint(path, hparams_file=...).",
 }
+_ALSO = {"on_pre_performance_check": "on_test_start", "on_post_performance_check": "on_test_end"}  # fired there too
+_NOTHING = frozenset(
+    value for base in (FormerHooks, FormerModuleHooks, FormerCallbackHooks) for value in vars(base).values() if callable(value)
+)
 _ONE_MORE = ("on_train_batch_start", "on_train_batch_end")  # 1.x gave them a dataloader_idx, which is 0
 
 
@@ -74,9 +78,9 @@ class Echo(Callback):
 
 
 def own_method(part: object, name: str) -> Callable[..., Any] | None:
-    """The method ``name`` of ``part``. A submodule that happens to have the name is none."""
+    """The method ``name`` of ``part``. A submodule that happens to have the name is none, nor is a base's that does nothing."""
     value = getattr(part, name, None)
-    return value if inspect.isroutine(value) else None
+    return value if inspect.isroutine(value) and getattr(value, "__func__", None) not in _NOTHING else None
 
 
 def echo(run: Run, module: LightningModule, callbacks: Iterable[Callback]) -> list[Callback]:
@@ -92,7 +96,8 @@ def echo(run: Run, module: LightningModule, callbacks: Iterable[Callback]) -> li
         method = own_method(module, name)
         if method is not None:
             notice(name, f"a callback's {today}" if name == today else today, 7)
-            listeners.setdefault(today, []).append(_of_module(name, method))
+            for each in (today, *filter(None, (_ALSO.get(name),))):
+                listeners.setdefault(each, []).append(_of_module(name, method))
     return [Echo(listeners)] if listeners else []
 
 

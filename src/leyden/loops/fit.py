@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from leyden.callback import Callback
-from leyden.loops.manual import Manual
 from leyden.loops.moving import Mover
-from leyden.loops.optimize import Automatic
+from leyden.loops.optimize import optimization_of
 from leyden.loops.resumption import Resumption
 from leyden.loops.validations import Validations
 from leyden.schedule import EveryN
@@ -39,8 +38,7 @@ class FitLoop:
         self.run, self.hooks, self.progress, self.flight = run, run.hooks, run.progress, run.flight
         self.move = Mover(run)
         self.schedule = ValidationSchedule(run.options.validation, validates)
-        self.optimization: Automatic | Manual = Automatic(run) if run.lightning_module.automatic_optimization else Manual(run)
-        run.optimization = self.optimization
+        self.optimization = run.optimization = optimization_of(run)
         self.log_due = EveryN(run.options.watching.log_every_n_steps)
         self.logs = bool(run.loggers) or not run.course.alone  # step values that are reduced over processes concern all of them
         self.tells_late = self.hooks.listens_late(Callback.on_train_batch_end)

@@ -64,8 +64,11 @@ class OptimizerPlan:
         ]
 
     @classmethod
-    def read(cls, returned: Any, automatic: bool) -> OptimizerPlan:
-        """The plan in what ``configure_optimizers`` returned; raises :class:`InvalidReturn` where there is none."""
+    def read(cls, returned: Any, automatic: bool, several: bool = False) -> OptimizerPlan:
+        """The plan in what ``configure_optimizers`` returned; raises :class:`InvalidReturn` where there is none.
+
+        ``several`` says whether automatic optimization has a use for more than one optimizer.
+        """
         optimizers: list[Any] = []
         schedulers: list[Any] = []
         monitor: str | None = None
@@ -95,10 +98,11 @@ class OptimizerPlan:
         if not all(_is_optimizer(optimizer) for optimizer in optimizers):
             raise InvalidReturn(_refusal(returned))
         plans = [_read_scheduler(given, monitor, automatic) for given in schedulers]
-        if automatic and len(optimizers) > 1:
+        if automatic and len(optimizers) > 1 and not several:
             raise InvalidReturn(
                 f"configure_optimizers returned {len(optimizers)} optimizers, and automatic optimization steps one. Set "
-                f"self.automatic_optimization = False in __init__ and step them in training_step."
+                f"self.automatic_optimization = False in __init__ and step them in training_step; or let training_step take "
+                f"optimizer_idx, and be called for each of them in turn."
             )
         for plan in plans:
             owner = getattr(plan.scheduler, "optimizer", None)

@@ -94,6 +94,7 @@ class Lifecycle(Run):
                 self.steps = self._find_steps(module, adapter)
                 self.read_mapping = adapter.read_mapping
                 self.bar_items = adapter.bar_items
+                self.own_optimization = adapter.optimization
                 self.metrics.begin(self.hooks, module, self.strategy.processes)
                 self.loaders.begin(
                     {stage.key: LoaderOrigin(stage, given.get(stage.key), datamodule, adapter.module) for stage in STAGES[fn]}
@@ -263,7 +264,7 @@ class Lifecycle(Run):
                 snapshot.put_progress(self, request.checkpoint)
                 snapshot.put_callbacks(self, request.checkpoint)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
-            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
+            self.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.own_optimization is not None)
             if not self.plan.optimizers and module.automatic_optimization:
                 self.warn(
                     f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
