@@ -7,6 +7,19 @@ from typing import Any
 from leyden.data.stretches import split_along_time
 
 
+class Flag:
+    """An attribute that a module shows of its trainer, and that the module's author may set to something of his own."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, owner: type) -> Any:
+        if module is None:
+            return self
+        trainer = module.__dict__.get("_trainer")
+        return False if trainer is None else getattr(trainer, self.name)
+
+
 class FormerHooks:
     """Old hooks of modules and callbacks alike."""
 
@@ -30,7 +43,14 @@ class FormerHooks:
 
 
 class FormerModuleHooks(FormerHooks):
-    """Old hooks of modules."""
+    """Old hooks and flags of modules."""
+
+    use_dp = Flag()
+    use_ddp = Flag()
+    use_ddp2 = Flag()
+    use_amp = Flag()
+    use_tpu = Flag()
+    single_gpu = Flag()
 
     def on_pre_performance_check(self, *_: Any) -> None:
         """``on_validation_start`` and ``on_test_start`` today."""

@@ -24,6 +24,7 @@ from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
 _UNRECORDED = ("leyden.module", "leyden.datamodule")  # the bases hand arguments on, and take none of their own
 _CONTAINERS = (list, tuple, set, frozenset)
+_ASSIGNED: dict[type, str] = {argparse.Namespace: "namespace", dict: "dict"}  # 0.7.1's word for what ``self.hparams = x`` was
 _MAPPINGS = (dict, OrderedDict, Counter, defaultdict, AttributeDict)
 
 
@@ -85,6 +86,9 @@ class HyperparametersMixin:
             chosen = {key: value for key, value in chosen.items() if key not in left_out}
             name = _name_of(objects[0], arguments) if len(objects) == 1 else "kwargs"
         self._hparams_name = name
+        assigned = assigned_hparams(self)
+        if assigned is not None:  # what is saved now joins it
+            self.__dict__["_hparams"] = AttributeDict(_named_values(assigned))
         self.hparams.update(chosen)
         self.remove_ignored_hparams(left_out)
         for key, value in chosen.items():
@@ -99,7 +103,10 @@ class HyperparametersMixin:
 
     @property
     def hparams(self) -> AttributeDict:
-        """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made."""
+        """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made.
+
+        What was assigned to it, a namespace or a dict, stays the object that it is.
+        """
         kept: AttributeDict = self.__dict__.setdefault("_hparams", AttributeDict())
         return kept
 
@@ -107,8 +114,8 @@ class HyperparametersMixin:
     def hparams(self, values: Any) -> None:
         self._hparams_name = _name_of(values, self._known_arguments())
         self._log_hyperparams = True
-        self.__dict__["_hparams"] = AttributeDict(_named_values(values))
-        self.__dict__["_hparams_initial"] = _copied(self.hparams)
+        initial = _copied(_named_values(values))
+        self.__dict__["_hparams"], self.__dict__["_hparams_initial"] = values, initial
 
     @property
     def hparams_initial(self) -> AttributeDict:
@@ -118,10 +125,10 @@ class HyperparametersMixin:
     def remove_ignored_hparams(self, ignore_list: Iterable[str]) -> None:
         """Take names out of :attr:`hparams` that a base class put there."""
         for name in ignore_list:
-            self.hparams.pop(name, None)
+            _items_of(self.hparams).pop(name, None)
 
     def _set_hparams(self, values: Any) -> None:
-        self.hparams.update(_named_values(values))
+        _items_of(self.hparams).update(_named_values(values))
 
     def _init_arguments(self) -> dict[str, Any]:
         """The arguments of the outermost constructor, encoded; one that cannot be written is recorded by its type's name."""
@@ -168,19 +175,28 @@ def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any
     ``prefix`` is ``"datamodule_"`` for a datamodule. A value that cannot be written and is the constructor's own default
     is left out: the constructor will have it again.
     """
-    if not owner.hparams:
+    saved = _named_values(owner.hparams)
+    if not saved:
         return {}
     defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
     values: dict[str, Any] = {}
-    for name, value in owner.hparams.items():
+    for name, value in saved.items():
         plain = encode(value, name)
         if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):
             values[name] = plain
-    return {
+    dumped = {
         f"{prefix}hparams_name": owner._hparams_name,
         f"{prefix}hyper_parameters": values,
         f"{prefix}hparams_type": "AttributeDict",
     }
+    if not prefix and type(owner.hparams) in _ASSIGNED:
+        dumped |= {"hparams": values, "hparams_type": _ASSIGNED[type(owner.hparams)]}  # as 0.7.1 wrote them
+    return dumped
+
+
+def assigned_hparams(owner: HyperparametersMixin) -> Any:
+    """What was assigned to ``owner.hparams``, as it is; ``None`` where it was saved by :meth:`save_hyperparameters`."""
+    return owner.hparams if type(owner.hparams) in _ASSIGNED else None
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
@@ -288,6 +304,11 @@ def _named_values(given: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(given) and not isinstance(given, type):
         return {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
     raise InvalidType("hyper-parameters", given, "a dict, a namespace, a dataclass object, or names of constructor arguments")
+
+
+def _items_of(hparams: Any) -> dict[str, Any]:
+    """The dict in which hyper-parameters stand, to be changed."""
+    return hparams if isinstance(hparams, dict) else vars(hparams)
 
 
 def _name_of(given: Any, arguments: dict[str, Any]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -365,11 +364,12 @@ def test_a_module_may_split_by_itself_and_ask_the_base() -> None:
     ],
 )
 def test_what_a_batch_may_be(batch: Any, shapes: list[tuple[int, ...]]) -> None:
-    first: Callable[[Any], Tensor] = lambda part: (
-        part if isinstance(part, Tensor) else next(iter(part.values() if isinstance(part, dict) else part))
-    )  # noqa: E501, E731
     parts = split_along_time(batch, 2)
-    assert [tuple(first(part).shape) for part in parts] == shapes
+    first = [
+        next(iter(part.values())) if isinstance(part, dict) else part[0] if isinstance(part, list | tuple) else part
+        for part in parts
+    ]
+    assert [tuple(each.shape) for each in first] == shapes
     assert type(parts[0]) is type(batch)
 
 

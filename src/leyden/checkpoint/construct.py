@@ -203,9 +203,7 @@ def _saved(checkpoint: dict[str, Any], prefix: str, named: Mapping[str, Any], re
         old = checkpoint.get("hparams")
         if old is not None and "hparams" in named:  # 0.7: the whole went in as one argument
             given = _names_in(old)
-            values["hparams"] = (
-                argparse.Namespace(**given) if checkpoint.get("hparams_type") == "Namespace" else AttributeDict(given)
-            )
+            values["hparams"] = argparse.Namespace(**given) if _type_in(checkpoint) == "namespace" else given
         elif old is not None:
             values.update(_names_in(old))
         values.update(_names_in(checkpoint.get("module_arguments") or {}))
@@ -214,7 +212,7 @@ def _saved(checkpoint: dict[str, Any], prefix: str, named: Mapping[str, Any], re
         return values
     name = checkpoint.get(f"{prefix}hparams_name")
     if name is not None and name != "kwargs" and name in named:
-        values[name] = _as_it_was(recorded.get(name), _names_in(saved))
+        values[name] = _as_it_was(recorded.get(name), _names_in(saved), _type_in(checkpoint))
     else:
         values.update(_names_in(saved))
     return values
@@ -226,7 +224,12 @@ def _names_in(saved: Any) -> dict[str, Any]:
     return dict(vars(saved))
 
 
-def _as_it_was(original: Any, values: dict[str, Any]) -> Any:
+def _type_in(checkpoint: Mapping[str, Any]) -> str:
+    """``"namespace"`` or ``"dict"``, where the hyper-parameters were assigned as such."""
+    return str(checkpoint.get("hparams_type", "")).lower()
+
+
+def _as_it_was(original: Any, values: dict[str, Any], kind: str = "") -> Any:
     """``values`` in the form in which the constructor was once given them; attributes and items both work where it is unknown."""
     if isinstance(original, argparse.Namespace | types.SimpleNamespace):
         return type(original)(**values)
@@ -235,7 +238,9 @@ def _as_it_was(original: Any, values: dict[str, Any]) -> Any:
             if field.name in values:
                 object.__setattr__(original, field.name, values[field.name])
         return original
-    return AttributeDict(values)
+    if kind == "namespace":
+        return argparse.Namespace(**values)
+    return values if kind == "dict" else AttributeDict(values)
 
 
 def _load_state(module: Any, state: dict[str, Any], strict: bool, where: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from leyden.assemble import as_callbacks
 from leyden.callback import Callback
 from leyden.classic.gradients import GradNorms, NanGrads
-from leyden.classic.notices import notice
 from leyden.devices.accelerators import parse_gpus
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, UnknownName, Unsupported, did_you_mean
+from leyden.notices import notice
 from leyden.options import check_bool, check_count
 
 
@@ -83,8 +83,11 @@ def _gpus(old: str, value: Any, classic: Classic) -> None:
 
 def _checkpoint_callback(old: str, value: Any, classic: Classic) -> None:
     from leyden.callbacks.checkpoint import Checkpoint
+    from leyden.callbacks.model_checkpoint import ModelCheckpoint
 
     if isinstance(value, Checkpoint):
+        if isinstance(value, ModelCheckpoint):
+            value.choose_monitor()
         classic.add_callback(value)
     elif value is None or isinstance(value, bool):
         classic.set(old, "enable_checkpointing", bool(value))
@@ -161,7 +164,18 @@ def _weights_save_path(old: str, value: Any, classic: Classic) -> None:
     classic.add_callback(default_checkpoint(dirpath=value))
 
 
+def _leaves_devices(classic: Classic) -> bool:
+    """Whether nobody asked for anything but the CPU."""
+    if {"num_processes", "tpu_cores"} & classic.legacy.keys() or {"strategy", "num_nodes"} & classic.given:
+        return False
+    asked = {name: classic.keywords.get(name) for name in ("accelerator", "devices") if name in classic.given}
+    return asked.get("accelerator", "cpu") == "cpu" and asked.get("devices", 1) in (1, "auto")
+
+
 def _distributed_backend(old: str, value: Any, classic: Classic) -> None:
+    if value in ("dp", "ddp", "ddp2") and classic.legacy.get("gpus") in (None, 0, "0", "", []) and _leaves_devices(classic):
+        classic.keywords["accelerator"], classic.keywords["devices"] = "cpu", 1  # without GPUs it was one process
+        return
     if value in ("dp", "ddp2"):
         raise Unsupported(f"{old}={value!r} is not offered: it has been given up for strategy='ddp'. Use {old}='ddp'.")
     if value == "ddp_cpu":
@@ -305,14 +319,14 @@ def _translate_values(classic: Classic) -> None:
     """Old values of arguments that are called today what they were called then."""
     keywords = classic.keywords
     if isinstance(keywords.get("profiler"), bool):
-        notice(f"Trainer(profiler={keywords['profiler']})", "profiler='simple' or None", 5)
+        notice(f"Trainer(profiler={keywords['profiler']})", "profiler='simple' or None")
         keywords["profiler"] = "simple" if keywords["profiler"] else None
     accelerator = keywords.get("accelerator")
     if isinstance(accelerator, str) and (accelerator in ("dp", "ddp2") or accelerator.startswith("ddp")):
         keywords["accelerator"] = "auto"
         classic.given.discard("accelerator")
         _distributed_backend("accelerator", accelerator, classic)
-        notice(f"Trainer(accelerator={accelerator!r})", f"strategy={keywords['strategy']!r}", 5)
+        notice(f"Trainer(accelerator={accelerator!r})", f"strategy={keywords['strategy']!r}")
 
 
 def _same(value: Any, default: Any) -> bool:

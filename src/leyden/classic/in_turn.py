@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.classic.notices import notice
 from leyden.errors import ConflictingOptions, InvalidReturn
 from leyden.hooks import positional_room
 from leyden.loops.optimize import OPENED, STEPPED, Automatic
 from leyden.module import LightningModule
+from leyden.notices import notice
 from leyden.state.fit_state import Stepping
 from leyden.state.flight import Passes
 from leyden.state.optimizers import SchedulerPlan
@@ -303,6 +303,6 @@ def _hiddens_in(outputs: Any, before: Any) -> Any:
 def notice_turns(turns: Turns) -> None:
     """Say what today's way is."""
     if turns.index is not None:
-        notice(f"training_step(..., {turns.index})", "manual optimization, which steps each optimizer by hand", 7)
+        notice(f"training_step(..., {turns.index})", "manual optimization, which steps each optimizer by hand")
     if turns.stretch is not None:
-        notice("truncated_bptt_steps", "manual optimization, with a loop over the time steps in training_step", 7)
+        notice("truncated_bptt_steps", "manual optimization, with a loop over the time steps in training_step")

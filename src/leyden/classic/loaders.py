@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from leyden.classic.notices import notice
+from leyden.notices import notice
 
 
 def data_loader(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns ``function`` itself: loader methods need no decorator."""
-    notice("@data_loader", "no decorator at all", 3)
+    notice("@data_loader", "no decorator at all")
     return function

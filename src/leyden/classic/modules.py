@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.classic.epoch_ends import EPOCH_ENDS, EpochEnds
+from leyden.classic.epoch_ends import EPOCH_ENDS, OLDER_EPOCH_ENDS, EpochEnds
 from leyden.classic.in_turn import Turns, notice_turns
-from leyden.classic.notices import notice
 from leyden.classic.old_hooks import (
     CALLBACKS_OLD_HOOKS,
     GONE,
@@ -24,6 +23,7 @@ from leyden.classic.old_hooks import (
 from leyden.classic.returned import Reader
 from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
+from leyden.notices import notice
 from leyden.state.fit_state import Stepping
 from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
@@ -36,8 +36,8 @@ ALIASES = {
     "configure_sharded_model": "configure_model",
 }
 MODULE_NAMES = frozenset(
-    {*ALIASES, *EPOCH_ENDS.values(), *STEP_ENDS.values(), *MODULES_OLD_HOOKS, *GONE}
-    | {"get_tqdm_dict", "get_progress_bar_dict", "tbptt_split_batch"}
+    {*ALIASES, *EPOCH_ENDS.values(), *OLDER_EPOCH_ENDS.values(), *STEP_ENDS.values(), *MODULES_OLD_HOOKS, *GONE}
+    | {"get_tqdm_dict", "get_progress_bar_dict", "tbptt_split_batch", "training_end"}
 )
 CALLBACK_NAMES = frozenset({*CALLBACKS_OLD_HOOKS, *ON_INIT})
 RESEMBLED = frozenset(
@@ -79,7 +79,7 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
     for old, new in ALIASES.items():
         method = own_method(module, old)
         if method is not None and not overrides(module, getattr(LightningModule, new)):
-            notice(old, new, 6)
+            notice(old, new)
             adapter.steps[new] = method
     turns = Turns.of(run, module, adapter.steps.get("training_step", module.training_step))
     if turns is not None:
@@ -90,8 +90,11 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
         adapter.steps["configure_optimizers"] = _noting(configure, turns.read_frequencies)
     for step, end in STEP_ENDS.items():
         method = own_method(module, end)
+        older = own_method(module, "training_end") if step == "training_step" else None
+        if older is not None:
+            end, method = "training_end", older
         if method is not None:
-            notice(end, step, 6)
+            notice(end, step)
             count = 2 if step == "training_step" else 3
             adapter.steps[step] = _then(fitted(adapter.steps.get(step, getattr(module, step)), count), fitted(method, 1))
     if overrides(module, LightningModule.optimizer_step):
@@ -100,14 +103,16 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
         adapter.steps["backward"] = _backward_of(module, turns)
     for old, today in _BARS.items():
         if overrides(module, getattr(LightningModule, old)):
-            notice(old, today, 6)
+            notice(old, today)
             adapter.bar_items = getattr(module, old)
     methods: dict[str, Callable[..., Any]] = {}
     for stage in STAGES[TrainerFn.FITTING]:
-        method = own_method(module, EPOCH_ENDS[stage.key])
-        if method is not None:
-            methods[stage.key] = method
-            notice(EPOCH_ENDS[stage.key], f"{stage.hooks.epoch_end.__name__}, with self.log", 6)
+        for name in (OLDER_EPOCH_ENDS.get(stage.key), EPOCH_ENDS[stage.key]):
+            method = None if name is None else own_method(module, name)
+            if method is not None and name is not None:
+                methods[stage.key] = method
+                notice(name, f"{stage.hooks.epoch_end.__name__}, with self.log")
+                break
     if methods:
         adapter.first.append(EpochEnds(methods))
     adapter.read_mapping = Reader(run, module, set(methods)).read
@@ -169,7 +174,6 @@ def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
     notice(
         f"optimizer_step(..., {', '.join(named_so or by_place[3:5])})",
         "optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)",
-        7,
     )
     known = [_STEP_NAMES.get(name) for name in by_place]
     order = list(_STEP_ORDER)
@@ -203,7 +207,7 @@ def _backward_of(module: LightningModule, turns: Turns | None) -> Callable[..., 
     found = [name for name in names if name in ("trainer", "optimizer", "optimizer_idx")]
     if not found:
         return module.backward
-    notice(f"backward(..., {', '.join(found)})", "backward(loss)", 7)
+    notice(f"backward(..., {', '.join(found)})", "backward(loss)")
 
     def backward(loss: Any, *args: Any, **kwargs: Any) -> Any:
         optimizers = module.trainer.optimizers

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.classic.notices import notice
 from leyden.errors import Unsupported
 from leyden.former import FormerCallbackHooks, FormerHooks, FormerModuleHooks
 from leyden.hooks import fitted, overrides, positional_room
 from leyden.module import LightningModule
+from leyden.notices import notice
 from leyden.state.run import Run
 
 OLD_HOOKS: dict[str, str] = {
@@ -90,12 +90,12 @@ def echo(run: Run, module: LightningModule, callbacks: Iterable[Callback]) -> li
         for name, today in CALLBACKS_OLD_HOOKS.items():
             method = own_method(callback, name)
             if method is not None:
-                notice(name, today, 7)
+                notice(name, today)
                 listeners.setdefault(today, []).append(_of_callback(name, method))
     for name, today in MODULES_OLD_HOOKS.items():
         method = own_method(module, name)
         if method is not None:
-            notice(name, f"a callback's {today}" if name == today else today, 7)
+            notice(name, f"a callback's {today}" if name == today else today)
             for each in (today, *filter(None, (_ALSO.get(name),))):
                 listeners.setdefault(each, []).append(_of_module(name, method))
     return [Echo(listeners)] if listeners else []
@@ -130,7 +130,7 @@ def with_their_arguments(parts: Iterable[Any]) -> dict[tuple[int, str], Callable
             method = getattr(part, name)
             given = (2 if name.endswith("start") else 3) + (2 if base is Callback else 0)
             if positional_room(method)[1] == given + 1:
-                notice(f"{name}(..., dataloader_idx)", f"{name} without dataloader_idx", 7)
+                notice(f"{name}(..., dataloader_idx)", f"{name} without dataloader_idx")
                 adapted[id(part), name] = partial(_with_zero, method)
     return adapted
 
@@ -152,5 +152,5 @@ def tell_init(run: Run) -> None:
         for callback in run.callbacks:
             method = own_method(callback, name)
             if method is not None:
-                notice(name, "setup", 4)
+                notice(name, "setup")
                 fitted(method, 1)(run)

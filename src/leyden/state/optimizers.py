@@ -178,10 +178,7 @@ def _read_scheduler(given: Any, monitor: str | None, automatic: bool) -> Schedul
         raise InvalidReturn(f"An lr_scheduler_config has frequency={plan.frequency!r}. Expected a whole number >= 1.")
     plan.reduce_on_plateau = plan.reduce_on_plateau or isinstance(plan.scheduler, ReduceLROnPlateau)
     if automatic and plan.reduce_on_plateau and plan.monitor is None:
-        raise InvalidReturn(
-            "configure_optimizers returned a ReduceLROnPlateau without a monitor. Return it as {'optimizer': optimizer, "
-            "'lr_scheduler': {'scheduler': scheduler, 'monitor': 'val_loss'}}, with the metric that it watches."
-        )
+        plan.monitor = "val_loss"
     return plan
 
 

@@ -17,8 +17,10 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import heeded, in_notebook
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, refuse_misspelt, tell_stage
+from leyden.hparams import assigned_hparams
 from leyden.loggers.base import Logger
 from leyden.module import LightningModule
+from leyden.notices import tell as tell_notices
 from leyden.options import Options
 from leyden.profilers.base import Profiler
 from leyden.state import snapshot
@@ -90,6 +92,7 @@ class Lifecycle(Run):
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
                 adapter = classic.adapt(self, module)
+                tell_notices()
                 self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
                 self.steps = self._find_steps(module, adapter)
                 self.read_mapping = adapter.read_mapping
@@ -169,6 +172,7 @@ class Lifecycle(Run):
             ending.call(self.profiler.describe)
             ending.call(self.profiler.teardown, str(fn))
         self._let_go()
+        ending.call(tell_notices)
         ending.settle()
 
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
@@ -284,7 +288,7 @@ class Lifecycle(Run):
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
             return
-        merged: dict[str, Any] = {}
+        merged: Any = {}
         for owner in (self.datamodule, module):
             if owner is None or not getattr(owner, "_log_hyperparams", True):
                 continue
@@ -295,9 +299,10 @@ class Lifecycle(Run):
                     f"The datamodule and the module both save the hyper-parameters {clashing}, with different values, and a "
                     f"logger can keep one. Rename one, or save with logger=False."
                 )
-            merged.update(initial)
+            assigned = assigned_hparams(owner)
+            merged = {**merged, **initial} if merged or assigned is None else assigned
         for logger in self.loggers:
-            if merged:
+            if merged not in ({}, None):
                 logger.log_hyperparams(merged)
             logger.log_graph(module)
             logger.save()
