@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from leyden.data.stretches import split_along_time
@@ -10,14 +11,14 @@ from leyden.data.stretches import split_along_time
 class Flag:
     """An attribute that a module shows of its trainer, and that the module's author may set to something of his own."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+    def __init__(self, read: Callable[[Any], bool] = lambda trainer: False) -> None:
+        self.read = read
 
     def __get__(self, module: Any, owner: type) -> Any:
         if module is None:
             return self
         trainer = module.__dict__.get("_trainer")
-        return False if trainer is None else getattr(trainer, self.name)
+        return False if trainer is None else self.read(trainer)
 
 
 class FormerHooks:
@@ -46,11 +47,11 @@ class FormerModuleHooks(FormerHooks):
     """Old hooks and flags of modules."""
 
     use_dp = Flag()
-    use_ddp = Flag()
+    use_ddp = Flag(lambda trainer: trainer.world_size > 1)
     use_ddp2 = Flag()
-    use_amp = Flag()
+    use_amp = Flag(lambda trainer: trainer.precision.startswith(("16", "bf16")))
     use_tpu = Flag()
-    single_gpu = Flag()
+    single_gpu = Flag(lambda trainer: trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1)
 
     def on_pre_performance_check(self, *_: Any) -> None:
         """``on_validation_start`` and ``on_test_start`` today."""

@@ -408,10 +408,14 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         loss.backward(*args, **kwargs)
 
     def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, *older: Any, **named: Any
     ) -> None:
-        """Step the optimizer. Overrides may leave the closure out: forward and backward are then done before the step."""
-        optimizer.step(closure=optimizer_closure)
+        """Step the optimizer. Overrides may leave the closure out: forward and backward are then done before the step.
+
+        ``older`` and ``named`` are what 1.x gave: ``optimizer_idx`` before the closure, and three flags behind it.
+        """
+        closures = (named.get("second_order_closure"), optimizer_closure, *older[:1])
+        optimizer.step(closure=next((each for each in closures if callable(each)), None))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Reset gradients."""
@@ -436,7 +440,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         """Clip the gradients of ``optimizer``'s parameters, by total norm (``"norm"``) or element-wise (``"value"``)."""
         self.trainer.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def toggle_optimizer(self, optimizer: Any) -> None:
+    def toggle_optimizer(self, optimizer: Any, optimizer_idx: int | None = None) -> None:
         """Let only ``optimizer``'s parameters require gradients, until :meth:`untoggle_optimizer`."""
         chosen = getattr(optimizer, "optimizer", optimizer)
         mine = {id(p) for group in chosen.param_groups for p in group["params"]}
@@ -449,7 +453,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         for parameter, required in remembered.items():
             parameter.requires_grad = required and id(parameter) in mine
 
-    def untoggle_optimizer(self, optimizer: Any) -> None:
+    def untoggle_optimizer(self, optimizer: Any = None) -> None:
         """Undo :meth:`toggle_optimizer`."""
         for parameter, required in self.__dict__.pop("_toggled", {}).items():
             parameter.requires_grad = required
@@ -624,3 +628,8 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
             CheckpointMissing, CheckpointDamaged, CheckpointForeign, CheckpointMismatch: the file cannot be used.
         """
         return load_module_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs)
+
+    @classmethod
+    def load_from_metrics(cls, weights_path: Path, tags_csv: Path, map_location: MapLocation = None) -> Self:
+        """0.6's :meth:`load_from_checkpoint`: hyper-parameters come from a ``meta_tags.csv``."""
+        return cls.load_from_checkpoint(weights_path, map_location, tags_csv=tags_csv)

@@ -13,10 +13,10 @@ import leyden
 from leyden import Callback, Trainer
 from leyden.callbacks import ModelSummary
 from leyden.classic.attributes import ATTRIBUTES
-from leyden.classic.command_line import read_word
 from leyden.classic.old_hooks import GONE
 from leyden.errors import ConflictingOptions, InvalidType, LegacyNotice, UnknownName, Unsupported
 from leyden.notices import waiting
+from leyden.options import read_word
 from leyden.testing import BoringModel, random_batches
 
 pytestmark = [
@@ -566,7 +566,7 @@ def test_words_of_the_command_line(word: str, value: Any) -> None:
 
 def test_track_grad_norm_logs_the_norms() -> None:
     trainer = fit(BoringModel(), track_grad_norm=2)
-    assert {"grad_2.0_norm_layer.weight", "grad_2.0_norm_layer.bias", "grad_2.0_norm_total"} <= set(trainer.callback_metrics)
+    assert {"grad_2_norm_layer.weight", "grad_2_norm_layer.bias", "grad_2_norm_total"} <= set(trainer.callback_metrics)
 
 
 def test_print_nan_grads_names_the_parameter(capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def test_no_default_metric(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     logger.log_hyperparams({"lr": 0.1})
     logger.finalize("success")
-    assert os.listdir(logger.log_dir) == ["hparams.yaml"]
+    assert sorted(os.listdir(logger.log_dir)) == ["hparams.yaml", "meta_tags.csv"]
 
 
 class Net(nn.Module):

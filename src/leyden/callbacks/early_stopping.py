@@ -113,6 +113,11 @@ class EarlyStopping(Callback):
         self._metric.forget()
 
     @property
+    def wait(self) -> int:
+        """``wait_count``, by its older name."""
+        return self.wait_count
+
+    @property
     def state_key(self) -> str:
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 

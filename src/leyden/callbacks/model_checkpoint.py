@@ -159,6 +159,16 @@ class ModelCheckpoint(Checkpoint):
         self._metric.forget()
 
     @property
+    def best(self) -> Tensor | None:
+        """``best_model_score``, by its older name."""
+        return self.best_model_score
+
+    @property
+    def kth_best_model(self) -> str:
+        """``kth_best_model_path``, by its older name."""
+        return self.kth_best_model_path
+
+    @property
     def every_n_epochs(self) -> int:
         """Epochs between saves; 0 where another trigger holds."""
         return self._every_n_epochs

@@ -47,8 +47,13 @@ def load_module_from_checkpoint(
     **kwargs: Any,
 ) -> Made:
     """See :meth:`leyden.LightningModule.load_from_checkpoint`."""
+    tags = kwargs.pop("tags_csv", None)
     with preserved_random_state():
         checkpoint = _read(checkpoint_path, map_location, weights_only)
+        if tags is not None:
+            kept = load_hparams_from_tags_csv(tags)
+            checkpoint = {key: value for key, value in checkpoint.items() if "hparams" not in key and "hyper_param" not in key}
+            checkpoint |= {"hparams": vars(kept), "hparams_type": "namespace"}
         where = _called(checkpoint_path)
         if "state_dict" not in checkpoint:
             raise CheckpointForeign(
@@ -123,6 +128,11 @@ def load_hparams_from_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict | None):
         raise CheckpointForeign(f"hparams_file {path!r} holds a {type(values).__name__}, expected names and values.")
     return values or {}
+
+
+def load_hparams_from_tags_csv(tags_csv: Path) -> argparse.Namespace:
+    """Hyper-parameters out of 0.7.1's ``meta_tags.csv``. Raises as :func:`load_hparams_from_file`."""
+    return argparse.Namespace(**load_hparams_from_file(tags_csv), on_gpu=False)
 
 
 def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:

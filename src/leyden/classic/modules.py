@@ -16,8 +16,10 @@ from leyden.classic.old_hooks import (
     MODULES_OLD_HOOKS,
     ON_INIT,
     echo,
+    number_of,
     own_method,
     refuse_gone,
+    steps_with_numbers,
     with_their_arguments,
 )
 from leyden.classic.returned import Reader
@@ -25,7 +27,6 @@ from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
 from leyden.notices import notice
 from leyden.state.fit_state import Stepping
-from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
 from leyden.state.stage import STAGES, TrainerFn
 
@@ -105,6 +106,7 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
         if overrides(module, getattr(LightningModule, old)):
             notice(old, today)
             adapter.bar_items = getattr(module, old)
+    adapter.steps.update(steps_with_numbers(run, module))
     methods: dict[str, Callable[..., Any]] = {}
     for stage in STAGES[TrainerFn.FITTING]:
         for name in (OLDER_EPOCH_ENDS.get(stage.key), EPOCH_ENDS[stage.key]):
@@ -117,7 +119,7 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
         adapter.first.append(EpochEnds(methods))
     adapter.read_mapping = Reader(run, module, set(methods)).read
     adapter.callbacks = echo(run, module, run.callbacks)
-    adapter.instead = with_their_arguments([*run.callbacks, module])
+    adapter.instead = with_their_arguments(run, [*run.callbacks, module])
     return adapter
 
 
@@ -135,12 +137,6 @@ def _noting(configure: Callable[[], Any], note: Callable[[Any], None]) -> Callab
         return returned
 
     return configured
-
-
-def _place_of(optimizer: Any, module: LightningModule) -> int:
-    """The optimizer's number among those of the fit."""
-    bare = getattr(optimizer, "optimizer", optimizer) if isinstance(optimizer, SteppingOptimizer) else optimizer
-    return next((number for number, each in enumerate(module.trainer.optimizers) if each is bare), 0)
 
 
 # what older versions gave, in their order; today's have no optimizer_idx
@@ -186,7 +182,7 @@ def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
             "epoch": epoch,
             "batch_idx": batch_idx,
             "optimizer": optimizer,
-            "optimizer_idx": _place_of(optimizer, module),
+            "optimizer_idx": number_of(module.trainer, optimizer),
             "closure": closure,
             "later": None,  # backward is done by the time it is stepped, and a step that needs the closure has it
             "on_tpu": False,

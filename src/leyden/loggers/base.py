@@ -6,14 +6,32 @@ import functools
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.distributed.rank_zero import rank_zero_only
+from leyden.distributed.rank_zero import rank_zero_only as rank_zero_only
 
 T = TypeVar("T")
+
+
+class _Settable(Generic[T]):
+    """A property that a logger's author may also set, as ``self.save_dir = ...`` in ``__init__``."""
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self.read = read
+        self.__doc__ = read.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, logger: None, owner: type) -> _Settable[T]: ...
+    @overload
+    def __get__(self, logger: Logger, owner: type) -> T: ...
+    def __get__(self, logger: Logger | None, owner: type) -> Any:
+        return self if logger is None else self.read(logger)  # what was set is found before, in the logger itself
 
 
 class Logger(ABC):
@@ -35,17 +53,17 @@ class Logger(ABC):
     def version(self) -> int | str | None:
         """The number or name of the run within the experiment."""
 
-    @property
+    @_Settable
     def root_dir(self) -> str | None:
         """The folder that holds all versions of the experiment; ``None`` where the logger writes no local files."""
         return None
 
-    @property
+    @_Settable
     def log_dir(self) -> str | None:
         """The folder of this run; ``None`` where the logger writes no local files."""
         return None
 
-    @property
+    @_Settable
     def save_dir(self) -> str | None:
         """The folder under which everything stands; ``None`` where the logger writes no local files."""
         return None
@@ -83,6 +101,15 @@ class Logger(ABC):
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """A checkpoint was written; the callback knows where."""
         return
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return rank_zero_only.rank or 0
+
+    def close(self) -> None:
+        """Write everything, and let go of files."""
+        self.save()
 
     def start(self, agree: Callable[[Any], Any] | None = None) -> None:
         """A verb begins: choose the place to write to and see that it can be written.
@@ -184,3 +211,13 @@ class DummyLogger(Logger):
         if name.startswith("_"):
             raise AttributeError(name)
         return self._experiment
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LightningLoggerBase":
+        return Logger
+    if name == "LoggerCollection":
+        from leyden.loggers.older import LoggerCollection
+
+        return LoggerCollection
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

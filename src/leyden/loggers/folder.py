@@ -42,7 +42,7 @@ class RunFolder:
     @property
     def root(self) -> str:
         """The folder that holds all versions."""
-        return os.path.join(self.save_dir, self.name)
+        return os.path.join(self.save_dir, self.name) if self.name else self.save_dir
 
     @property
     def version(self) -> int | str:

@@ -260,7 +260,7 @@ class Automatic:
         if overrides(self.module, LightningModule.configure_gradient_clipping):
             self.hooks.call(
                 "configure_gradient_clipping",
-                self.module.configure_gradient_clipping,
+                self.run.steps["configure_gradient_clipping"],
                 optimizer,
                 options.clip_value,
                 options.clip_algorithm,
@@ -412,7 +412,7 @@ class Automatic:
                 return
         if self.own_scheduler_step:
             self._stepping = plan.scheduler, getattr(plan.scheduler, "last_epoch", None)
-            self.hooks.call("lr_scheduler_step", self.module.lr_scheduler_step, plan.scheduler, metric)
+            self.hooks.call("lr_scheduler_step", self.run.steps["lr_scheduler_step"], plan.scheduler, metric)
             self._stepping = None
         else:
             plan.step(metric)

@@ -290,6 +290,7 @@ class Run(Views, ABC):
                 if numbers is None:
                     numbers = read_numbers(complete)
                 logger.log_metrics(dict(numbers), step)
+                logger.save()
 
     @property
     def log_axis(self) -> int:

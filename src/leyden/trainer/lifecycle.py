@@ -337,7 +337,8 @@ class Lifecycle(Run):
         for name, count in STEPS.items():
             method = adapter.steps.get(name, getattr(module, name))
             steps[name] = fitted(method, count)
-        for name in ("configure_optimizers", "configure_model", "optimizer_step", "backward"):
+        called = ("configure_optimizers", "configure_model", "optimizer_step", "backward")
+        for name in (*called, "lr_scheduler_step", "configure_gradient_clipping"):
             steps[name] = adapter.steps.get(name, getattr(module, name))
         return steps
 
