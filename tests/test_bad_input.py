@@ -497,7 +497,6 @@ def sgd(self: Any) -> Any:
             lambda self: ([o := sgd(self)], [{"scheduler": torch.optim.lr_scheduler.StepLR(o, 1), "frequency": 0}]),
             "has frequency=0. Expected a whole number >= 1",
         ),
-        (lambda self: ([o := sgd(self)], [torch.optim.lr_scheduler.ReduceLROnPlateau(o)]), "without a monitor"),
         (lambda self: ([sgd(self)], [torch.optim.lr_scheduler.StepLR(sgd(self), 1)]), "for an optimizer that it did not return"),
     ],
 )

@@ -13,9 +13,9 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def shown_by(example: str, *options: str) -> str:
+def shown_by(example: str, *python: str, options: tuple[str, ...] = ()) -> str:
     """What an example prints. It fails the test if it fails."""
-    command = [sys.executable, *options, str(EXAMPLES / example)]
+    command = [sys.executable, *python, str(EXAMPLES / example), *options]
     # One thread: beside other tests, more threads than cores wait for each other.
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -48,3 +48,18 @@ def test_the_tutorial_of_2020_runs(own_folder: Path) -> None:
 @pytest.mark.parametrize("example", sorted(file.name for file in EXAMPLES.glob("*.py")))
 def test_an_example_names_no_path_of_a_machine(example: str) -> None:
     assert not re.search(r"[\"'](/|~|[A-Z]:\\)", (EXAMPLES / example).read_text())
+
+
+def test_the_gan_of_2020_runs_with_two_optimizers(own_folder: Path) -> None:
+    shown = shown_by("gan_2020.py", options=("--max_epochs", "1", "--batches", "4"))
+    assert told(shown, "Steps") == "4"
+    assert "d_loss" in shown
+    assert shown.count("LegacyNotice") == 1
+    assert list((own_folder / told(shown, "Images")).glob("events.*"))
+
+
+def test_the_template_of_2020_runs(own_folder: Path) -> None:
+    shown = shown_by("template_2020.py", options=("--max_epochs", "1"))
+    assert Path(told(shown, "Best checkpoint")).name.startswith("digits_epoch=0-val_loss=")
+    assert told(shown, "Hidden units") == "128"
+    assert (own_folder / "lightning_logs" / "template" / "version_0" / "meta_tags.csv").is_file()

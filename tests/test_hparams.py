@@ -540,7 +540,8 @@ class TestLoading:
 
         for kind in ("Namespace", "dict"):
             torch.save({"state_dict": {}, "hparams": {"lr": 0.3}, "hparams_type": kind}, tmp_path / "a.ckpt")
-            assert Old.load_from_checkpoint(tmp_path / "a.ckpt").hparams.lr == 0.3
+            kept = Old.load_from_checkpoint(tmp_path / "a.ckpt").hparams
+            assert kept == (Namespace(lr=0.3) if kind == "Namespace" else {"lr": 0.3})
             assert Newer.load_from_checkpoint(tmp_path / "a.ckpt").lr == 0.3
         torch.save({"state_dict": {}, "module_arguments": {"lr": 0.4}}, tmp_path / "a.ckpt")
         assert Newer.load_from_checkpoint(tmp_path / "a.ckpt").lr == 0.4

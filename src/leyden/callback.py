@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leyden.former import FormerCallbackHooks
 from leyden.former_names import adopt_callback
 from leyden.hook_facts import EPOCH, EVAL_STEP, STEP, hook
 from leyden.types import STEP_OUTPUT
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
 
 
-class Callback:
+class Callback(FormerCallbackHooks):
     """Code that watches a run, or steers it by the trainer's methods. Override the hooks you need; the others cost nothing.
 
     Every hook gets the trainer and the module first. Callbacks fire in the order in which they were given, before the

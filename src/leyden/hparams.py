@@ -24,6 +24,7 @@ from leyden.hparams_construct import load_module_from_checkpoint as load_module_
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
 _UNRECORDED = ("leyden.module", "leyden.datamodule")  # the bases hand arguments on, and take none of their own
 _CONTAINERS = (list, tuple, set, frozenset)
+_ASSIGNED: dict[type, str] = {argparse.Namespace: "namespace", dict: "dict"}  # 0.7.1's word for what ``self.hparams = x`` was
 _MAPPINGS = (dict, OrderedDict, Counter, defaultdict, AttributeDict)
 
 
@@ -96,6 +97,9 @@ class HyperparametersMixin:
         self._hparams_name = name
         if is_config(self.hparams):
             self.__dict__["_hparams"] = AttributeDict(as_plain(self.hparams))
+        assigned = assigned_hparams(self)
+        if assigned is not None:  # what is saved now joins it
+            self.__dict__["_hparams"] = AttributeDict(_named_values(assigned))
         self.hparams.update(chosen)
         self.remove_ignored_hparams(left_out)
         for key, value in chosen.items():
@@ -111,7 +115,8 @@ class HyperparametersMixin:
     def hparams(self) -> AttributeDict:
         """What :meth:`save_hyperparameters` kept. Yours to change; checkpoints hold what stands here when they are made.
 
-        An OmegaConf ``DictConfig`` that was saved as a whole, or set, stays one.
+        What was assigned to it, a namespace or a dict, stays the object that it is. An OmegaConf ``DictConfig`` that was saved as
+        a whole, or set, stays one.
         """
         kept: AttributeDict = self.__dict__.setdefault("_hparams", AttributeDict())
         return kept
@@ -123,8 +128,8 @@ class HyperparametersMixin:
         if is_config(values):
             self._keep_config(_without(values, ()), self._hparams_name)
             return
-        self.__dict__["_hparams"] = AttributeDict(_named_values(values))
-        self.__dict__["_hparams_initial"] = _copied(self.hparams)
+        initial = _copied(_named_values(values))
+        self.__dict__["_hparams"], self.__dict__["_hparams_initial"] = values, initial
 
     @property
     def hparams_initial(self) -> AttributeDict:
@@ -137,7 +142,7 @@ class HyperparametersMixin:
             self.__dict__["_hparams"] = _without(self.hparams, ignore_list)
             return
         for name in ignore_list:
-            self.hparams.pop(name, None)
+            _items_of(self.hparams).pop(name, None)
 
     def _keep_config(self, config: Any, name: str | None) -> None:
         """Let an OmegaConf object be the hyper-parameters: it replaces what was kept before."""
@@ -146,7 +151,7 @@ class HyperparametersMixin:
         self.__dict__["_hparams_initial"] = copy.deepcopy(config)
 
     def _set_hparams(self, values: Any) -> None:
-        self.hparams.update(_named_values(values))
+        _items_of(self.hparams).update(_named_values(values))
 
     def _init_arguments(self) -> dict[str, Any]:
         """The arguments of the outermost constructor, encoded; one that cannot be written is recorded by its type's name."""
@@ -195,20 +200,29 @@ def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any
     ``prefix`` is ``"datamodule_"`` for a datamodule. A value that cannot be written and is the constructor's own default
     is left out: the constructor will have it again.
     """
-    if not owner.hparams:
+    saved = _named_values(owner.hparams)
+    if not saved:
         return {}
     defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
     config = is_config(owner.hparams)
     values: dict[str, Any] = encode(as_plain(owner.hparams, resolve=False), "hyper_parameters") if config else {}
-    for name, value in () if config else owner.hparams.items():
+    for name, value in () if config else saved.items():
         plain = encode(value, name)
         if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):
             values[name] = plain
-    return {
+    dumped = {
         f"{prefix}hparams_name": owner._hparams_name,
         f"{prefix}hyper_parameters": values,
         f"{prefix}hparams_type": "DictConfig" if config else "AttributeDict",
     }
+    if not prefix and type(owner.hparams) in _ASSIGNED:
+        dumped |= {"hparams": values, "hparams_type": _ASSIGNED[type(owner.hparams)]}  # as 0.7.1 wrote them
+    return dumped
+
+
+def assigned_hparams(owner: HyperparametersMixin) -> Any:
+    """What was assigned to ``owner.hparams``, as it is; ``None`` where it was saved by :meth:`save_hyperparameters`."""
+    return owner.hparams if type(owner.hparams) in _ASSIGNED else None
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
@@ -331,6 +345,11 @@ def _named_values(given: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(given) and not isinstance(given, type):
         return {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
     raise InvalidType("hyper-parameters", given, "a dict, a namespace, a dataclass object, or names of constructor arguments")
+
+
+def _items_of(hparams: Any) -> Any:
+    """The mapping in which hyper-parameters stand, to be changed."""
+    return hparams if isinstance(hparams, Mapping) else vars(hparams)
 
 
 def _name_of(given: Any, arguments: dict[str, Any]) -> str | None:

@@ -47,8 +47,13 @@ def load_module_from_checkpoint(
     **kwargs: Any,
 ) -> Made:
     """See :meth:`leyden.LightningModule.load_from_checkpoint`."""
+    tags = kwargs.pop("tags_csv", None)
     with preserved_random_state():
         checkpoint = _read(checkpoint_path, map_location, weights_only)
+        if tags is not None:
+            kept = load_hparams_from_tags_csv(tags)
+            checkpoint = {key: value for key, value in checkpoint.items() if "hparams" not in key and "hyper_param" not in key}
+            checkpoint |= {"hparams": vars(kept), "hparams_type": "namespace"}
         where = _called(checkpoint_path)
         if "state_dict" not in checkpoint:
             raise CheckpointForeign(
@@ -123,6 +128,11 @@ def load_hparams_from_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict | None):
         raise CheckpointForeign(f"hparams_file {path!r} holds a {type(values).__name__}, expected names and values.")
     return values or {}
+
+
+def load_hparams_from_tags_csv(tags_csv: Path) -> argparse.Namespace:
+    """Hyper-parameters out of 0.7.1's ``meta_tags.csv``. Raises as :func:`load_hparams_from_file`."""
+    return argparse.Namespace(**load_hparams_from_file(tags_csv), on_gpu=False)
 
 
 def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
@@ -203,9 +213,7 @@ def _saved(checkpoint: dict[str, Any], prefix: str, named: Mapping[str, Any], re
         old = checkpoint.get("hparams")
         if old is not None and "hparams" in named:  # 0.7: the whole went in as one argument
             given = _names_in(old)
-            values["hparams"] = (
-                argparse.Namespace(**given) if checkpoint.get("hparams_type") == "Namespace" else AttributeDict(given)
-            )
+            values["hparams"] = argparse.Namespace(**given) if _type_in(checkpoint) == "namespace" else given
         elif old is not None:
             values.update(_names_in(old))
         values.update(_names_in(checkpoint.get("module_arguments") or {}))
@@ -217,7 +225,7 @@ def _saved(checkpoint: dict[str, Any], prefix: str, named: Mapping[str, Any], re
         if checkpoint.get(f"{prefix}hparams_type") == "DictConfig":
             values[name] = _as_config(_names_in(saved))
         else:
-            values[name] = _as_it_was(recorded.get(name), _names_in(saved))
+            values[name] = _as_it_was(recorded.get(name), _names_in(saved), _type_in(checkpoint))
     else:
         values.update(_names_in(saved))
     return values
@@ -229,7 +237,12 @@ def _names_in(saved: Any) -> dict[str, Any]:
     return dict(vars(saved))
 
 
-def _as_it_was(original: Any, values: dict[str, Any]) -> Any:
+def _type_in(checkpoint: Mapping[str, Any]) -> str:
+    """``"namespace"`` or ``"dict"``, where the hyper-parameters were assigned as such."""
+    return str(checkpoint.get("hparams_type", "")).lower()
+
+
+def _as_it_was(original: Any, values: dict[str, Any], kind: str = "") -> Any:
     """``values`` in the form in which the constructor was once given them; attributes and items both work where it is unknown."""
     if isinstance(original, argparse.Namespace | types.SimpleNamespace):
         return type(original)(**values)
@@ -238,7 +251,9 @@ def _as_it_was(original: Any, values: dict[str, Any]) -> Any:
             if field.name in values:
                 object.__setattr__(original, field.name, values[field.name])
         return original
-    return AttributeDict(values)
+    if kind == "namespace":
+        return argparse.Namespace(**values)
+    return values if kind == "dict" else AttributeDict(values)
 
 
 def _as_config(values: dict[str, Any]) -> Any:

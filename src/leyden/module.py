@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
+from leyden.former import FormerModuleHooks
 from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
 from leyden.metrics.metrics import AskedLog, flattened
@@ -29,7 +30,7 @@ class NotAttached(MisconfigurationException, RuntimeError):
     """The module was asked for its trainer, and no trainer has run it yet."""
 
 
-class LightningModule(HyperparametersMixin, nn.Module):
+class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
     """Your model and what it does with a batch. Override the steps and hooks you need.
 
     A module with ``training_step`` and ``configure_optimizers`` can be given to :meth:`Trainer.fit`.
@@ -441,10 +442,14 @@ class LightningModule(HyperparametersMixin, nn.Module):
 
     @hook(log=STEP)
     def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, *older: Any, **named: Any
     ) -> None:
-        """Step the optimizer. Overrides may leave the closure out: forward and backward are then done before the step."""
-        optimizer.step(closure=optimizer_closure)
+        """Step the optimizer. Overrides may leave the closure out: forward and backward are then done before the step.
+
+        ``older`` and ``named`` are what 1.x gave: ``optimizer_idx`` before the closure, and three flags behind it.
+        """
+        closures = (named.get("second_order_closure"), optimizer_closure, *older[:1])
+        optimizer.step(closure=next((each for each in closures if callable(each)), None))
 
     @hook(log=STEP)
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
@@ -472,7 +477,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """Clip the gradients of ``optimizer``'s parameters, by total norm (``"norm"``) or element-wise (``"value"``)."""
         self.trainer.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def toggle_optimizer(self, optimizer: Any) -> None:
+    def toggle_optimizer(self, optimizer: Any, optimizer_idx: int | None = None) -> None:
         """Let only ``optimizer``'s parameters require gradients, until :meth:`untoggle_optimizer`."""
         chosen = getattr(optimizer, "optimizer", optimizer)
         mine = {id(p) for group in chosen.param_groups for p in group["params"]}
@@ -485,7 +490,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         for parameter, required in remembered.items():
             parameter.requires_grad = required and id(parameter) in mine
 
-    def untoggle_optimizer(self, optimizer: Any) -> None:
+    def untoggle_optimizer(self, optimizer: Any = None) -> None:
         """Undo :meth:`toggle_optimizer`."""
         for parameter, required in self.__dict__.pop("_toggled", {}).items():
             parameter.requires_grad = required
@@ -659,3 +664,8 @@ class LightningModule(HyperparametersMixin, nn.Module):
             CheckpointMissing, CheckpointDamaged, CheckpointForeign, CheckpointMismatch: the file cannot be used.
         """
         return load_module_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs)
+
+    @classmethod
+    def load_from_metrics(cls, weights_path: Path, tags_csv: Path, map_location: MapLocation = None) -> Self:
+        """0.6's :meth:`load_from_checkpoint`: hyper-parameters come from a ``meta_tags.csv``."""
+        return cls.load_from_checkpoint(weights_path, map_location, tags_csv=tags_csv)

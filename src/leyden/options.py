@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 from collections.abc import Mapping
@@ -426,3 +427,22 @@ class Options:
             raise InvalidType("default_root_dir", given, "a path or an URL")
         root = os.fspath(given)
         return root if "://" in root else os.path.abspath(os.path.expanduser(root))
+
+
+def read_word(text: str) -> Any:
+    """A word of the command line as what it says: a number, true or false, None, a list or dict, else text."""
+    lowered = text.lower()
+    words = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+    if lowered in words:
+        return words[lowered]
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    if text[:1] in ("[", "{"):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    return text

@@ -219,7 +219,7 @@ def test_a_subclass_may_decide_by_itself() -> None:
     ("arguments", "options", "error", "text"),
     [
         ((3,), {}, InvalidType, "monitor=3"),
-        (("val_loss",), {"mode": "auto"}, InvalidOption, "mode='auto'"),
+        (("val_loss",), {"mode": "least"}, InvalidOption, "mode='least'"),
         (("val_loss",), {"patience": -1}, InvalidOption, "patience=-1"),
         (("val_loss",), {"patience": "3"}, InvalidType, "patience='3'"),
         ((), {}, TypeError, "monitor"),

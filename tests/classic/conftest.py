@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from leyden.classic.notices import noticed
+from leyden import notices
 
 
 @pytest.fixture(autouse=True)
-def nothing_was_noticed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leyden.classic.notices.noticed", set())
-
-
-@pytest.fixture
-def said() -> set[str]:
-    """What this process was told before the test began: untouched by it."""
-    return noticed
+def nothing_was_noticed_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(notices, "noticed", set())
+    notices.waiting.clear()
+    yield
+    notices.waiting.clear()  # what no verb told is not told in another test

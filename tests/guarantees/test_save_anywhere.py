@@ -213,7 +213,7 @@ def fit(folder: Path, log: Log, name: str, net: Any, ckpt_path: str | None = Non
         "trainer": trainer,
         "weights": {key: value.clone() for key, value in module.state_dict().items()},
         "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else None,
-        "schedulers": [scheduler.state_dict() for scheduler in trainer.lr_schedulers],
+        "schedulers": [each.scheduler.state_dict() for each in trainer.lr_scheduler_configs],
         "rows": Path(logger.log_dir, "metrics.csv").read_text(),
         "history": result.history,
         "stopping": callbacks[1].state_dict(),

@@ -190,7 +190,7 @@ def test_the_trainer_s_logger_may_be_set(tmp_path: Path) -> None:
     trainer.logger = second
     assert trainer.loggers == [second]
     trainer.fit(Model(), loader(), loader())
-    assert [row["step"] for row in rows(second)] == ["3"]
+    assert [row["step"] for row in rows(second.log_dir)] == ["3"]
     assert not os.path.exists(first.log_dir)
     trainer.loggers = [third, first]
     assert trainer.logger is third
@@ -208,4 +208,4 @@ def test_a_logger_that_a_hook_puts_in_place_keeps_its_rows(tmp_path: Path) -> No
     trainer = Trainer(logger=False, max_epochs=1, log_every_n_steps=1, enable_progress_bar=False, enable_model_summary=False)
     trainer.fit(Changing(), loader(), loader())
     assert trainer.logger is not None
-    assert len(rows(trainer.logger)) >= 4
+    assert len(rows(trainer.logger.log_dir)) >= 4

@@ -151,8 +151,8 @@ def test_no_default_metric(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     logger.log_hyperparams({"lr": 0.1})
     logger.finalize("success")
-    events, yaml = sorted(os.listdir(logger.log_dir))
-    assert (events.startswith("events.out.tfevents."), yaml) == (True, "hparams.yaml")
+    events, *written = sorted(os.listdir(logger.log_dir))
+    assert (events.startswith("events.out.tfevents."), written) == (True, ["hparams.yaml", "meta_tags.csv"])
 
 
 class Net(nn.Module):

@@ -71,7 +71,7 @@ def test_a_version_that_nobody_read_is_the_next_free_one(kind: Any, tmp_path: Pa
 def test_hyperparameters_are_on_disk_at_once(kind: Any, where: dict[str, Any], tmp_path: Path) -> None:
     logger = kind(tmp_path, **where)
     logger.log_hyperparams({"lr": 0.1, 123: "int", 3.5: "float", 5j: "complex"})
-    expected = ["hparams.yaml"] if kind is CSVLogger else ["events", "hparams.yaml"]
+    expected = ["hparams.yaml"] if kind is CSVLogger else ["events", "hparams.yaml", "meta_tags.csv"]
     assert there(logger.log_dir) == expected
     text = Path(logger.log_dir, "hparams.yaml").read_text()
     assert text.splitlines()[:3] == ["lr: 0.1", "123: int", "3.5: float"]

@@ -119,7 +119,6 @@ class TestRefusals:
             (lambda o: ([o], [{"scheduler": StepLR(o, 1), "frequency": 0}]), "frequency=0. Expected a whole number >= 1"),
             (lambda o: ([o], [{"scheduler": StepLR(o, 1), "frequency": 1.5}]), "frequency=1.5. Expected a whole number"),
             (lambda o: ([o], [{"scheduler": StepLR(o, 1), "frequency": True}]), "frequency=True. Expected a whole number"),
-            (lambda o: ([o], [ReduceLROnPlateau(o)]), "a ReduceLROnPlateau without a monitor"),
             (lambda o: ([o], [StepLR(sgd(), 1)]), "a StepLR for an optimizer that it did not return"),
             (lambda o: [o, sgd()], "returned 2 optimizers, and automatic optimization steps one. Set"),
         ],

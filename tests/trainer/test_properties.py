@@ -297,7 +297,6 @@ def test_optimizers_and_schedulers() -> None:
     (config,) = run.lr_scheduler_configs
     assert isinstance(config.scheduler, torch.optim.lr_scheduler.StepLR)
     assert (config.interval, config.frequency, config.reduce_on_plateau) == ("epoch", 1, False)
-    assert run.lr_schedulers == [config.scheduler]
 
 
 def test_metrics() -> None:

@@ -14,5 +14,5 @@ def default_checkpoint(dirpath: Path | None = None) -> ModelCheckpoint:
     decided at the first save that finds such a loss.
     """
     callback = ModelCheckpoint(dirpath, save_last=True)
-    callback._chooses_monitor = True
+    callback.choose_monitor()
     return callback

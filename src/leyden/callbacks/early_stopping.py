@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
+from leyden.callbacks.older import read_mode
 from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_warn
 from leyden.errors import InvalidOption, InvalidType
 from leyden.module import LightningModule
@@ -79,6 +80,7 @@ class EarlyStopping(Callback):
     ) -> None:
         if not isinstance(monitor, str):
             raise InvalidType("monitor", monitor, "the name of a logged metric, such as 'val_loss'")
+        mode = read_mode(mode, monitor)
         if mode not in list(self.mode_dict):  # a list: what was given need not be hashable
             raise InvalidOption("mode", mode, '"min" (smaller is better) or "max"')
         self.monitor = monitor
@@ -109,6 +111,11 @@ class EarlyStopping(Callback):
         self.stopping_reason_message: str | None = None
         self._warned = False
         self._metric.forget()
+
+    @property
+    def wait(self) -> int:
+        """``wait_count``, by its older name."""
+        return self.wait_count
 
     @property
     def state_key(self) -> str:

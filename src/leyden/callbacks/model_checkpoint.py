@@ -13,6 +13,7 @@ from torch import Tensor
 
 from leyden.callbacks.checkpoint import Checkpoint, store_of
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end, validation_loss
+from leyden.callbacks.older import checkpoint_arguments
 from leyden.callbacks.trigger import Moments, moment, read_trigger
 from leyden.checkpoint.files import absolute, read_folder
 from leyden.checkpoint.naming import doubt_names, format_name
@@ -53,6 +54,7 @@ class ModelCheckpoint(Checkpoint):
         enable_version_counter: Whether a file that is already there, and not this run's to replace, gives the new one the
             suffix ``-v1``, ``-v2`` ...; if false it is replaced.
         clock: Tells seconds that never go back. For tests.
+        legacy: Arguments of older Lightnings: ``filepath``, ``prefix``, ``period``, ``save_best_only``.
 
     Attributes:
         best_model_path: The best file so far, ``""`` before the first.
@@ -105,7 +107,21 @@ class ModelCheckpoint(Checkpoint):
         enable_version_counter: bool = True,
         *,
         clock: Callable[[], float] = time.monotonic,
+        **legacy: Any,
     ) -> None:
+        given = checkpoint_arguments(
+            legacy,
+            {
+                "dirpath": dirpath,
+                "filename": filename,
+                "monitor": monitor,
+                "save_top_k": save_top_k,
+                "mode": mode,
+                "every_n_epochs": every_n_epochs,
+            },
+        )
+        dirpath, filename, save_top_k = given["dirpath"], given["filename"], given["save_top_k"]
+        mode, every_n_epochs = given["mode"], given["every_n_epochs"]
         self.dirpath = read_folder("dirpath", dirpath)
         self.filename = check_text("filename", filename, "a name such as '{epoch}-{val_loss:.2f}', or None")
         self.monitor = check_text("monitor", monitor, "the name of a logged metric, or None")
@@ -119,11 +135,6 @@ class ModelCheckpoint(Checkpoint):
         self.auto_insert_metric_name = auto_insert_metric_name
         self._save_on_train_epoch_end = save_on_train_epoch_end
         self._enable_version_counter = enable_version_counter
-        if self.monitor is None and self.save_top_k > 1:
-            raise ConflictingOptions(
-                f"save_top_k={save_top_k} keeps the best by a metric, and monitor=None names none. Name one, or use save_top_k "
-                f"-1 (all), 0 (none) or 1 (the newest)."
-            )
         trigger = read_trigger(every_n_train_steps, every_n_epochs, train_time_interval)
         self._every_n_train_steps, self._every_n_epochs, self._train_time_interval = trigger
         self._time = None if trigger.interval is None else EveryDuration(trigger.interval.total_seconds())
@@ -136,12 +147,26 @@ class ModelCheckpoint(Checkpoint):
         self._upkeep = Upkeep(self.retention)
         self._begin()
 
+    def choose_monitor(self) -> None:
+        """Watch the validation loss, where there is one and no monitor was named: the best by it is kept, not the newest."""
+        self._chooses_monitor = self.monitor is None and self.save_top_k >= 1
+
     def _begin(self) -> None:
         """Start records for a new fit."""
         self._upkeep.forget()
         self._moments = Moments()
         self._doubted: set[str] = set()
         self._metric.forget()
+
+    @property
+    def best(self) -> Tensor | None:
+        """``best_model_score``, by its older name."""
+        return self.best_model_score
+
+    @property
+    def kth_best_model(self) -> str:
+        """``kth_best_model_path``, by its older name."""
+        return self.kth_best_model_path
 
     @property
     def every_n_epochs(self) -> int:
@@ -162,6 +187,11 @@ class ModelCheckpoint(Checkpoint):
     def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        if self.monitor is None and self.save_top_k > 1 and not self._chooses_monitor:
+            raise ConflictingOptions(
+                f"save_top_k={self.save_top_k} keeps the best by a metric, and monitor=None names none. Name one, or use "
+                f"save_top_k -1 (all), 0 (none) or 1 (the newest)."
+            )
         self._upkeep.store = store_of(trainer)
         if self._has_run:  # another fit has its own best, and its own files
             self._begin()
@@ -238,7 +268,7 @@ class ModelCheckpoint(Checkpoint):
         batches = trainer.progress.batches
         # a quick run without validation has no metric to judge by: what it has trained is kept all the same
         unjudged = self.monitor is not None and trainer.limit_val_batches == 0 and self.save_top_k and not self.best_model_path
-        keeps_last = (self.save_last or self._chooses_monitor or unjudged) and not trainer.fast_dev_run
+        keeps_last = (self.save_last or unjudged) and not trainer.fast_dev_run
         if keeps_last and batches and self._moments.batches != (batches, True):
             # a run that is started again has to know that it is over
             self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)))
@@ -261,7 +291,7 @@ class ModelCheckpoint(Checkpoint):
         """
         if not trainer.fitting or trainer.fast_dev_run or self.dirpath is None:
             return
-        if self.save_last or self._chooses_monitor:
+        if self.save_last:
             self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)), planned=False)
         else:
             self.retention.interim = os.path.join(self.dirpath, self.CHECKPOINT_NAME_INTERRUPTED + self.FILE_EXTENSION)
@@ -291,7 +321,7 @@ class ModelCheckpoint(Checkpoint):
         candidates = self._monitor_candidates(trainer)
         before = ModelCheckpoint.state_dict(self)
         path = self._take_in(trainer, candidates, epoch_over)
-        last = self._last_path(trainer, candidates) if self.save_last or self._chooses_monitor else None
+        last = self._last_path(trainer, candidates) if self.save_last else None
         if path is None and last is None:
             return
         try:

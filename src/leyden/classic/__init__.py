@@ -5,7 +5,6 @@ from leyden.classic.attributes import old_attribute
 from leyden.classic.command_line import add_argparse_args, default_attributes, keywords_from
 from leyden.classic.loaders import data_loader
 from leyden.classic.modules import CALLBACK_NAMES, MODULE_NAMES, RESEMBLED, Adapter, adapt
-from leyden.classic.notices import notice
 from leyden.classic.old_hooks import tell_init
 from leyden.classic.verbs import evaluation_loaders, fit_loaders, test_loaders
 
@@ -24,7 +23,6 @@ __all__ = [
     "evaluation_loaders",
     "fit_loaders",
     "keywords_from",
-    "notice",
     "old_attribute",
     "tell_init",
     "test_loaders",

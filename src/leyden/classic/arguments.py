@@ -10,9 +10,9 @@ from typing import Any
 from leyden.assemble import as_callbacks
 from leyden.callback import Callback
 from leyden.classic.gradients import GradNorms, NanGrads
-from leyden.classic.notices import notice
 from leyden.devices.accelerators import parse_gpus
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, UnknownName, Unsupported, did_you_mean
+from leyden.notices import notice
 from leyden.options import check_bool, check_count
 
 
@@ -24,6 +24,7 @@ class Classic:
     given: set[str] = field(default_factory=set)  # today's keywords that hold what the caller or an old name said
     legacy: Mapping[str, Any] = field(default_factory=dict)
     resume_from: Any = None
+    stretch: int | None = None  # time steps of truncated backpropagation
     test_loaders: Any = None  # what `fit` was given for a later `test`
 
     def set(self, old: str, new: str, value: Any) -> None:
@@ -82,8 +83,11 @@ def _gpus(old: str, value: Any, classic: Classic) -> None:
 
 def _checkpoint_callback(old: str, value: Any, classic: Classic) -> None:
     from leyden.callbacks.checkpoint import Checkpoint
+    from leyden.callbacks.model_checkpoint import ModelCheckpoint
 
     if isinstance(value, Checkpoint):
+        if isinstance(value, ModelCheckpoint):
+            value.choose_monitor()
         classic.add_callback(value)
     elif value is None or isinstance(value, bool):
         classic.set(old, "enable_checkpointing", bool(value))
@@ -160,7 +164,18 @@ def _weights_save_path(old: str, value: Any, classic: Classic) -> None:
     classic.add_callback(default_checkpoint(dirpath=value))
 
 
+def _leaves_devices(classic: Classic) -> bool:
+    """Whether nobody asked for anything but the CPU."""
+    if {"num_processes", "tpu_cores"} & classic.legacy.keys() or {"strategy", "num_nodes"} & classic.given:
+        return False
+    asked = {name: classic.keywords.get(name) for name in ("accelerator", "devices") if name in classic.given}
+    return asked.get("accelerator", "cpu") == "cpu" and asked.get("devices", 1) in (1, "auto")
+
+
 def _distributed_backend(old: str, value: Any, classic: Classic) -> None:
+    if value in ("dp", "ddp", "ddp2") and classic.legacy.get("gpus") in (None, 0, "0", "", []) and _leaves_devices(classic):
+        classic.keywords["accelerator"], classic.keywords["devices"] = "cpu", 1  # without GPUs it was one process
+        return
     if value in ("dp", "ddp2"):
         raise Unsupported(f"{old}={value!r} is not offered: it has been given up for strategy='ddp'. Use {old}='ddp'.")
     if value == "ddp_cpu":
@@ -214,6 +229,10 @@ def _resume_from(old: str, value: Any, classic: Classic) -> None:
     classic.resume_from = value
 
 
+def _stretch(old: str, value: Any, classic: Classic) -> None:
+    classic.stretch = None if value is None else check_count(old, value, 1, "a number of time steps >= 1, or None")
+
+
 def _terminate_on_nan(old: str, value: Any, classic: Classic) -> None:
     if value is not None:
         classic.set(old, "stop_on_nonfinite_loss", check_bool(old, value))
@@ -257,8 +276,7 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "amp_level": ("precision='16-mixed'", _refused(_AMP, None, "O1")),
     "amp_backend": ("precision='16-mixed'", _refused(_AMP, None, "native")),
     "nb_sanity_val_steps": ("num_sanity_val_steps", _renamed("num_sanity_val_steps")),
-    "truncated_bptt_steps": ("manual optimization", _refused(
-        "Split the batch along time in training_step, with automatic_optimization = False, and detach the hidden state.", None)),
+    "truncated_bptt_steps": ("a loop over the time steps in training_step, with automatic_optimization = False", _stretch),
     "reload_dataloaders_every_epoch": ("reload_dataloaders_every_n_epochs=1", _reload_every_epoch),
     "replace_sampler_ddp": ("use_distributed_sampler", _renamed("use_distributed_sampler")),
     "terminate_on_nan": ("stop_on_nonfinite_loss", _terminate_on_nan),

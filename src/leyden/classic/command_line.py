@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from leyden.classic.arguments import TRAINER, defaults_of
 from leyden.errors import InvalidType
+from leyden.options import read_word
 
 
 def default_attributes(trainer_class: type) -> dict[str, Any]:
@@ -50,22 +50,3 @@ def keywords_from(trainer_class: type, args: Any, given: dict[str, Any]) -> dict
         if name in defaults and not (value is defaults[name] or (type(value) is type(defaults[name]) and value == defaults[name]))
     }
     return {**changed, **given}
-
-
-def read_word(text: str) -> Any:
-    """A word of the command line as what it says: a number, true or false, None, a list or dict, else text."""
-    lowered = text.lower()
-    words = {"true": True, "yes": True, "false": False, "no": False, "none": None}
-    if lowered in words:
-        return words[lowered]
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    if text[:1] in ("[", "{"):
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
-    return text

@@ -17,6 +17,7 @@ from leyden.state.stage import TEST, TRAIN, VAL
 from leyden.tree import tree_map
 
 EPOCH_ENDS = {TRAIN.key: "training_epoch_end", VAL.key: "validation_epoch_end", TEST.key: "test_epoch_end"}
+OLDER_EPOCH_ENDS = {VAL.key: "validation_end", TEST.key: "test_end"}
 _STAGE_OF = {
     hook.__name__: stage.key
     for stage in (TRAIN, VAL, TEST)

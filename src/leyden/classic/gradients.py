@@ -15,9 +15,12 @@ class GradNorms(Callback):
 
     def __init__(self, norm_type: float | int | str) -> None:
         self.norm_type = norm_type
+        power = float(norm_type)
+        self._today, self._then = f"grad_{power}_", f"grad_{int(power) if power.is_integer() else power}_"
 
     def on_before_optimizer_step(self, trainer: Run, pl_module: LightningModule, optimizer: Any) -> None:
-        pl_module.log_dict(grad_norm(pl_module, self.norm_type, group_separator="_"))
+        norms = grad_norm(pl_module, self.norm_type, group_separator="_")
+        pl_module.log_dict({name.replace(self._today, self._then, 1): value for name, value in norms.items()})
 
 
 class NanGrads(Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from leyden.classic.notices import notice
+from leyden.notices import notice
 
 
 def data_loader(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,22 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.classic.epoch_ends import EPOCH_ENDS, EpochEnds
-from leyden.classic.notices import notice
+from leyden.classic.epoch_ends import EPOCH_ENDS, OLDER_EPOCH_ENDS, EpochEnds
+from leyden.classic.in_turn import Turns, notice_turns
 from leyden.classic.old_hooks import (
     CALLBACKS_OLD_HOOKS,
     GONE,
     MODULES_OLD_HOOKS,
     ON_INIT,
     echo,
+    number_of,
     own_method,
     refuse_gone,
+    steps_with_numbers,
     with_their_arguments,
 )
 from leyden.classic.returned import Reader
-from leyden.errors import Unsupported
 from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
+from leyden.notices import notice
+from leyden.state.fit_state import Stepping
 from leyden.state.run import Run
 from leyden.state.stage import STAGES, TrainerFn
 
@@ -34,7 +37,8 @@ ALIASES = {
     "configure_sharded_model": "configure_model",
 }
 MODULE_NAMES = frozenset(
-    {*ALIASES, *EPOCH_ENDS.values(), *STEP_ENDS.values(), *MODULES_OLD_HOOKS, *GONE, "get_tqdm_dict", "get_progress_bar_dict"}
+    {*ALIASES, *EPOCH_ENDS.values(), *OLDER_EPOCH_ENDS.values(), *STEP_ENDS.values(), *MODULES_OLD_HOOKS, *GONE}
+    | {"get_tqdm_dict", "get_progress_bar_dict", "tbptt_split_batch", "training_end"}
 )
 CALLBACK_NAMES = frozenset({*CALLBACKS_OLD_HOOKS, *ON_INIT})
 RESEMBLED = frozenset(
@@ -42,14 +46,6 @@ RESEMBLED = frozenset(
 )
 """Old names of a module with which misspelt ones are compared: those that nobody gives a method of his own."""
 
-_MANUAL = (
-    "Several optimizers are stepped by hand: set self.automatic_optimization = False in __init__, take them with "
-    "self.optimizers(), and call self.manual_backward(loss), optimizer.step() and optimizer.zero_grad() for each."
-)
-_BPTT = (
-    "Split the batch along time in training_step, with self.automatic_optimization = False in __init__, and detach the hidden "
-    "state between the parts."
-)
 _BARS = {"get_progress_bar_dict": "ProgressBar.get_metrics", "get_tqdm_dict": "ProgressBar.get_metrics"}
 
 
@@ -70,45 +66,60 @@ class Adapter:
     """Called with the stage and every dict that a step returns."""
     bar_items: Callable[[], Mapping[str, Any]] | None = None
     """What the module wants the bar to show, where it has a say."""
+    optimization: Callable[[Run], Stepping] | None = None
+    """How batches become steps, where that is not one step of one optimizer."""
 
 
 def adapt(run: Run, module: LightningModule) -> Adapter:
     """Find what ``module`` and the callbacks say in an older dialect.
 
-    Raises :class:`Unsupported` for what cannot be honoured.
+    Raises :class:`leyden.errors.Unsupported` for what cannot be honoured.
     """
     refuse_gone(module)
-    _refuse_arguments_gone(module)
     adapter = Adapter(module)
     for old, new in ALIASES.items():
         method = own_method(module, old)
         if method is not None and not overrides(module, getattr(LightningModule, new)):
             notice(old, new)
             adapter.steps[new] = method
+    turns = Turns.of(run, module, adapter.steps.get("training_step", module.training_step))
+    if turns is not None:
+        notice_turns(turns)
+        adapter.optimization = turns.optimization
+        adapter.steps["training_step"] = turns.told(adapter.steps.get("training_step", module.training_step))
+        configure = adapter.steps.get("configure_optimizers", module.configure_optimizers)
+        adapter.steps["configure_optimizers"] = _noting(configure, turns.read_frequencies)
     for step, end in STEP_ENDS.items():
         method = own_method(module, end)
+        older = own_method(module, "training_end") if step == "training_step" else None
+        if older is not None:
+            end, method = "training_end", older
         if method is not None:
             notice(end, step)
             count = 2 if step == "training_step" else 3
             adapter.steps[step] = _then(fitted(adapter.steps.get(step, getattr(module, step)), count), fitted(method, 1))
-    for name, given in (("optimizer_step", _optimizer_step_of), ("backward", _backward_of)):
-        if overrides(module, getattr(LightningModule, name)):
-            adapter.steps[name] = given(module)
+    if overrides(module, LightningModule.optimizer_step):
+        adapter.steps["optimizer_step"] = _optimizer_step_of(module)
+    if overrides(module, LightningModule.backward):
+        adapter.steps["backward"] = _backward_of(module, turns)
     for old, today in _BARS.items():
         if overrides(module, getattr(LightningModule, old)):
             notice(old, today)
             adapter.bar_items = getattr(module, old)
+    adapter.steps.update(steps_with_numbers(run, module))
     methods: dict[str, Callable[..., Any]] = {}
     for stage in STAGES[TrainerFn.FITTING]:
-        method = own_method(module, EPOCH_ENDS[stage.key])
-        if method is not None:
-            methods[stage.key] = method
-            notice(EPOCH_ENDS[stage.key], f"{stage.hooks.epoch_end.__name__}, with self.log")
+        for name in (OLDER_EPOCH_ENDS.get(stage.key), EPOCH_ENDS[stage.key]):
+            method = None if name is None else own_method(module, name)
+            if method is not None and name is not None:
+                methods[stage.key] = method
+                notice(name, f"{stage.hooks.epoch_end.__name__}, with self.log")
+                break
     if methods:
         adapter.first.append(EpochEnds(methods))
     adapter.read_mapping = Reader(run, module, set(methods)).read
     adapter.callbacks = echo(run, module, run.callbacks)
-    adapter.instead = with_their_arguments([*run.callbacks, module])
+    adapter.instead = with_their_arguments(run, [*run.callbacks, module])
     return adapter
 
 
@@ -119,64 +130,74 @@ def _then(step: Callable[..., Any], end: Callable[..., Any]) -> Callable[..., An
     return stepped
 
 
-def _refuse_arguments_gone(module: LightningModule) -> None:
-    step: Any = module.training_step
-    if step is None:
-        return
-    name = f"{type(module).__name__}.training_step"
-    required = {
-        each.name
-        for each in inspect.signature(step).parameters.values()
-        if each.default is each.empty and each.kind is not each.VAR_KEYWORD
-    }
-    for argument in ("optimizer_idx", "optimizer_i"):
-        if argument in required:
-            raise Unsupported(f"{name} takes {argument}: one step for each of several optimizers is not offered. {_MANUAL}")
-    for argument in ("hiddens", "hidden"):
-        if argument in required:
-            raise Unsupported(f"{name} takes {argument}: truncated backpropagation through time is not offered. {_BPTT}")
-    # with manual optimization the module splits the batch by itself, and the name is its own
-    if getattr(module, "truncated_bptt_steps", None) and module.automatic_optimization:
-        raise Unsupported(
-            f"{type(module).__name__}.truncated_bptt_steps is set, and truncated backpropagation through time is not offered. "
-            f"{_BPTT}"
-        )
+def _noting(configure: Callable[[], Any], note: Callable[[Any], None]) -> Callable[[], Any]:
+    def configured() -> Any:
+        returned = configure()
+        note(returned)
+        return returned
+
+    return configured
+
+
+# what older versions gave, in their order; today's have no optimizer_idx
+_STEP_ORDER = ("epoch", "batch_idx", "optimizer", "optimizer_idx", "closure", "on_tpu", "using_native_amp", "using_lbfgs")
+_STEP_NAMES = {
+    "epoch": "epoch", "current_epoch": "epoch", "epoch_nb": "epoch",
+    "batch_idx": "batch_idx", "batch_nb": "batch_idx",
+    "optimizer": "optimizer", "optimizer_idx": "optimizer_idx", "optimizer_i": "optimizer_idx", "opt_idx": "optimizer_idx",
+    "second_order_closure": "later", "optimizer_closure": "closure", "closure": "closure",
+    "on_tpu": "on_tpu", "using_native_amp": "using_native_amp", "using_lbfgs": "using_lbfgs",
+}  # fmt: skip
+_OF_2020 = ("optimizer_idx", "optimizer_i", "opt_idx", "second_order_closure", "on_tpu", "using_native_amp", "using_lbfgs")
 
 
 def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
-    """``optimizer_step`` with the arguments that its author's version had."""
-    names = list(inspect.signature(module.optimizer_step).parameters)
-    old: dict[str, Any] = {
-        "current_epoch": None,
-        "batch_nb": None,
-        "optimizer_idx": 0,
-        "optimizer_i": 0,
-        "second_order_closure": None,
-        "on_tpu": False,
-        "using_native_amp": False,
-        "using_lbfgs": False,
-    }
-    found = [name for name in names if name in old]
-    if not found:
+    """``optimizer_step`` with the arguments that its author's version had.
+
+    A parameter whose name is known gets what its name says; the others stand for what was given at their place, in 0.7.1's
+    order where there is a fifth, or a name of those years.
+    """
+    parameters = inspect.signature(module.optimizer_step).parameters
+    by_place = [n for n, each in parameters.items() if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    rest = [n for n, each in parameters.items() if each.kind is each.KEYWORD_ONLY and n in _STEP_NAMES]
+    takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters.values())
+    named_so = [name for name in parameters if name in _OF_2020]
+    unnamed = [name for name in by_place[4:] if name not in _STEP_NAMES]
+    required = [name for name in by_place if parameters[name].default is inspect.Parameter.empty]
+    is_old = bool(named_so) or len(required) > 4 or (len(by_place) > 4 and not unnamed)
+    if not is_old:
         return fitted(module.optimizer_step, 4)
-    notice(f"optimizer_step(..., {', '.join(found)})", "optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)")
+    notice(
+        f"optimizer_step(..., {', '.join(named_so or by_place[3:5])})",
+        "optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)",
+    )
+    known = [_STEP_NAMES.get(name) for name in by_place]
+    order = list(_STEP_ORDER)
+    if "optimizer_idx" not in known and not (len(known) > 3 and known[3] is None):
+        order.remove("optimizer_idx")  # today's order, with names of those years behind it
+    places = [mine or (order[i] if i < len(order) else None) for i, mine in enumerate(known)]
 
     def step(epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> Any:
         values = {
-            **old,
             "epoch": epoch,
-            "current_epoch": epoch,
             "batch_idx": batch_idx,
-            "batch_nb": batch_idx,
             "optimizer": optimizer,
-            "optimizer_closure": closure,
+            "optimizer_idx": number_of(module.trainer, optimizer),
+            "closure": closure,
+            "later": None,  # backward is done by the time it is stepped, and a step that needs the closure has it
+            "on_tpu": False,
+            "using_native_amp": False,
+            "using_lbfgs": False,
         }
-        return module.optimizer_step(**{name: values[name] for name in names if name in values})
+        given = [values[place] for place in places if place is not None]
+        if takes_more:
+            given += [values[place] for place in order[len(given) :]]
+        return module.optimizer_step(*given, **{name: values[_STEP_NAMES[name]] for name in rest})
 
     return step
 
 
-def _backward_of(module: LightningModule) -> Callable[..., Any]:
+def _backward_of(module: LightningModule, turns: Turns | None) -> Callable[..., Any]:
     """``backward`` with the arguments that its author's version had."""
     names = list(inspect.signature(module.backward).parameters)
     found = [name for name in names if name in ("trainer", "optimizer", "optimizer_idx")]
@@ -186,11 +207,12 @@ def _backward_of(module: LightningModule) -> Callable[..., Any]:
 
     def backward(loss: Any, *args: Any, **kwargs: Any) -> Any:
         optimizers = module.trainer.optimizers
+        number = 0 if turns is None else turns.running
         values = {
             "trainer": module.trainer,
             "loss": loss,
-            "optimizer": optimizers[0] if optimizers else None,
-            "optimizer_idx": 0,
+            "optimizer": optimizers[number] if optimizers else None,
+            "optimizer_idx": number,
         }
         return module.backward(**{name: values[name] for name in names if name in values}, **kwargs)
 

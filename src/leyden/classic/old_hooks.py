@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.classic.notices import notice
 from leyden.errors import Unsupported
-from leyden.hooks import fitted, overrides, positional_room
+from leyden.former import FormerCallbackHooks, FormerHooks, FormerModuleHooks
+from leyden.hooks import MODULE_HOOKS, fitted, overrides, positional_room
 from leyden.module import LightningModule
+from leyden.notices import notice
+from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
 
 OLD_HOOKS: dict[str, str] = {
@@ -40,7 +42,6 @@ _NO_DDP = "Pass strategy='ddp', or a Strategy of your own."
 _LOADERS = "Do it in the method that returns the loader."
 GONE: dict[str, str] = {
     # method of a module that cannot be honoured: what to do
-    "tbptt_split_batch": "Split the batch along time in training_step, with automatic_optimization = False.",
     "configure_apex": _NO_APEX,
     "configure_ddp": _NO_DDP,
     "init_ddp_connection": _NO_DDP,
@@ -52,9 +53,19 @@ GONE: dict[str, str] = {
     "on_post_move_to_device": "Tie parameters in __init__: moving keeps them tied.",
     "add_to_queue": "Processes that fit starts return nothing by a queue. Write what they should return to a file.",
     "get_from_queue": "Processes that fit starts return nothing by a queue. Read what they should return from a file.",
-    "load_from_metrics": "Use load_from_checkpoint(path, hparams_file=...).",
 }
-_ONE_MORE = ("on_train_batch_start", "on_train_batch_end")  # 1.x gave them a dataloader_idx, which is 0
+_ALSO = {"on_pre_performance_check": "on_test_start", "on_post_performance_check": "on_test_end"}  # fired there too
+_NOTHING = frozenset(
+    value for base in (FormerHooks, FormerModuleHooks, FormerCallbackHooks) for value in vars(base).values() if callable(value)
+)
+_ONE_MORE = {
+    # hook of 1.x that had one argument more: what it was called, and how many there are today
+    "on_train_batch_start": ("dataloader_idx", 2),
+    "on_train_batch_end": ("dataloader_idx", 3),
+    "on_before_optimizer_step": ("optimizer_idx", 1),
+    **{f"on_{stage}_batch_start": ("dataloader_idx", 2) for stage in ("validation", "test", "predict")},
+    **{f"on_{stage}_batch_end": ("dataloader_idx", 3) for stage in ("validation", "test", "predict")},
+}
 
 
 class Echo(Callback):
@@ -74,9 +85,9 @@ class Echo(Callback):
 
 
 def own_method(part: object, name: str) -> Callable[..., Any] | None:
-    """The method ``name`` of ``part``. A submodule that happens to have the name is none."""
+    """The method ``name`` of ``part``. A submodule that happens to have the name is none, nor is a base's that does nothing."""
     value = getattr(part, name, None)
-    return value if inspect.isroutine(value) else None
+    return value if inspect.isroutine(value) and getattr(value, "__func__", None) not in _NOTHING else None
 
 
 def echo(run: Run, module: LightningModule, callbacks: Iterable[Callback]) -> list[Callback]:
@@ -92,7 +103,8 @@ def echo(run: Run, module: LightningModule, callbacks: Iterable[Callback]) -> li
         method = own_method(module, name)
         if method is not None:
             notice(name, f"a callback's {today}" if name == today else today)
-            listeners.setdefault(today, []).append(_of_module(name, method))
+            for each in (today, *filter(None, (_ALSO.get(name),))):
+                listeners.setdefault(each, []).append(_of_module(name, method))
     return [Echo(listeners)] if listeners else []
 
 
@@ -113,25 +125,54 @@ def _of_module(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return lambda trainer, module, *arguments: told(*arguments[:count])
 
 
-def with_their_arguments(parts: Iterable[Any]) -> dict[tuple[int, str], Callable[..., Any]]:
+def with_their_arguments(run: Run, parts: Iterable[Any]) -> dict[tuple[int, str], Callable[..., Any]]:
     """Today's hooks that require one argument more, as in 1.x: by owner and name, as they can be called today."""
     adapted: dict[tuple[int, str], Callable[..., Any]] = {}
     for part in parts:
         base = Callback if isinstance(part, Callback) else LightningModule
-        for name in _ONE_MORE:
+        for name, (argument, count) in _ONE_MORE.items():
             hook = getattr(base, name)
             if not overrides(part, hook):
                 continue
             method = getattr(part, name)
-            given = (2 if name.endswith("start") else 3) + (2 if base is Callback else 0)
+            given = count + (2 if base is Callback else 0)
             if positional_room(method)[1] == given + 1:
-                notice(f"{name}(..., dataloader_idx)", f"{name} without dataloader_idx")
-                adapted[id(part), name] = partial(_with_zero, method)
+                if name in MODULE_HOOKS and MODULE_HOOKS[name] == count:  # the others have it where there are several loaders
+                    notice(f"{name}(..., {argument})", f"{name} without {argument}")
+                if argument == "dataloader_idx":
+                    adapted[id(part), name] = partial(_with_zero, method, given + 1)
+                else:
+                    adapted[id(part), name] = partial(_with_number, run, method)
     return adapted
 
 
-def _with_zero(method: Callable[..., Any], *arguments: Any) -> Any:
-    return method(*arguments, 0)
+def _with_zero(method: Callable[..., Any], required: int, *arguments: Any) -> Any:
+    return method(*arguments, *(0,) * (required - len(arguments)))
+
+
+def _with_number(run: Run, method: Callable[..., Any], *arguments: Any) -> Any:
+    return method(*arguments, number_of(run, arguments[-1]))
+
+
+def number_of(run: Run, optimizer: Any) -> int:
+    """The optimizer's number among those of the fit."""
+    bare = getattr(optimizer, "optimizer", optimizer) if isinstance(optimizer, SteppingOptimizer) else optimizer
+    return next((number for number, each in enumerate(run.plan.optimizers) if each is bare), 0)
+
+
+def steps_with_numbers(run: Run, module: LightningModule) -> dict[str, Callable[..., Any]]:
+    """``lr_scheduler_step`` and ``configure_gradient_clipping`` with 1.x's ``optimizer_idx``, as they can be called today."""
+    adapted: dict[str, Callable[..., Any]] = {}
+    for name in ("lr_scheduler_step", "configure_gradient_clipping"):
+        method = getattr(module, name)
+        if "optimizer_idx" in inspect.signature(method).parameters:
+            notice(f"{name}(..., optimizer_idx)", f"{name} without optimizer_idx")
+            adapted[name] = partial(_numbered, run, method)
+    return adapted
+
+
+def _numbered(run: Run, method: Callable[..., Any], part: Any, *arguments: Any) -> Any:
+    return method(part, number_of(run, getattr(part, "optimizer", part)), *arguments)
 
 
 def refuse_gone(module: LightningModule) -> None:

@@ -91,13 +91,15 @@ class Reader:
         return outputs
 
     def _read_training(self, outputs: Mapping[str, Any]) -> None:
-        if not any(key in outputs for key in NESTED):
-            return
         told = tell(outputs)
         metrics = self.run.metrics
         for name, (value, asked) in told.shown.items():
             metrics.log(name, value, asked, None)
-        metrics.publish({name: value.detach() if isinstance(value, Tensor) else value for name, value in told.plain.items()})
+        plain = {name: value.detach() if isinstance(value, Tensor) else value for name, value in told.plain.items()}
+        if metrics.names() and not any(key in outputs for key in NESTED):
+            own = {name for _, name in metrics.names()}  # where the module logs a name, that counts
+            plain = {name: value for name, value in plain.items() if name not in own}
+        metrics.publish(plain)
 
     def _read_evaluation(self, stage: str, outputs: Mapping[str, Any]) -> None:
         """Without an epoch end every scalar is averaged, weighted by batch size; where the module logs, that counts alone."""

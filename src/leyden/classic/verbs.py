@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from leyden.classic.arguments import Classic
-from leyden.classic.notices import notice
 from leyden.errors import ConflictingOptions, UnknownName, did_you_mean
+from leyden.notices import notice
 
 _FIT = ("model", "train_dataloaders", "val_dataloaders", "datamodule", "ckpt_path", "weights_only")
 _TEST = ("model", "dataloaders", "ckpt_path", "verbose", "datamodule", "weights_only")

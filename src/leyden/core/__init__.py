@@ -11,7 +11,7 @@ from leyden.errors import absent
 
 __all__ = ["LightningDataModule", "LightningModule"]
 
-_FILES = ("lightning", "mixins", "optimizer", "saving")
+_FILES = ("decorators", "lightning", "memory", "mixins", "optimizer", "root_module", "saving")
 
 
 def __getattr__(name: str) -> Any:

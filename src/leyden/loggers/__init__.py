@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CSVLogger", "Logger", "TensorBoardLogger"]
 
+_OLDER = ("LightningLoggerBase", "LoggerCollection", "rank_zero_only")
 _NOT_OFFERED = ("CometLogger", "LitLogger", "MLFlowLogger", "NeptuneLogger", "WandbLogger")
 
 
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from leyden.loggers.tensorboard import TensorBoardLogger
 
         return TensorBoardLogger
+    if name in _OLDER:
+        from leyden.loggers import older
+
+        return getattr(older, name)
     if name in _NOT_OFFERED:
         raise NotOffered(
             f"leyden.loggers does not offer {name} yet. Take CSVLogger or TensorBoardLogger, or subclass leyden.loggers.Logger: "

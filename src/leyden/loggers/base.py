@@ -6,17 +6,35 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.distributed.rank_zero import rank_zero_only
+from leyden.distributed.rank_zero import rank_zero_only as rank_zero_only
 from leyden.errors import InvalidType
 from leyden.former_names import adopt_logger
 
 T = TypeVar("T")
+
+
+class _Settable(Generic[T]):
+    """A property that a logger's author may also set, as ``self.save_dir = ...`` in ``__init__``."""
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self.read = read
+        self.__doc__ = read.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, logger: None, owner: type) -> _Settable[T]: ...
+    @overload
+    def __get__(self, logger: Logger, owner: type) -> T: ...
+    def __get__(self, logger: Logger | None, owner: type) -> Any:
+        return self if logger is None else self.read(logger)  # what was set is found before, in the logger itself
 
 
 class Logger(ABC):
@@ -42,17 +60,17 @@ class Logger(ABC):
     def version(self) -> int | str | None:
         """The number or name of the run within the experiment."""
 
-    @property
+    @_Settable
     def root_dir(self) -> str | None:
         """The folder that holds all versions of the experiment; ``None`` where the logger writes no local files."""
         return None
 
-    @property
+    @_Settable
     def log_dir(self) -> str | None:
         """The folder of this run; ``None`` where the logger writes no local files."""
         return None
 
-    @property
+    @_Settable
     def save_dir(self) -> str | None:
         """The folder under which everything stands; ``None`` where the logger writes no local files."""
         return None
@@ -90,6 +108,15 @@ class Logger(ABC):
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """A checkpoint was written; the callback knows where."""
         return
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return rank_zero_only.rank or 0
+
+    def close(self) -> None:
+        """Write everything, and let go of files."""
+        self.save()
 
     def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         """A verb begins: choose the place to write to and see that it can be written.
@@ -220,3 +247,59 @@ class DummyLogger(Logger):
         if name.startswith("_"):
             raise AttributeError(name)
         return self._experiment
+
+
+class LoggerCollection(Logger):
+    """Several loggers as one: what it is told, it tells each of them."""
+
+    def __init__(self, logger_iterable: Iterable[Logger]) -> None:
+        self._loggers = list(logger_iterable)
+
+    def __getitem__(self, index: int) -> Logger:
+        return self._loggers[index]
+
+    def __len__(self) -> int:
+        return len(self._loggers)
+
+    @property
+    def name(self) -> str:
+        return "_".join(str(logger.name) for logger in self._loggers)
+
+    @property
+    def version(self) -> str:
+        return "_".join(str(logger.version) for logger in self._loggers)
+
+    @property
+    def save_dir(self) -> str | None:
+        return self._loggers[0].save_dir if self._loggers else None
+
+    @property
+    def log_dir(self) -> str | None:
+        return self._loggers[0].log_dir if self._loggers else None
+
+    @property
+    def experiment(self) -> list[Any]:
+        return [logger.experiment for logger in self._loggers]
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        for logger in self._loggers:
+            logger.log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        for logger in self._loggers:
+            logger.log_hyperparams(params, *args, **kwargs)
+
+    def save(self) -> None:
+        for logger in self._loggers:
+            logger.save()
+
+    def finalize(self, status: str) -> None:
+        for logger in self._loggers:
+            logger.finalize(status)
+
+    def close(self) -> None:
+        for logger in self._loggers:
+            logger.close()
+
+
+LightningLoggerBase = Logger  # its name until 1.9

@@ -44,7 +44,9 @@ class RunFolder:
     @property
     def root(self) -> str:
         """The folder that holds all versions."""
-        return os.path.join(self.save_dir, self.name) if self._root is None else self._root
+        if self._root is not None:
+            return self._root
+        return os.path.join(self.save_dir, self.name) if self.name else self.save_dir
 
     @property
     def version(self) -> int | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.util
 import os
@@ -59,6 +60,7 @@ class TensorBoardLogger(InFolder, Logger):
     leyden_takes_tensors: ClassVar[bool] = True
     LOGGER_JOIN_CHAR: ClassVar[str] = "-"
     NAME_HPARAMS_FILE: ClassVar[str] = "hparams.yaml"
+    NAME_CSV_TAGS: ClassVar[str] = "meta_tags.csv"
 
     def __init__(
         self,
@@ -207,6 +209,8 @@ class TensorBoardLogger(InFolder, Logger):
             with open(beside_of(path), "w", encoding="utf-8") as file:
                 file.write(to_yaml(self.hparams))
             os.replace(beside_of(path), path)
+            with open(os.path.join(self._folder.path, self.NAME_CSV_TAGS), "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([("key", "value"), *self.hparams.items()])  # as 0.7.1 kept them
         self._yaml_waits = False
 
     def finalize(self, status: str) -> None:

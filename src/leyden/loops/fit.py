@@ -9,8 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from leyden.callback import Callback
-from leyden.loops.manual import Manual
-from leyden.loops.optimize import Automatic
+from leyden.loops.optimize import optimization_of
 from leyden.loops.outputs import is_skip
 from leyden.loops.resumption import Resumption
 from leyden.loops.transfer import BatchTransfer
@@ -40,8 +39,7 @@ class FitLoop:
         self.run, self.hooks, self.progress, self.flight = run, run.hooks, run.progress, run.flight
         self.transfer = BatchTransfer(run)
         self.schedule = ValidationSchedule(run.options.validation, validates)
-        self.optimization: Automatic | Manual = Automatic(run) if run.lightning_module.automatic_optimization else Manual(run)
-        run.optimization = self.optimization
+        self.optimization = run.optimization = optimization_of(run)
         self.log_due = EveryN(run.options.watching.log_every_n_steps)
         self.logs = bool(run.loggers) or not run.course.alone  # step values that are reduced over processes concern all of them
         self.has_checkpoint_phase = self.hooks.has_checkpoint_phase(Callback.on_train_batch_end)

@@ -14,8 +14,10 @@ from leyden.callback import Callback
 from leyden.devices.precision import Precision
 from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
+from leyden.loops.manual import Manual
 from leyden.loops.outputs import read_loss, refuse_loss
 from leyden.module import LightningModule
+from leyden.state.fit_state import Stepping
 from leyden.state.flight import carried_loss
 from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure, takes_closure
 from leyden.state.progress import Done
@@ -39,16 +41,17 @@ class Automatic:
 
     What a step consists of is put together here, once: functions that do what this module, precision and strategy need, and
     ``None`` for what is not needed. ``at`` is the point at which a batch was cut, for the one with which a resumed run begins.
+    ``optimizer`` is the one that is stepped, where it is not the only one.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, optimizer: Optimizer | None = None) -> None:
         assert run.hooks is not None
         self.run = run
         self.module = module = run.lightning_module
         self.hooks = hooks = run.hooks
         self.progress = run.progress
         self.flight = run.flight
-        self.optimizer: Optimizer | None = run.plan.optimizers[0] if run.plan.optimizers else None
+        self.optimizer = optimizer or next(iter(run.plan.optimizers), None)
         self.precision = run.strategy.precision
         self.note_loss = run.losses.waiting.append
         self.forward = run.ready_step("training_step")
@@ -155,19 +158,19 @@ class Automatic:
             self.contributed = 0
         full = is_last or progress.window + 1 >= self._window or at >= ACCUMULATED
         if full and self.must_close:
-            outputs = self._by_closure(batch, index, at)
+            outputs = self.by_closure(batch, index, at)
         elif full or self.accumulating is None:
-            outputs = self._differentiate(batch, index, at)
+            outputs = self.differentiate(batch, index, at)
         else:
             with self.accumulating():
-                outputs = self._differentiate(batch, index, at)
+                outputs = self.differentiate(batch, index, at)
         if not full:
             progress.window += 1
             return outputs
         self.stepped = self.contributed > 0
         if self.stepped and at < OPTIMIZED and not self.must_close and self.optimizer is not None:
             if self.prepares_step or self.contributed != self._divisor:
-                self._before_step(self.optimizer, at)
+                self.before_step(self.optimizer, at)
             self.step_optimizer(self.optimizer)
         if at < STEPPED:
             progress.window = 0
@@ -175,10 +178,15 @@ class Automatic:
                 progress.step += 1
         if self.run.plan.schedulers:
             progress.done = STEPPED
-            self._step_due(is_last)
+            self.step_due(is_last)
         return outputs
 
-    def _differentiate(self, batch: Any, index: int, at: int) -> Any:
+    def open_window(self, batches: int) -> None:
+        """So many batches make the next step."""
+        self._divisor = batches
+        self.contributed = 0
+
+    def differentiate(self, batch: Any, index: int, at: int) -> Any:
         """Forward and backward of one batch."""
         progress, flight = self.progress, self.flight
         if at < FORWARD:
@@ -230,7 +238,7 @@ class Automatic:
                     parameter.grad = self.precision.scale(parameter.grad)
             self.precision.unscale(self.optimizer)
 
-    def _before_step(self, optimizer: Optimizer, at: int) -> None:
+    def before_step(self, optimizer: Optimizer, at: int) -> None:
         """Gradients are complete: make them the window's mean, unscale, tell, clip."""
         progress = self.progress
         if at < ACCUMULATED:
@@ -252,11 +260,11 @@ class Automatic:
         options = self.run.options.optimization
         clip: Callable[..., Any] = self.run.clip_gradients
         if overrides(self.module, LightningModule.configure_gradient_clipping):
-            clip = partial(self.hooks.call_module, LightningModule.configure_gradient_clipping)
+            clip = partial(self.hooks.call, "configure_gradient_clipping", self.run.steps["configure_gradient_clipping"])
         clip(optimizer, options.clip_value, options.clip_algorithm)
 
     # -- optimizers and modules that want a closure
-    def _by_closure(self, batch: Any, index: int, at: int) -> Any:
+    def by_closure(self, batch: Any, index: int, at: int) -> Any:
         """The step is the module's or the optimizer's: hand it forward and backward as a closure."""
         assert self.optimizer is not None
         outputs: Any = self.flight.outputs if at >= FORWARD else None
@@ -279,7 +287,7 @@ class Automatic:
                     )
                 self.contributed = 0
             with torch.enable_grad():
-                outputs = self._differentiate(batch, index, at)
+                outputs = self.differentiate(batch, index, at)
             loss = read_loss(outputs, self.run)
             return loss.detach() if loss is not None else None
 
@@ -305,7 +313,7 @@ class Automatic:
             if self.contributed == 0:
                 raise NothingToStep  # old gradients may still be there, and must not be used again
             at, self._at = self._at, OPENED
-            self._before_step(optimizer, at)
+            self.before_step(optimizer, at)
             return loss
 
         try:
@@ -326,12 +334,7 @@ class Automatic:
         progress = self.progress
         if at < STEPPED:
             if progress.window and self.contributed:
-                if self.optimizer is not None and at < OPTIMIZED:
-                    if self.must_close:
-                        self._step_by_hook(lambda: None, progress.batch - 1, at)
-                    else:
-                        self._before_step(self.optimizer, at)
-                        self.step_optimizer(self.optimizer)
+                self.step_with_what_is_there(progress.batch - 1, at)
                 progress.step += 1
                 progress.stepped_batches += 1
                 self.stepped = True
@@ -339,13 +342,23 @@ class Automatic:
                 self.stepped = False
             progress.window = 0
         progress.done = STEPPED
-        self._step_due(is_last=True)
+        self.step_due(is_last=True)
+
+    def step_with_what_is_there(self, index: int, at: int = OPENED) -> None:
+        """Step with the gradients of a window that no batch will fill."""
+        if self.optimizer is None or at >= OPTIMIZED:
+            return
+        if self.must_close:
+            self._step_by_hook(lambda: None, index, at)
+        else:
+            self.before_step(self.optimizer, at)
+            self.step_optimizer(self.optimizer)
 
     # -- schedulers
-    def _step_due(self, is_last: bool) -> None:
+    def step_due(self, is_last: bool, concerned: Callable[[SchedulerPlan], bool] = lambda plan: True) -> None:
         """Step the schedulers that count steps, where there was one, and after an epoch's last batch those that count epochs."""
         plan, told = self.run.plan, self.hooks.take_heard("lr_scheduler_step") if self.hooks.heard is not None else 0
-        due = plan.due("step", self.progress.step) if self.stepped else []
+        due = list(filter(concerned, plan.due("step", self.progress.step))) if self.stepped else []
         if is_last:
             due += plan.due("epoch", self.run.current_epoch + 1)
         if not self.own_scheduler_step:
@@ -397,7 +410,7 @@ class Automatic:
                 return
         if self.own_scheduler_step:
             self._stepping = plan.scheduler, getattr(plan.scheduler, "last_epoch", None)
-            self.hooks.call_module(LightningModule.lr_scheduler_step, plan.scheduler, metric)
+            self.hooks.call("lr_scheduler_step", self.run.steps["lr_scheduler_step"], plan.scheduler, metric)
             self._stepping = None
         else:
             plan.step(metric)
@@ -415,6 +428,13 @@ class Automatic:
             "manual_backward() belongs to manual optimization. Set self.automatic_optimization = False in __init__, or return "
             "the loss and leave the backward to the trainer."
         )
+
+
+def optimization_of(run: Run) -> Stepping:
+    """How the module of ``run`` is optimized."""
+    if not run.lightning_module.automatic_optimization:
+        return Manual(run)
+    return (run.own_optimization or Automatic)(run)
 
 
 def _step_plainly(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:

@@ -84,15 +84,13 @@ class Pass:
         return results
 
     def _refuse_required_index(self) -> None:
-        """One loader's number is not told: a step or hook of the module's that requires it could not be called."""
-        run, told = self.run, self.stage.hooks
-        for hook, given in ((self.stage.step, 2), (told.batch_start, 2), (told.batch_end, 3)):
-            name = hook.__name__
-            if positional_room(run.steps.get(name) or getattr(run.lightning_module, name))[1] > given:
-                raise InvalidReturn(
-                    f"{type(run.lightning_module).__name__}.{name} requires the loader's number (dataloader_idx), and there is "
-                    f"one loader to {self.stage.verb} with. Remove that argument, or write dataloader_idx=0."
-                )
+        """One loader's number is not told: a step that requires it could not be called. Hooks that do are told 0, as in 1.x."""
+        run, name = self.run, self.stage.step.__name__
+        if positional_room(run.steps.get(name) or getattr(run.lightning_module, name))[1] > 2:
+            raise InvalidReturn(
+                f"{type(run.lightning_module).__name__}.{name} requires the loader's number (dataloader_idx), and there is "
+                f"one loader to {self.stage.verb} with. Remove that argument, or write dataloader_idx=0."
+            )
         self._checked = True
 
     def _tell(self, hook: Hook) -> None:

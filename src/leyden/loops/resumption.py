@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 from leyden.callback import Callback
 from leyden.hooks import Hooks
-from leyden.loops.manual import Manual
-from leyden.loops.optimize import Automatic
 from leyden.loops.validations import Validations
 from leyden.state.end import End
 from leyden.state.fit_loaders import FitLoaders
+from leyden.state.fit_state import Stepping
 from leyden.state.progress import Done
 from leyden.state.run import Run
 
@@ -25,7 +24,7 @@ class Resumable(Protocol):
     end: End
     loaders: FitLoaders
     validation: Validations
-    optimization: Automatic | Manual
+    optimization: Stepping
 
     def close_epoch(self, at: int) -> None: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leyden.errors import InvalidOption
 from leyden.profilers.base import Profiler
@@ -18,10 +18,12 @@ class Duration:
     calls: int = 0
     total: float = 0.0
     longest: float = 0.0
+    each: list[float] = field(default_factory=list)
 
     def add(self, seconds: float) -> None:
         self.calls += 1
         self.total += seconds
+        self.each.append(seconds)
         self.longest = max(self.longest, seconds)
 
     @property
@@ -65,6 +67,11 @@ class SimpleProfiler(Profiler):
             raise InvalidOption("action_name", action_name, "an action that is running: it was never started")
         seconds = now - self.current_actions.pop(action_name)
         self.durations.setdefault(action_name, Duration()).add(seconds)
+
+    @property
+    def recorded_durations(self) -> dict[str, list[float]]:
+        """The seconds of each time that an action ran."""
+        return {name: list(duration.each) for name, duration in self.durations.items()}
 
     def summary(self) -> str:
         rows = sorted(self.durations.items(), key=lambda item: item[1].total, reverse=True)

@@ -21,8 +21,8 @@ class Stepping(Protocol):
     """How a fit optimizes: automatically or by hand."""
 
     wrapped: list[SteppingOptimizer]
-    contributed: int
-    """Batches whose gradients wait for the next step."""
+    contributed: Any
+    """Batches whose gradients wait for the next step; of each optimizer, where several take turns."""
 
     @property
     def has_stepped_scheduler(self) -> bool: ...
@@ -30,6 +30,16 @@ class Stepping(Protocol):
     def step(self, batch: Any, index: int, is_last: bool, at: int = ...) -> Any: ...
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None: ...
+
+    def take_up(self, carried: Any) -> None: ...
+
+    def end_window(self, at: int = ...) -> None: ...
+
+    def tell_idle_epoch(self) -> bool: ...
+
+    def step_plateaus(self, interval: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass

@@ -25,6 +25,10 @@ class Flight:
     """The loss with its graph, until backward, where somebody could save before it."""
 
 
+class Passes(list[Any]):
+    """What several passes over one batch returned, in their order."""
+
+
 class _Carried(torch.autograd.Function):
     """A loss whose graph was left behind in another process: its value, and what its backward gives."""
 
@@ -64,15 +68,17 @@ def carried_loss(value: Tensor, flow: Mapping[str, Tensor], parameters: Iterable
     return loss
 
 
-def detached(outputs: Any, loss: Tensor | None = None) -> dict[str, Any]:
+def detached(outputs: Any, loss: Tensor | None = None) -> Any:
     """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them.
 
-    ``loss`` is the loss that was detached already, where the step returned nothing else.
+    Of several passes, a list of such dicts. ``loss`` is the loss that was detached already, where the step returned nothing else.
     """
     if outputs is None:
         return {}
     if isinstance(outputs, Tensor):
         return {"loss": outputs.detach() if loss is None else loss}
+    if isinstance(outputs, Passes):
+        return [detached(each) for each in outputs]
     if isinstance(outputs, Mapping):
         return {key: tree_map(value, Tensor, Tensor.detach) for key, value in outputs.items()}
     return {"loss": outputs}

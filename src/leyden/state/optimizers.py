@@ -65,8 +65,11 @@ class OptimizerPlan:
         ]
 
     @classmethod
-    def read(cls, returned: Any, automatic: bool) -> OptimizerPlan:
-        """The plan in what ``configure_optimizers`` returned; raises :class:`InvalidReturn` where there is none."""
+    def read(cls, returned: Any, automatic: bool, several: bool = False) -> OptimizerPlan:
+        """The plan in what ``configure_optimizers`` returned; raises :class:`InvalidReturn` where there is none.
+
+        ``several`` says whether automatic optimization has a use for more than one optimizer.
+        """
         optimizers: list[Any] = []
         schedulers: list[Any] = []
         monitor: str | None = None
@@ -96,10 +99,11 @@ class OptimizerPlan:
         if not all(_is_optimizer(optimizer) for optimizer in optimizers):
             raise InvalidReturn(_refusal(returned))
         plans = [_read_scheduler(given, monitor, automatic) for given in schedulers]
-        if automatic and len(optimizers) > 1:
+        if automatic and len(optimizers) > 1 and not several:
             raise InvalidReturn(
                 f"configure_optimizers returned {len(optimizers)} optimizers, and automatic optimization steps one. Set "
-                f"self.automatic_optimization = False in __init__ and step them in training_step."
+                f"self.automatic_optimization = False in __init__ and step them in training_step; or let training_step take "
+                f"optimizer_idx, and be called for each of them in turn."
             )
         for plan in plans:
             owner = getattr(plan.scheduler, "optimizer", None)
@@ -183,10 +187,7 @@ def _read_scheduler(given: Any, monitor: str | None, automatic: bool) -> Schedul
         raise InvalidReturn(f"An lr_scheduler_config has frequency={plan.frequency!r}. Expected a whole number >= 1.")
     plan.reduce_on_plateau = plan.reduce_on_plateau or isinstance(plan.scheduler, ReduceLROnPlateau)
     if automatic and plan.reduce_on_plateau and plan.monitor is None:
-        raise InvalidReturn(
-            "configure_optimizers returned a ReduceLROnPlateau without a monitor. Return it as {'optimizer': optimizer, "
-            "'lr_scheduler': {'scheduler': scheduler, 'monitor': 'val_loss'}}, with the metric that it watches."
-        )
+        plan.monitor = "val_loss"
     return plan
 
 

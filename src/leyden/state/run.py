@@ -30,7 +30,7 @@ from leyden.metrics.metrics import Metrics, read_numbers
 from leyden.module import LightningModule
 from leyden.options import Options, check_count
 from leyden.state.course import Course, Wish
-from leyden.state.fit_state import FitState
+from leyden.state.fit_state import FitState, Stepping
 from leyden.state.flight import Flight
 from leyden.state.loaders import Loaders
 from leyden.state.losses import LossWatch
@@ -80,6 +80,7 @@ class Run(Properties, ABC):
         self.steps: dict[str, Callable[..., Any]] = {}
         self.read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = as_returned
         self.bar_items: Callable[[], Mapping[str, Any]] | None = None  # what the module wants the bar to show
+        self.own_optimization: Callable[[Run], Stepping] | None = None  # how batches become steps, where it is the module's way
         # where we are
         self.state = TrainerState()
         self.metrics = Metrics()
@@ -103,6 +104,7 @@ class Run(Properties, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to a running verb: a copy, or what is pickled, is a run at rest."""
         at_rest: dict[str, Any] = {"hooks": None, "steps": {}, "read_mapping": as_returned, "bar_items": None}
+        at_rest["own_optimization"] = None
         at_rest["fit_state"] = replace(self.fit_state, optimization=None, flight=Flight())
         return {**self.__dict__, **at_rest}
 
@@ -297,6 +299,7 @@ class Run(Properties, ABC):
                 if numbers is None:
                     numbers = read_numbers(complete)
                 logger.log_metrics(metrics=dict(numbers), step=step)
+                logger.save()
 
     @property
     def log_axis(self) -> int:

@@ -18,9 +18,10 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import in_notebook, noted
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import HOOK_NAMES, Hooks, fitted, tell_stage
-from leyden.hparams import as_plain
+from leyden.hparams import as_plain, assigned_hparams
 from leyden.loggers.base import Logger, keeps_place
 from leyden.module import LightningModule
+from leyden.notices import tell as tell_notices
 from leyden.options import Options
 from leyden.profilers.base import Profiler
 from leyden.spelling import refuse_misspelt
@@ -95,10 +96,12 @@ class Lifecycle(Run):
                 self.callbacks = self._callbacks_of(module, fn)
                 self._lend_log(module)
                 adapter = classic.adapt(self, module)
+                tell_notices()
                 self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
                 self.steps = self._find_steps(module, adapter)
                 self.read_mapping = adapter.read_mapping
                 self.bar_items = adapter.bar_items
+                self.own_optimization = adapter.optimization
                 self.metrics.begin(self.hooks, module, self.strategy.processes)
                 self.loaders.begin(
                     {stage.key: LoaderOrigin(stage, given.get(stage.key), datamodule, adapter.module) for stage in STAGES[fn]}
@@ -173,6 +176,7 @@ class Lifecycle(Run):
             teardown.call(self.profiler.describe)
             teardown.call(self.profiler.teardown, str(fn))
         self._let_go()
+        teardown.call(tell_notices)
         teardown.settle()
 
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
@@ -280,7 +284,7 @@ class Lifecycle(Run):
                 snapshot.put_progress(self, request.checkpoint)
                 snapshot.put_callbacks(self, request.checkpoint)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
-            self.plan = OptimizerPlan.read(returned, module.automatic_optimization)
+            self.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.own_optimization is not None)
             if not self.plan.optimizers and module.automatic_optimization:
                 self.warn(
                     f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
@@ -303,7 +307,7 @@ class Lifecycle(Run):
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
             return
-        merged: dict[str, Any] = {}
+        merged: Any = {}
         for owner in (self.datamodule, module):
             if owner is None or not getattr(owner, "_log_hyperparams", True):
                 continue
@@ -314,9 +318,10 @@ class Lifecycle(Run):
                     f"The datamodule and the module both save the hyper-parameters {clashing}, with different values, and a "
                     f"logger can keep one. Rename one, or save with logger=False."
                 )
-            merged.update(initial)
+            assigned = assigned_hparams(owner)
+            merged = {**merged, **initial} if merged or assigned is None else assigned
         for logger in self.loggers:
-            if merged:
+            if merged not in ({}, None):
                 logger.log_hyperparams(merged)
             if hasattr(logger, "log_graph"):
                 logger.log_graph(module)
@@ -351,7 +356,8 @@ class Lifecycle(Run):
             if not callable(own):  # set to None: as good as missing
                 own = partial(getattr(LightningModule, name), module)
             steps[name] = fitted(adapter.steps.get(name, own), count)
-        for name in ("configure_optimizers", "configure_model", "optimizer_step", "backward"):
+        called = ("configure_optimizers", "configure_model", "optimizer_step", "backward")
+        for name in (*called, "lr_scheduler_step", "configure_gradient_clipping"):
             steps[name] = adapter.steps.get(name, getattr(module, name))
         return steps
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitResult:
-    """The outcome of :meth:`Trainer.fit`."""
+    """The outcome of :meth:`Trainer.fit`. It equals 1 where training ended by itself, and 0 where it was interrupted: 2020's."""
 
     status: str
     """``finished``; ``stopped`` (by a callback or ``trainer.stop``); ``interrupted`` (Ctrl-C)."""
@@ -25,6 +25,11 @@ class FitResult:
     """The monitored metric's value in it."""
     last_checkpoint: str | None = None
     """The newest checkpoint's path."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int):
+            return other == (self.status != "interrupted")
+        return isinstance(other, FitResult) and vars(self) == vars(other)
 
     def column(self, name: str) -> list[float]:
         """One metric over the epochs that logged it, such as ``result.column("val_loss")``."""

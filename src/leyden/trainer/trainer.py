@@ -425,11 +425,6 @@ class Trainer(Lifecycle):
         return EvaluationLoopView(self, "predict")
 
     @property
-    def lr_schedulers(self) -> list[Any]:
-        """The schedulers themselves."""
-        return [plan.scheduler for plan in self.plan.schedulers]
-
-    @property
     def enable_validation(self) -> bool:
         """Whether fit validates: there is a validation loader, a ``validation_step``, and the limits leave batches."""
         if self._module is None or self.options.limits.val == 0:

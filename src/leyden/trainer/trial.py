@@ -15,8 +15,7 @@ from leyden.data.generators import put_states
 from leyden.data.source import Source
 from leyden.errors import MissingMethod
 from leyden.hooks import Hooks
-from leyden.loops.manual import Manual
-from leyden.loops.optimize import Automatic
+from leyden.loops.optimize import optimization_of
 from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import Metrics
 from leyden.state.parts import generators_of, put_metric_objects, take_generators, take_metric_objects
@@ -30,8 +29,7 @@ class Trial:
     def __init__(self, run: Run, steps: int | None) -> None:
         self.run = run
         self.steps = steps
-        self.optimization: Automatic | Manual = (Automatic if run.lightning_module.automatic_optimization else Manual)(run)
-        run.optimization = self.optimization
+        self.optimization = run.optimization = optimization_of(run)
         self._transfer = BatchTransfer(run)
 
     @property

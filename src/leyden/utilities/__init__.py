@@ -44,13 +44,17 @@ __all__ = [
 ]
 
 _FILES = (
+    "apply_func",
     "cloud_io",
     "combined_loader",
     "compile",
+    "debugging",
+    "distributed",
     "enums",
     "exceptions",
     "grads",
     "memory",
+    "model_helpers",
     "model_summary",
     "parameter_tying",
     "parsing",

@@ -1,0 +1,71 @@
+"""The callbacks' arguments of older Lightnings: what each is today."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from leyden.errors import ConflictingOptions, InvalidType, UnknownName, did_you_mean
+from leyden.notices import notice
+from leyden.options import check_bool, check_count
+
+_CHECKPOINT = {
+    "filepath": "dirpath and filename",
+    "prefix": "part of filename",
+    "period": "every_n_epochs",
+    "save_best_only": "save_top_k=1, or -1 for all",
+    "every_n_val_epochs": "every_n_epochs",
+}
+
+
+def checkpoint_arguments(legacy: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """``given``, ModelCheckpoint's arguments of today, with what was passed under the old names.
+
+    Raises :class:`UnknownName` for a name of neither, and :class:`ConflictingOptions` where both were passed.
+    """
+    for name in legacy:
+        if name not in _CHECKPOINT:
+            raise UnknownName(f"ModelCheckpoint got an unknown argument {name!r}.{did_you_mean(name, [*given, *_CHECKPOINT])}")
+        notice(f"ModelCheckpoint({name}=...)", _CHECKPOINT[name])
+    found = dict(given)
+    filepath = legacy.get("filepath")
+    if filepath is not None:
+        if not isinstance(filepath, str | os.PathLike):
+            raise InvalidType("filepath", filepath, "a folder, or a folder and a name such as 'ck/{epoch}-{val_loss:.2f}'")
+        _refuse_both("filepath", given, "dirpath", "filename")
+        text = os.fspath(filepath)
+        folder, name = (text, "") if os.path.isdir(text) else os.path.split(text)
+        found.update(dirpath=folder or ".", filename=name or "{epoch}")
+    prefix = legacy.get("prefix")
+    if prefix:
+        if not isinstance(prefix, str):
+            raise InvalidType("prefix", prefix, "text that the files' names begin with")
+        found["filename"] = prefix + (found["filename"] or "{epoch}-{step}")
+    for name in ("period", "every_n_val_epochs"):
+        if legacy.get(name) is not None:
+            _refuse_both(name, given, "every_n_epochs")
+            found["every_n_epochs"] = check_count(name, legacy[name], 1, "a number of epochs >= 1")
+    if legacy.get("save_best_only") is not None:
+        found["save_top_k"] = 1 if check_bool("save_best_only", legacy["save_best_only"]) else -1
+    # 0.7 had True and False too
+    if isinstance(found["save_top_k"], bool):
+        found["save_top_k"] = int(found["save_top_k"])
+    found["mode"] = read_mode(found["mode"], found["monitor"])
+    return found
+
+
+def read_mode(mode: Any, monitor: Any) -> Any:
+    """``"auto"``, which went by the metric's name, as ``"min"`` or ``"max"``; any other mode as it is."""
+    if mode != "auto":
+        return mode
+    name = monitor if isinstance(monitor, str) else ""
+    meant = "max" if "acc" in name or name.startswith("fmeasure") else "min"
+    notice("mode='auto'", f"mode={meant!r} for {name or 'the validation loss'}")
+    return meant
+
+
+def _refuse_both(old: str, given: Mapping[str, Any], *today: str) -> None:
+    both = [name for name in today if given[name] is not None]
+    if both:
+        raise ConflictingOptions(f"{old}= and {both[0]}= were both passed, and mean the same. Leave {old} out.")

@@ -1,0 +1,77 @@
+"""What older Lightnings' base classes had as methods that do nothing, so that ``super().on_epoch_end()`` still finds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from leyden.data.stretches import split_along_time
+
+
+class Flag:
+    """An attribute that a module shows of its trainer, and that the module's author may set to something of his own."""
+
+    def __init__(self, read: Callable[[Any], bool] = lambda trainer: False) -> None:
+        self.read = read
+
+    def __get__(self, module: Any, owner: type) -> Any:
+        if module is None:
+            return self
+        trainer = module.__dict__.get("_trainer")
+        return False if trainer is None else self.read(trainer)
+
+
+class FormerHooks:
+    """Old hooks of modules and callbacks alike."""
+
+    def on_epoch_start(self, *_: Any) -> None:
+        """``on_train_epoch_start`` today."""
+
+    def on_epoch_end(self, *_: Any) -> None:
+        """``on_train_epoch_end`` today."""
+
+    def on_batch_start(self, *_: Any) -> None:
+        """``on_train_batch_start`` today."""
+
+    def on_batch_end(self, *_: Any) -> None:
+        """``on_train_batch_end`` today."""
+
+    def on_pretrain_routine_start(self, *_: Any) -> None:
+        """``on_fit_start`` today."""
+
+    def on_pretrain_routine_end(self, *_: Any) -> None:
+        """``on_fit_start`` today."""
+
+
+class FormerModuleHooks(FormerHooks):
+    """Old hooks and flags of modules."""
+
+    use_dp = Flag()
+    use_ddp = Flag(lambda trainer: trainer.world_size > 1)
+    use_ddp2 = Flag()
+    use_amp = Flag(lambda trainer: trainer.precision.startswith(("16", "bf16")))
+    use_tpu = Flag()
+    single_gpu = Flag(lambda trainer: trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1)
+
+    def on_pre_performance_check(self, *_: Any) -> None:
+        """``on_validation_start`` and ``on_test_start`` today."""
+
+    def on_post_performance_check(self, *_: Any) -> None:
+        """``on_validation_end`` and ``on_test_end`` today."""
+
+    def on_sanity_check_start(self, *_: Any) -> None:
+        """A callback's ``on_sanity_check_start`` today."""
+
+    def tbptt_split_batch(self, batch: Any, split_size: int) -> list[Any]:
+        """The stretches of a batch, for ``truncated_bptt_steps``. Override where time is not the second dimension."""
+        return split_along_time(batch, split_size)
+
+
+class FormerCallbackHooks(FormerHooks):
+    """Old hooks of callbacks."""
+
+    def on_init_start(self, *_: Any) -> None:
+        """A callback's ``setup`` today."""
+
+    def on_init_end(self, *_: Any) -> None:
+        """A callback's ``setup`` today."""

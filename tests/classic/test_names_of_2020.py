@@ -1,0 +1,209 @@
+"""Where names of 0.5 to 1.9 were imported from, and what loggers, hooks and datamodules of those years bring."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import leyden
+from leyden import Trainer
+from leyden.callbacks import EarlyStopping, ModelCheckpoint
+from leyden.core.lightning import load_hparams_from_tags_csv
+from leyden.loggers import CSVLogger, Logger, LoggerCollection, TensorBoardLogger
+from leyden.profiler import Profiler
+from leyden.testing import BoringModel, random_batches
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice"),
+    pytest.mark.filterwarnings("ignore:.*there is no validation loader"),
+]
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+    "enable_model_summary": False, "max_epochs": 1, "limit_train_batches": 3, "limit_val_batches": 1,
+    "limit_test_batches": 1, "num_sanity_val_steps": 0,
+}  # fmt: skip
+PLACES = [
+    "profiler:Profiler", "profiler:SimpleProfiler", "profiler:AdvancedProfiler", "profiler:BaseProfiler",
+    "utilities.debugging:MisconfigurationException", "utilities.distributed:rank_zero_only",
+    "utilities.apply_func:apply_to_collection", "utilities.apply_func:move_data_to_device",
+    "utilities.model_helpers:is_overridden", "loggers:LightningLoggerBase", "loggers:LoggerCollection",
+    "loggers:rank_zero_only", "loggers.base:LightningLoggerBase", "loggers.base:rank_zero_only",
+    "loggers.base:LoggerCollection", "callbacks.base:Callback", "core.decorators:data_loader",
+    "core.root_module:LightningModule", "core.memory:ModelSummary", "root_module.root_module:LightningModule",
+    "root_module.decorators:data_loader", "root_module.memory:ModelSummary", "logging:TensorBoardLogger",
+    "logging:LightningLoggerBase", "overrides.override_data_parallel:LightningDataParallel",
+    "pt_overrides.override_data_parallel:LightningDistributedDataParallel",
+    "core.lightning:load_hparams_from_tags_csv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_name_is_where_it_was(place: str) -> None:
+    module, name = place.split(":")
+    assert getattr(importlib.import_module(f"leyden.{module}"), name) is not None
+
+
+class Own(Logger):
+    """As the documents of 0.7.1 told to write one."""
+
+    name, version = "own", 3  # type: ignore[assignment]  # class attributes stand for the base's properties
+
+    def __init__(self, folder: str = "here") -> None:
+        super().__init__()
+        self.save_dir = folder  # type: ignore[assignment,method-assign,misc,unused-ignore]
+        self.rows: list[Any] = []
+        self.saved: list[int] = []
+        self.closed = False
+
+    @property
+    def experiment(self) -> Any:
+        return self.rows
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.rows.append(metrics)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def save(self) -> None:
+        self.saved.append(len(self.rows))
+
+    def close(self) -> None:
+        super().close()
+        self.closed = True
+
+
+def test_a_logger_of_one_s_own_is_saved_after_each_row() -> None:
+    class Logged(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.step(batch)
+            return {"loss": loss, "log": {"x": loss}}
+
+    logger = Own()
+    Trainer(**{**QUIET, "logger": logger, "log_every_n_steps": 1}).fit(Logged())
+    assert logger.rows
+    assert set(range(1, len(logger.rows) + 1)) <= set(logger.saved)
+    assert (logger.save_dir, logger.rank) == ("here", 0)
+
+
+def test_several_loggers_as_one() -> None:
+    first, second = Own("a"), Own("b")
+    both = LoggerCollection([first, second])
+    both.log_metrics({"x": 1})
+    both.close()
+    assert both[0] is first
+    assert both.experiment == [first.rows, second.rows] == [[{"x": 1}]] * 2
+    assert (both.name, both.version, both.save_dir, len(both)) == ("own_own", "3_3", "a", 2)
+    assert first.closed
+    assert second.closed
+
+
+def test_meta_tags_are_written_and_read(own_folder: Path) -> None:
+    class Tagged(BoringModel):
+        def __init__(self, hparams: Any) -> None:
+            super().__init__()
+            self.hparams = hparams
+
+    trainer = Trainer(**{**QUIET, "logger": TensorBoardLogger("logs", name="")})
+    trainer.fit(Tagged(Namespace(a=1, b="x")))
+    tags = Path(str(trainer.log_dir)) / TensorBoardLogger.NAME_CSV_TAGS
+    assert tags.read_text().splitlines() == ["key,value", "a,1", "b,x"]
+    trainer.save_checkpoint("a.ckpt")
+    Path("tags.csv").write_text("key,value\na,7\nb,yy\nc,0.5\nd,True\n")
+    meant = Namespace(a=7, b="yy", c=0.5, d=True, on_gpu=False)
+    assert load_hparams_from_tags_csv("tags.csv") == meant
+    assert Tagged.load_from_checkpoint("a.ckpt", tags_csv="tags.csv").hparams == meant
+    assert Tagged.load_from_metrics(weights_path="a.ckpt", tags_csv="tags.csv").hparams == meant
+
+
+def test_a_root_folder_ends_without_a_slash(own_folder: Path) -> None:
+    assert not TensorBoardLogger("logs", name="").root_dir.endswith("/")
+    assert CSVLogger("logs", name="").root_dir == TensorBoardLogger("logs", name="").root_dir
+
+
+def test_smaller_names(own_folder: Path) -> None:
+    checkpoint, stopping = ModelCheckpoint(dirpath="ck", monitor="x", save_top_k=1), EarlyStopping("x")
+
+    class Logged(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("x", 2.0)
+            return self.step(batch)
+
+    options = {name: value for name, value in QUIET.items() if name != "enable_checkpointing"}
+    profiler = Profiler()
+    Trainer(**options, callbacks=[checkpoint, stopping], profiler=profiler).fit(Logged())
+    assert float(checkpoint.best) == 2.0  # type: ignore[arg-type]  # a file was written
+    assert checkpoint.kth_best_model == checkpoint.best_model_path
+    assert stopping.wait == 0
+    assert len(profiler.recorded_durations["run_training_batch"]) == 3
+
+
+@pytest.mark.parametrize("given", [(), ("--size", "7", "--shuffle", "true")])
+def test_a_datamodule_takes_its_options_from_the_command_line(given: tuple[str, ...]) -> None:
+    class Data(leyden.LightningDataModule):
+        def __init__(self, size: int = 3, shuffle: bool = False, name: str = "x") -> None:
+            super().__init__()
+            self.given = size, shuffle, name
+
+    parser = Data.add_argparse_args(ArgumentParser())
+    parser.add_argument("--other", default=1)
+    made = Data.from_argparse_args(parser.parse_args(given), name="y")
+    assert made.given == ((7, True, "y") if given else (3, False, "y"))
+
+
+def test_arguments_of_the_hooks_of_1_x() -> None:
+    seen: list[Any] = []
+
+    class Module(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.step(batch)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), 0.1)
+            return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1), "interval": "step"}]
+
+        def on_before_optimizer_step(self, optimizer: Any, optimizer_idx: int) -> None:  # type: ignore[override]
+            seen.append(("before", optimizer_idx))
+
+        def lr_scheduler_step(self, scheduler: Any, optimizer_idx: int, metric: Any) -> None:  # type: ignore[override]
+            seen.append(("schedule", optimizer_idx, metric))
+            scheduler.step()
+
+        def configure_gradient_clipping(  # type: ignore[override]
+            self, optimizer: Any, optimizer_idx: int, gradient_clip_val: Any, gradient_clip_algorithm: Any
+        ) -> None:
+            seen.append(("clip", optimizer_idx, gradient_clip_val))
+
+        def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+            seen.append(("validated", dataloader_idx))
+
+        def optimizer_step(  # type: ignore[override]
+            self, epoch: int, batch_idx: int, optimizer: Any, optimizer_idx: int, optimizer_closure: Any,
+            on_tpu: bool, using_native_amp: bool, using_lbfgs: bool,
+        ) -> None:  # fmt: skip
+            flags = {"on_tpu": on_tpu, "using_native_amp": using_native_amp, "using_lbfgs": using_lbfgs}
+            if batch_idx:
+                super().optimizer_step(epoch, batch_idx, optimizer, optimizer_idx, optimizer_closure, *flags.values())
+            else:
+                super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure=optimizer_closure, **flags)
+
+    class Watching(leyden.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any, opt_idx: int) -> None:  # type: ignore[override]
+            seen.append(("callback", opt_idx))
+
+        def on_validation_batch_start(  # type: ignore[override]
+            self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int
+        ) -> None:
+            seen.append(("validates", dataloader_idx))
+
+    options = {**QUIET, "limit_train_batches": 2}
+    trainer = Trainer(**options, gradient_clip_val=0.5, callbacks=[Watching()])
+    trainer.fit(Module(), random_batches(2), random_batches(1))
+    batch = [("callback", 0), ("before", 0), ("clip", 0, 0.5), ("schedule", 0, None)]
+    assert seen == [*batch, *batch, ("validates", 0), ("validated", 0)]
+    assert trainer.global_step == 2
