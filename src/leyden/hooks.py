@@ -56,7 +56,12 @@ class Hooks:
         self._profiler = run.profiler if run.profiler.active else None
         self.where: str | None = None  # the hook or step that runs now: `self.log` asks
         self.told = 0  # receivers of the running hook that were called, the one that runs included
-        self.heard: tuple[str, int] | None = None  # a hook, and how many receivers were told of it before the run was cut
+        self.broken: str | None = None  # the hook in which something raised
+        # a hook, how many receivers were told of it before the run was cut, and who
+        self.heard: tuple[str, int, list[str] | None] | None = None
+        self._already: tuple[str, ...] = ()  # they, while the others are being told
+        self._of_rest: tuple[Callable[..., Any], ...] = ()
+        self._names: dict[tuple[Callable[..., Any], ...], tuple[str, ...]] = {}  # receivers' names, by the tuple of them
         self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         self._checkpoint_phase: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         callbacks = list(callbacks)
@@ -64,14 +69,20 @@ class Hooks:
             hook = getattr(Callback, name)
             receivers: list[Callable[..., Any]] = []
             waiting: list[Callable[..., Any]] = []
+            names: list[str] = []
+            waiting_names: list[str] = []
             for callback in callbacks:
                 if overrides(callback, hook) and callback.leyden_wants(name):
                     waits = in_checkpoint_phase(callback, hook)
                     (waiting if waits else receivers).append(self._to_callback(callback, name, module))
+                    (waiting_names if waits else names).append(_name_of(callback))
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
                 receivers.append(self._measured(module, name, fitted(self._method(module, name), MODULE_HOOKS[name])))
+                names.append(_MODULE)
             self._receivers[hook] = tuple(receivers)
             self._checkpoint_phase[hook] = tuple(waiting)
+            self._names[self._receivers[hook]] = tuple(names)
+            self._names[self._checkpoint_phase[hook]] = tuple(waiting_names)
 
     def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
         positions = len(inspect.signature(getattr(Callback, name)).parameters) - 1
@@ -112,30 +123,54 @@ class Hooks:
             self._tell(hook, receivers, args)
 
     def _tell(self, hook: Hook, receivers: tuple[Callable[..., Any], ...], args: tuple[Any, ...]) -> list[Any]:
-        where, told, first = self.where, self.told, 0
+        where, told = self.where, self.told
         if self.heard is not None:
-            first = self.take_heard(hook.__name__)
-            receivers = receivers[first:]
+            receivers = self._not_told(hook, receivers)
         self.where = hook.__name__
         answers = []
         try:
-            for self.told, receiver in enumerate(receivers, first + 1):
+            for self.told, receiver in enumerate(receivers, 1):
                 answers.append(receiver(*args))
         except BaseException:
-            self.where = where
+            self.where, self.broken = where, hook.__name__
             self.told -= 1  # what raised was not told to the end: a run that goes on from here tells it again
             raise
+        self._already = ()
         self.where, self.told = where, told
         return answers
 
-    def take_heard(self, name: str) -> int:
-        """How many were told of the hook ``name`` before the run was cut. Asked once: nothing else was cut."""
-        heard, self.heard = self.heard, None
-        return heard[1] if heard is not None and heard[0] == name else 0
+    def _not_told(self, hook: Hook, receivers: tuple[Callable[..., Any], ...]) -> tuple[Callable[..., Any], ...]:
+        """Of ``receivers`` those who were not told before the run was cut, each known by its name: others may stand there now."""
+        names = self._names[receivers]
+        count, told = self.take_heard(hook.__name__)
+        left = list(names[:count] if told is None else told)  # a file of 0.1.0 says how many
+        kept = []
+        for name, receiver in zip(names, receivers, strict=True):
+            if name in left:
+                left.remove(name)
+            else:
+                kept.append((name, receiver))
+        self._already = tuple(names[:count] if told is None else told)
+        rest = tuple(receiver for _, receiver in kept)
+        self._names[rest] = tuple(name for name, _ in kept)
+        self._of_rest = rest
+        return rest
 
-    def told_all(self, hook: Hook, told: int) -> bool:
-        """Whether so many are all who hear of ``hook``."""
-        return told >= len(self._receivers[hook])
+    def take_heard(self, name: str) -> tuple[int, list[str] | None]:
+        """How many were told of the hook ``name`` before the run was cut, and who. Asked once: nothing else was cut."""
+        heard, self.heard = self.heard, None
+        return (heard[1], heard[2]) if heard is not None and heard[0] == name else (0, [])
+
+    def names_told(self, hook: Hook, in_checkpoint_phase: bool) -> list[str]:
+        """Who was told of ``hook``, which is being told or has broken off: callbacks by their state's key, and the module."""
+        receivers = (self._checkpoint_phase if in_checkpoint_phase else self._receivers)[hook]
+        if self._already:
+            receivers = self._of_rest
+        return [*self._already, *self._names[receivers][: self.told]]
+
+    def told_all(self, hook: Hook, told: list[str]) -> bool:
+        """Whether these are all who hear of ``hook``."""
+        return not set(self._names[self._receivers[hook]]) - set(told)
 
     def left(self, hook: Hook, checkpoint_phase: bool = False) -> int:
         """How many receivers of the running ``hook`` are still to be told."""
@@ -218,6 +253,17 @@ def in_checkpoint_phase(callback: Callback, hook: Hook) -> bool:
     if hook is Callback.on_train_epoch_end and callback.leyden_reads_epoch_metrics is True:
         return True
     return hook in _WITH_CHECKPOINT_PHASE and phase_of(callback) == "checkpoint"
+
+
+_MODULE = "the module"
+
+
+def _name_of(callback: Callback) -> str:
+    """The callback's name among those that were told of a hook. Two of one name are told apart by their number only."""
+    try:
+        return str(callback.state_key)
+    except Exception:  # a key that is made of what is not there yet is no reason to end a run
+        return type(callback).__qualname__
 
 
 def _module_hook(name: str) -> Hook:

@@ -343,3 +343,122 @@ def test_saving_before_any_fit_is_a_start(tmp_path: Path) -> None:
     nn.init.zeros_(again.layer.weight)
     other.fit(again, batches(), batches(2), ckpt_path=tmp_path / "x.ckpt")
     assert equal(weights(net), weights(again))
+
+
+class Hears(leyden.Callback):
+    """Notes a hook under its own name; one of them saves in it."""
+
+    def __init__(self, name: str, heard: list[str], save: Path | None = None) -> None:
+        self.name, self.heard, self.path = name, heard, save
+
+    @property
+    def state_key(self) -> str:
+        return self.name
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.progress.batches == 3:
+            self.heard.append(self.name)
+            if self.path is not None:
+                trainer.save_checkpoint(self.path)
+                self.path = None
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [("AMB", "B"), ("MB", "B"), ("M", ""), ("XAMB", "XB"), ("BMA", "B"), ("", ""), ("BX", "BX")],
+)
+def test_who_was_told_is_known_by_name_where_the_callbacks_have_changed(others: str, expected: str, tmp_path: Path) -> None:
+    def fit(names: str, save: Path | None, ckpt_path: Path | None = None) -> str:
+        heard: list[str] = []
+        callbacks = [Hears(name, heard, save if name == "M" else None) for name in names]
+        trainer = leyden.Trainer(**QUIET, max_epochs=1, callbacks=callbacks)
+        trainer.fit(Net(), batches(), batches(2), ckpt_path=ckpt_path)
+        return "".join(heard)
+
+    assert fit("AMB", tmp_path / "x.ckpt") == "AMB"
+    assert fit(others, None, tmp_path / "x.ckpt") == expected
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_before_backward", "on_train_epoch_end", "on_validation_start"])
+def test_after_an_error_in_a_hook_the_others_are_not_told_twice(hook: str, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Counts(leyden.Callback):
+        pass
+
+    class Breaks(leyden.Callback):
+        pass
+
+    def count(self: Any, *_: Any) -> None:
+        heard.append("counts")
+
+    def breaks(self: Any, *_: Any) -> None:
+        heard.append("breaks")
+        if heard.count("breaks") == 1:
+            raise ZeroDivisionError("mine")
+
+    setattr(Counts, hook, count)
+    setattr(Breaks, hook, breaks)
+
+    def fit(ckpt_path: Path | None) -> None:
+        writer = ModelCheckpoint(tmp_path, filename="x", save_on_exception=True, every_n_epochs=9)
+        options = {**QUIET, "enable_checkpointing": True, "num_sanity_val_steps": 0, "max_epochs": 1}
+        leyden.Trainer(**options, callbacks=[Counts(), Breaks(), writer]).fit(Net(), batches(3), batches(2), ckpt_path=ckpt_path)
+
+    with pytest.raises(ZeroDivisionError):
+        fit(None)
+    fit(next(tmp_path.glob("*.ckpt")))
+    times = 3 if hook in ("on_train_batch_end", "on_before_backward") else 1
+    assert heard.count("counts") == times
+    assert heard.count("breaks") == times + 1, "the one that failed is told again"
+
+
+class Own:
+    """A batch that no file can hold without pickle."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+def own(samples: Any) -> Own:
+    return Own(torch.stack([each[0] for each in samples]))
+
+
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"]
+)
+def test_a_batch_that_no_file_can_hold_is_read_again(hook: str, tmp_path: Path) -> None:
+    class Takes(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step([batch.x], batch_idx)
+
+    def loader() -> DataLoader[Any]:
+        plain = batches()
+        return DataLoader(plain.dataset, batch_size=2, shuffle=True, collate_fn=own)
+
+    told: list[tuple[int, float]] = []
+
+    class Saves(leyden.Callback):
+        path: Path | None = None
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            told.append((batch_idx, float(outputs["loss"])))
+
+    def save(self: Any, trainer: Any, *_: Any) -> None:
+        if self.path is not None and trainer.progress.batches == 2:
+            trainer.save_checkpoint(self.path)
+
+    setattr(Saves, hook, save)
+
+    def fit(path: Path | None, ckpt_path: Path | None = None) -> dict[str, Tensor]:
+        leyden.seed_everything(1 if ckpt_path is None else 9)
+        module, saves = Takes(), Saves()
+        saves.path = path
+        trainer = leyden.Trainer(**QUIET, max_epochs=1, callbacks=[saves], limit_val_batches=0)
+        trainer.fit(module, loader(), ckpt_path=ckpt_path)
+        return weights(module)
+
+    whole = fit(tmp_path / "x.ckpt")
+    expected, told[:] = list(told), []
+    assert equal(whole, fit(None, tmp_path / "x.ckpt"))
+    assert told == expected[2:]

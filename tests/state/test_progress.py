@@ -62,7 +62,7 @@ def test_an_epoch_that_a_limit_ended_inside_counts_as_over_and_can_go_on() -> No
 
 def test_the_hook_that_was_being_told_is_known_by_the_point() -> None:
     progress = Progress(done=Done.READ, told=2)
-    assert progress.cut_hook() == ("on_train_batch_start", 2)
+    assert progress.cut_hook() == ("on_train_batch_start", 2, None)
     assert progress.cut_hook() is None, "asked once"
     assert Progress(done=Done.PLATEAUS).cut_hook() is None
     assert set(NEXT_HOOK.values()) - {"lr_scheduler_step", TRANSFER} <= set(HOOK_NAMES)

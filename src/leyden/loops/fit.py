@@ -58,7 +58,8 @@ class FitLoop:
         )
         self.after_epoch = (
             (Done.EPOCH_HOOKS, partial(self.hooks.emit, Callback.on_train_epoch_end)),
-            (Done.EPOCH_ROW, self.write_epoch_row),
+            (Done.EPOCH_WRITTEN, self.write_epoch_row),
+            (Done.EPOCH_ROW, self.step_epoch_plateaus),
             (Done.EPOCH_TOLD, partial(self.hooks.emit_checkpoint_phase, Callback.on_train_epoch_end)),
         )
 
@@ -69,7 +70,7 @@ class FitLoop:
         hooks.emit(Callback.on_fit_start)
         restore()  # after a hook that may add parameter groups, whose states the file holds
         if progress.checking:
-            hooks.heard = progress.cut_hook()
+            hooks.heard = progress.cut_hook(run.told_names)
             self.validation.check_sanity()
         if run.options.limits.train == 0 or self.resumption.has_nothing_left():
             hooks.emit(Callback.on_fit_end)
@@ -84,7 +85,7 @@ class FitLoop:
             finally:
                 progress.show_next(False)
             put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
-            hooks.heard = progress.cut_hook()
+            hooks.heard = progress.cut_hook(run.told_names)
             while not self.end.is_here():
                 train_epoch()
             progress.done = Done.EPOCH_TOLD
@@ -255,9 +256,11 @@ class FitLoop:
         row = run.metrics.epoch_row()
         if row:
             run.log_row(row)
+        run.note_epoch()
+
+    def step_epoch_plateaus(self) -> None:
         if self.progress.closed:
             self.optimization.step_plateaus("epoch")
-        run.note_epoch()
 
     def save_if_safe(self) -> None:
         """A signal ends the run between two batches: keep all that was done."""

@@ -198,12 +198,14 @@ class Automatic:
                 loss = read_loss(outputs, self.run)
             if loss is None:
                 self.run.losses.skip()
+                flight.outputs = None
                 return None
             self.note_loss(loss.detach())
+            flight.outputs = outputs
             if self._divisor != 1:
                 loss = loss / self._divisor
             if self.is_watched:
-                flight.outputs, flight.loss, progress.done = outputs, loss, FORWARD
+                flight.loss, progress.done = loss, FORWARD
         else:
             outputs, loss = flight.outputs, flight.loss
         if self.contributed == 0 and at < ZEROED and self.zero is not None:
@@ -218,7 +220,7 @@ class Automatic:
             flight.loss = None
             self.contributed += 1
         if self.tells_after_backward and at < ACCUMULATED:
-            flight.outputs, progress.done = outputs, BACKWARD
+            progress.done = BACKWARD
             self.hooks.emit(Callback.on_after_backward)
         return outputs
 
@@ -231,6 +233,8 @@ class Automatic:
             return
         if FORWARD <= progress.done < BACKWARD and carried.get("value") is not None:
             flight.loss = carried_loss(carried["value"], carried["flow"], self.module.named_parameters())
+        if self.precision.scales and BACKWARD <= progress.done < OPTIMIZED:
+            self.precision.scale(torch.zeros((), device=next(self.module.parameters()).device))  # a new scaler begins with a loss
         if self.precision.scales and ACCUMULATED <= progress.done < OPTIMIZED and self.optimizer is not None:
             # the scaler has to see these gradients itself, before it steps
             for parameter in self.module.parameters():
@@ -357,7 +361,7 @@ class Automatic:
     # -- schedulers
     def step_due(self, is_last: bool, concerned: Callable[[SchedulerPlan], bool] = lambda plan: True) -> None:
         """Step the schedulers that count steps, where there was one, and after an epoch's last batch those that count epochs."""
-        plan, told = self.run.plan, self.hooks.take_heard("lr_scheduler_step") if self.hooks.heard is not None else 0
+        plan, told = self.run.plan, self.hooks.take_heard("lr_scheduler_step")[0] if self.hooks.heard is not None else 0
         due = list(filter(concerned, plan.due("step", self.progress.step))) if self.stepped else []
         if is_last:
             due += plan.due("epoch", self.run.current_epoch + 1)
@@ -391,8 +395,12 @@ class Automatic:
         if interval == "step" and (self.progress.window or not self.stepped):
             return
         count = self.run.current_epoch + 1 if interval == "epoch" else self.run.global_step
-        for plan in self.run.plan.due(interval, count, plateaus=True):
-            self.step_scheduler(plan)
+        told = self.hooks.take_heard("lr_scheduler_step")[0] if self.hooks.heard is not None else 0
+        for number, plan in enumerate(self.run.plan.due(interval, count, plateaus=True)):
+            if number >= told:
+                self.hooks.told = number
+                self.step_scheduler(plan)
+        self.hooks.told = 0
 
     def step_scheduler(self, plan: SchedulerPlan) -> None:
         metric = None

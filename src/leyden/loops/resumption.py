@@ -47,7 +47,7 @@ class Resumption:
             run.history = [row for row in run.history if row["epoch"] != progress.epoch]
         if run.ckpt_path is not None and end.has_trained():
             run.print(f"The run in {run.ckpt_path} is finished: {run.course.reason or 'it has reached its limit'}.")
-        told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, progress.told)
+        told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, run.told_names or [])
         return end.is_here() and told_all
 
     def finish_batch(self) -> None:
@@ -71,7 +71,7 @@ class Resumption:
         progress, flight, carried, loaders = self.run.progress, self.run.flight, self.run.carried, self.loop.loaders
         self.run.carried = None
         at = int(progress.done) if progress.in_batch else int(Done.OPENED)
-        if not progress.in_batch or carried is None:
+        if not progress.in_batch or carried is None or "batch" not in carried:
             return loaders.read(progress.epoch, progress.batch), at
         rest: Iterator[tuple[Any, int, bool]] = iter(())
         if not flight.is_last:

@@ -35,7 +35,7 @@ class BatchTransfer:
         assert hooks is not None
         strategy, flight, start = self.run.strategy, self.run.flight, 0
         if hooks.heard is not None:
-            start = hooks.take_heard(TRANSFER)
+            start = hooks.take_heard(TRANSFER)[0]
         outer, flight.batch, hooks.told = hooks.told, batch, start
         if self.before is not None and start < 1:
             batch = hooks.call(HOOKS[0], self.before, batch, loader_index)

@@ -37,6 +37,6 @@ class End:
     def has_trained(self) -> bool:
         """Whether no batch is to follow: at most callbacks are left to be told of the end."""
         limits, progress = self.run.options.limits, self.run.progress
-        if progress.done not in (Done.EPOCH_HOOKS, Done.EPOCH_ROW):
+        if not Done.EPOCH_HOOKS <= progress.done <= Done.EPOCH_ROW:
             return self.is_here()
         return self.is_cut() or (limits.max_epochs is not None and progress.epoch + 1 >= limits.max_epochs)

@@ -68,6 +68,8 @@ class FitState:
     """Of a resumed run: the batch in which it was cut."""
     evaluation_to_resume: Mapping[str, Any] | None = None
     """Of a resumed run: what the validation in which it was cut depends on."""
+    told_names: list[str] | None = None
+    """Of a resumed run: who was told of the hook in which it was cut."""
     evaluation_cut: Mapping[str, Any] | None = None
     """The same, until its loader has been opened there."""
     at_rest: dict[str, Any] | None = None

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from leyden.callback import Callback
@@ -41,14 +43,31 @@ class Part:
 # -- how far
 def take_progress(run: Run) -> dict[str, Any]:
     """The counts, and who was told of the hook that runs."""
-    hooks, done = run.hooks, run.progress.done
-    told = 0
-    if hooks is not None and (hooks.where == NEXT_HOOK.get(Done(done)) or done in (Done.FETCHED, Done.EVAL_FETCHED)):
+    hooks, done, told = run.hooks, run.progress.done, 0
+    if hooks is not None and (is_telling(run) or done in (Done.FETCHED, Done.EVAL_FETCHED)):
         told = hooks.told
     optimization = run.optimization
-    if run.progress.done == Done.STEPPED and optimization is not None and optimization.has_stepped_scheduler:
+    if NEXT_HOOK.get(Done(done)) == "lr_scheduler_step" and optimization is not None and optimization.has_stepped_scheduler:
         told += 1
     return {**run.progress.state_dict(), "told": told}
+
+
+def is_telling(run: Run) -> bool:
+    """Whether the hook that comes next is being told, or broke off in an error."""
+    hooks, following = run.hooks, NEXT_HOOK.get(Done(run.progress.done))
+    return hooks is not None and following is not None and following in (hooks.where, hooks.broken)
+
+
+def take_told(run: Run) -> list[str] | None:
+    """Who was told of the hook that runs, by name: the run that goes on may have other callbacks."""
+    following, done = NEXT_HOOK.get(Done(run.progress.done)), run.progress.done
+    if run.hooks is None or not is_telling(run) or not hasattr(Callback, following or ""):
+        return None
+    return run.hooks.names_told(getattr(Callback, following or ""), done in (Done.ROW, Done.VALIDATED, Done.EPOCH_ROW))
+
+
+def put_told(run: Run, names: Any) -> None:
+    run.told_names = names
 
 
 def put_progress(run: Run, state: Any) -> None:
@@ -167,9 +186,16 @@ def _on(value: Any, child: Any) -> Any:
 
 
 # -- the batch that runs
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
 def is_writable(batch: Any) -> bool:
-    """Whether a file can hold ``batch`` without pickle."""
-    return not unwritable(encode({"batch": batch}))
+    """Whether a file can hold ``batch`` without pickle, and what comes out of it is of the same types."""
+    if type(batch) in (list, tuple):
+        return all(map(is_writable, batch))
+    if type(batch) is dict:
+        return all(type(key) in _PLAIN and is_writable(value) for key, value in batch.items())
+    return type(batch) in (Tensor, np.ndarray, *_PLAIN) and not unwritable(encode({"batch": batch}))
 
 
 def take_flight(run: Run) -> dict[str, Any] | None:
@@ -188,9 +214,16 @@ def take_flight(run: Run) -> dict[str, Any] | None:
             waits = False
         if not waits:
             return None
-    if (progress.in_batch and progress.closed) or not is_writable(flight.batch):
+    if progress.in_batch and progress.closed:
         return None
-    kept: dict[str, Any] = {"batch": flight.batch, "index": flight.index, "is_last": flight.is_last}
+    if done == Done.STARTED and not run.lightning_module.automatic_optimization and hooks.where is not None:
+        run.warn(
+            "A checkpoint was saved inside training_step of manual optimization: nobody but the module knows how far that was. A "
+            "run that goes on from it calls training_step again, with what has changed so far. Save at a batch's end instead."
+        )
+    kept: dict[str, Any] = {"index": flight.index, "is_last": flight.is_last}
+    if is_writable(flight.batch):  # else it is read again
+        kept["batch"] = flight.batch
     if not progress.in_batch:
         return {**kept, "outputs": flight.outputs if is_writable(flight.outputs) else None}
     if done >= Done.FORWARD:
@@ -198,11 +231,20 @@ def take_flight(run: Run) -> dict[str, Any] | None:
         kept["single"] = isinstance(flight.outputs, Tensor)
     if Done.FORWARD <= done < Done.BACKWARD and flight.loss is not None:
         try:
-            kept.update(value=flight.loss.detach(), flow=flow_of(flight.loss, run.lightning_module))
+            kept.update(value=flight.loss.detach(), flow=_flow(run, flight.loss))
         except RuntimeError:
             # the graph is gone: an override of `backward` saves after its own call, and the gradients are in
             run.progress.done = Done.BACKWARD
     return kept
+
+
+def _flow(run: Run, loss: Tensor) -> dict[str, Tensor]:
+    """What backward would give, through the scaler where there is one: halves would lose what it is there to keep."""
+    precision = run.strategy.precision
+    if not precision.scales:
+        return flow_of(loss, run.lightning_module)
+    factor = float(precision.scale(torch.ones((), device=loss.device)))
+    return {name: gradient / factor for name, gradient in flow_of(precision.scale(loss), run.lightning_module).items()}
 
 
 def put_flight(run: Run, kept: Any) -> None:
@@ -211,7 +253,8 @@ def put_flight(run: Run, kept: Any) -> None:
     if kept is None:
         return
     flight, strategy = run.flight, run.strategy
-    flight.batch = strategy.move(kept["batch"]) if strategy.moves else kept["batch"]
+    if "batch" in kept:
+        flight.batch = strategy.move(kept["batch"]) if strategy.moves else kept["batch"]
     flight.index, flight.is_last = kept["index"], kept["is_last"]
     outputs = kept.get("outputs")
     flight.outputs = strategy.move(outputs) if strategy.moves else outputs
@@ -251,6 +294,7 @@ def collected(run: Run) -> dict[str, Any]:
 PARTS = (
     Part("flight", "own", take_flight, put_flight),  # first: it may find that more is done than the loop knows
     Part("progress", "same", take_progress, put_progress, early=True),
+    Part("told", "same", take_told, put_told),
     Part("accumulate", "same", lambda run: run.accumulate_grad_batches, put_accumulation),
     Part("stop", "same", take_stop, put_stop),
     Part("history", "same", lambda run: run.history, put_history),

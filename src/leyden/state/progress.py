@@ -54,11 +54,12 @@ class Done(IntEnum):
     VALIDATED = 34  # on_validation_end, of callbacks that save
     VALIDATION_TOLD = 35  # schedulers that wait for a metric
     PLATEAUS = 36  # the next batch: OPENED. Or the epoch's end: on_train_epoch_end
-    EPOCH_HOOKS = 37  # the epoch's row, and schedulers that wait for a metric
-    EPOCH_ROW = 38  # on_train_epoch_end, of callbacks that save
+    EPOCH_HOOKS = 37  # the epoch's row
+    EPOCH_WRITTEN = 38  # schedulers that wait for a metric; `told` counts them
+    EPOCH_ROW = 39  # on_train_epoch_end, of callbacks that save
     # -- the end
-    EPOCH_TOLD = 39  # the epoch is counted: CHECKED. Or, where a limit ended training inside it: on_train_end
-    ENDED = 40  # nothing
+    EPOCH_TOLD = 40  # the epoch is counted: CHECKED. Or, where a limit ended training inside it: on_train_end
+    ENDED = 41  # nothing
 
 
 TRANSFER = "batch transfer"
@@ -84,6 +85,8 @@ NEXT_HOOK: dict[Done, str] = {
     Done.EVAL_ROW: "on_validation_end",
     Done.VALIDATED: "on_validation_end",
     Done.PLATEAUS: "on_train_epoch_end",
+    Done.VALIDATION_TOLD: "lr_scheduler_step",
+    Done.EPOCH_WRITTEN: "lr_scheduler_step",
     Done.EPOCH_ROW: "on_train_epoch_end",
     Done.EPOCH_TOLD: "on_train_end",
 }
@@ -150,10 +153,10 @@ class Progress(Shown):
         """Whether nothing but the sanity check has begun."""
         return self.batches == 0 and (self.done < Done.CHECKED or self.validating)
 
-    def cut_hook(self) -> tuple[str, int] | None:
-        """The hook of which some receivers were told before the run was cut, and how many."""
+    def cut_hook(self, names: list[str] | None = None) -> tuple[str, int, list[str] | None] | None:
+        """The hook of which some receivers were told before the run was cut, how many, and who."""
         told, self.told = self.told, 0
-        return (NEXT_HOOK[Done(self.done)], told) if told and self.done in NEXT_HOOK else None
+        return (NEXT_HOOK[Done(self.done)], told, names) if told and self.done in NEXT_HOOK else None
 
     def count_batch(self, is_last: bool) -> None:
         """A batch was trained on."""

@@ -60,6 +60,7 @@ class Properties:
     random_state_to_restore = OfFit[dict[str, Any] | None]()
     carried = OfFit[Mapping[str, Any] | None]()
     evaluation_to_resume = OfFit[Mapping[str, Any] | None]()
+    told_names = OfFit[list[str] | None]()
     evaluation_cut = OfFit[Mapping[str, Any] | None]()
     at_rest = OfFit[dict[str, Any] | None]()
 

@@ -104,30 +104,50 @@ class Strategy(ABC):
         """Processes that train together."""
         return self.processes.world
 
+    @world_size.setter
+    def world_size(self, number: int) -> None:
+        self.processes.world = number
+
     @property
     def global_rank(self) -> int:
         """This process among all of them."""
         return self.processes.rank
+
+    @global_rank.setter
+    def global_rank(self, number: int) -> None:
+        self.processes.rank = number
 
     @property
     def local_rank(self) -> int:
         """This process among those of its node."""
         return self.processes.local_rank
 
+    @local_rank.setter
+    def local_rank(self, number: int) -> None:
+        self.processes.local_rank = number
+
     @property
     def node_rank(self) -> int:
         """This node among all nodes."""
         return self.processes.node_rank
+
+    @node_rank.setter
+    def node_rank(self, number: int) -> None:
+        self.processes.node_rank = number
 
     @property
     def num_nodes(self) -> int:
         """How many nodes there are."""
         return self.processes.nodes
 
+    @num_nodes.setter
+    def num_nodes(self, number: int) -> None:
+        self.processes.nodes = number
+
     @property
     def is_global_zero(self) -> bool:
         """Whether this is the process that writes files and speaks to the user."""
-        return self.processes.is_first
+        return self.global_rank == 0
 
     def barrier(self, name: str | None = None) -> None:
         """Wait until every process is here."""

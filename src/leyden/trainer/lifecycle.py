@@ -142,7 +142,10 @@ class Lifecycle(Run):
         finally:
             try:
                 if begun:
-                    self._end(fn, module, datamodule, status, failure)
+                    with noted(lambda number: self.course.note_signal(number), interrupts=False):
+                        self._end(fn, module, datamodule, status, failure)
+                    if failure is None and self.course.signal is not None:
+                        self.raise_if_signalled()  # it came while the verb was being ended, which it now is
             finally:
                 self._verb_running = False
                 self.state.stage = None

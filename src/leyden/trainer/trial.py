@@ -13,12 +13,13 @@ from torch import Tensor
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.generators import put_states
 from leyden.data.source import Source
-from leyden.errors import MissingMethod
+from leyden.errors import ConflictingOptions, MissingMethod
 from leyden.hooks import Hooks
 from leyden.loops.optimize import optimization_of
 from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import Metrics
 from leyden.state.parts import generators_of, put_metric_objects, take_generators, take_metric_objects
+from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
 
@@ -76,6 +77,12 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
     precision, random states, the module's and the loaders' own generators, metrics, and how far the fit was.
     """
     module, plan, precision = run.lightning_module, run.plan, run.strategy.precision
+    where = run.hooks.where if run.hooks is not None and run.fitting else None
+    if where is not None and Done.STARTED <= run.progress.done < Done.BACKWARD:
+        raise ConflictingOptions(
+            f"trial_run() was called in {where}: its steps would change weights that the running batch's backward still needs. "
+            f"Call it before a batch or after it."
+        )
     if run.loaders.train is None and run.loaders.exists("train"):
         with preserved_random_state():  # what is made once is made now: its generators are among what is put back
             run.loaders.load_train(run.options.limits)
@@ -97,7 +104,7 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
             run.metrics.begin(run.hooks, module)
             for parameter in module.parameters():
                 parameter.grad = None
-            with run.in_stage(RunningStage.TRAINING), torch.enable_grad():
+            with run.in_stage(RunningStage.TRAINING), torch.inference_mode(mode=False), torch.enable_grad():
                 run.metrics.start_epoch("train")
                 module.train()
                 trial = Trial(run, steps)
