@@ -10,9 +10,9 @@ from torch import Tensor
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import Unwritable, decode
 from leyden.checkpoint.random_state import set_random_state
+from leyden.crash.capsule import FILE, versions
 from leyden.errors import CheckpointForeign, CheckpointMissing, InvalidType, LeydenWarning
 from leyden.module import LightningModule
-from leyden.state.capsule import FILE, versions
 from leyden.trainer.trainer import Trainer
 
 

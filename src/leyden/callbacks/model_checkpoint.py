@@ -13,14 +13,14 @@ from torch import Tensor
 
 from leyden.callbacks.checkpoint import Checkpoint, store_of
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end, validation_loss
-from leyden.callbacks.older import checkpoint_arguments
-from leyden.callbacks.trigger import Moments, moment, read_trigger
+from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments
+from leyden.callbacks.trigger import Moments, moment, read_trigger, refuse_unranked
 from leyden.checkpoint.files import absolute, read_folder
 from leyden.checkpoint.naming import doubt_names, format_name
 from leyden.checkpoint.retention import Recorded, Retention
 from leyden.checkpoint.upkeep import Upkeep
 from leyden.distributed.rank_zero import rank_zero_info
-from leyden.errors import CheckpointWriteFailed, ConflictingOptions, InvalidOption
+from leyden.errors import CheckpointWriteFailed, InvalidOption
 from leyden.module import LightningModule
 from leyden.options import check_bool, check_count, check_text
 from leyden.schedule import EveryDuration, EveryN
@@ -28,7 +28,7 @@ from leyden.state.run import Run
 from leyden.types import STEP_OUTPUT, Path
 
 
-class ModelCheckpoint(Checkpoint):
+class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     """Write checkpoints by one trigger, and keep the best ``save_top_k`` by ``monitor``.
 
     Args:
@@ -109,19 +109,15 @@ class ModelCheckpoint(Checkpoint):
         clock: Callable[[], float] = time.monotonic,
         **legacy: Any,
     ) -> None:
-        given = checkpoint_arguments(
-            legacy,
-            {
-                "dirpath": dirpath,
-                "filename": filename,
-                "monitor": monitor,
-                "save_top_k": save_top_k,
-                "mode": mode,
-                "every_n_epochs": every_n_epochs,
-            },
-        )
-        dirpath, filename, save_top_k = given["dirpath"], given["filename"], given["save_top_k"]
-        mode, every_n_epochs = given["mode"], given["every_n_epochs"]
+        given: dict[str, Any] = {
+            "dirpath": dirpath,
+            "filename": filename,
+            "monitor": monitor,
+            "save_top_k": save_top_k,
+            "mode": mode,
+        }
+        given = checkpoint_arguments(legacy, {**given, "every_n_epochs": every_n_epochs})
+        dirpath, filename, _, save_top_k, mode, every_n_epochs = given.values()
         self.dirpath = read_folder("dirpath", dirpath)
         self.filename = check_text("filename", filename, "a name such as '{epoch}-{val_loss:.2f}', or None")
         self.monitor = check_text("monitor", monitor, "the name of a logged metric, or None")
@@ -159,16 +155,6 @@ class ModelCheckpoint(Checkpoint):
         self._metric.forget()
 
     @property
-    def best(self) -> Tensor | None:
-        """``best_model_score``, by its older name."""
-        return self.best_model_score
-
-    @property
-    def kth_best_model(self) -> str:
-        """``kth_best_model_path``, by its older name."""
-        return self.kth_best_model_path
-
-    @property
     def every_n_epochs(self) -> int:
         """Epochs between saves; 0 where another trigger holds."""
         return self._every_n_epochs
@@ -187,11 +173,7 @@ class ModelCheckpoint(Checkpoint):
     def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if self.monitor is None and self.save_top_k > 1 and not self._chooses_monitor:
-            raise ConflictingOptions(
-                f"save_top_k={self.save_top_k} keeps the best by a metric, and monitor=None names none. Name one, or use "
-                f"save_top_k -1 (all), 0 (none) or 1 (the newest)."
-            )
+        refuse_unranked(self.monitor, self.save_top_k, self._chooses_monitor)
         self._upkeep.store = store_of(trainer)
         if self._has_run:  # another fit has its own best, and its own files
             self._begin()
@@ -449,9 +431,8 @@ class ModelCheckpoint(Checkpoint):
         """Write the present state to ``filepath``, and tell the loggers."""
         trainer.save_checkpoint(filepath, self.save_weights_only)
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if hasattr(logger, "after_save_checkpoint"):
-                    logger.after_save_checkpoint(self)
+            for logger in (each for each in trainer.loggers if hasattr(each, "after_save_checkpoint")):
+                logger.after_save_checkpoint(self)
 
     def _remove_checkpoint(self, trainer: Run, filepath: str) -> None:
         """Remove a file of this run that is no longer wanted."""
@@ -467,12 +448,7 @@ class ModelCheckpoint(Checkpoint):
 
     def to_yaml(self, filepath: Path | None = None) -> None:
         """Write ``best_k_models``, path to score, as YAML to ``filepath`` or ``dirpath/best_k_models.yaml``."""
-        if filepath is None:
-            if self.dirpath is None:
-                raise InvalidOption("filepath", filepath, "a path: dirpath is not known before training")
-            filepath = os.path.join(self.dirpath, "best_k_models.yaml")
-        with open(filepath, "w", encoding="utf-8") as file:
-            file.write(self.retention.as_yaml())
+        self._upkeep.write_yaml(filepath, self.dirpath)
 
     # -- kept
     def state_dict(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from leyden.errors import ConflictingOptions, InvalidType, UnknownName, did_you_mean
 from leyden.notices import notice
 from leyden.options import check_bool, check_count
@@ -69,3 +71,20 @@ def _refuse_both(old: str, given: Mapping[str, Any], *today: str) -> None:
     both = [name for name in today if given[name] is not None]
     if both:
         raise ConflictingOptions(f"{old}= and {both[0]}= were both passed, and mean the same. Leave {old} out.")
+
+
+class FormerCheckpointNames:
+    """What ModelCheckpoint's attributes were called before."""
+
+    best_model_score: Tensor | None
+    kth_best_model_path: str
+
+    @property
+    def best(self) -> Tensor | None:
+        """``best_model_score``, by its older name."""
+        return self.best_model_score
+
+    @property
+    def kth_best_model(self) -> str:
+        """``kth_best_model_path``, by its older name."""
+        return self.kth_best_model_path

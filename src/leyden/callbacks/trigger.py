@@ -20,6 +20,15 @@ class Trigger(NamedTuple):
     interval: timedelta | None
 
 
+def refuse_unranked(monitor: str | None, save_top_k: int, chooses: bool) -> None:
+    """Raise :class:`ConflictingOptions` where several of the best are to be kept, and nothing says which those are."""
+    if monitor is None and save_top_k > 1 and not chooses:
+        raise ConflictingOptions(
+            f"save_top_k={save_top_k} keeps the best by a metric, and monitor=None names none. Name one, or use save_top_k -1 "
+            f"(all), 0 (none) or 1 (the newest)."
+        )
+
+
 def read_trigger(steps: Any, epochs: Any, interval: Any) -> Trigger:
     """What was asked for; each epoch where nothing was.
 

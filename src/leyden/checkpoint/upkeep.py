@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -9,7 +10,8 @@ from leyden.checkpoint.files import is_remote
 from leyden.checkpoint.retention import Retention, moved, within
 from leyden.checkpoint.store import CheckpointStore, FileStore
 from leyden.distributed.rank_zero import rank_zero_warn
-from leyden.errors import PossibleUserWarning, warn_user
+from leyden.errors import InvalidOption, PossibleUserWarning, warn_user
+from leyden.types import Path
 
 
 @final
@@ -35,6 +37,13 @@ class Upkeep:
         self.resumed = False
         self._same_folder = False  # the earlier process saved where this one saves
         self._given_up_since: float | None = None
+
+    def write_yaml(self, filepath: Path | None, folder: str | None) -> None:
+        """Write the best files and their scores as YAML to ``filepath``, or into ``folder``."""
+        if filepath is None and folder is None:
+            raise InvalidOption("filepath", filepath, "a path: dirpath is not known before training")
+        with open(filepath or os.path.join(folder or "", "best_k_models.yaml"), "w", encoding="utf-8") as file:
+            file.write(self._retention.as_yaml())
 
     def take_over(self, state: Mapping[str, Any], folder: str | None, *, fixed: bool) -> bool:
         """Take the records of a process that saved to ``state["dirpath"]``, where this one saves to ``folder``.

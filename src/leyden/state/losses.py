@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from leyden.crash.capsule import KEPT, Capsule, Failing
 from leyden.errors import NonFiniteLoss
 from leyden.metrics.metrics import stack_scalars
 from leyden.options import Options
-from leyden.state.capsule import KEPT, Capsule, Failing
 from leyden.state.course import Course, Wish
 
 
