@@ -109,13 +109,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         clock: Callable[[], float] = time.monotonic,
         **legacy: Any,
     ) -> None:
-        given: dict[str, Any] = {
-            "dirpath": dirpath,
-            "filename": filename,
-            "monitor": monitor,
-            "save_top_k": save_top_k,
-            "mode": mode,
-        }
+        given: Any = {"dirpath": dirpath, "filename": filename, "monitor": monitor, "save_top_k": save_top_k, "mode": mode}
         given = checkpoint_arguments(legacy, {**given, "every_n_epochs": every_n_epochs})
         dirpath, filename, _, save_top_k, mode, every_n_epochs = given.values()
         self.dirpath = read_folder("dirpath", dirpath)
