@@ -200,12 +200,12 @@ def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any
     ``prefix`` is ``"datamodule_"`` for a datamodule. A value that cannot be written and is the constructor's own default
     is left out: the constructor will have it again.
     """
-    saved = _named_values(owner.hparams)
+    config = is_config(owner.hparams)
+    saved = as_plain(owner.hparams, resolve=False) if config else _named_values(owner.hparams)
     if not saved:
         return {}
     defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
-    config = is_config(owner.hparams)
-    values: dict[str, Any] = encode(as_plain(owner.hparams, resolve=False), "hyper_parameters") if config else {}
+    values: dict[str, Any] = encode(saved, "hyper_parameters") if config else {}
     for name, value in () if config else saved.items():
         plain = encode(value, name)
         if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):

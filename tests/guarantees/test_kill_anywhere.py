@@ -157,7 +157,7 @@ def test_rows_stay_where_nobody_asked_to_go_on(tmp_path: Path) -> None:
     first.finalize("success")
     trainer(tmp_path, 1, logger=CSVLogger(tmp_path, "csv", "run"), enable_checkpointing=False).fit(Worsening())
     assert "old" in (tmp_path / "csv" / "run" / "metrics.csv").read_text()
-    assert os.listdir(tmp_path / "csv" / "run") == ["metrics.csv"]
+    assert sorted(os.listdir(tmp_path / "csv" / "run")) == ["hparams.yaml", "metrics.csv"]
 
 
 @pytest.mark.filterwarnings("ignore:The checkpoint folder")
