@@ -353,3 +353,77 @@ def test_accumulation_clipping_and_a_scheduler_as_by_hand(tmp_path: Path) -> Non
         )
         trainer.fit(module, train, val)
         assert same(bits(module.model, trainer.optimizers[0]), expected)
+
+
+# -- generators and tables of the module's own, and of what it shares with others
+
+
+class OwnDraws(leyden.LightningModule):
+    """Draws noise from generators of its own, in every stage, and makes a table in whichever forward is the first."""
+
+    example_input_array = torch.zeros(2, 4)
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+        self.held = {"torch": [generator], "numpy": np.random.default_rng(2), "python": random.Random(2)}
+        self.table: tuple[Tensor] | None = None
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = (torch.linspace(1, 2, 4),)
+        self.calls += 1
+        noise = torch.randn(x.shape, generator=self.held["torch"][0]) + self.held["numpy"].normal()  # type: ignore[index,attr-defined]
+        out: Tensor = self.net((x + noise + self.held["python"].random()) * self.table[0])  # type: ignore[attr-defined]
+        return out
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.mse_loss(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return optimizer_of(self)
+
+
+@pytest.mark.filterwarnings("ignore::leyden.errors.PossibleUserWarning")  # a run without validation is the other side
+@pytest.mark.parametrize("watching", ["validation", "sanity check alone", "summary"])
+def test_generators_of_their_own_are_put_back(watching: str) -> None:
+    def weights(watched: bool) -> list[Tensor]:
+        leyden.seed_everything(3)
+        generator = torch.Generator().manual_seed(1)
+        module = OwnDraws(generator)
+        data = Samples(augmented=False)
+        train = DataLoader(data, 4, shuffle=True, generator=generator)
+        validates = watched and watching in ("validation", "sanity check alone")
+        trainer = leyden.Trainer(
+            max_epochs=EPOCHS,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=watched and watching == "summary",
+            check_val_every_n_epoch=1 if watching == "validation" else 10,
+        )
+        trainer.fit(module, train, DataLoader(data, 4, generator=generator) if validates else None)
+        return [value.detach() for value in module.state_dict().values()]
+
+    for with_it, without in zip(weights(True), weights(False), strict=True):
+        assert torch.equal(with_it, without)
+
+
+def test_another_trainer_may_validate_the_same_module_in_a_hook() -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    quiet["enable_model_summary"] = False
+    data = DataLoader(Samples(augmented=False), 4)
+
+    class Looks(leyden.Callback):
+        def on_train_epoch_end(self, trainer: leyden.Trainer, module: leyden.LightningModule) -> None:
+            leyden.Trainer(**quiet).validate(module, data, verbose=False)
+
+    module = OwnDraws(torch.Generator())
+    trainer = leyden.Trainer(max_epochs=2, callbacks=[Looks()], **quiet)
+    trainer.fit(module, data, data)
+    assert module.trainer is trainer
+    assert trainer.global_step == 2 * len(data)

@@ -1,60 +1,54 @@
-"""Random generators that data or a module owns: found by looking at attributes, their states taken and put back."""
+"""Random generators that data, a module or a callback owns: found by walking what is reachable, their states kept."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.checkpoint.format import decode, encode
-from leyden.data.combined import CombinedLoader
+from leyden.data.reachable import reachable
 
-_OWN = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_DEPTH = 4
+_OWN = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 
 
 def generators_in(root: Any) -> dict[str, Any]:
-    """Generators among the attributes of ``root`` and of the loaders, samplers, datasets and modules in it, by their path."""
-    return dict(_walk(root, "", _DEPTH, set()))
+    """Random generators reachable from ``root``, by their path: each once, by the shortest.
+
+    Through attributes (slots too), items, closures, defaults, bound methods, ``functools.partial`` and the globals that a
+    user's functions and methods read. The generators of the whole process are not among them.
+    """
+    found: dict[str, Any] = {}
+    sources: set[int] = {*map(id, _global_sources())}
+    for path, generator in reachable(root, _is_generator):
+        source = _source(generator)
+        if id(source) not in sources:
+            sources.add(id(source))
+            found[path] = generator
+    return found
 
 
-def _walk(part: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if id(part) in seen or depth < 0:
-        return
-    seen.add(id(part))
-    if isinstance(part, _OWN):
-        if not isinstance(part, random.SystemRandom):
-            yield path, part
-        return
-    if isinstance(part, CombinedLoader):
-        part = part.flattened
-    if isinstance(part, list | tuple):
-        if len(part) <= 64:
-            for index, item in enumerate(part):
-                yield from _walk(item, f"{path}.{index}", depth - 1, seen)
-        return
-    if isinstance(part, Mapping):
-        if len(part) <= 64:
-            for key, item in part.items():
-                yield from _walk(item, f"{path}.{key}", depth - 1, seen)
-        return
-    if isinstance(part, DataLoader | Dataset | Sampler | torch.nn.Module) or hasattr(part, "__next__") or _is_users(part):
-        for name, value in list(getattr(part, "__dict__", {}).items()):
-            if name in ("_trainer", "trainer", "_parameters", "_buffers"):
-                continue
-            yield from _walk(value, f"{path}.{name}" if path else name, depth - 1, seen)
+def _is_generator(kind: type) -> bool:
+    return issubclass(kind, _OWN) and not issubclass(kind, random.SystemRandom)
 
 
-def _is_users(part: Any) -> bool:
-    """Whether an object of a user's own class, which may hold a generator (a sampler or transform that inherits from nothing)."""
-    module = type(part).__module__.split(".")[0]
-    return module not in ("builtins", "torch", "numpy", "leyden", "collections", "functools", "threading", "logging", "types")
+def _source(generator: Any) -> Any:
+    """What holds the state: several of NumPy's generators may draw from one."""
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator
+    return generator._bit_generator if isinstance(generator, np.random.RandomState) else generator
 
 
+def _global_sources() -> list[Any]:
+    """The generators of the whole process: their states are kept as such."""
+    shared: list[Any] = [random.__dict__.get("_inst"), _source(np.random.mtrand.__dict__.get("_rand")), torch.default_generator]
+    return [*shared, *torch.cuda.default_generators]
+
+
+# -- their states
 def states_of(generators: Mapping[str, Any]) -> dict[str, Any]:
     """Their states, in values that a checkpoint can hold."""
     return {path: _state(generator) for path, generator in generators.items()}
@@ -68,6 +62,8 @@ def put_states(generators: Mapping[str, Any], states: Mapping[str, Any]) -> None
             generator.set_state(state.cpu())
         elif isinstance(generator, np.random.Generator):
             generator.bit_generator.state = decode(state)
+        elif isinstance(generator, np.random.BitGenerator):
+            generator.state = decode(state)
         elif isinstance(generator, np.random.RandomState):
             generator.set_state(decode(state))
         elif isinstance(generator, random.Random):
@@ -80,6 +76,8 @@ def _state(generator: Any) -> Any:
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
         return encode(generator.bit_generator.state)
+    if isinstance(generator, np.random.BitGenerator):
+        return encode(generator.state)
     if isinstance(generator, np.random.RandomState):
         return encode(generator.get_state(legacy=False))
     version, words, gauss = generator.getstate()

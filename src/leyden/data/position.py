@@ -21,6 +21,8 @@ from leyden.data.share import ALONE, Share
 from leyden.devices.seed import WORKERS_VARIABLE
 from leyden.errors import LeydenWarning, Unsupported, warn_user
 
+_IN_WORKERS = ("dataset", "collate_fn", "worker_init_fn")  # where there are workers, they call these
+
 
 def is_stateful(part: Any) -> bool:
     """Whether ``part`` can tell its state and take it back."""
@@ -345,10 +347,10 @@ class LoaderPosition:
                 f"The training loader is an iterator ({type(loader).__name__}): it can be read once, for one epoch, and a "
                 f"resumed run cannot go on in it. Pass something that can be iterated again, such as a DataLoader."
             )
-        elif self.workers and self.map_style and any(path.startswith("dataset") for path in self.generators):
-            names = ", ".join(path for path in self.generators if path.startswith("dataset"))
+        elif self.workers and self.map_style and any(path.startswith(_IN_WORKERS) for path in self.generators):
+            names = ", ".join(path for path in self.generators if path.startswith(_IN_WORKERS))
             text = (
-                f"The training dataset has random generators of its own ({names}), which each worker process copies: a resumed "
+                f"The training data has random generators of its own ({names}), which each worker process copies: a resumed "
                 f"run cannot continue them exactly. Draw from the global generators instead: they are seeded for every batch."
             )
         elif self.workers and self.is_torch and not self.map_style and loader.persistent_workers:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from leyden.data.reachable import make_normal
 from leyden.data.source import Source
 from leyden.errors import InvalidReturn
 from leyden.hooks import positional_room
@@ -79,6 +80,8 @@ class Pass:
                     progress.done = point
             results = self._results(len(source.readers))  # while metrics still have what they are computed from
             metrics.end_epoch()
+        if run.options.behaviour.inference_mode:
+            make_normal(run.lightning_module)  # what it made in a forward and kept is trained with
         hooks.call_module(of_stage.model_train)
         run.forget_modes()
         return results

@@ -8,6 +8,7 @@ from leyden.module import LightningModule
 from leyden.state.course import Wish
 from leyden.state.end import End
 from leyden.state.fit_loaders import FitLoaders
+from leyden.state.generators import kept, undrawn
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import VAL, RunningStage
@@ -28,13 +29,14 @@ class Validations:
         run, progress, hooks = self.run, self.progress, self.hooks
         most = run.options.validation.sanity_batches
         if self.loop is not None and most != 0:
-            with run.in_stage(RunningStage.SANITY_CHECKING), run.aside():
+            with run.in_stage(RunningStage.SANITY_CHECKING), undrawn(run), run.aside():
                 if progress.done == Done.NOTHING:
                     hooks.emit(Callback.on_sanity_check_start)
                     progress.done = Done.SANITY_TOLD
                 if progress.done == Done.SANITY_TOLD or progress.validating:  # or it was cut in the middle, and goes on
                     if self.loaders.load_validation():
-                        self.loop.run_epoch(most)
+                        with kept(run.loaders.generators[VAL.key]):
+                            self.loop.run_epoch(most)
                     progress.done = Done.SANITY_RUN
                 run.metrics.forget(VAL.key)
                 hooks.emit(Callback.on_sanity_check_end)
@@ -53,7 +55,7 @@ class Validations:
             return
         run.validation_follows = False
         assert self.loop is not None
-        with run.aside(), run.in_stage(RunningStage.VALIDATING):
+        with undrawn(run), run.aside(), run.in_stage(RunningStage.VALIDATING):
             if progress.done < Done.VALIDATING:
                 run.losses.check()  # a validation with weights that are NaN already would be hours for nothing
                 if progress.window == 0:  # else gradients wait, which nobody may free

@@ -58,8 +58,10 @@ class FitState:
     """One row of metrics an epoch."""
     validation_follows: bool = False
     """Whether the batch that just ended is followed by a validation."""
-    own_generators: dict[str, Any] | None = None
-    """Random generators that the module holds, looked for once."""
+    generators_outside: dict[str, Any] | None = None
+    """The states of generators that its parts hold, while a validation draws from them."""
+    generators_to_restore: dict[str, Any] | None = None
+    """A checkpoint's, put back once nothing else draws."""
     random_outside: dict[str, Any] | None = None
     """Training's random state while a validation draws from its own."""
     random_state_to_restore: dict[str, Any] | None = None

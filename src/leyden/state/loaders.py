@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from leyden.data.generators import generators_in, put_states, states_of
+from leyden.data.generators import generators_in, put_states
 from leyden.data.share import ALONE, Share
 from leyden.data.source import Source
 from leyden.datamodule import LightningDataModule
@@ -125,9 +125,10 @@ class Loaders:
         return self.eval[key]
 
     # -- kept across a resume
-    def generator_states(self) -> dict[str, dict[str, Any]]:
-        """The states of random generators that the loaders hold, by stage."""
-        return {stage: states_of(found) for stage, found in self._generators.items()}
+    @property
+    def generators(self) -> Mapping[str, dict[str, Any]]:
+        """Random generators that the loaders hold, by stage."""
+        return self._generators
 
     def restore(self, cut: dict[str, Any] | None) -> None:
         """Go on at ``cut``."""

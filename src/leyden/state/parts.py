@@ -13,11 +13,11 @@ from torch import Tensor
 from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.random_state import random_state, set_random_state
-from leyden.data.generators import generators_in, put_states, states_of
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import state_of
 from leyden.state.course import Wish
 from leyden.state.flight import detached, flow_of
+from leyden.state.generators import put_generators, take_generators
 from leyden.state.progress import NEXT_HOOK, Done
 from leyden.state.run import Run
 
@@ -114,22 +114,14 @@ def put_data(run: Run, cut: Any) -> None:
     run.loaders.restore(cut)
 
 
-def generators_of(run: Run) -> dict[str, Any]:
-    """Random generators among the module's attributes."""
-    if run.own_generators is None:
-        run.own_generators = generators_in(run.lightning_module)
-    return run.own_generators
+def take_own_random(run: Run) -> Any:
+    """Training's; a validation that runs draws from its own."""
+    return take_generators(run) if run.generators_outside is None else run.generators_outside
 
 
-def take_generators(run: Run) -> dict[str, Any]:
-    """The states of random generators that loaders, datasets and the module hold."""
-    states = {"module": states_of(generators_of(run)), **run.loaders.generator_states()}
-    return {owner: found for owner, found in states.items() if found}
-
-
-def put_generators(run: Run, states: Any) -> None:
-    put_states(generators_of(run), states.get("module", {}))
-    run.loaders.restore_generators(states)
+def put_own_random(run: Run, states: Any) -> None:
+    run.generators_to_restore = states  # again once nothing else draws
+    put_generators(run, states)
 
 
 # -- gradients
@@ -271,6 +263,7 @@ def take_evaluation(run: Run) -> dict[str, Any] | None:
     opened = source is not None and (progress.evaluated > 0 or Done.EVAL_FETCHED <= progress.done <= Done.EVAL_STEP)
     return {
         "random": random_state(),
+        "generators": take_generators(run),
         "modes": run.modes_by_name(),
         "attributes": collected(run),
         "data": None if source is None or not opened else source.state_dict(progress.loader, progress.evaluated + carried),
@@ -306,7 +299,7 @@ PARTS = (
     ),
     Part("random", "own", take_random, put_random),
     Part("data", "own", take_data, put_data),
-    Part("generators", "own", take_generators, put_generators),
+    Part("generators", "own", take_own_random, put_own_random),
     Part("metrics", "own", lambda run: run.metrics.state_dict(), lambda run, state: run.metrics.load_state_dict(state)),
     Part("metric_objects", "own", take_metric_objects, put_metric_objects),
     Part("losses", "own", lambda run: list(run.losses.waiting), lambda run, losses: run.losses.restore(losses)),
@@ -344,3 +337,6 @@ def put_random_state(run: Run) -> None:
     if run.random_state_to_restore is not None:
         set_random_state(run.random_state_to_restore)
         run.random_state_to_restore = None
+    if run.generators_to_restore is not None:
+        put_generators(run, run.generators_to_restore)
+        run.generators_to_restore = None

@@ -76,6 +76,7 @@ class Lifecycle(Run):
             )
         if datamodule is None and module is self._module:
             datamodule = self.datamodule
+        outer = module._trainer if module._trainer is not self else None
         self._verb_running = True
         if not self.strategy.processes.alone:
             rank_zero_only.rank = self.strategy.processes.rank  # one owner of the rank: what the environment says may be older
@@ -149,6 +150,16 @@ class Lifecycle(Run):
             finally:
                 self._verb_running = False
                 self.state.stage = None
+                if outer is not None and outer._verb_running:
+                    outer._take_back(module)
+
+    def _take_back(self, module: LightningModule) -> None:
+        """Another trainer had this running verb's module, inside a hook."""
+        module.trainer = self  # type: ignore[assignment]  # every Run that users meet is a Trainer
+        if self.datamodule is not None:
+            self.datamodule.trainer = self  # type: ignore[assignment]  # as above
+        if self.strategy.moves:
+            module.to(self.strategy.root_device)
 
     def _end(
         self,

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from leyden.checkpoint.random_state import preserved_random_state
-from leyden.data.generators import put_states
 from leyden.data.source import Source
 from leyden.errors import ConflictingOptions, MissingMethod
 from leyden.hooks import Hooks
 from leyden.loops.optimize import optimization_of
 from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import Metrics
-from leyden.state.parts import generators_of, put_metric_objects, take_generators, take_metric_objects
+from leyden.state.generators import put_generators, take_generators
+from leyden.state.parts import put_metric_objects, take_metric_objects
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
@@ -129,5 +129,4 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
             if scaling:
                 precision.load_state_dict(scaling)
             put_metric_objects(run, objects)
-            put_states(generators_of(run), generators.get("module", {}))
-            run.loaders.restore_generators(generators)
+            put_generators(run, generators)

@@ -1,0 +1,282 @@
+"""What is reachable from an object: through attributes, items, closures and the globals that a user's functions read."""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from leyden.data.combined import CombinedLoader
+
+_NOTHING: frozenset[type] = frozenset(
+    {
+        *(bool, int, float, complex, str, bytes, bytearray, type(None), type(...), range, slice),
+        *(torch.Tensor, torch.nn.Parameter, torch.device, torch.dtype, torch.Size, torch.layout, np.ndarray, np.dtype),
+        *(types.ModuleType, types.CodeType, types.FrameType, types.TracebackType, types.GeneratorType, weakref.ref),
+    }
+)
+"""Nothing is reached through these, or nothing that could be found there again."""
+_CLOSED = frozenset(
+    {"leyden", "logging", "threading", "_thread", "multiprocessing", "concurrent", "asyncio", "ctypes", "re", "io"}
+)
+"""Packages whose objects hold no generator that is drawn from, or lead to everything."""
+_INNER_TORCH = ("torch._", "torch.fx", "torch.jit", "torch.cuda", "torch.distributed", "torch.multiprocessing", "torch.autograd")
+_LIBRARIES = frozenset(
+    {"builtins", "torch", "numpy", "typing", "abc", "collections", "functools", "torchmetrics", "lightning_utilities"}
+)
+"""Packages whose classes' own code and attributes are not looked through."""
+_PASSED_OVER = frozenset({"_trainer", "trainer", "_parameters", "__weakref__"})
+
+Link = tuple[Any, Any]
+Reached = Iterable[tuple[Any, Any]]
+
+
+def reachable(root: Any, wanted: Callable[[type], bool]) -> Iterator[tuple[str, Any]]:
+    """What is reachable from ``root`` of types that are ``wanted``, with its path; nothing is looked for inside of those.
+
+    Each object is seen once, those nearer to the root first: the time is linear, and circles end.
+    """
+    ways: dict[type, Callable[[Any], Reached] | bool | None] = dict.fromkeys(_NOTHING)
+    seen: set[int] = {id(root)}
+    queue: list[tuple[Any, Link | None]] = [(root, None)]
+    for part, link in queue:
+        kind = type(part)
+        if kind not in ways:
+            ways[kind] = True if wanted(kind) else _way_through(kind)
+        way = ways[kind]
+        if way is True:
+            yield _path(link), part
+            continue
+        if not callable(way):
+            continue
+        for key, item in way(part):
+            kind = type(item)
+            if kind in _NOTHING or id(item) in seen or (kind in _CONTAINERS and not item):
+                continue
+            if kind in _CONTAINERS and _NOTHING.issuperset(map(type, item.values() if kind is dict else item)):
+                continue  # plain data, of which there may be much
+            seen.add(id(item))
+            queue.append((item, link if key is None else (link, key)))
+
+
+_CONTAINERS = frozenset({dict, list, tuple})
+
+
+_MAY_BE_EMPTY = frozenset({*_CONTAINERS, set, OrderedDict})
+
+
+def _path(link: Link | None) -> str:
+    keys = []
+    while link is not None:
+        link, key = link
+        keys.append(str(key))
+    return ".".join(reversed(keys))
+
+
+# -- ways through
+def _way_through(kind: type) -> Callable[[Any], Reached] | None:
+    """How to get at what an object of this class holds; ``None`` where nothing is looked for."""
+    if issubclass(kind, torch.Tensor | weakref.ref | types.ModuleType):
+        return None
+    if issubclass(kind, Mapping) and issubclass(kind, dict):
+        return _items if kind.__module__ in ("builtins", "collections") else _items_and_attributes
+    if issubclass(kind, list | tuple | deque):
+        return _elements if kind.__module__ in ("builtins", "collections") else _elements_and_attributes
+    special = _WAYS.get(kind)
+    if special is not None:
+        return special
+    if issubclass(kind, CombinedLoader):
+        return lambda part: iter(enumerate(part.flattened))
+    if issubclass(kind, functools.partial):
+        return _partial
+    if issubclass(kind, type):
+        return _class
+    module = kind.__module__
+    if issubclass(kind, torch.nn.Module):
+        return _module
+    if (
+        module.split(".")[0] in _CLOSED
+        or module.startswith(_INNER_TORCH)
+        or any(base.__module__.startswith("leyden.trainer") for base in kind.__mro__)
+    ):
+        return None
+    slots = [name for base in kind.__mro__ for name in _slots(base)]
+    return functools.partial(_attributes_and_slots, slots) if slots else _attributes
+
+
+def _slots(base: type) -> list[str]:
+    return [
+        name for name, held in vars(base).items() if isinstance(held, types.MemberDescriptorType) and name not in _PASSED_OVER
+    ]
+
+
+def _own_attributes(part: Any) -> dict[str, Any]:
+    try:
+        held = object.__getattribute__(part, "__dict__")  # never by a __getattr__ of the user's
+    except AttributeError:
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _attributes(part: Any) -> Reached:
+    left = "_iterator" if isinstance(part, torch.utils.data.DataLoader) else None  # of a pass, with copies of what it reads
+    yield from [item for item in _own_attributes(part).items() if item[0] not in _PASSED_OVER and item[0] != left]
+    if _is_users(type(part)):
+        yield None, type(part)
+
+
+def _attributes_and_slots(slots: list[str], part: Any) -> Reached:
+    yield from _attributes(part)
+    for name in slots:
+        try:
+            yield name, object.__getattribute__(part, name)
+        except AttributeError:
+            continue
+
+
+def _module(part: Any) -> Reached:
+    held = [
+        (name, value)
+        for name, value in part.__dict__.items()
+        if (kind := type(value)) not in _NOTHING and (kind not in _MAY_BE_EMPTY or value) and name not in _PASSED_OVER
+    ]
+    inside = next((list(value.items()) for name, value in held if name == "_modules"), [])
+    return [*((name, value) for name, value in held if name != "_modules"), *inside, (None, type(part))]
+
+
+def _items(part: Any) -> Reached:
+    return iter(list(part.items()))
+
+
+def _elements(part: Any) -> Reached:
+    return iter(enumerate(list(part)))
+
+
+def _items_and_attributes(part: Any) -> Reached:
+    yield from list(dict.items(part))
+    yield from _attributes(part)
+
+
+def _elements_and_attributes(part: Any) -> Reached:
+    yield from enumerate(list(part))
+    yield from _attributes(part)
+
+
+def _partial(part: Any) -> Reached:
+    yield "func", part.func
+    yield "args", part.args
+    yield "keywords", part.keywords
+    yield from list(part.__dict__.items())
+
+
+def _method(part: Any) -> Reached:
+    yield "__self__", part.__self__
+    yield "__func__", part.__func__
+
+
+def _of_c(part: Any) -> Reached:
+    yield "__self__", getattr(part, "__self__", None)
+
+
+def _function(part: Any) -> Reached:
+    for name, cell in zip(part.__code__.co_freevars, part.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    yield "__defaults__", part.__defaults__
+    yield "__kwdefaults__", part.__kwdefaults__
+    yield from list(part.__dict__.items())
+    if part.__module__ is not None and _is_users(part):
+        read, there = _names_in(part.__code__), part.__globals__
+        yield from [(name, there[name]) for name in read if name in there and not name.startswith("__")]
+
+
+def _names_in(code: types.CodeType) -> list[str]:
+    names = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names += _names_in(constant)
+    return names
+
+
+def _class(part: Any) -> Reached:
+    if _is_users(part):
+        for base in part.__mro__:
+            if _is_users(base):
+                yield from [item for item in vars(base).items() if not isinstance(item[1], types.MemberDescriptorType)]
+
+
+def _descriptor(part: Any) -> Reached:
+    for name in ("fget", "__func__", "func"):
+        yield name, getattr(part, name, None)
+
+
+def _is_users(part: Any) -> bool:
+    """Whether a class or function is of the user's own code, whose globals and class attributes may hold a generator."""
+    root = (part.__module__ or "builtins").split(".")[0]
+    return root not in _LIBRARIES and root not in _CLOSED
+
+
+_WAYS: dict[type, Callable[[Any], Reached]] = {
+    types.FunctionType: _function,
+    types.MethodType: _method,
+    types.BuiltinMethodType: _of_c,
+    types.MethodWrapperType: _of_c,
+    property: _descriptor,
+    classmethod: _descriptor,
+    staticmethod: _descriptor,
+    functools.cached_property: _descriptor,
+}
+
+
+def make_normal(root: Any) -> None:
+    """Replace inference tensors that objects reachable from ``root`` hold by normal ones of the same values.
+
+    What a module makes in its first forward and keeps, a table or a mask, is such a tensor where that forward was a validation's,
+    and could not be trained with. Called outside of inference mode.
+    """
+    ways: dict[type, Callable[[Any], Reached] | None] = dict.fromkeys(_NOTHING)
+    seen: set[int] = {id(root)}
+    queue = [root]
+    for part in queue:
+        kind = type(part)
+        if kind not in ways:
+            ways[kind] = _way_through(kind)
+        way = ways[kind]
+        if way is None:
+            continue
+        for place in _places(part):
+            for key, value in enumerate(place) if isinstance(place, list) else list(place.items()):
+                new = _normal(value)
+                if new is not value:
+                    place[key] = new
+        for _, item in way(part):
+            if type(item) not in _NOTHING and id(item) not in seen:
+                seen.add(id(item))
+                queue.append(item)
+
+
+def _places(part: Any) -> list[Any]:
+    """Where ``part`` holds what it holds, as lists and dicts that can be written to."""
+    if type(part) in (list, dict, OrderedDict):
+        return [part]
+    own = _own_attributes(part) if not isinstance(part, type) else {}
+    return [own, own["_buffers"]] if isinstance(part, torch.nn.Module) else [own]
+
+
+def _normal(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.is_inference() else value
+    if type(value) is tuple or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        items = [_normal(item) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return tuple(items) if type(value) is tuple else type(value)(*items)
+    return value
