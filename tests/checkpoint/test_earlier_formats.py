@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 
@@ -17,14 +18,7 @@ from leyden.testing import BoringModel, Recorder, random_batches
 DATA = Path(__file__).parent / "data"
 RUNS = DATA / "leyden-0.1.0-runs"  # made by the program beside it
 FILES = sorted(path.name for path in RUNS.glob("*.ckpt"))
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-    "max_epochs": 1,
-}
+QUIET = {**kit.QUIET, "max_epochs": 1}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor
@@ -22,9 +23,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*there is no validation loader"),
 ]
 QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-    "enable_model_summary": False, "max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 1,
-    "limit_test_batches": 1, "num_sanity_val_steps": 0,
+    **kit.QUIET, "max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 1, "limit_test_batches": 1,
+    "num_sanity_val_steps": 0,
 }  # fmt: skip
 FLAGS = ("use_dp", "use_ddp", "use_ddp2", "use_tpu", "use_amp", "single_gpu")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,7 @@ from leyden.errors import ConflictingOptions, InvalidOption, InvalidReturn
 from leyden.testing import random_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-    "enable_model_summary": False, "max_epochs": 1,
-}  # fmt: skip
+QUIET = {**kit.QUIET, "max_epochs": 1}
 
 
 class Gan(leyden.LightningModule):

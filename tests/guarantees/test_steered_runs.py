@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,6 @@ from leyden.callbacks import ModelCheckpoint
 from leyden.callbacks.checkpoint import Checkpoint
 from leyden.errors import IllegalLog, TrainingTerminated
 from leyden.strategies import SingleDeviceStrategy
-
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
 
 
 class Net(leyden.LightningModule):
@@ -81,10 +74,10 @@ class Late(Checkpoint):
 def test_a_late_callback_is_told_of_its_batch_by_the_resumed_run(tmp_path: Path) -> None:
     late = Late()
     leyden.seed_everything(1)
-    leyden.Trainer(**QUIET, max_epochs=1, callbacks=[Saver(tmp_path / "x.ckpt", 4), late]).fit(Net(), batches(), batches(2))
+    leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=[Saver(tmp_path / "x.ckpt", 4), late]).fit(Net(), batches(), batches(2))
     after = Late()
     leyden.seed_everything(2)
-    trainer = leyden.Trainer(**QUIET, max_epochs=1, callbacks=[Saver(tmp_path / "y.ckpt", -1), after])
+    trainer = leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=[Saver(tmp_path / "y.ckpt", -1), after])
     trainer.fit(Net(), batches(), batches(2), ckpt_path=tmp_path / "x.ckpt")
     assert [told[:2] for told in after.told] == [told[:2] for told in late.told[3:]]
     assert all(torch.equal(mine[2], theirs[2]) for mine, theirs in zip(after.told, late.told[3:], strict=True))
@@ -129,7 +122,7 @@ def test_weights_that_a_callback_swapped_in_for_validation_are_never_saved_as_tr
         net = Net()
         writer = ModelCheckpoint(folder, save_last=True, every_n_epochs=9)
         trainer = leyden.Trainer(
-            **{**QUIET, "enable_checkpointing": True},
+            **{**kit.QUIET, "enable_checkpointing": True},
             max_epochs=3,
             val_check_interval=3,
             num_sanity_val_steps=0,
@@ -156,7 +149,7 @@ class AddsGroup(leyden.Callback):
 def test_a_group_that_a_callback_adds_when_fit_starts_is_restored(tmp_path: Path) -> None:
     def fit(steps: int, ckpt_path: Path | None = None) -> leyden.Trainer:
         leyden.seed_everything(1)
-        trainer = leyden.Trainer(**QUIET, max_steps=steps, max_epochs=9, callbacks=[AddsGroup()])
+        trainer = leyden.Trainer(**kit.QUIET, max_steps=steps, max_epochs=9, callbacks=[AddsGroup()])
         trainer.fit(Net(), batches(), batches(2), ckpt_path=ckpt_path)
         return trainer
 
@@ -186,7 +179,7 @@ def test_a_scheduler_that_a_callback_puts_in_is_stepped(interval: str, replaces:
             optimizer = torch.optim.SGD(self.layer.parameters(), lr=1.0)
             return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)]
 
-    trainer = leyden.Trainer(**QUIET, max_epochs=2, callbacks=[PutsIn()])
+    trainer = leyden.Trainer(**kit.QUIET, max_epochs=2, callbacks=[PutsIn()])
     trainer.fit(Scheduled(), batches(3), batches(2))
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5 ** (6 if interval == "step" else 2))
 
@@ -210,7 +203,7 @@ def test_nothing_can_be_logged_in_on_exception_wherever_the_error_was(place: str
                 refused.append(str(error))
 
     with pytest.raises(ZeroDivisionError):
-        leyden.Trainer(**QUIET, max_epochs=1, callbacks=[Logs()]).fit(Breaks(), batches(3), batches(2))
+        leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=[Logs()]).fit(Breaks(), batches(3), batches(2))
     assert len(refused) == 1
     assert "outside of the trainer's hooks" in refused[0]
 
@@ -247,7 +240,7 @@ def test_a_strategy_of_the_users_own_is_asked_for_backward_and_its_wrapper_enter
             return self(batch[0]).pow(2).mean()
 
     own, plain = Mine(), Net()
-    trainer = leyden.Trainer(**{**QUIET, "accelerator": "auto"}, max_epochs=1, strategy=own)
+    trainer = leyden.Trainer(**{**kit.QUIET, "accelerator": "auto"}, max_epochs=1, strategy=own)
     module = CallsItself()
     trainer.fit(module, batches(3), batches(2))
     assert (own.backwards, own.wrapper.entered) == (3, 3)
@@ -276,7 +269,7 @@ def test_every_method_of_the_contract_is_asked(tmp_path: Path) -> None:
 
     def fit(epochs: int, ckpt_path: Any = None) -> None:
         trainer = leyden.Trainer(
-            **{**QUIET, "accelerator": "auto"},
+            **{**kit.QUIET, "accelerator": "auto"},
             max_epochs=epochs,
             strategy=counted("cpu"),
             gradient_clip_val=1.0,
@@ -315,7 +308,7 @@ def test_a_run_saved_after_fit_goes_on_as_if_it_had_not_ended(
                 seen.append(batch[0].clone())
                 return super().training_step(batch, batch_idx)
 
-        trainer = leyden.Trainer(**QUIET, **options)
+        trainer = leyden.Trainer(**kit.QUIET, **options)
         trainer.fit(Sees(), batches(), batches(2), ckpt_path=ckpt_path)
         return trainer, seen
 
@@ -332,13 +325,13 @@ def test_a_run_saved_after_fit_goes_on_as_if_it_had_not_ended(
 
 
 def test_saving_before_any_fit_is_a_start(tmp_path: Path) -> None:
-    trainer = leyden.Trainer(**QUIET, max_epochs=1)
+    trainer = leyden.Trainer(**kit.QUIET, max_epochs=1)
     net = Net()
     trainer.validate(net, batches(2), verbose=False)
     leyden.seed_everything(4)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     trainer.fit(net, batches(), batches(2))
-    other = leyden.Trainer(**QUIET, max_epochs=1)
+    other = leyden.Trainer(**kit.QUIET, max_epochs=1)
     again = Net()
     nn.init.zeros_(again.layer.weight)
     other.fit(again, batches(), batches(2), ckpt_path=tmp_path / "x.ckpt")
@@ -371,7 +364,7 @@ def test_who_was_told_is_known_by_name_where_the_callbacks_have_changed(others: 
     def fit(names: str, save: Path | None, ckpt_path: Path | None = None) -> str:
         heard: list[str] = []
         callbacks = [Hears(name, heard, save if name == "M" else None) for name in names]
-        trainer = leyden.Trainer(**QUIET, max_epochs=1, callbacks=callbacks)
+        trainer = leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=callbacks)
         trainer.fit(Net(), batches(), batches(2), ckpt_path=ckpt_path)
         return "".join(heard)
 
@@ -402,7 +395,7 @@ def test_after_an_error_in_a_hook_the_others_are_not_told_twice(hook: str, tmp_p
 
     def fit(ckpt_path: Path | None) -> None:
         writer = ModelCheckpoint(tmp_path, filename="x", save_on_exception=True, every_n_epochs=9)
-        options = {**QUIET, "enable_checkpointing": True, "num_sanity_val_steps": 0, "max_epochs": 1}
+        options = {**kit.QUIET, "enable_checkpointing": True, "num_sanity_val_steps": 0, "max_epochs": 1}
         leyden.Trainer(**options, callbacks=[Counts(), Breaks(), writer]).fit(Net(), batches(3), batches(2), ckpt_path=ckpt_path)
 
     with pytest.raises(ZeroDivisionError):
@@ -454,7 +447,7 @@ def test_a_batch_that_no_file_can_hold_is_read_again(hook: str, tmp_path: Path) 
         leyden.seed_everything(1 if ckpt_path is None else 9)
         module, saves = Takes(), Saves()
         saves.path = path
-        trainer = leyden.Trainer(**QUIET, max_epochs=1, callbacks=[saves], limit_val_batches=0)
+        trainer = leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=[saves], limit_val_batches=0)
         trainer.fit(module, loader(), ckpt_path=ckpt_path)
         return weights(module)
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import kit
 import numpy as np
 import pytest
 import torch
@@ -16,14 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden
 from leyden.checkpoint.random_state import random_state
 from leyden.testing import Recorder
-
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
 
 
 class Net(leyden.LightningModule):
@@ -99,7 +92,7 @@ def losses(trainer: leyden.Trainer, module: Any, *args: Any, steps: int = 7) -> 
 @pytest.mark.parametrize("net", [Net, ByHand])
 def test_before_a_fit_nothing_is_left_of_it(net: Callable[[], Any]) -> None:
     recorder = Recorder()
-    trainer, module, data = leyden.Trainer(**QUIET, max_epochs=1, callbacks=[recorder]), net(), batches()
+    trainer, module, data = leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=[recorder]), net(), batches()
     leyden.seed_everything(1)
     before, state = everything(trainer, module), data.generator.get_state()
     found = losses(trainer, module, data)
@@ -130,7 +123,7 @@ def test_inside_a_fit_the_run_goes_on_as_if_there_had_been_none(hook: str, net: 
         setattr(Tries, hook, attempt)
         leyden.seed_everything(1)
         module = net()
-        trainer = leyden.Trainer(**QUIET, max_epochs=2, callbacks=[Tries()])
+        trainer = leyden.Trainer(**kit.QUIET, max_epochs=2, callbacks=[Tries()])
         trainer.fit(module, batches())
         return everything(trainer, module), found
 
@@ -147,7 +140,7 @@ def test_everything_is_put_back_when_a_step_raises() -> None:
                 raise ZeroDivisionError("mine")
             return super().training_step(batch, batch_idx)
 
-    trainer, module = leyden.Trainer(**QUIET, max_epochs=1), Breaks()
+    trainer, module = leyden.Trainer(**kit.QUIET, max_epochs=1), Breaks()
     leyden.seed_everything(1)
     before = everything(trainer, module)
     with pytest.raises(ZeroDivisionError):
@@ -159,7 +152,7 @@ def test_everything_is_put_back_when_a_step_raises() -> None:
 
 
 def test_what_the_trial_changes_of_an_optimizer_is_its_own() -> None:
-    trainer, module = leyden.Trainer(**QUIET, max_epochs=1), Net()
+    trainer, module = leyden.Trainer(**kit.QUIET, max_epochs=1), Net()
     rates = []
 
     class Raises(leyden.Callback):
