@@ -21,7 +21,8 @@ from leyden.metrics.accumulators import Extreme, Last, Stacked, Sum, as_tensor, 
 from leyden.metrics.batch_size import given_size, read_size
 from leyden.metrics.logged import WHERE_LEGAL, Entry, flattened, read_reduction, same_asked
 from leyden.metrics.metric_objects import SetAside, used
-from leyden.metrics.metrics import Metrics, read_numbers, stack_scalars
+from leyden.metrics.metrics import Metrics, read_numbers
+from leyden.metrics.newest import stack_scalars
 
 STEP: Any = (False, None, True, True, "mean", True, False, False)
 

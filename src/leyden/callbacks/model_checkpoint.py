@@ -22,7 +22,7 @@ from leyden.checkpoint.upkeep import Upkeep
 from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import CheckpointWriteFailed, InvalidOption
 from leyden.module import LightningModule
-from leyden.options import check_bool, check_count, check_text
+from leyden.options import check_bool, check_text
 from leyden.schedule import EveryDuration, EveryN
 from leyden.state.run import Run
 from leyden.types import STEP_OUTPUT, Path
@@ -121,7 +121,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         self.save_last = save_last
         self.save_on_exception = check_bool("save_on_exception", save_on_exception)
         self.save_weights_only = check_bool("save_weights_only", save_weights_only)
-        self.retention = Retention(check_count("save_top_k", save_top_k, -1, "a number of files >= 0, or -1 for all"), mode)
+        self.retention = Retention(save_top_k, mode)
         self.auto_insert_metric_name = auto_insert_metric_name
         self._save_on_train_epoch_end = save_on_train_epoch_end
         self._enable_version_counter = enable_version_counter
@@ -191,9 +191,9 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         self._has_run = True
         if self._time is not None:
             self._time.last = self._now(trainer)
-        others = self._given_dirpath is not None and self.save_top_k != 0 and not trainer.fast_dev_run and not trainer.ckpt_path
-        if others and self._given_dirpath is not None and not self._upkeep.resumed:
-            self._upkeep.warn_if_not_empty(self._given_dirpath)
+        folder, begins = self._given_dirpath, not trainer.ckpt_path and not self._upkeep.resumed
+        if folder is not None and begins and self.save_top_k != 0 and not trainer.fast_dev_run:
+            self._upkeep.warn_if_not_empty(folder)
 
     def leyden_wants(self, hook: str) -> bool:
         by_steps = bool(self._every_n_train_steps) or self._time is not None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from leyden.errors import InvalidOption
+from leyden.options import check_count
 
 T = TypeVar("T")
 
@@ -42,11 +43,9 @@ class Retention:
     """
 
     def __init__(self, k: int, mode: str = "min") -> None:
-        if k < -1:
-            raise InvalidOption("save_top_k", k, "a number of files >= 0, or -1 for all")
+        self.k = check_count("save_top_k", k, -1, "a number of files >= 0, or -1 for all")
         if mode not in ("min", "max"):
             raise InvalidOption("mode", mode, '"min" (smaller is better) or "max"')
-        self.k = k
         self.mode = mode
         self.forget()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,16 @@ def put_states(generators: Mapping[str, Any], states: Mapping[str, Any]) -> None
         elif isinstance(generator, random.Random):
             version, words, gauss = state
             generator.setstate((version, tuple(words.tolist()), gauss))
+
+
+@contextmanager
+def kept(generators: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever is drawn inside, these generators go on outside as if nothing had been."""
+    states = states_of(generators)
+    try:
+        yield
+    finally:
+        put_states(generators, states)
 
 
 def _state(generator: Any) -> Any:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from leyden.checkpoint.random_state import random_state, set_random_state
-from leyden.data.generators import generators_in, put_states, states_of
+from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
+from leyden.data.generators import generators_in, kept, put_states, states_of
 from leyden.data.indices import Indices, is_repeatable
 from leyden.data.reading import reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
@@ -152,7 +152,7 @@ class LoaderPosition:
     def open(self, epoch: int) -> Iterator[Any]:
         """An iterator at the epoch's start."""
         self.forget()
-        self.opened = {"random": random_state(), "generators": states_of(self.generators), "epoch": epoch}
+        self.opened = {**_draws(self.generators), "epoch": epoch}
         self.opened["continued"] = self._reuses_workers()
         self._epochs_opened += 1
         if self.stateful_dataset:
@@ -172,14 +172,14 @@ class LoaderPosition:
         """The first batch of the pass is about to be read: others may have drawn since it was opened."""
         if self.opened is None or "first" in self.opened or self.stateful or self.indices is not None:
             return  # our sampler knows the moment itself
-        self.opened["first"] = {"random": random_state(), "generators": states_of(self.generators)}
+        self.opened["first"] = _draws(self.generators)
 
     # The functions below hold no reference to `self`: in a circle, worker processes would live until the garbage is collected.
     def _note_first_index(self, indices: Indices, opened: dict[str, Any]) -> None:
         generators = self.generators
 
         def before_first() -> None:
-            opened["first"] = {"random": random_state(), "generators": states_of(generators)}
+            opened["first"] = _draws(generators)
 
         indices.before_first = before_first
 
@@ -203,29 +203,23 @@ class LoaderPosition:
         With ``noted`` it is read next with the random state that was noted before it. The global generators are left as they
         are: what is drawn to find the place is not seen outside.
         """
-        now, current = random_state(), states_of(self.generators)
         opened = state.get("opened")
         self.opened = {} if opened is None and self.stateful else opened
         self._epochs_opened += 1
         if self.stateful and "loader" in state:
-            self.loader.load_state_dict(state["loader"])
-            iterator: Iterator[Any] = iter(self.loader)
-            set_random_state(now)
-            return iterator
-        if opened:
-            set_random_state(opened["random"])
-            put_states(self.generators, opened["generators"])
+            with preserved_random_state():  # the loader's own generators stand where its state puts them
+                self.loader.load_state_dict(state["loader"])
+                return iter(self.loader)
         fetched = state.get("fetched", 0)  # after those that were taken; what was drawn for them is in none of the states
         if self.repeats and taken == 0 and not noted:
             fetched = 1  # the order is drawn only when the first is asked for
         plain = self._rereads and not self._is_wrapped and not (opened and opened["continued"])
-        if self.map_style and not plain:
-            iterator = self._reopen_map_style(state, taken, fetched, noted)
-        else:
-            iterator = self._reopen_others(state, taken, fetched)
-        set_random_state(now)
-        put_states(self.generators, current)
-        return iterator
+        with preserved_random_state(), kept(self.generators):
+            if opened:
+                _put_draws(self.generators, opened)
+            if self.map_style and not plain:
+                return self._reopen_map_style(state, taken, fetched, noted)
+            return self._reopen_others(state, taken, fetched)
 
     def _reopen_map_style(self, state: dict[str, Any], taken: int, fetched: int, noted: bool) -> Iterator[Any]:
         opened = self.opened
@@ -243,11 +237,7 @@ class LoaderPosition:
         elif opened is not None and "first" in opened:
             first, generators = opened["first"], self.generators
 
-            def before_first() -> None:
-                set_random_state(first["random"])
-                put_states(generators, first["generators"])
-
-            indices.before_first = before_first
+            indices.before_first = lambda: _put_draws(generators, first)
         iterator: Iterator[Any] = iter(loader)
         if self._rereads:
             return _after(iterator, taken, fetched)
@@ -263,8 +253,7 @@ class LoaderPosition:
             return iter(self._reading)
         iterator = iter(self.loader)
         if self.opened and "first" in self.opened:
-            set_random_state(self.opened["first"]["random"])
-            put_states(self.generators, self.opened["first"]["generators"])
+            _put_draws(self.generators, self.opened["first"])
         return _after(iterator, taken, fetched)
 
     def _wrapped(self, epoch: int, always: bool = False) -> DataLoader[Any]:
@@ -360,6 +349,16 @@ class LoaderPosition:
             )
         if text is not None:
             warn_user(text, LeydenWarning)
+
+
+def _draws(generators: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the global generators and these stand: what is drawn next."""
+    return {"random": random_state(), "generators": states_of(generators)}
+
+
+def _put_draws(generators: Mapping[str, Any], draws: Mapping[str, Any]) -> None:
+    set_random_state(draws["random"])
+    put_states(generators, draws["generators"])
 
 
 def _after(iterator: Iterator[Any], taken: int, fetched: int) -> Iterator[Any]:

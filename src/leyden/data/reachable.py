@@ -6,7 +6,7 @@ import functools
 import types
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ _LIBRARIES = frozenset(
     {"builtins", "torch", "numpy", "typing", "abc", "collections", "functools", "torchmetrics", "lightning_utilities"}
 )
 """Packages whose classes' own code and attributes are not looked through."""
+_CONTAINERS = frozenset({dict, list, tuple})
+_MAY_BE_EMPTY = frozenset({*_CONTAINERS, set, OrderedDict})
 _PASSED_OVER = frozenset({"_trainer", "trainer", "_parameters", "__weakref__"})
 
 Link = tuple[Any, Any]
@@ -65,12 +67,6 @@ def reachable(root: Any, wanted: Callable[[type], bool]) -> Iterator[tuple[str, 
             queue.append((item, link if key is None else (link, key)))
 
 
-_CONTAINERS = frozenset({dict, list, tuple})
-
-
-_MAY_BE_EMPTY = frozenset({*_CONTAINERS, set, OrderedDict})
-
-
 def _path(link: Link | None) -> str:
     keys = []
     while link is not None:
@@ -84,7 +80,7 @@ def _way_through(kind: type) -> Callable[[Any], Reached] | None:
     """How to get at what an object of this class holds; ``None`` where nothing is looked for."""
     if issubclass(kind, torch.Tensor | weakref.ref | types.ModuleType):
         return None
-    if issubclass(kind, Mapping) and issubclass(kind, dict):
+    if issubclass(kind, dict):
         return _items if kind.__module__ in ("builtins", "collections") else _items_and_attributes
     if issubclass(kind, list | tuple | deque):
         return _elements if kind.__module__ in ("builtins", "collections") else _elements_and_attributes

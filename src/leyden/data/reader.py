@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections import deque
@@ -9,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from leyden.checkpoint.random_state import random_state, set_random_state
+from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.data.combined import CombinedLoader
-from leyden.data.generators import put_states, states_of
+from leyden.data.generators import kept, put_states, states_of
 from leyden.data.position import LoaderPosition, Place
 from leyden.data.reading import length_of, set_epoch
 from leyden.data.share import ALONE, Share
@@ -86,14 +87,15 @@ class Reader:
         if not notes:
             return self._noted(iterator, taken, draws)
         fetching = Fetching(self, iterator, taken, draws=True)
-        now, current = random_state(), self._generator_states()
         ready: list[Any] = []
-        for note in notes:  # each of these batches was fetched before the cut, and maybe the end was found
-            set_random_state(note["random"])
-            self._put_generators(note["generators"])
-            ready += itertools.islice(fetching, 1)
-        set_random_state(now)
-        self._put_generators(current)
+        with preserved_random_state(), contextlib.ExitStack() as stack:
+            for leaf in self.leaves:
+                stack.enter_context(kept(leaf.generators))
+            for note in notes:  # each of these batches was fetched before the cut, and maybe the end was found
+                set_random_state(note["random"])
+                for leaf, states in zip(self.leaves, note["generators"], strict=True):
+                    put_states(leaf.generators, states)
+                ready += itertools.islice(fetching, 1)
         fetching.ready.extend(ready)
         fetching.draws = draws
         return fetching
@@ -164,7 +166,8 @@ class Reader:
         if draws:
             fetch.own = [leaf.own_state() for leaf in self.leaves]
             if any(not leaf.workers for leaf in self.leaves):  # else a fetch draws nothing in this process
-                fetch.random, fetch.generators = random_state(), self._generator_states()
+                fetch.random = random_state()
+                fetch.generators = [states_of(leaf.generators) for leaf in self.leaves]
         return fetch
 
     def state_dict(self, taken: int) -> dict[str, Any]:
@@ -199,13 +202,6 @@ class Reader:
         if self.combined is not None:
             state.update(taken=[place.taken for place in places], finished=finished)
         return state
-
-    def _generator_states(self) -> list[dict[str, Any]]:
-        return [states_of(leaf.generators) for leaf in self.leaves]
-
-    def _put_generators(self, states: list[dict[str, Any]]) -> None:
-        for leaf, each in zip(self.leaves, states, strict=True):
-            put_states(leaf.generators, each)
 
 
 @dataclass

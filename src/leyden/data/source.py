@@ -71,7 +71,8 @@ class Source:
         before = self.lengths
         self.lengths, self.stops = [], []
         for number, reader in enumerate(self.readers):
-            length, longest = reader.length(self.share), reader.length(replace(self.share, rank=0))
+            length = reader.length(self.share)
+            longest = length if self.share.rank == 0 else reader.length(replace(self.share, rank=0))
             if longest == 0 and self.limit != 0:
                 each = f" for each of {self.share.world} processes" if self.share.world > 1 else ""
                 raise EmptyLoader(
@@ -115,17 +116,13 @@ class Source:
         return self.stops[0]
 
     @property
-    def position(self) -> Reader:
-        return self.readers[0]
-
-    @property
     def knows_last(self) -> bool:
         """Whether the loader tells its length, so that nothing has to be fetched ahead to know the last batch."""
         return self.lengths[0] is not None
 
-    def samples_in(self, index: int, reader: int = 0) -> int | None:
+    def samples_in(self, index: int) -> int | None:
         """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
-        return self.readers[reader].samples_in(index)
+        return self.readers[0].samples_in(index)
 
     # -- reading
     def read(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden.checkpoint.random_state import preserved_random_state
-from leyden.data.generators import generators_in, put_states, states_of
+from leyden.data.generators import generators_in, kept
 
 
 @contextmanager
@@ -21,17 +21,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     attributes = {module: _attributes(module) for module in modes}
     generators = generators_in(model)
-    states = states_of(generators)
     try:
         for module in modes:
             module.training = False
-        with preserved_random_state(), torch.no_grad():
+        with preserved_random_state(), kept(generators), torch.no_grad():
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
             _put_back(module, attributes[module])
-        put_states(generators, states)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name in buffers:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from leyden.callback import Callback
+from leyden.data.generators import kept
 from leyden.loops.evaluate import EvaluateLoop
 from leyden.module import LightningModule
 from leyden.state.course import Wish
 from leyden.state.end import End
 from leyden.state.fit_loaders import FitLoaders
-from leyden.state.generators import kept, undrawn
+from leyden.state.generators import undrawn
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import VAL, RunningStage

@@ -394,7 +394,7 @@ def rounded(numerator: int, denominator: int, digits: int, lowest: int) -> float
 # no numbers. A float64 with e is a whole number of 2**(e - 1075), split into two halves so that a bin holds 2**36 samples.
 _LENGTH = {"whole": 2, "single": 255 + 3, "double": 2 * 2047 + 3}
 _INF, _MINUS_INF, _NAN = 0, 1, 2  # counted after the exponents
-_NO_BINS = torch.empty(0, dtype=torch.int64)
+_NO_BINS = no_words()
 _SUMMED = (None, torch.int64, torch.float32, torch.float64)  # types of sums, each wider than those before it
 # Of each type that can be compared, an extreme brings whether there is one, and which.
 _COMPARABLE: tuple[Any, ...] = (*DTYPES, int, float)

@@ -92,9 +92,7 @@ class Collection:
                     f"checkpoint does not hold, and it was not logged again.",
                     LeydenWarning,
                 )
-        for entry in in_turn:
-            if entry.metric is not None:
-                self._close_here([entry])
+        self._close_here(entry for entry in in_turn if entry.metric is not None)
 
     @staticmethod
     def _close_here(entries: Any) -> None:

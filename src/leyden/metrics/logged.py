@@ -106,15 +106,14 @@ class Entry:
 
     # -- during a batch
     def add(self, value: Any, size: int) -> None:
-        """Merge one value. ``size`` is the number of samples that it stands for."""
+        """Merge one value into the epoch's. ``size`` is the number of samples that it stands for."""
         self.touched = True
         self.last = value
-        if self.on_epoch:
-            self.computed = _UNREAD
-            pending = self.pending
-            pending.append((value, size))
-            if len(pending) >= _PENDING:
-                self.merge()
+        self.computed = _UNREAD
+        pending = self.pending
+        pending.append((value, size))
+        if len(pending) >= _PENDING:
+            self.merge()
 
     def merge(self) -> None:
         """Fold the waiting values into the epoch's. Nothing waits for the device."""
@@ -189,7 +188,7 @@ class Entry:
         self.merge()
         return {
             "where": self.where,
-            "name": self.name[: len(self.name) - len(self.suffix)],
+            "name": self.name.removesuffix(self.suffix),
             "suffix": self.suffix,
             "asked": [*self.asked[:4], self.reduce if named else None, *self.asked[5:]],
             "computed": self.computed if not self.is_open else None if named or not self.touched else self.total.value(),

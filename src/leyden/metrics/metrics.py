@@ -16,9 +16,9 @@ from leyden.metrics.collection import Collection
 from leyden.metrics.exchange import Key
 from leyden.metrics.logged import AskedLog, Entry, check_kind, check_place, flattened, is_metric
 from leyden.metrics.metric_objects import SetAside, is_part, put_state, state_of
-from leyden.metrics.newest import Newest, read_numbers, stack_scalars
+from leyden.metrics.newest import Newest, read_numbers
 
-__all__ = ["AskedLog", "Metrics", "flattened", "read_numbers", "stack_scalars"]
+__all__ = ["AskedLog", "Metrics", "flattened", "read_numbers"]
 
 
 class Place(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from leyden.data.generators import generators_in, put_states, states_of
+from leyden.data.generators import generators_in, kept, put_states, states_of
 from leyden.state.run import Run
 
 OWNERS = ("module", "callbacks", "optimizers", "datamodule")
@@ -28,9 +28,13 @@ def generators_of(run: Run) -> dict[str, dict[str, Any]]:
 
 def take_generators(run: Run) -> dict[str, Any]:
     """Their states, each once: with the first of those that own it."""
+    return _states_once(generators_of(run))
+
+
+def _states_once(owners: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     seen: set[int] = set()
     states = {}
-    for owner, found in generators_of(run).items():
+    for owner, found in owners.items():
         own = {path: generator for path, generator in found.items() if id(generator) not in seen}
         seen.update(map(id, own.values()))
         if own:
@@ -52,25 +56,16 @@ def undrawn(run: Run) -> Iterator[None]:
 
     A validation that was cut has its own states put back first.
     """
-    found = [held for owner, held in generators_of(run).items() if owner in (*OWNERS, "train")]
-    run.generators_outside = take_generators(run)
+    owners = generators_of(run)
+    run.generators_outside = _states_once(owners)
     resumed = run.evaluation_to_resume
     with ExitStack() as stack:
-        for held in found:
-            stack.enter_context(kept(held))
+        for owner, held in owners.items():
+            if owner in (*OWNERS, "train"):
+                stack.enter_context(kept(held))
         if resumed is not None and "generators" in resumed:
             put_generators(run, resumed["generators"])
         try:
             yield
         finally:
             run.generators_outside = None
-
-
-@contextmanager
-def kept(generators: Mapping[str, Any]) -> Iterator[None]:
-    """Whatever is drawn inside, these generators go on outside as if nothing had been."""
-    states = states_of(generators)
-    try:
-        yield
-    finally:
-        put_states(generators, states)

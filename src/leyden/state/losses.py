@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leyden.crash.capsule import KEPT, Capsule, Failing
 from leyden.errors import NonFiniteLoss
-from leyden.metrics.metrics import stack_scalars
+from leyden.metrics.newest import stack_scalars
 from leyden.options import Options
 from leyden.state.course import Course, Wish
 
