@@ -120,7 +120,8 @@ def choose(tests: Iterable[KnownTest], source: str, most: int, seconds: float) -
         files.setdefault(test.file, []).append(test)
     in_turn = filter(None, chain.from_iterable(zip_longest(*files.values())))
     broad = within(in_turn, most // 2, seconds / 2) or quick[:1]
-    others = sorted(set(quick).difference(broad), key=lambda test: (test.seconds, test.name))
+    taken = set(broad)
+    others = [test for test in quick if test not in taken]
     chosen = broad + within(others, most - len(broad), seconds - sum(test.seconds for test in broad))
     return sorted(chosen, key=lambda test: (test.seconds / (NEARER if mirrors(test, source) else 1), test.name))
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import MissingMethod
 from leyden.hparams import HyperparametersMixin, load_datamodule_from_checkpoint
+from leyden.hparams_construct import named_parameters
 from leyden.options import read_word
 from leyden.types import MapLocation, Path
 
@@ -97,7 +98,7 @@ class LightningDataModule(HyperparametersMixin):
     def add_argparse_args(cls, parent_parser: Any, **_: Any) -> Any:
         """Add an option for each argument of this class's constructor to an ``argparse`` parser, which is returned."""
         taken = set(parent_parser._option_string_actions)
-        for name, parameter in _options_of(cls).items():
+        for name, parameter in named_parameters(cls).items():
             if f"--{name}" not in taken:
                 default = None if parameter.default is parameter.empty else parameter.default
                 parent_parser.add_argument(f"--{name}", default=default, type=read_word)
@@ -106,7 +107,8 @@ class LightningDataModule(HyperparametersMixin):
     @classmethod
     def from_argparse_args(cls, args: Any, **kwargs: Any) -> Self:
         """A datamodule with what stands in ``args``, a namespace, under the names of its constructor; ``kwargs`` override it."""
-        given = {name: value for name, value in vars(args).items() if name in _options_of(cls)}
+        named = named_parameters(cls)
+        given = {name: value for name, value in vars(args).items() if name in named}
         return cls(**{**given, **kwargs})
 
     @classmethod
@@ -160,10 +162,3 @@ class LightningDataModule(HyperparametersMixin):
     ) -> Self:
         """A new datamodule with the constructor's arguments and the state that stand in a checkpoint."""
         return load_datamodule_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, weights_only, **kwargs)
-
-
-def _options_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of the constructor of ``cls``."""
-    init: Any = cls.__init__  # type: ignore[misc]  # a subclass's constructor may differ, and it is this one that is called
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: each for name, each in list(inspect.signature(init).parameters.items())[1:] if each.kind in named}

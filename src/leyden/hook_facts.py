@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,14 +20,6 @@ WHERE_LEGAL: dict[str, LogRule] = {}
 """Where ``self.log`` is legal, by the hook's name. What logs stands below callbacks and modules, which fill it."""
 
 
-@dataclass(frozen=True)
-class HookFacts:
-    """What :func:`hook` was told."""
-
-    log: LogRule | None
-    module: bool
-
-
 def hook(*, log: LogRule | None = None, module: bool = False) -> Callable[[F], F]:
     """Mark a method as a hook, which users may override.
 
@@ -38,7 +29,7 @@ def hook(*, log: LogRule | None = None, module: bool = False) -> Callable[[F], F
     """
 
     def mark(function: F) -> F:
-        function.__leyden_hook__ = HookFacts(log, module)  # type: ignore[attr-defined]  # the mark is looked for in hooks_of
+        function.__leyden_hook__ = module  # type: ignore[attr-defined]  # the mark is looked for in hooks_of
         if log is not None:
             WHERE_LEGAL[function.__name__] = log
         return function  # itself: an override is found by comparing, and a call costs nothing more
@@ -46,7 +37,7 @@ def hook(*, log: LogRule | None = None, module: bool = False) -> Callable[[F], F
     return mark
 
 
-def hooks_of(part: type) -> dict[str, HookFacts]:
-    """The hooks that a class itself defines, in the order in which it does."""
+def hooks_of(part: type) -> dict[str, bool]:
+    """The hooks that a class itself defines, in the order in which it does, and whether a module shares them."""
     found = ((name, getattr(value, "__leyden_hook__", None)) for name, value in vars(part).items())
-    return {name: facts for name, facts in found if facts is not None}
+    return {name: shared for name, shared in found if shared is not None}

@@ -22,10 +22,12 @@ Hook = Callable[..., Any]
 
 HOOK_NAMES: tuple[str, ...] = tuple(hooks_of(Callback))
 """Every hook of a callback, in firing order."""
+CALLBACK_HOOKS: dict[str, int] = {name: len(inspect.signature(getattr(Callback, name)).parameters) - 1 for name in HOOK_NAMES}
+"""The same, and how many arguments a callback gets."""
 MODULE_HOOKS: dict[str, int] = {
-    name: len(inspect.signature(getattr(Callback, name)).parameters) - 3  # without self, trainer, pl_module
-    for name, facts in hooks_of(Callback).items()
-    if facts.module
+    name: CALLBACK_HOOKS[name] - 2  # without trainer and pl_module
+    for name, shared in hooks_of(Callback).items()
+    if shared
 }
 """The hooks that a module shares with the callbacks, and how many arguments it gets."""
 
@@ -85,8 +87,8 @@ class Hooks:
             self._names[self._checkpoint_phase[hook]] = tuple(waiting_names)
 
     def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
-        positions = len(inspect.signature(getattr(Callback, name)).parameters) - 1
-        return self._measured(callback, name, partial(fitted(self._method(callback, name), positions), self.run, module))
+        method = fitted(self._method(callback, name), CALLBACK_HOOKS[name])
+        return self._measured(callback, name, partial(method, self.run, module))
 
     def _method(self, owner: object, name: str) -> Callable[..., Any]:
         return self._instead.get((id(owner), name)) or getattr(owner, name)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from leyden.checkpoint.format import Unwritable, encode, type_name
+from leyden.checkpoint.format import Unwritable, decode, encode, type_name
 from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you_mean, warn_user
 from leyden.hparams_attributes import AttributeDict as AttributeDict
 from leyden.hparams_construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
@@ -177,8 +177,6 @@ class HyperparametersMixin:
         present = list(_arguments_in(frame, self))
         running = present or self.__dict__.get("_constructors")
         if running is None:
-            from leyden.checkpoint.format import decode
-
             return {name: decode(value) for name, value in self.__dict__.get("_init_kept", {}).items()}
         merged: dict[str, Any] = {}
         for arguments in running if present else reversed(running):  # the outermost constructor's word counts

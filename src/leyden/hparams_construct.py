@@ -168,18 +168,23 @@ def _called(source: Any) -> str:
     return repr(text if is_remote(text) else local_path(text))
 
 
+def named_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The arguments of the constructor of ``cls`` that can be given by name."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: parameter for name, parameter in _parameters(cls).items() if parameter.kind in named}
+
+
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    init: Any = cls.__init__  # type: ignore[misc]  # a subclass's constructor may differ, and it is this one that is called
+    return dict(list(inspect.signature(init).parameters.items())[1:])
+
+
 def _arguments(
     cls: type, checkpoint: dict[str, Any], prefix: str, where: str, hparams_file: Path | None, given: dict[str, Any]
 ) -> dict[str, Any]:
     """What the constructor of ``cls`` is called with. Values come from the file; nothing that the file names is called."""
-    init: Any = cls.__init__  # type: ignore[misc]  # a subclass's constructor may differ, and it is this one that is called
-    parameters = dict(list(inspect.signature(init).parameters.items())[1:])
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    named = {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    }
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in _parameters(cls).values())
+    named = named_parameters(cls)
     ours = (checkpoint.get("leyden") or {}).get(f"{prefix}init_arguments")
     recorded: dict[str, Any] = dict(decode(ours)) if isinstance(ours, dict) else {}
     saved = _saved(checkpoint, prefix, named, recorded)

@@ -53,16 +53,11 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
     different = [name for name, value in versions().items() if capsule["versions"].get(name) != value]
     if different:
         trainer.warn(f"The capsule was written with other versions of {', '.join(different)}: bits may differ.", LeydenWarning)
-    modes = {child: child.training for child in module.modules()}
-    try:
-        with trainer.trial_run(module) as trial:
-            if capsule["weights"] is not None:
-                module.load_state_dict(capsule["weights"])
-            for name, child in module.named_modules():
-                child.training = capsule["modes"].get(name, child.training)
-            trainer.progress.epoch, trainer.progress.step = capsule["epoch"], capsule["global_step"]
-            set_random_state(capsule["random"])
-            return trial.step(batch, capsule["batch_idx"], is_last=True)
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
+    with trainer.trial_run(module) as trial:
+        if capsule["weights"] is not None:
+            module.load_state_dict(capsule["weights"])
+        for name, child in module.named_modules():
+            child.training = capsule["modes"].get(name, child.training)
+        trainer.progress.epoch, trainer.progress.step = capsule["epoch"], capsule["global_step"]
+        set_random_state(capsule["random"])
+        return trial.step(batch, capsule["batch_idx"], is_last=True)

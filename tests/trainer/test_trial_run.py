@@ -133,6 +133,15 @@ def test_inside_a_fit_the_run_goes_on_as_if_there_had_been_none(hook: str, net: 
     assert [name for name in plain if name != "callbacks" and not same(plain[name], tried[name])] == []
 
 
+def test_a_module_in_eval_mode_is_in_eval_mode_afterwards() -> None:
+    trainer, module = leyden.Trainer(**kit.QUIET, max_epochs=1), Net()
+    module.eval()
+    module.norm.train()
+    with pytest.warns(leyden.errors.LeydenWarning, match="was in eval mode"):
+        losses(trainer, module, batches(), steps=2)
+    assert [name for name, child in module.named_modules() if child.training] == ["norm"]
+
+
 def test_everything_is_put_back_when_a_step_raises() -> None:
     class Breaks(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:

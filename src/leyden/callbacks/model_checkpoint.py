@@ -411,7 +411,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     def _write(self, trainer: Run, path: str | None, last: str | None, planned: bool = True) -> None:
         if planned:  # else what is due at this moment is still to come
             self._moments.planned = moment(trainer)
-        self._moments.batches = trainer.progress.batches, trainer.progress.epoch_ended or trainer.progress.batch == 0
+        self._moments.batches = trainer.progress.batches, trainer.progress.epoch_ended
         self.retention.claim((path, last))
         if path is not None:
             self._save_checkpoint(trainer, path)

@@ -122,6 +122,20 @@ def write_durably(path: str, fill: Callable[[Sink], None], disk: Disk, *, folder
         raise _write_failed(path, error) from error
 
 
+def put_in_place(path: str, content: bytes) -> None:
+    """Write a small file beside ``path`` and rename it: readers see the old one or the new one. Nothing is forced to disk."""
+    beside = beside_of(path)
+    try:
+        with open(beside, "wb") as file:
+            Disk().lock(file)  # so that nobody takes it for a leftover
+            file.write(content)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
 def duplicate(source: str, target: str, disk: Disk | None = None) -> None:
     """Make ``target`` a file of its own with the content of ``source``: a hard link where the disk has them, else a copy.
 

@@ -2,7 +2,7 @@
 
 from leyden.classic.arguments import TRAINER, Classic, defaults_of, translate
 from leyden.classic.attributes import old_attribute
-from leyden.classic.command_line import add_argparse_args, default_attributes, keywords_from
+from leyden.classic.command_line import add_argparse_args, keywords_from
 from leyden.classic.loaders import data_loader
 from leyden.classic.modules import CALLBACK_NAMES, MODULE_NAMES, RESEMBLED, Adapter, adapt
 from leyden.classic.old_hooks import tell_init
@@ -18,7 +18,6 @@ __all__ = [
     "adapt",
     "add_argparse_args",
     "data_loader",
-    "default_attributes",
     "defaults_of",
     "evaluation_loaders",
     "fit_loaders",

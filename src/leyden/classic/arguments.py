@@ -305,7 +305,7 @@ def translate(legacy: Mapping[str, Any], given: Mapping[str, Any], defaults: Map
     for name in legacy:
         if name not in TRAINER:
             raise UnknownName(f"Trainer got an unknown argument {name!r}.{did_you_mean(name, [*given, *TRAINER])}")
-    changed = {name for name, value in given.items() if not _same(value, defaults[name])}
+    changed = {name for name, value in given.items() if not same(value, defaults[name])}
     classic = Classic(dict(given), changed, legacy)
     _translate_values(classic)
     for name, (today, read) in TRAINER.items():
@@ -329,7 +329,7 @@ def _translate_values(classic: Classic) -> None:
         notice(f"Trainer(accelerator={accelerator!r})", f"strategy={keywords['strategy']!r}")
 
 
-def _same(value: Any, default: Any) -> bool:
+def same(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(value == default))
 
 

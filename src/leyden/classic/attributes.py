@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from leyden.classic.arguments import TRAINER
+from leyden.former import FormerModuleHooks
 from leyden.metrics.newest import stack_scalars
 from leyden.notices import notice
 from leyden.state.optimizers import SchedulerPlan
@@ -13,6 +14,7 @@ from leyden.state.run import Run
 
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     # old name: (today's, in words), how it is read off a trainer
+    "benchmark": ("Trainer(benchmark=...)", lambda run: bool(run.options.behaviour.benchmark)),
     "batch_idx": ("the hook's batch_idx", lambda run: max(0, run.progress.batch - 1)),
     "data_parallel": ("world_size > 1", lambda run: run.world_size > 1),
     "default_save_path": ("default_root_dir", lambda run: run.default_root_dir),
@@ -31,18 +33,12 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "root_gpu": ("strategy.root_device", lambda run: run.strategy.root_device.index),
     "running_loss": ("callback_metrics", lambda run: RunningLoss(run)),
     "running_sanity_check": ("sanity_checking", lambda run: run.sanity_checking),
-    "single_gpu": ("num_devices == 1", lambda run: run.strategy.root_device.type == "cuda" and run.world_size == 1),
     "tng_tqdm_dic": ("progress_bar_metrics", lambda run: tqdm_dict(run)),
     "total_batch_idx": ("global_step", lambda run: max(0, run.progress.batches - 1)),
     "total_batches": ("num_training_batches", lambda run: run.num_training_batches),
     "tqdm_metrics": ("progress_bar_metrics", lambda run: run.progress_bar_metrics),
     "train_dataloaders": ("train_dataloader", lambda run: run.train_dataloader),
     "training_tqdm_dict": ("progress_bar_metrics", lambda run: tqdm_dict(run)),
-    "use_amp": ("precision", lambda run: run.precision.startswith(("16", "bf16"))),
-    "use_ddp2": ("strategy", lambda run: False),
-    "use_dp": ("strategy", lambda run: False),
-    "use_tpu": ("strategy", lambda run: False),
-    "use_ddp": ("strategy", lambda run: run.world_size > 1),
     "weights_save_path": ("checkpoint_callback.dirpath", lambda run: getattr(run.checkpoint_callback, "dirpath", None)),
 }
 
@@ -56,7 +52,6 @@ _ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "row_log_interval": lambda run: run.log_every_n_steps,
     "add_row_log_interval": lambda run: run.log_every_n_steps,
     "show_progress_bar": lambda run: run.options.watching.progress_bar,
-    "benchmark": lambda run: bool(run.options.behaviour.benchmark),
     "gradient_clip": lambda run: run.gradient_clip_val or 0,
     "nb_gpu_nodes": lambda run: run.num_nodes,
     "max_nb_epochs": lambda run: run.max_epochs,
@@ -75,8 +70,18 @@ _ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "print_nan_grads": lambda run: run.classic.legacy.get("print_nan_grads", False),
     "num_tpu_cores": lambda run: None,
 }
-ATTRIBUTES.update({name: (TRAINER[name][0], read) for name, read in _ARGUMENTS.items() if name in TRAINER})
-ATTRIBUTES["benchmark"] = ("Trainer(benchmark=...)", _ARGUMENTS["benchmark"])
+ATTRIBUTES.update({name: (TRAINER[name][0], read) for name, read in _ARGUMENTS.items()})
+
+_FLAGS = {
+    # a module's flag, which the trainer has too: today's
+    "use_amp": "precision",
+    "use_ddp": "strategy",
+    "use_ddp2": "strategy",
+    "use_dp": "strategy",
+    "use_tpu": "strategy",
+    "single_gpu": "num_devices == 1",
+}
+ATTRIBUTES.update({name: (today, getattr(FormerModuleHooks, name).read) for name, today in _FLAGS.items()})
 
 
 def scheduler_dict(plan: SchedulerPlan) -> dict[str, Any]:

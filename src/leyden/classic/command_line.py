@@ -5,14 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from leyden.classic.arguments import TRAINER, defaults_of
+from leyden.classic.arguments import TRAINER, defaults_of, same
 from leyden.errors import InvalidType
 from leyden.options import read_word
-
-
-def default_attributes(trainer_class: type) -> dict[str, Any]:
-    """The Trainer's keywords with their defaults."""
-    return defaults_of(trainer_class)
 
 
 def add_argparse_args(trainer_class: type, parser: Any) -> ArgumentParser:
@@ -24,7 +19,7 @@ def add_argparse_args(trainer_class: type, parser: Any) -> ArgumentParser:
         raise InvalidType("parent_parser", parser, "an argparse.ArgumentParser")
     group = parser.add_argument_group(trainer_class.__name__)
     taken = set(parser._option_string_actions)
-    for name, default in {**dict.fromkeys(TRAINER), **defaults_of(trainer_class)}.items():
+    for name, default in _offered(trainer_class).items():
         option = f"--{name}"
         if option in taken:
             continue
@@ -43,10 +38,11 @@ def keywords_from(trainer_class: type, args: Any, given: dict[str, Any]) -> dict
     if not isinstance(args, Namespace | dict):
         raise InvalidType("args", args, "what ArgumentParser.parse_args() returned")
     found = dict(args) if isinstance(args, dict) else vars(args)
-    defaults = {**dict.fromkeys(TRAINER), **defaults_of(trainer_class)}
-    changed = {
-        name: value
-        for name, value in found.items()
-        if name in defaults and not (value is defaults[name] or (type(value) is type(defaults[name]) and value == defaults[name]))
-    }
+    defaults = _offered(trainer_class)
+    changed = {name: value for name, value in found.items() if name in defaults and not same(value, defaults[name])}
     return {**changed, **given}
+
+
+def _offered(trainer_class: type) -> dict[str, Any]:
+    """Every keyword with its default, the old names too."""
+    return {**dict.fromkeys(TRAINER), **defaults_of(trainer_class)}

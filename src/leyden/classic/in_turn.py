@@ -189,8 +189,9 @@ class InTurn:
         if at < STEPPED:
             self._stepped.clear()
             turns.hiddens = None
+            due = turns.due(index, len(self.all))
             for stretch in self._stretches(batch):
-                for number in turns.due(index, len(self.all)):
+                for number in due:
                     turns.running = number
                     with self._alone(number):
                         outputs.append(self._pass(number, stretch, index, full))

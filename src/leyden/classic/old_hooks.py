@@ -137,7 +137,7 @@ def with_their_arguments(run: Run, parts: Iterable[Any]) -> dict[tuple[int, str]
             method = getattr(part, name)
             given = count + (2 if base is Callback else 0)
             if positional_room(method)[1] == given + 1:
-                if name in MODULE_HOOKS and MODULE_HOOKS[name] == count:  # the others have it where there are several loaders
+                if MODULE_HOOKS[name] == count:  # the others have it where there are several loaders
                     notice(f"{name}(..., {argument})", f"{name} without {argument}")
                 if argument == "dataloader_idx":
                     adapted[id(part), name] = partial(_with_zero, method, given + 1)

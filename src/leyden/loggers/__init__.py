@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from leyden.errors import NotOffered, UnknownName, did_you_mean
+from leyden.errors import NotOffered, absent
+from leyden.loggers import base
 from leyden.loggers.base import Logger
 from leyden.loggers.csv import CSVLogger
 
@@ -23,17 +24,13 @@ def __getattr__(name: str) -> Any:
 
         return TensorBoardLogger
     if name in _OLDER:
-        from leyden.loggers import older
-
-        return getattr(older, name)
+        return getattr(base, name)
     if name in _NOT_OFFERED:
         raise NotOffered(
             f"leyden.loggers does not offer {name} yet. Take CSVLogger or TensorBoardLogger, or subclass leyden.loggers.Logger: "
             f"override name, version, log_metrics and log_hyperparams."
         )
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise UnknownName(f"leyden.loggers has no {name!r}.{did_you_mean(name, __all__)}")
+    raise absent(__name__, name, {}, __all__)
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 
 import fsspec  # type: ignore[import-untyped]  # it ships no types
 
-from leyden.checkpoint.durable import Disk, beside_of
+from leyden.checkpoint.durable import put_in_place
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
@@ -291,16 +290,7 @@ class ExperimentWriter:
         if self._remote:
             self._files.pipe_file(path, text)
             return
-        temporary = beside_of(path)
-        try:
-            with open(temporary, "wb") as file:
-                Disk().lock(file)  # so that nobody takes it for a leftover
-                file.write(text)
-            os.replace(temporary, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        put_in_place(path, text)
 
 
 def table(columns: list[str], rows: list[dict[str, Any]], *, header: bool = True) -> bytes:

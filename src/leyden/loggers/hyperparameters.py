@@ -23,14 +23,18 @@ def as_dict(params: Any) -> dict[str, Any]:
     raise InvalidType("params", params, "a dict, a Namespace or a dataclass")
 
 
+def opened(value: Any) -> Any:
+    """A Namespace or a dataclass's instance as a dict, anything else as it is."""
+    if isinstance(value, Namespace):
+        return vars(value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
 def flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested hyper-parameters as one level, the names joined by ``/``."""
     level: dict[str, Any] = {}
     for key, value in params.items():
-        if isinstance(value, Namespace):
-            value = vars(value)
-        elif is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
+        value = opened(value)
         if isinstance(value, Mapping) and value:
             level.update(flat(value, f"{prefix}{key}/"))
         else:

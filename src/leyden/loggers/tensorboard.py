@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from leyden.checkpoint.durable import beside_of
+from leyden.checkpoint.durable import put_in_place
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidType, LeydenWarning, MissingPackage, warn_user
 from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
@@ -206,9 +206,7 @@ class TensorBoardLogger(InFolder, Logger):
         if not self._folder.remote:
             path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
             os.makedirs(self._folder.path, exist_ok=True)
-            with open(beside_of(path), "w", encoding="utf-8") as file:
-                file.write(to_yaml(self.hparams))
-            os.replace(beside_of(path), path)
+            put_in_place(path, to_yaml(self.hparams).encode())
             with open(os.path.join(self._folder.path, self.NAME_CSV_TAGS), "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([("key", "value"), *self.hparams.items()])  # as 0.7.1 kept them
         self._yaml_waits = False
@@ -329,18 +327,14 @@ class TensorBoardLogger(InFolder, Logger):
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        parts = []
         for metrics, _, _ in rows:
             for name, value in metrics.items():
                 for part in value.values() if isinstance(value, Mapping) else (value,):
                     check_scalar(name, part)
                     if isinstance(part, str | bytes | list | tuple) or part is None:
                         raise InvalidType(f"metrics[{name!r}]", part, "a number", "Write other things through logger.experiment.")
-        parts = [
-            part
-            for metrics, _, _ in rows
-            for value in metrics.values()
-            for part in (value.values() if isinstance(value, Mapping) else (value,))
-        ]
+                    parts.append(part)
         numbers = iter(read_numbers(dict(enumerate(parts))).values())
         records = []
         for metrics, step, at in rows:

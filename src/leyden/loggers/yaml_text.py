@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from argparse import Namespace
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, is_dataclass
 from enum import Enum
 from typing import Any
 
 from torch import Tensor
+
+from leyden.loggers.hyperparameters import opened
 
 
 def to_yaml(params: Mapping[str, Any]) -> str:
@@ -29,10 +29,7 @@ def _lines(value: Any) -> Iterable[str]:
 
 
 def _entry(head: str, value: Any) -> Iterable[str]:
-    if isinstance(value, Namespace):
-        value = vars(value)
-    elif is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
+    value = opened(value)
     if isinstance(value, set | frozenset):
         value = sorted(value, key=repr)
     if isinstance(value, Mapping | list | tuple):

@@ -56,6 +56,8 @@ class Automatic:
         self.note_loss = run.losses.waiting.append
         self.forward = run.ready_step("training_step")
         self.accumulating = None if type(run.strategy).accumulating is Strategy.accumulating else run.strategy.accumulating
+        self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
+        self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
         self.backward = self._chosen_backward()
         self.zero = self._chosen_zero()
         self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
@@ -63,7 +65,7 @@ class Automatic:
             overrides(module, LightningModule.optimizer_step) or requires_closure(self.optimizer)
         )
         options = run.options.optimization
-        self.clips = overrides(module, LightningModule.configure_gradient_clipping) or options.clip_value is not None
+        self.clips = self.own_clipping or options.clip_value is not None
         self.tells_before_backward = hooks.listens(Callback.on_before_backward)
         self.tells_after_backward = hooks.listens(Callback.on_after_backward)
         self.prepares_step = self.precision.scales or self.clips or hooks.listens(Callback.on_before_optimizer_step)
@@ -71,7 +73,7 @@ class Automatic:
         self.is_watched = (
             self.tells_before_backward
             or hooks.listens(Callback.on_before_zero_grad)
-            or overrides(module, LightningModule.optimizer_zero_grad)
+            or self.own_zero_grad
             or overrides(module, LightningModule.backward)
         )
         self.wrapped = (
@@ -120,7 +122,7 @@ class Automatic:
         if optimizer is None:
             return None
         if (
-            overrides(self.module, LightningModule.optimizer_zero_grad)
+            self.own_zero_grad
             or type(optimizer).zero_grad is not Optimizer.zero_grad
             or "zero_grad" in vars(optimizer)
             or self.run.profiler.active
@@ -143,7 +145,7 @@ class Automatic:
             self.hooks.emit(Callback.on_before_zero_grad, optimizer)
         if self.is_watched:
             self.progress.done = ZERO_TOLD
-        if overrides(self.module, LightningModule.optimizer_zero_grad):
+        if self.own_zero_grad:
             self.hooks.call_module(LightningModule.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
         else:
             optimizer.zero_grad()
@@ -263,7 +265,7 @@ class Automatic:
     def clip(self, optimizer: Optimizer) -> None:
         options = self.run.options.optimization
         clip: Callable[..., Any] = self.run.clip_gradients
-        if overrides(self.module, LightningModule.configure_gradient_clipping):
+        if self.own_clipping:
             clip = partial(self.hooks.call, "configure_gradient_clipping", self.run.steps["configure_gradient_clipping"])
         clip(optimizer, options.clip_value, options.clip_algorithm)
 

@@ -39,7 +39,7 @@ def put_state(part: Any, state: Mapping[str, Any]) -> None:
 
 def is_part(child: Any) -> bool:
     """Whether ``child`` is a metric."""
-    return hasattr(child, "_defaults") and hasattr(child, "_update_count")
+    return isinstance(getattr(child, "_defaults", None), dict) and hasattr(child, "_update_count")
 
 
 def parts_of(metric: Any) -> list[Any]:

@@ -77,8 +77,8 @@ class Course:
         """Whether ``what`` is wished here or agreed on."""
         return bool((self._mine | self.agreed) & int(what))
 
-    def decide(self, batches: int, at_once: bool = False) -> int:
-        """Exchange wishes where it is time to (or ``at_once``), ``batches`` being finished; returns what was agreed."""
+    def decide(self, batches: int, at_once: bool = False) -> None:
+        """Exchange wishes where it is time to (or ``at_once``), ``batches`` being finished."""
         if batches >= self.next or (at_once and not self.alone):
             flags, self._now = self.processes.agree(self._mine, self._clock())
             self.agreed |= flags
@@ -88,7 +88,6 @@ class Course:
                 pace = (batches - before) / (self._now - then) if self._now > then else 0.0
             self._exchanged = batches, self._now
             self.next = batches + max(1, int(pace / EXCHANGES_PER_SECOND))
-        return self.agreed
 
     # -- signals
     def note_signal(self, number: int) -> None:

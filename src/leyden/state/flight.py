@@ -68,15 +68,15 @@ def carried_loss(value: Tensor, flow: Mapping[str, Tensor], parameters: Iterable
     return loss
 
 
-def detached(outputs: Any, loss: Tensor | None = None) -> Any:
+def detached(outputs: Any) -> Any:
     """What ``on_train_batch_end`` gets: a dict with ``loss``, everything detached, the values as the step returned them.
 
-    Of several passes, a list of such dicts. ``loss`` is the loss that was detached already, where the step returned nothing else.
+    Of several passes, a list of such dicts.
     """
     if outputs is None:
         return {}
     if isinstance(outputs, Tensor):
-        return {"loss": outputs.detach() if loss is None else loss}
+        return {"loss": outputs.detach()}
     if isinstance(outputs, Passes):
         return [detached(each) for each in outputs]
     if isinstance(outputs, Mapping):

@@ -53,7 +53,7 @@ class LossWatch:
 
     def begin(self, batch: Any, index: int) -> None:
         """A step is about to begin."""
-        if self.capsule is not None and self.capsule.notes:
+        if self.capsule is not None:
             self.capsule.note(batch, index)
 
     def skip(self) -> None:

@@ -72,7 +72,6 @@ class OptimizerPlan:
         """
         optimizers: list[Any] = []
         schedulers: list[Any] = []
-        monitor: str | None = None
         if returned is None:
             return cls()
         if _is_optimizer(returned):
@@ -98,7 +97,7 @@ class OptimizerPlan:
             raise InvalidReturn(_refusal(returned))
         if not all(_is_optimizer(optimizer) for optimizer in optimizers):
             raise InvalidReturn(_refusal(returned))
-        plans = [_read_scheduler(given, monitor, automatic) for given in schedulers]
+        plans = [_read_scheduler(given, automatic) for given in schedulers]
         if automatic and len(optimizers) > 1 and not several:
             raise InvalidReturn(
                 f"configure_optimizers returned {len(optimizers)} optimizers, and automatic optimization steps one. Set "
@@ -155,7 +154,7 @@ def _from_dict(given: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     return [given["optimizer"]], [scheduler]
 
 
-def _read_scheduler(given: Any, monitor: str | None, automatic: bool) -> SchedulerPlan:
+def _read_scheduler(given: Any, automatic: bool) -> SchedulerPlan:
     if isinstance(given, Mapping):
         for key in given:
             if key not in _CONFIG_KEYS:
@@ -175,7 +174,7 @@ def _read_scheduler(given: Any, monitor: str | None, automatic: bool) -> Schedul
             )
         plan = SchedulerPlan(**{key: value for key, value in given.items() if key != "opt_idx" and key not in ignored})
     else:
-        plan = SchedulerPlan(given, monitor=monitor)
+        plan = SchedulerPlan(given)
     if automatic and not _is_scheduler(plan.scheduler):
         raise InvalidReturn(
             f"configure_optimizers returned {type(plan.scheduler).__name__} as a scheduler. A scheduler has step(), state_dict() "

@@ -14,7 +14,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
-from leyden.metrics.metric_objects import state_of
+from leyden.metrics.metric_objects import is_part, put_state, state_of
 from leyden.state.course import Wish
 from leyden.state.flight import detached, flow_of
 from leyden.state.generators import put_generators, take_generators
@@ -149,32 +149,15 @@ def put_gradients(run: Run, state: Any) -> None:
 # -- metrics
 def take_metric_objects(run: Run) -> dict[str, Any]:
     """The states of torchmetrics metrics inside the module: they are no part of its ``state_dict``."""
-    found = {}
-    for name, child in run.lightning_module.named_modules():
-        states = getattr(child, "_defaults", None)
-        if isinstance(states, dict) and hasattr(child, "_update_count"):
-            found[name] = run.metrics.set_aside(child) or state_of(child)
-    return found
+    children = run.lightning_module.named_modules()
+    return {name: run.metrics.set_aside(child) or state_of(child) for name, child in children if is_part(child)}
 
 
 def put_metric_objects(run: Run, found: Any) -> None:
     children = dict(run.lightning_module.named_modules())
     for name, kept in found.items():
-        child: Any = children.get(name)
-        if child is None:
-            continue
-        for key, value in kept["states"].items():
-            setattr(child, key, _on(value, child))
-        child._update_count = kept["updates"]
-        child._forward_cache = _on(kept["forward"], child)
-        child._computed = None
-
-
-def _on(value: Any, child: Any) -> Any:
-    device = getattr(child, "device", None)
-    if isinstance(value, list):
-        return [_on(item, child) for item in value]
-    return value.to(device) if isinstance(value, Tensor) and device is not None else value
+        if name in children:
+            put_state(children[name], kept)
 
 
 # -- the batch that runs

@@ -53,6 +53,10 @@ def check_names(module: LightningModule, datamodule: LightningDataModule | None,
     refuse_misspelt(module, LightningModule, known, classic.MODULE_NAMES, MODULE_SETTINGS)
     if datamodule is not None:
         refuse_misspelt(datamodule, LightningDataModule, DATAMODULE_METHODS, attributes=("prepare_data_per_node",))
+    check_callback_names(callbacks)
+
+
+def check_callback_names(callbacks: Iterable[Callback]) -> None:
     for callback in callbacks:
         refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
 

@@ -17,23 +17,22 @@ from leyden.devices.switches import torch_switches
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import in_notebook, noted
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
-from leyden.hooks import HOOK_NAMES, Hooks, fitted, tell_stage
+from leyden.hooks import Hooks, fitted, tell_stage
 from leyden.hparams import as_plain, assigned_hparams
 from leyden.loggers.base import Logger, keeps_place
 from leyden.module import LightningModule
 from leyden.notices import tell as tell_notices
 from leyden.options import Options
 from leyden.profilers.base import Profiler
-from leyden.spelling import refuse_misspelt
 from leyden.state import snapshot
 from leyden.state.loaders import LoaderOrigin
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.state.stage import STAGES, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
-from leyden.trainer.attached import AttachedCallbacks
+from leyden.trainer.attached import AttachedCallbacks, holds
 from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
-from leyden.trainer.checks import check_names
+from leyden.trainer.checks import check_callback_names, check_names
 from leyden.trainer.teardown import Teardown
 from leyden.trainer.trial import Trial, trying
 
@@ -359,8 +358,7 @@ class Lifecycle(Run):
         if self._is_trial:
             return []  # nobody hears of it
         merged = self._attached.for_verb(self.callbacks, module, fn is TrainerFn.FITTING)
-        for callback in merged:
-            refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
+        check_callback_names(each for each in merged if not holds(self.callbacks, each))  # the others were, with the module
         return merged
 
     def _find_steps(self, module: LightningModule, adapter: classic.Adapter) -> dict[str, Any]:
@@ -399,6 +397,7 @@ class Lifecycle(Run):
         try:
             with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
                 self.begin_fit()
+                self.keep_modes()  # put back with the verb's other things: a fit begins in train mode
                 self._prepare(module, choose_checkpoint(self, None), None)
                 with trying(self, steps) as trial:
                     yield trial

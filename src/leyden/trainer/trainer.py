@@ -283,7 +283,6 @@ class Trainer(Lifecycle):
         ``return_predictions=False`` keeps nothing in memory: write from ``on_predict_batch_end``.
         """
         dataloaders = classic.evaluation_loaders("predict", legacy, dataloaders)
-        dataloaders, datamodule = take_datamodule(dataloaders, datamodule, "dataloaders")
         job = self._evaluation(PREDICT, model, dataloaders, ckpt_path, datamodule, weights_only)
         return self.strategy.processes.launched(self._predict)(replace(job, keep=return_predictions is not False))
 
@@ -399,7 +398,7 @@ class Trainer(Lifecycle):
     @classmethod
     def default_attributes(cls) -> dict[str, Any]:
         """The Trainer's keywords with their defaults."""
-        return classic.default_attributes(cls)
+        return classic.defaults_of(cls)
 
     if not TYPE_CHECKING:  # for a type checker, a name that is not declared stays an error
 
