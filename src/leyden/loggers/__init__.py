@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from leyden.errors import NotOffered, absent
-from leyden.loggers import base
 from leyden.loggers.base import Logger
 from leyden.loggers.csv import CSVLogger
 
@@ -24,6 +23,8 @@ def __getattr__(name: str) -> Any:
 
         return TensorBoardLogger
     if name in _OLDER:
+        from leyden.loggers import base
+
         return getattr(base, name)
     if name in _NOT_OFFERED:
         raise NotOffered(
