@@ -14,6 +14,7 @@ from leyden.errors import MissingMethod
 from leyden.hparams import HyperparametersMixin, load_datamodule_from_checkpoint
 from leyden.hparams_construct import named_parameters
 from leyden.options import read_word
+from leyden.spelling import arguments_of, refuse_unknown
 from leyden.types import MapLocation, Path
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class LightningDataModule(HyperparametersMixin):
 
         parameters = inspect.signature(cls).parameters
         takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        refuse_unknown(f"{cls.__name__}.from_datasets", datamodule_kwargs, cls, also=arguments_of(cls.from_datasets))
         told = {"batch_size": batch_size, "num_workers": num_workers}
         made = cls(**{name: value for name, value in told.items() if takes_any or name in parameters}, **datamodule_kwargs)
         given = {

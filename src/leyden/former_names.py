@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from leyden.notices import notice
+from leyden.spelling import arguments_of, unknown_argument
 
 TODAY = {
     "place": "leyden_phase",
@@ -67,3 +71,19 @@ def _adopt(cls: type, former: str, value: Any) -> None:
 def _takes(value: Any, parameters: tuple[str, ...]) -> bool:
     """Whether ``value`` is a method with just these parameters."""
     return inspect.isfunction(value) and tuple(inspect.signature(value).parameters)[1:] == parameters
+
+
+_LOGS_ARGUMENTS = {
+    "tbptt_reduce_fx": "no word: stretches of a batch are batches",
+    "tbptt_pad_token": "no word: stretches of a batch are batches",
+    "sync_dist_op": "reduce_fx",
+}
+"""Arguments of ``self.log`` in 1.x, and today's word."""
+
+
+def check_older_arguments(who: str, given: Iterable[str], function: Callable[..., Any]) -> None:
+    """Note the older arguments of ``self.log`` that were ``given``. Raises :class:`UnknownName` for one that it never had."""
+    for name in given:
+        if name not in _LOGS_ARGUMENTS:
+            raise unknown_argument(f"self.{who}", name, arguments_of(function))
+        notice(f"self.{who}({name}=...)", _LOGS_ARGUMENTS[name])

@@ -20,6 +20,7 @@ from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you
 from leyden.hparams_attributes import AttributeDict as AttributeDict
 from leyden.hparams_construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
 from leyden.hparams_construct import load_module_from_checkpoint as load_module_from_checkpoint
+from leyden.spelling import refuse_unknown
 
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
 _UNRECORDED = ("leyden.module", "leyden.datamodule")  # the bases hand arguments on, and take none of their own
@@ -232,6 +233,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
+            refuse_unknown(type(self).__name__, kwargs, init)
             init(self, *args, **kwargs)  # raises the error that the caller knows
             return
         bound.apply_defaults()

@@ -32,6 +32,7 @@ from leyden.errors import (
     warn_user,
 )
 from leyden.hparams_attributes import AttributeDict
+from leyden.spelling import arguments_of, unknown_argument
 from leyden.types import MapLocation, Path
 
 Made = TypeVar("Made")
@@ -187,6 +188,11 @@ def _arguments(
     named = named_parameters(cls)
     ours = (checkpoint.get("leyden") or {}).get(f"{prefix}init_arguments")
     recorded: dict[str, Any] = dict(decode(ours)) if isinstance(ours, dict) else {}
+    if not takes_any:
+        for name in given:
+            if name not in named:
+                known = [*named, *arguments_of(cls.load_from_checkpoint)]  # type: ignore[attr-defined]  # both kinds have it
+                raise unknown_argument(f"{cls.__name__}.load_from_checkpoint", name, known)
     saved = _saved(checkpoint, prefix, named, recorded)
     if hparams_file is not None:
         saved = load_hparams_from_file(hparams_file)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
 from leyden.former import FormerModuleHooks
+from leyden.former_names import check_older_arguments
 from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
 from leyden.metrics.metrics import AskedLog, flattened
@@ -521,6 +522,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         batch_size: int | None = None,
         metric_attribute: str | None = None,
         rank_zero_only: bool = False,
+        **older: Any,
     ) -> None:
         """Log a value: a tensor with one element, a number, or a torchmetrics metric.
 
@@ -540,10 +542,13 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
             rank_zero_only: each process keeps its own value, of the epoch too, so that not all of them have to log it.
             sync_dist_group: accepted; values are exchanged by all processes.
             metric_attribute: accepted, not needed here.
+            older: what 1.x took and needs no answer today. Any other name raises :class:`UnknownName`.
 
         Raises:
             IllegalLog: where nothing can be logged, or the value is no scalar. The message says where it is legal.
         """
+        if older:
+            check_older_arguments("log", older, LightningModule.log)
         trainer = self._trainer
         if trainer is None:
             self._say_unattached(name)
@@ -578,8 +583,11 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         add_dataloader_idx: bool = True,
         batch_size: int | None = None,
         rank_zero_only: bool = False,
+        **older: Any,
     ) -> None:
         """Log several values at once, as :meth:`log`. Nested dicts get names joined by ``/``; a ``MetricCollection`` is fine."""
+        if older:
+            check_older_arguments("log_dict", older, LightningModule.log_dict)
         trainer = self._trainer
         if trainer is None:
             self._say_unattached(", ".join(map(str, dictionary)))

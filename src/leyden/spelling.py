@@ -1,14 +1,56 @@
-"""Refuse hooks that are misspelt: methods that would never be called, and names that mean nothing."""
+"""Refuse names that are misspelt: hooks that would never be called, arguments that nobody reads."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
-from leyden.errors import UnknownName
+from leyden.errors import UnknownName, did_you_mean
 
 P = ParamSpec("P")
+C = TypeVar("C", bound=type)
+
+
+def exact_arguments(cls: C) -> C:
+    """Decorates a class: a constructor that is called with a word that it does not know says which was meant."""
+    init = cls.__init__  # type: ignore[misc]  # that of the class itself, whatever a subclass's is
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except TypeError:
+            refuse_unknown(cls.__name__, kwargs, init)
+            raise
+
+    cls.__init__ = checked  # type: ignore[misc]  # the wrapper's signature is the wrapped one's
+    return cls
+
+
+def refuse_unknown(who: str, given: Iterable[str], function: Callable[..., Any], also: Iterable[str] = ()) -> None:
+    """Raise :class:`UnknownName` for a name in ``given`` that ``function`` takes no argument for, and that ``also`` lacks."""
+    if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
+        return
+    known = [*arguments_of(function), *also]
+    for name in given:
+        if name not in known:
+            raise unknown_argument(who, name, known)
+
+
+def arguments_of(function: Callable[..., Any]) -> list[str]:
+    """The names by which ``function`` can be given something, but for ``self``."""
+    parameters = inspect.signature(function).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, each in parameters.items() if each.kind in named and name not in ("self", "cls")]
+
+
+def unknown_argument(who: str, name: str, known: Iterable[str]) -> UnknownName:
+    """The error for an argument that nobody reads: the nearest that is read, else all of them."""
+    known = list(known)
+    said = did_you_mean(name, known) or f" It takes: {', '.join(known) or 'none'}."
+    return UnknownName(f"{who} got an unknown argument {name!r}.{said}")
 
 
 def not_a_hook(function: Callable[P, Any]) -> Callable[P, Any]:

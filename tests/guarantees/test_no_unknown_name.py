@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import string
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from public_names import concrete, constructor_arguments, public_classes
 from torch import nn
 
 import leyden
@@ -21,6 +23,7 @@ from leyden.hooks import HOOK_NAMES
 from leyden.spelling import one_edit_apart
 from leyden.testing import BoringDataModule, BoringModel
 from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
+from leyden.trainer.result import FitResult
 
 QUIET: dict[str, Any] = {
     **kit.QUIET, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0,
@@ -119,6 +122,10 @@ def test_trainer_keywords(pair: tuple[str, str]) -> None:
         Trainer(**{edited: None})
 
 
+LOG_ARGUMENTS = {
+    verb: [name for name in inspect.signature(getattr(LightningModule, verb)).parameters if name not in ("self", "older")]
+    for verb in ("log", "log_dict")
+}
 VERBS = {
     verb: [name for name, each in inspect.signature(getattr(Trainer, verb)).parameters.items() if name not in ("self", "legacy")]
     for verb in ("fit", "validate", "test", "predict")
@@ -133,6 +140,94 @@ def test_verb_keywords(case: tuple[str, tuple[str, str]]) -> None:
         return
     with pytest.raises(UnknownName, match=rf"{verb} got an unknown argument '{edited}'\. Did you mean '\w+'\?"):
         getattr(Trainer(**QUIET), verb)(BoringModel(), **{edited: None})
+
+
+CONSTRUCTORS = {
+    cls: names for cls in public_classes() if (names := constructor_arguments(cls)) and cls not in (Trainer, FitResult)
+}
+assert len(CONSTRUCTORS) > 25
+
+
+@given(st.sampled_from(list(CONSTRUCTORS)).flatmap(lambda cls: st.tuples(st.just(cls), edits(CONSTRUCTORS[cls]))))
+def test_arguments_of_every_public_class(case: tuple[type, tuple[str, str]]) -> None:
+    cls, (name, edited) = case
+    if edited in CONSTRUCTORS[cls] or not edited.isidentifier() or keyword.iskeyword(edited) or len(name) < 3:
+        return
+    parameters = inspect.signature(cls).parameters
+    required = {other: None for other in CONSTRUCTORS[cls] if parameters[other].default is inspect.Parameter.empty}
+    required.pop(name, None)
+    with pytest.raises(UnknownName, match=rf"^{cls.__name__} got an unknown argument '{edited}'\. Did you mean '\w+'\?"):
+        concrete(cls)(**{**required, edited: None})
+
+
+def test_arguments_of_a_subclass_and_of_classes_of_the_user_s() -> None:
+    class Mine(EarlyStopping):
+        def __init__(self, **options: Any) -> None:
+            super().__init__("val_loss", **options)
+
+    class Net(BoringModel):
+        def __init__(self, width: int = 2) -> None:
+            super().__init__()
+
+    class Data(BoringDataModule):
+        def __init__(self, folder: str = ".") -> None:
+            super().__init__()
+
+    with pytest.raises(UnknownName, match=r"EarlyStopping got an unknown argument 'patient'\. Did you mean 'patience'\?"):
+        Mine(patient=1)
+    with pytest.raises(UnknownName, match=r"Net got an unknown argument 'widht'\. Did you mean 'width'\?"):
+        Net(widht=1)  # type: ignore[call-arg]
+    with pytest.raises(UnknownName, match=r"from_datasets got an unknown argument 'train_data'\. Did you mean 'train_dataset'\?"):
+        Data.from_datasets(train_data=[])
+    with pytest.raises(UnknownName, match=r"Data\.from_datasets got an unknown argument 'foldr'\. Did you mean 'folder'\?"):
+        Data.from_datasets(train_dataset=[], foldr="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'monitor'"):
+        EarlyStopping()  # type: ignore[call-arg]
+    with pytest.raises(UnknownName, match=r"DoublePrecision got an unknown argument 'x'\. It takes: none\."):
+        leyden.plugins.DoublePrecision(x=1)
+
+
+def test_arguments_that_are_handed_on() -> None:
+    with pytest.raises(UnknownName, match=r"TensorBoardLogger got an unknown argument 'flush_sec'\. Did you mean 'flush_secs'\?"):
+        leyden.loggers.TensorBoardLogger(".", flush_sec=1)
+    with pytest.raises(UnknownName, match=r"PyTorchProfiler got an unknown argument 'profile_memry'\. Did you mean"):
+        leyden.profilers.PyTorchProfiler(profile_memry=True)
+    for summary in (leyden.callbacks.ModelSummary, leyden.callbacks.RichModelSummary):
+        with pytest.raises(UnknownName, match=r"got an unknown argument 'max_dept'\. Did you mean 'max_depth'\?"):
+            summary(max_dept=2)
+
+
+@given(st.sampled_from(["log", "log_dict"]).flatmap(lambda verb: st.tuples(st.just(verb), edits(LOG_ARGUMENTS[verb]))))
+def test_arguments_of_log(case: tuple[str, tuple[str, str]]) -> None:
+    verb, (_name, edited) = case
+    if edited in LOG_ARGUMENTS[verb] or not edited.isidentifier():
+        return
+    with pytest.raises(UnknownName, match=rf"^self\.{verb} got an unknown argument '{edited}'\. Did you mean '\w+'\?"):
+        getattr(BoringModel(), verb)("x", 1.0, **{edited: None})
+
+
+def test_arguments_of_load_from_checkpoint(tmp_path: Any) -> None:
+    class Net(BoringModel):
+        def __init__(self, width: int = 2) -> None:
+            super().__init__()
+            self.width = width
+
+    class Open(BoringModel):
+        def __init__(self, **options: Any) -> None:
+            super().__init__()
+            self.options = options
+
+    trainer = Trainer(**QUIET)
+    trainer.fit(Net())
+    trainer.save_checkpoint(tmp_path / "net.ckpt")
+    with pytest.raises(UnknownName, match=r"Net\.load_from_checkpoint got an unknown argument 'widht'\. Did you mean 'width'\?"):
+        Net.load_from_checkpoint(tmp_path / "net.ckpt", widht=3)
+    with pytest.raises(UnknownName, match=r"unknown argument 'map_locatoin'\. Did you mean 'map_location'\?"):
+        Net.load_from_checkpoint(tmp_path / "net.ckpt", map_locatoin="cpu")
+    with pytest.raises(UnknownName, match=r"unknown argument 'no_such'\. It takes: width, checkpoint_path"):
+        Net.load_from_checkpoint(tmp_path / "net.ckpt", no_such=3)
+    assert Net.load_from_checkpoint(tmp_path / "net.ckpt", width=3).width == 3
+    assert Open.load_from_checkpoint(tmp_path / "net.ckpt", no_such=3).options["no_such"] == 3
 
 
 @pytest.mark.parametrize("name", ["automatic_optimisation", "automatic_optimizations", "example_input_arrays", "strict_loadin"])

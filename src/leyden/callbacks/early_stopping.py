@@ -17,6 +17,7 @@ from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_war
 from leyden.errors import InvalidOption, InvalidType
 from leyden.module import LightningModule
 from leyden.options import check_count, check_number
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
 
@@ -30,6 +31,7 @@ class EarlyStoppingReason(Enum):
     NON_FINITE_METRIC = 4
 
 
+@exact_arguments
 class EarlyStopping(Callback):
     """Stop when ``monitor`` has not improved for ``patience`` checks.
 

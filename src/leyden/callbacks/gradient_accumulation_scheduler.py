@@ -11,9 +11,11 @@ from leyden.errors import ConflictingOptions, InvalidType, LeydenWarning, Unsupp
 from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.options import check_accumulation
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
 
+@exact_arguments
 class GradientAccumulationScheduler(Callback):
     """Set ``trainer.accumulate_grad_batches`` at the start of epochs.
 

@@ -12,9 +12,11 @@ from torch.optim import Optimizer
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidReturn
 from leyden.module import LightningModule
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
 
+@exact_arguments
 class LearningRateMonitor(Callback):
     """Log every optimizer's learning rate, before the step that uses it.
 

@@ -110,7 +110,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         **legacy: Any,
     ) -> None:
         given: Any = {"dirpath": dirpath, "filename": filename, "monitor": monitor, "save_top_k": save_top_k, "mode": mode}
-        given = checkpoint_arguments(legacy, {**given, "every_n_epochs": every_n_epochs})
+        given = checkpoint_arguments(ModelCheckpoint, legacy, {**given, "every_n_epochs": every_n_epochs})
         dirpath, filename, _, save_top_k, mode, every_n_epochs = given.values()
         self.dirpath = read_folder("dirpath", dirpath)
         self.filename = check_text("filename", filename, "a name such as '{epoch}-{val_loss:.2f}', or None")

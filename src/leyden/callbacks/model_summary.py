@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.distributed.rank_zero import rank_zero_print
-from leyden.errors import InvalidOption, InvalidType
+from leyden.errors import InvalidOption, InvalidType, did_you_mean
 from leyden.inspect.summary import ModelSummary as Summary
 from leyden.module import LightningModule
+from leyden.spelling import unknown_argument
 from leyden.state.run import Run
 
 DEPTH_OF_MODE = {"top": 1, "full": -1}
@@ -35,6 +36,10 @@ class ModelSummary(Callback):
             raise InvalidType("max_depth", max_depth, wanted)
         if max_depth < -1:
             raise InvalidOption("max_depth", max_depth, wanted)
+        plain = type(self).summarize is ModelSummary.summarize  # which reads none of them
+        for word in summarize_kwargs:
+            if plain or did_you_mean(word, ["max_depth"]):
+                raise unknown_argument(type(self).__name__, word, ["max_depth"])
         self._max_depth = max_depth
         self._summarize_kwargs = summarize_kwargs
 

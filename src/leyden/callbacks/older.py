@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.errors import ConflictingOptions, InvalidType, UnknownName, did_you_mean
+from leyden.errors import ConflictingOptions, InvalidType
 from leyden.notices import notice
 from leyden.options import check_bool, check_count
+from leyden.spelling import arguments_of, unknown_argument
 
 _CHECKPOINT = {
     "filepath": "dirpath and filename",
@@ -21,14 +22,14 @@ _CHECKPOINT = {
 }
 
 
-def checkpoint_arguments(legacy: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """``given``, ModelCheckpoint's arguments of today, with what was passed under the old names.
+def checkpoint_arguments(cls: type, legacy: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """``given``, arguments of today of ``cls``, ModelCheckpoint, with what was passed under the old names.
 
     Raises :class:`UnknownName` for a name of neither, and :class:`ConflictingOptions` where both were passed.
     """
     for name in legacy:
         if name not in _CHECKPOINT:
-            raise UnknownName(f"ModelCheckpoint got an unknown argument {name!r}.{did_you_mean(name, [*given, *_CHECKPOINT])}")
+            raise unknown_argument(cls.__name__, name, [*arguments_of(cls), *_CHECKPOINT])
         notice(f"ModelCheckpoint({name}=...)", _CHECKPOINT[name])
     found = dict(given)
     filepath = legacy.get("filepath")

@@ -8,10 +8,12 @@ from typing import Final
 from leyden.callbacks.checkpoint import Checkpoint
 from leyden.errors import CheckpointWriteFailed, InvalidOption, InvalidType
 from leyden.module import LightningModule
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 from leyden.types import Path
 
 
+@exact_arguments
 class OnExceptionCheckpoint(Checkpoint):
     """Write ``dirpath/filename.ckpt`` when training is ended by an exception. The file stays; the next one replaces it.
 

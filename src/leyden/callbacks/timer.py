@@ -12,11 +12,13 @@ from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import InvalidOption
 from leyden.module import LightningModule
 from leyden.options import read_duration
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
 from leyden.types import STEP_OUTPUT
 
 
+@exact_arguments
 class Timer(Callback):
     """Measure training, validation and test, and stop training when ``duration`` is used up.
 

@@ -13,9 +13,11 @@ import torch
 
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
 from leyden.errors import LeydenWarning, warn_user
+from leyden.spelling import exact_arguments
 from leyden.types import Path
 
 
+@exact_arguments
 class AsyncCheckpointIO(CheckpointIO):
     """Writes through another :class:`CheckpointIO` in one background thread, in the order asked for.
 

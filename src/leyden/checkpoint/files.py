@@ -14,6 +14,7 @@ import torch
 from leyden.checkpoint.durable import Disk, Sink, write_durably
 from leyden.checkpoint.verified import bytes_verified, load_verified
 from leyden.errors import CheckpointForeign, CheckpointMissing, CheckpointWriteFailed, InvalidOption, InvalidType, MissingPackage
+from leyden.spelling import exact_arguments
 from leyden.types import Path
 
 
@@ -39,6 +40,7 @@ class CheckpointIO(ABC):
         """End what was started. Called once, when the last verb of a trainer ends."""
 
 
+@exact_arguments
 class TorchCheckpointIO(CheckpointIO):
     """One torch zip file a checkpoint; written durably, and verified by its checksums when read.
 

@@ -9,11 +9,13 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from leyden.data.reading import is_plain, length_of, refuse_leak
 from leyden.errors import EmptyLoader, InvalidOption
+from leyden.spelling import exact_arguments
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 MODES: tuple[str, ...] = ("min_size", "max_size_cycle", "max_size", "sequential")
 
 
+@exact_arguments
 class CombinedLoader:
     """Read several loaders as one.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MisconfigurationException, Unsupported
+from leyden.spelling import exact_arguments
 from leyden.tree import tree_map
 
 
@@ -104,6 +105,7 @@ class _TruePrecision(Precision):
         return default_dtype(self.dtype)
 
 
+@exact_arguments
 class HalfPrecision(_TruePrecision):
     """``"16-true"`` or ``"bf16-true"``: everything in 16 bits. Half the memory; the loss is not scaled."""
 
@@ -114,6 +116,7 @@ class HalfPrecision(_TruePrecision):
         super().__init__(precision, dtypes[precision])
 
 
+@exact_arguments
 class DoublePrecision(_TruePrecision):
     """``"64-true"``: everything in 64 bits."""
 
@@ -121,6 +124,7 @@ class DoublePrecision(_TruePrecision):
         super().__init__("64-true", torch.float64)
 
 
+@exact_arguments
 class MixedPrecision(Precision):
     """``"16-mixed"`` or ``"bf16-mixed"``: parameters in 32 bits, products in 16 (``torch.autocast``).
 

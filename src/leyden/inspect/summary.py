@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.undisturbed import undisturbed
+from leyden.spelling import exact_arguments
 from leyden.tree import tree_map
 
 UNKNOWN_SIZE = "?"
@@ -20,6 +21,7 @@ OTHER_PARAMETERS = "other params"
 Size = str | list[Any]
 
 
+@exact_arguments
 class LayerSummary:
     """One layer: its type, parameters, mode, and the sizes that went in and out, where they were seen."""
 
@@ -46,6 +48,7 @@ class LayerSummary:
         return self._module.training
 
 
+@exact_arguments
 class ModelSummary:
     """The layers of ``model`` down to ``max_depth`` (-1: all of them, 0: none, only the totals).
 

@@ -15,6 +15,7 @@ from torch.nn import Module
 from leyden.distributed.rank_zero import rank_zero_only as rank_zero_only
 from leyden.errors import InvalidType
 from leyden.former_names import adopt_logger
+from leyden.spelling import exact_arguments
 
 T = TypeVar("T")
 
@@ -214,6 +215,7 @@ class DummyExperiment:
         pass
 
 
+@exact_arguments
 class DummyLogger(Logger):
     """Stands for the user's loggers in ``fast_dev_run``: takes everything, writes nothing."""
 
@@ -249,6 +251,7 @@ class DummyLogger(Logger):
         return self._experiment
 
 
+@exact_arguments
 class LoggerCollection(Logger):
     """Several loggers as one: what it is told, it tells each of them."""
 

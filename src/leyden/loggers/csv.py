@@ -20,9 +20,11 @@ from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.hyperparameters import as_dict
 from leyden.loggers.yaml_text import to_yaml
 from leyden.metrics.newest import read_numbers
+from leyden.spelling import exact_arguments
 from leyden.types import Path
 
 
+@exact_arguments
 class CSVLogger(InFolder, Logger):
     """Write metrics to ``save_dir/name/version_N/metrics.csv``: a column for each metric and ``step``, in alphabetical order.
 
@@ -123,6 +125,7 @@ class CSVLogger(InFolder, Logger):
         )
 
 
+@exact_arguments
 class ExperimentWriter:
     """Writes the table and the hyper-parameters of one run.
 

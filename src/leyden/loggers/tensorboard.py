@@ -27,6 +27,7 @@ from leyden.loggers.hyperparameters import as_dict, flat
 from leyden.loggers.undisturbed import undisturbed
 from leyden.loggers.yaml_text import to_yaml
 from leyden.metrics.newest import read_numbers
+from leyden.spelling import arguments_of, exact_arguments, unknown_argument
 from leyden.tree import tree_map
 from leyden.types import Path
 
@@ -39,6 +40,11 @@ SECONDS = 10.0
 """Seconds that a row waits at most, so that TensorBoard shows a slow run too."""
 
 
+_WRITERS_ARGUMENTS = ("comment", "purge_step", "max_queue", "flush_secs", "filename_suffix")
+"""What ``torch.utils.tensorboard.SummaryWriter`` takes beside the folder. It is not asked: importing it takes a second."""
+
+
+@exact_arguments
 class TensorBoardLogger(InFolder, Logger):
     """Write metrics to event files in ``save_dir/name/version_N[/sub_dir]``.
 
@@ -73,6 +79,9 @@ class TensorBoardLogger(InFolder, Logger):
         sub_dir: Path | None = None,
         **kwargs: Any,
     ) -> None:
+        for word in kwargs:
+            if word not in _WRITERS_ARGUMENTS:
+                raise unknown_argument(type(self).__name__, word, [*arguments_of(TensorBoardLogger), *_WRITERS_ARGUMENTS])
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingPackage("tensorboard", "TensorBoardLogger", "tensorboard")
         self._chosen = RunFolder(save_dir, name, version, sub_dir)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from leyden.errors import InvalidOption
 from leyden.profilers.base import Profiler
+from leyden.spelling import exact_arguments
 
 if TYPE_CHECKING:
     from cProfile import Profile
 
 
+@exact_arguments
 class AdvancedProfiler(Profiler):
     """Runs cProfile in each action, and lists its functions by cumulative time.
 

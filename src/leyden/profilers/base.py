@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leyden.distributed.rank_zero import rank_zero_print
+from leyden.spelling import exact_arguments
 
 T = TypeVar("T")
 
 
+@exact_arguments
 class Profiler(ABC):
     """Subclass it and pass an instance as ``Trainer(profiler=...)`` to measure in a way of your own.
 
@@ -115,6 +117,7 @@ class Profiler(ABC):
         return f"{type(self).__name__}()"
 
 
+@exact_arguments
 class PassThroughProfiler(Profiler):
     """Measures nothing."""
 

@@ -6,8 +6,11 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
+import torch.profiler
+
 from leyden.errors import InvalidOption, UnknownName, did_you_mean
 from leyden.profilers.base import Profiler
+from leyden.spelling import arguments_of, refuse_unknown
 
 if TYPE_CHECKING:
     from torch.profiler import profile as TorchProfile
@@ -47,6 +50,7 @@ class PyTorchProfiler(Profiler):
         table_kwargs: dict[str, Any] | None = None,
         **profiler_kwargs: Any,
     ) -> None:
+        refuse_unknown(type(self).__name__, profiler_kwargs, torch.profiler.profile, also=arguments_of(PyTorchProfiler))
         super().__init__(dirpath, filename)
         self.group_by_input_shapes = group_by_input_shapes
         self.export_to_chrome = export_to_chrome

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from leyden.errors import InvalidOption
 from leyden.profilers.base import Profiler
+from leyden.spelling import exact_arguments
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Duration:
         return self.total / self.calls if self.calls else 0.0
 
 
+@exact_arguments
 class SimpleProfiler(Profiler):
     """Measures the wall time of each action; the table has one line an action, the costliest first.
 

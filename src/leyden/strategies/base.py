@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from leyden.devices.precision import Precision
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException
+from leyden.spelling import exact_arguments
 from leyden.strategies.storage import OneFile, Storage
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from leyden.devices.accelerators import Accelerator
 
 
+@exact_arguments
 class Strategy(ABC):
     """Three things: the :attr:`processes` that train together, the :attr:`storage` of their checkpoints, and where the module
     and its batches are placed. Loops ask it for everything that depends on them.

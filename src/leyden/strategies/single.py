@@ -14,12 +14,14 @@ from leyden.devices.precision import Precision
 from leyden.devices.transfer import move_data_to_device
 from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
+from leyden.spelling import exact_arguments
 from leyden.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from leyden.checkpoint.files import CheckpointIO
 
 
+@exact_arguments
 class SingleDeviceStrategy(Strategy):
     """Everything on ``device``. Nothing is communicated, so nothing it does costs more than PyTorch's own call."""
 

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 from leyden.callback import Callback
 from leyden.errors import MisconfigurationException
 from leyden.module import LightningModule
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
 Metrics = dict[str, int | str | float | dict[str, float]]
 
 
+@exact_arguments
 class ProgressBar(Callback):
     """Base of all progress bars. One of your own overrides the hooks in which it draws.
 

@@ -11,6 +11,7 @@ from leyden.callbacks.progress.progress_bar import Metrics, is_terminal
 from leyden.callbacks.progress.throttled import ThrottledProgressBar
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import InvalidType
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task, TaskID
 
 
+@exact_arguments
 @dataclass
 class RichProgressBarTheme:
     """Styles of the bar's parts, in rich's words, and the form of its metrics."""
@@ -35,6 +37,7 @@ class RichProgressBarTheme:
     metrics_format: str = ".4g"
 
 
+@exact_arguments
 class RichProgressBar(ThrottledProgressBar):
     """One bar that shows epoch, batch, time, speed, loss and metrics; validation takes its place while it runs.
 

@@ -14,6 +14,7 @@ from leyden.callbacks.progress.lines import Pace, epoch_name, line, of_epoch
 from leyden.callbacks.progress.progress_bar import Metrics, ProgressBar
 from leyden.errors import InvalidOption, InvalidType
 from leyden.module import LightningModule
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 from leyden.types import STEP_OUTPUT
 
@@ -25,6 +26,7 @@ LARGEST_SHARE = 0.0025
 LONGEST_WAIT = 5.0
 
 
+@exact_arguments
 class ThrottledProgressBar(ProgressBar):
     """Draws about ten times a second, and less often where drawing is slow. Between draws a batch costs one comparison.
 

@@ -13,6 +13,7 @@ from leyden.callbacks.progress import lines
 from leyden.callbacks.progress.progress_bar import Metrics, is_terminal
 from leyden.callbacks.progress.throttled import SECONDS_BETWEEN_LINES, ThrottledProgressBar
 from leyden.errors import InvalidOption, InvalidType, UnknownName
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
 
@@ -160,6 +161,7 @@ class Tqdm:
         self._drawn = len(text)
 
 
+@exact_arguments
 class TQDMProgressBar(ThrottledProgressBar):
     """A bar of plain text; validation takes its place while it runs. After each epoch one line with its metrics stays.
 
