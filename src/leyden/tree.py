@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -37,6 +37,8 @@ def tree_map(data: Any, leaf: Leaf, function: Callable[[Any], Any]) -> Any:
         for key, value in data.items():
             mapping[key] = tree_map(value, leaf, function)
         return mapping
+    if isinstance(data, deque):
+        return kind([tree_map(item, leaf, function) for item in data], data.maxlen)
     if isinstance(data, list | tuple | set | frozenset):
         return kind([tree_map(item, leaf, function) for item in data])
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
@@ -56,7 +58,7 @@ def tree_leaves(data: Any, leaf: Leaf) -> Iterator[Any]:
     elif isinstance(data, Mapping):
         for value in data.values():
             yield from tree_leaves(value, leaf)
-    elif isinstance(data, list | tuple | set | frozenset):
+    elif isinstance(data, list | tuple | set | frozenset | deque):
         for item in data:
             yield from tree_leaves(item, leaf)
     elif dataclasses.is_dataclass(data) and not isinstance(data, type):

@@ -19,7 +19,7 @@ import sys
 import types
 import uuid
 import zoneinfo
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -45,6 +45,18 @@ class Unwritable:
 
     name: str
     type: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StateOf(Unwritable):
+    """Stands where an object could not be written, and its state could: what its ``state_dict()`` returned."""
+
+    values: Any
+
+
+def mark_state(value: Any, state: Any) -> dict[str, Any]:
+    """What stands in a file for an object that tells its ``state``."""
+    return {MARK: "state", "of": type_name(value), "values": encode(state)}
 
 
 def encode(value: Any, name: str = "") -> Any:
@@ -157,6 +169,8 @@ class _Encoder:
             return tuple(self._encode_items(value, name))
         if isinstance(value, list):
             return self._encode_items(value, name)
+        if isinstance(value, deque):
+            return {MARK: "deque", "items": self._encode_items(list(value), name), "maxlen": value.maxlen}
         if isinstance(value, slice):
             return {MARK: "slice", "items": self._encode_items((value.start, value.stop, value.step), name)}
         return _unwritable(name, type_name(value))
@@ -431,6 +445,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "datetime": _decode_datetime,
     "decimal": lambda plain: decimal.Decimal(plain["text"]),
     "defaultdict": lambda plain: defaultdict(_FACTORIES.get(plain["factory"] or ""), decode(plain["values"])),
+    "deque": lambda plain: deque(decode(plain["items"]), plain["maxlen"]),
     "dict": lambda plain: dict(_decode_items(plain)),
     "ellipsis": lambda plain: ...,
     "enum": _decode_enum,
@@ -448,6 +463,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "scalar": _decode_scalar,
     "set": lambda plain: set(decode(plain["items"])),
     "slice": lambda plain: slice(*decode(plain["items"])),
+    "state": lambda plain: StateOf("", str(plain["of"]), decode(plain["values"])),
     "time": _decode_time,
     "timedelta": lambda plain: datetime.timedelta(*plain["numbers"]),
     "timezone": lambda plain: _decode_zone(plain["zone"]),

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from torch import Tensor
 
+from leyden.checkpoint.drift import Drift
 from leyden.state.course import Course
 from leyden.state.flight import Flight
 from leyden.state.losses import LossWatch
@@ -58,6 +59,8 @@ class FitState:
     """One row of metrics an epoch."""
     validation_follows: bool = False
     """Whether the batch that just ended is followed by a validation."""
+    drift: Drift | None = None
+    """What training changes in the module and its ``state_dict`` does not hold, since the fit began."""
     generators_outside: dict[str, Any] | None = None
     """The states of generators that its parts hold, while a validation draws from them."""
     generators_to_restore: dict[str, Any] | None = None

@@ -124,6 +124,16 @@ def put_own_random(run: Run, states: Any) -> None:
     put_generators(run, states)
 
 
+# -- what state_dict() does not hold
+def take_drift(run: Run) -> dict[str, Any] | None:
+    return None if run.fit_state.drift is None else run.fit_state.drift.state_dict(run.lightning_module)
+
+
+def put_drift(run: Run, state: Any) -> None:
+    if state is not None and run.fit_state.drift is not None:
+        run.fit_state.drift.load_state_dict(run.lightning_module, state)
+
+
 # -- gradients
 def take_gradients(run: Run) -> dict[str, Any]:
     """Gradients that wait for a step: a half-filled accumulation window, or whatever manual optimization left."""
@@ -286,6 +296,7 @@ PARTS = (
     Part("metrics", "own", lambda run: run.metrics.state_dict(), lambda run, state: run.metrics.load_state_dict(state)),
     Part("metric_objects", "own", take_metric_objects, put_metric_objects),
     Part("losses", "own", lambda run: list(run.losses.waiting), lambda run, losses: run.losses.restore(losses)),
+    Part("drift", "own", take_drift, put_drift),
     Part("gradients", "own", take_gradients, put_gradients),
     Part("evaluation", "own", take_evaluation, put_evaluation),
 )

@@ -9,6 +9,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import check_parts, decode, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
+from leyden.checkpoint.optimizer_states import add_groups, describe, fitted, loadable, restore, scheduler_state
 from leyden.datamodule import LightningDataModule
 from leyden.errors import CheckpointForeign, CheckpointMismatch, InvalidReturn, LeydenWarning, warn_user
 from leyden.hooks import overrides
@@ -42,9 +43,9 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["loops"] = lightning_loops(run)
         checkpoint["callbacks"] = callback_states(run)
         checkpoint["optimizer_states"] = run.strategy.optimizer_states(module, run.plan.optimizers)
-        checkpoint["lr_schedulers"] = [
-            plan.scheduler.state_dict() if hasattr(plan.scheduler, "state_dict") else {} for plan in run.plan.schedulers
-        ]
+        schedulers = [each.scheduler for each in run.plan.schedulers]
+        checkpoint["lr_schedulers"] = [scheduler_state(scheduler) for scheduler in schedulers]
+        checkpoint[OURS]["described"] = describe(module, run.plan.optimizers, schedulers)
         precision = run.strategy.precision
         state = precision.state_dict()
         if state:
@@ -76,7 +77,8 @@ def _name_unwritable(plain: dict[str, Any]) -> None:
     listed = ", ".join(f"{name} ({kind})" for name, kind in found)
     warn_user(
         f"Some values cannot be written into a checkpoint that loads without running code, and only their names and types are: "
-        f"{listed}. Pass them again when loading, or keep them out with save_hyperparameters(ignore=[...]).",
+        f"{listed}. Hyper-parameters are passed again when loading, or kept out with save_hyperparameters(ignore=[...]); of what "
+        f"a callback, an optimizer or a scheduler holds, a resumed run keeps what it builds itself.",
         LeydenWarning,
     )
 
@@ -145,10 +147,21 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
             f"{run.ckpt_path} holds the states of callbacks that this Trainer has not, or has with other arguments, and they "
             f"are left out: {', '.join(missing)}."
         )
+    kept: list[str] = []
     for callback in run.callbacks:
         state = states.get(callback.state_key)
         if state:
-            callback.load_state_dict(dict(state))
+            callback.load_state_dict(fitted(dict(state), callback.state_dict, type(callback).__name__, kept))
+    _name_kept(run, kept)
+
+
+def _name_kept(run: Run, names: list[str]) -> None:
+    """Say what no file could hold, and is in this run as its own code made it."""
+    if names:
+        run.warn(
+            f"{run.ckpt_path} could not hold {', '.join(names)}, which only pickle could write: what this process built is kept "
+            f"in their place. Where training changes it, this run is not the uninterrupted one."
+        )
 
 
 def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -> None:
@@ -166,10 +179,19 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
             f"{run.ckpt_path} holds the state of {len(states)} optimizers, and configure_optimizers returned "
             f"{len(plan.optimizers)}."
         )
+    module, kept = run.lightning_module, list[str]()
+    described: Mapping[str, Any] = (checkpoint.get(OURS) or {}).get("described") or {}
+    for optimizer, state, about in zip(plan.optimizers, states, described.get("optimizers") or [], strict=False):
+        add_groups(module, optimizer, about, state)
+    both = list(zip(plan.optimizers, states, strict=True))
+    whole = [fitted(state, optimizer.state_dict, type(optimizer).__name__, kept) for optimizer, state in both]
+    plain = [loadable(optimizer, state) for optimizer, state in zip(plan.optimizers, whole, strict=True)]
     try:
-        run.strategy.load_optimizer_states(run.lightning_module, plan.optimizers, states)
-    except ValueError as error:
+        run.strategy.load_optimizer_states(module, plan.optimizers, plain)
+    except (ValueError, KeyError) as error:
         raise CheckpointMismatch(f"An optimizer's state in {run.ckpt_path} does not fit: {error}") from error
+    for optimizer, state in zip(plan.optimizers, whole, strict=True):
+        restore(optimizer, state, described.get("dtypes") or {}, module)
     for optimizer in plan.optimizers if run.progress.step else ():
         optimizer._opt_called = True  # type: ignore[attr-defined]  # in another process: PyTorch's schedulers ask whether it was
     schedules = checkpoint.get("lr_schedulers") or []
@@ -179,8 +201,10 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
             f"{len(plan.schedulers)}."
         )
     for scheduled, state in zip(plan.schedulers, schedules, strict=True):
-        if hasattr(scheduled.scheduler, "load_state_dict"):  # one that is stepped by hand need not have any
-            scheduled.scheduler.load_state_dict(state)
+        scheduler = scheduled.scheduler
+        if hasattr(scheduler, "load_state_dict"):  # one that is stepped by hand need not have any
+            scheduler.load_state_dict(fitted(state, scheduler.state_dict, type(scheduler).__name__, kept))
+    _name_kept(run, kept)
     precision = run.strategy.precision
     state = checkpoint.get(type(precision).__qualname__, checkpoint.get("native_amp_scaling_state"))
     if state:

@@ -11,6 +11,7 @@ import torch
 
 from leyden import classic
 from leyden.callback import Callback
+from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
@@ -305,6 +306,7 @@ class Lifecycle(Run):
             self._train_mode(module)
 
     def _restore_training(self, request: CheckpointRequest) -> None:
+        self.fit_state.drift = Drift(self.lightning_module)
         if request.checkpoint is None:
             return
         snapshot.put_optimizers(self, request.checkpoint, self.plan)

@@ -1,0 +1,172 @@
+"""The states of optimizers and schedulers, of whatever kind they are: described, and put back as what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from leyden.checkpoint.format import StateOf, Unwritable, mark_state
+from leyden.tree import tree_map
+
+_MISSING = object()
+
+
+# -- taken
+def describe(module: nn.Module, optimizers: Sequence[Any], schedulers: Sequence[Any]) -> dict[str, Any]:
+    """What the states are of: each optimizer's kind and its groups by their parameters' names, each scheduler's kind."""
+    names = names_of(module)
+    return {
+        "optimizers": [{"kind": type(bare).__name__, "groups": groups_of(bare, names)} for bare in optimizers],
+        "schedulers": [type(each).__name__ for each in schedulers],
+        "dtypes": {name: parameter.dtype for name, parameter in module.named_parameters()},
+    }
+
+
+def names_of(module: nn.Module) -> dict[int, str]:
+    """The names of parameters in ``module``, by their id."""
+    return {id(parameter): name for name, parameter in module.named_parameters()}
+
+
+def groups_of(optimizer: Any, names: Mapping[int, str]) -> list[list[str]]:
+    """The groups of an optimizer, by their parameters' names."""
+    return [[names.get(id(parameter), "?") for parameter in group["params"]] for group in optimizer.param_groups]
+
+
+def scheduler_state(scheduler: Any) -> Any:
+    """Its state, with the states of schedulers and the like that it holds; the optimizers that it holds have theirs elsewhere."""
+    return _with_states(scheduler.state_dict(), frozenset({id(scheduler)})) if hasattr(scheduler, "state_dict") else {}
+
+
+def _with_states(value: Any, inside: frozenset[int]) -> Any:
+    if hasattr(value, "param_groups"):
+        return mark_state(value, None)
+    if isinstance(value, dict):
+        return {key: _with_states(item, inside) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_with_states(item, inside) for item in value)
+    if isinstance(value, nn.Module | type) or not _tells_state(value):
+        return value
+    if id(value) in inside:  # it is being told
+        return mark_state(value, None)
+    return mark_state(value, _with_states(value.state_dict(), inside | {id(value)}))
+
+
+def _tells_state(value: Any) -> bool:
+    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+# -- groups that were added on the way
+def add_groups(module: nn.Module, optimizer: Any, described: Mapping[str, Any], state: Any) -> None:
+    """Add to ``optimizer`` the groups that training had added when ``state`` was taken, and those that are there are without.
+
+    Theirs are the parameters of the same names. Where those are not what they were, nothing is done.
+    """
+    then = described.get("groups") or []
+    now = groups_of(optimizer, names_of(module))
+    saved = state.get("param_groups") if isinstance(state, Mapping) else None
+    if len(then) <= len(now) or then[: len(now)] != now or not isinstance(saved, list) or len(saved) != len(then):
+        return
+    parameters = dict(module.named_parameters())
+    if any(name not in parameters for group in then[len(now) :] for name in group):
+        return
+    for names, options in zip(then[len(now) :], saved[len(now) :], strict=True):
+        given = {key: value for key, value in options.items() if key not in ("params", "param_names")}
+        named = "param_names" in options
+        members = [(name, parameters[name]) if named else parameters[name] for name in names]
+        try:
+            optimizer.add_param_group({**given, "params": members})
+        except ValueError:  # it stands in another group today: loading says so
+            return
+
+
+# -- put back
+def fitted(saved: Any, now: Callable[[], Any], name: str, kept: list[str]) -> Any:
+    """``saved``, with what no file could hold as ``now()`` has it, under the same keys; its name is added to ``kept``.
+
+    ``now`` is asked only where there is such a thing.
+    """
+    return _fitted(saved, now(), name, kept) if next(_lacking(saved), None) is not None else saved
+
+
+def _lacking(saved: Any) -> Iterator[Any]:
+    if isinstance(saved, Unwritable):
+        yield saved
+    elif isinstance(saved, Mapping):
+        for value in saved.values():
+            yield from _lacking(value)
+    elif isinstance(saved, list | tuple):
+        for value in saved:
+            yield from _lacking(value)
+
+
+def _fitted(saved: Any, now: Any, name: str, kept: list[str]) -> Any:
+    if isinstance(saved, StateOf) and now is not _MISSING:
+        if saved.values is None:
+            return now
+        if _tells_state(now):
+            now.load_state_dict(fitted(saved.values, now.state_dict, name, kept))
+            return now
+    if isinstance(saved, Unwritable):
+        kept.append(name)
+        return now
+    if isinstance(saved, dict):
+        there = now if isinstance(now, Mapping) else {}
+        new = {key: _fitted(value, there.get(key, _MISSING), f"{name}.{key}", kept) for key, value in saved.items()}
+        return {key: value for key, value in new.items() if value is not _MISSING}
+    if type(saved) in (list, tuple):
+        beside = now if isinstance(now, list | tuple) and len(now) == len(saved) else [_MISSING] * len(saved)
+        pairs = enumerate(zip(saved, beside, strict=True))
+        items = [_fitted(value, other, f"{name}[{index}]", kept) for index, (value, other) in pairs]
+        return type(saved)(None if item is _MISSING else item for item in items)
+    return saved
+
+
+def loadable(optimizer: Any, state: Any) -> Any:
+    """An optimizer's ``state``, without what PyTorch would rebuild as something else: :func:`restore` brings that."""
+    if not _is_loaded_by_torch(optimizer) or not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
+        return state
+    plain = {
+        number: {key: value for key, value in values.items() if _is_plain(value)} if isinstance(values, dict) else values
+        for number, values in state["state"].items()
+    }
+    return {**state, "state": plain}
+
+
+def restore(optimizer: Any, state: Any, dtypes: Mapping[str, Any], module: nn.Module) -> None:
+    """After PyTorch loaded what :func:`loadable` left of ``state``: bring the rest, and numbers of another kind than their
+    parameter's, which PyTorch makes its parameter's. ``dtypes`` are the parameters' when the state was taken."""
+    if not _is_loaded_by_torch(optimizer) or not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
+        return
+    names = names_of(module)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters):
+        values = state["state"].get(number)
+        if not isinstance(values, dict) or parameter not in optimizer.state:
+            continue
+        then, loaded = dtypes.get(names.get(id(parameter), "")), optimizer.state[parameter]
+
+        def here(tensor: Tensor, parameter: Any = parameter) -> Tensor:
+            return tensor.to(parameter.device)
+
+        optimizer.state[parameter] = {  # in the order in which they were
+            key: _as_it_was(value, loaded.get(key), then) if _is_plain(value) else tree_map(value, Tensor, here)
+            for key, value in values.items()
+        }
+
+
+def _as_it_was(value: Any, loaded: Any, then: Any) -> Any:
+    """What was loaded, in the saved number format unless that was the parameter's."""
+    if isinstance(value, Tensor) and isinstance(loaded, Tensor) and then is not None and value.dtype not in (loaded.dtype, then):
+        return value.to(loaded.device)
+    return loaded
+
+
+def _is_loaded_by_torch(optimizer: Any) -> bool:
+    return isinstance(optimizer, Optimizer) and type(optimizer).load_state_dict is Optimizer.load_state_dict
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, Tensor | bool | int | float)
