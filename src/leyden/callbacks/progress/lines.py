@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -67,20 +68,52 @@ def line(name: str, done: int, total: int | None, seconds: float, metrics: Mappi
     return ", ".join(part for part in (head, speed, metrics_text(metrics, ", ")) if part)
 
 
+def fold(text: str, width: int) -> str:
+    """``text`` on lines of at most ``width`` columns, broken behind commas only; those that follow the first are indented."""
+    folded = ""
+    for part in text.split(", "):
+        if not folded:
+            folded = part
+        elif columns(folded.rsplit("\n", 1)[-1]) + columns(part) + 3 <= width:  # with a comma behind it
+            folded += f", {part}"
+        else:
+            folded += f",\n    {part}"
+    return folded
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal ``text`` takes: Chinese characters take two."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
+
+
+def cut(text: str, width: int) -> str:
+    """As much of ``text`` as fits into ``width`` columns."""
+    if columns(text) <= width:
+        return text
+    while columns(text) > width:
+        text = text[:-1]
+    return text
+
+
 class Pace:
     """How fast batches go by: over the last draws, pauses left out. Times in seconds, given by the caller."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=100)
         self._began = 0.0
+        self._before = 0.0  # how fast they went by before the pause
 
     def start(self, now: float, done: int) -> None:
         """Begin to count at ``done`` batches."""
         self._began = now
         self.skip(now, done)
+        self._before = 0.0
 
     def skip(self, now: float, done: int) -> None:
         """Go on after a pause."""
+        self._before = self.per_second
         self._seen.clear()
         self._seen.append((now, done))
 
@@ -95,8 +128,10 @@ class Pace:
     @property
     def per_second(self) -> float:
         """Batches a second; 0 where that is not known yet."""
+        if len(self._seen) < 2:
+            return self._before
         (first, before), (last, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (last - first) if last > first else 0.0
+        return (after - before) / (last - first) if last > first else self._before
 
     def remaining(self, done: int, total: int | None) -> float | None:
         """Seconds to go; ``None`` where that is not known."""

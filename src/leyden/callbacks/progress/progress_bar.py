@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, ClassVar
 
 from leyden.callback import Callback
@@ -146,11 +145,3 @@ class ProgressBar(Callback):
             shown["loss"] = metrics["loss"]  # first of all
         shown.update(metrics)
         return shown
-
-
-def is_terminal(file: Any) -> bool:
-    """Whether ``file`` is a screen on which a line can be drawn again."""
-    try:
-        return bool((sys.stdout if file is None else file).isatty())
-    except (AttributeError, ValueError):  # no file, or a closed one
-        return False

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from leyden.callbacks.progress import lines
-from leyden.callbacks.progress.progress_bar import Metrics, is_terminal
+from leyden.callbacks.progress.progress_bar import Metrics
+from leyden.callbacks.progress.screen import behind, is_terminal
 from leyden.callbacks.progress.throttled import ThrottledProgressBar
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import InvalidType
@@ -64,7 +65,9 @@ class RichProgressBar(ThrottledProgressBar):
             raise InvalidType("console_kwargs", console_kwargs, "a dict of keywords for rich.console.Console")
         self._console_kwargs = dict(console_kwargs or {})
         self._console: Console | None = None
-        self._screen: Live | None = None
+        self._file: Any = None  # the terminal on which the bar is drawn
+        self._height = 0  # of what is drawn there, in lines
+        self._cell: Live | None = None  # a notebook's place for the bar, which is drawn there instead
         self._tasks: dict[str, TaskID] = {}
         self._metrics = ""
 
@@ -113,12 +116,27 @@ class RichProgressBar(ThrottledProgressBar):
 
     def refresh(self) -> None:
         """Draw now."""
-        if self._screen is not None:
-            self._screen.refresh()
+        if self._cell is not None:
+            self._cell.refresh()
+        elif self._file is not None and self._console is not None:
+            with self._console.capture() as drawn:
+                self._console.print(self._renderable(), end="")
+            rows = drawn.get().rstrip("\n").split("\n")[: self._console.height]
+            self._file.write(self._erasure + "\n".join(rows))
+            self._file.flush()
+            self._height = len(rows)
+
+    @property
+    def _erasure(self) -> str:
+        """What takes away the drawing above the cursor."""
+        if not self._height:
+            return ""
+        return (f"\x1b[{self._height - 1}A" if self._height > 1 else "") + "\r\x1b[J"
 
     def __getstate__(self) -> dict[str, Any]:
         # consoles and screens hold locks
-        return {**self.__dict__, "progress": None, "_console": None, "_screen": None, "_tasks": {}}
+        closed: dict[str, Any] = {"progress": None, "_console": None, "_cell": None, "_file": None, "_height": 0, "_tasks": {}}
+        return {**super().__getstate__(), **closed}
 
     def _open(self, trainer: Run) -> bool:
         with preserved_random_state():  # rich draws from Python's generator when it is imported
@@ -128,13 +146,19 @@ class RichProgressBar(ThrottledProgressBar):
 
         self._console = console = Console(**self._console_kwargs)
         forced = self._console_kwargs.get("force_terminal") or self._console_kwargs.get("force_interactive")
-        if not (console.is_jupyter or (console.is_interactive and (forced or is_terminal(console.file)))):
+        drawable = console.is_interactive and not console.legacy_windows and (forced or is_terminal(console.file))
+        if not (console.is_jupyter or drawable):
             return False
         self.progress = Progress(
             *self.configure_columns(trainer), console=console, auto_refresh=False, expand=True, get_time=lambda: self.clock()
         )
-        self._screen = Live(console=console, auto_refresh=False, transient=not self._leave, get_renderable=self._renderable)
-        self._screen.start()
+        if console.is_jupyter:
+            self._cell = Live(console=console, auto_refresh=False, transient=not self._leave, get_renderable=self._renderable)
+            self._cell.start()
+        else:
+            self._file = console.file = behind(console.file)
+            self._file.write("\x1b[?25l")  # no cursor
+            self._share_screen()
         return True
 
     def _renderable(self) -> RenderableType:
@@ -182,19 +206,37 @@ class RichProgressBar(ThrottledProgressBar):
             self.progress.update(self._tasks[stage], visible=False)
             self.progress.update(self._tasks["train"], visible=True)
 
+    def _hide(self) -> None:
+        if self._file is not None:
+            self._file.write(self._erasure)
+            self._file.flush()
+            self._height = 0
+
+    def _redraw(self) -> None:
+        self.refresh()
+
     def _write(self, text: str) -> None:
-        if self._screen is None or self._console is None:
-            print(text, file=None if self._console is None else self._console.file, flush=True)
-        else:
+        if self._console is None:
+            print(text, flush=True)
+        elif self._cell is not None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif self._file is None:
+            print(text, file=self._console.file, flush=True)
+        else:
+            self._write_above(self._file, lines.fold(text, self._console.width))
 
     def _close(self) -> None:
-        screen, self._screen = self._screen, None
+        cell, self._cell = self._cell, None
+        file, self._file = self._file, None
         try:
-            if screen is not None:
-                screen.stop()
+            if cell is not None:
+                cell.stop()
+            if file is not None:
+                file.write(("\n" if self._leave and self._height else self._erasure) + "\x1b[?25h")
+                file.flush()
         finally:
             self.progress = None
             self._console = None
+            self._height = 0
             self._tasks = {}
             self._metrics = ""

@@ -7,10 +7,12 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, TextIO
 
 from leyden.callbacks.progress import lines
-from leyden.callbacks.progress.progress_bar import Metrics, is_terminal
+from leyden.callbacks.progress.progress_bar import Metrics
+from leyden.callbacks.progress.screen import behind, is_terminal
 from leyden.callbacks.progress.throttled import SECONDS_BETWEEN_LINES, ThrottledProgressBar
 from leyden.errors import InvalidOption, InvalidType, UnknownName
 from leyden.spelling import exact_arguments
@@ -67,13 +69,13 @@ class Tqdm:
         head = f"{self.desc}: " if self.desc else ""
         width = self._width()
         if not total:
-            return f"{head}{self.n} [{inside}]"[:width]
+            return lines.cut(f"{head}{self.n} [{inside}]", width)
         share = min(self.n / total, 1.0)
         head += f"{share:4.0%}"
         tail = f"{lines.count(self.n, total)} [{inside}]"
-        room = min(width - len(head) - len(tail) - 3, 40)
+        room = min(width - lines.columns(head) - lines.columns(tail) - 3, 40)
         if room < 5:
-            return f"{head} {tail}"[:width]
+            return lines.cut(f"{head} {tail}", width)
         return f"{head}|{'#' * int(share * room):<{room}}| {tail}"
 
     def update(self, n: int = 1) -> None:
@@ -148,17 +150,19 @@ class Tqdm:
 
     @property
     def _file(self) -> TextIO:
-        return sys.stdout if self.fp is None else self.fp
+        file: TextIO = behind(sys.stdout if self.fp is None else self.fp)
+        return file
 
     def _width(self) -> int:
         return (self.ncols or shutil.get_terminal_size().columns) - 1
 
     def _put(self, text: str) -> None:
-        blank = " " * max(self._drawn - len(text), 0)
+        size = lines.columns(text)
+        blank = " " * max(self._drawn - size, 0)
         down, up = "\n" * self.pos, f"\x1b[{self.pos}A" if self.pos else ""
         self._file.write(f"{down}\r{text}{blank}" + (f"\r{text}" if blank else "") + up)
         self._file.flush()
-        self._drawn = len(text)
+        self._drawn = size
 
 
 @exact_arguments
@@ -260,13 +264,14 @@ class TQDMProgressBar(ThrottledProgressBar):
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
         """Print above the bars."""
-        if not self._bars or "flush" in kwargs:
+        others = [bar for bar in self._bars.values() if not isinstance(bar, Tqdm)]
+        if not others or "flush" in kwargs:
             print(*args, sep=sep, **kwargs)
             return
-        next(iter(self._bars.values())).write(sep.join(map(str, args)), **kwargs)
+        others[0].write(sep.join(map(str, args)), **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bars": {}}  # bars hold files
+        return {**super().__getstate__(), "_bars": {}}  # bars hold files
 
     def _open(self, trainer: Run) -> bool:
         return True
@@ -276,14 +281,17 @@ class TQDMProgressBar(ThrottledProgressBar):
         if bar is None:
             if stage != "train" and isinstance(self._bars.get("train"), Tqdm):
                 self._bars["train"].clear()
-            make = {
+            make: Callable[[], Any] = {
                 "sanity": self.init_sanity_tqdm,
                 "train": self.init_train_tqdm,
                 "validation": self.init_validation_tqdm,
                 "test": self.init_test_tqdm,
                 "predict": self.init_predict_tqdm,
             }[stage]
-            bar = self._bars[stage] = make()
+            with nullcontext() if self._screen is None else self._screen.aside():
+                bar = self._bars[stage] = make()
+            if isinstance(bar, Tqdm) and not bar.disable:
+                self._share_screen()
         if isinstance(bar, Tqdm):
             bar.pace = self._train_pace if stage == "train" else self._pace
             bar.initial = done
@@ -306,7 +314,7 @@ class TQDMProgressBar(ThrottledProgressBar):
         self, stage: str, description: str, done: int, total: int | None, pace: lines.Pace, now: float, metrics: Metrics
     ) -> None:
         bar = self._bars[stage]
-        bar.n = done
+        bar.n, bar.total = done, total
         if stage != "sanity" and not (stage == "validation" and "train" in self._bars):
             bar.set_postfix(metrics, refresh=False)
         bar.refresh()
@@ -319,12 +327,24 @@ class TQDMProgressBar(ThrottledProgressBar):
         if train is not None:
             self._live = not train.disable if isinstance(train, Tqdm) else True
 
+    def _hide(self) -> None:
+        for bar in self._bars.values():
+            bar.clear()
+
+    def _redraw(self) -> None:
+        bar = self._bars.get(self._stage)
+        if bar is not None:
+            bar.refresh()
+
     def _write(self, text: str) -> None:
         bar = next(iter(self._bars.values()), None)
-        if bar is None or not hasattr(bar, "write"):
+        if isinstance(bar, Tqdm):
+            self._write_above(bar._file, text if bar.disable else lines.fold(text, bar._width()))
+        elif bar is None or not hasattr(bar, "write"):
             print(text, flush=True)
         else:
-            bar.write(text)
+            with nullcontext() if self._screen is None else self._screen.aside():
+                bar.write(text)
 
     def _close(self) -> None:
         bars, self._bars = self._bars, {}
