@@ -11,6 +11,7 @@ from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import Unwritable, decode
 from leyden.checkpoint.random_state import set_random_state
 from leyden.crash.capsule import FILE, versions
+from leyden.data.generators import generators_in, kept, put_states
 from leyden.errors import CheckpointForeign, CheckpointMissing, InvalidType, LeydenWarning
 from leyden.module import LightningModule
 from leyden.trainer.trainer import Trainer
@@ -37,6 +38,7 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
     capsule: dict[str, Any] = decode(TorchCheckpointIO().load_checkpoint(path))
     if "batch_idx" not in capsule:
         raise CheckpointForeign(f"{path} is no crash capsule.")
+    given = batch is not None
     batch = capsule["batch"] if batch is None else batch
     if isinstance(batch, Unwritable):
         raise InvalidType("batch", None, f"the batch itself: the capsule could only note its type ({batch.type})")
@@ -53,11 +55,17 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
     different = [name for name, value in versions().items() if capsule["versions"].get(name) != value]
     if different:
         trainer.warn(f"The capsule was written with other versions of {', '.join(different)}: bits may differ.", LeydenWarning)
-    with trainer.trial_run(module) as trial:
+    if not capsule.get("batch_as_it_was", True) and not given:
+        trainer.warn(
+            "The batch in the capsule was changed in place before it was written. Pass batch= to be sure.", LeydenWarning
+        )
+    own = generators_in(module)
+    with kept(own), trainer.trial_run(module) as trial:
         if capsule["weights"] is not None:
             module.load_state_dict(capsule["weights"])
         for name, child in module.named_modules():
             child.training = capsule["modes"].get(name, child.training)
         trainer.progress.epoch, trainer.progress.step = capsule["epoch"], capsule["global_step"]
         set_random_state(capsule["random"])
+        put_states(own, capsule.get("generators", {}))
         return trial.step(batch, capsule["batch_idx"], is_last=True)

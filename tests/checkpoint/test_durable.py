@@ -12,7 +12,7 @@ from typing import IO, Any
 import pytest
 import torch
 
-from leyden.checkpoint.durable import Disk, clean_leftovers, duplicate, quarantine, write_durably
+from leyden.checkpoint.durable import Disk, beside_of, clean_leftovers, duplicate, quarantine, write_durably
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.errors import CheckpointWriteFailed, LeydenWarning
 
@@ -231,3 +231,21 @@ def test_a_bad_file_is_put_aside_under_a_free_name(tmp_path: Path):
         (tmp_path / "a.ckpt").write_bytes(b"bad")
         assert os.path.basename(quarantine(tmp_path / "a.ckpt")) == expected
     assert len(os.listdir(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", ["x" * 240, "x" * 255, "ü" * 120 + ".ckpt", "x" * 101])
+def test_a_name_as_long_as_the_disk_takes_it(tmp_path: Path, name: str):
+    """Something is added to a name while it is written, and when it is put aside: it still fits."""
+    storage, path = TorchCheckpointIO(), tmp_path / name
+    storage.save_checkpoint({"epoch": 1}, path)
+    (tmp_path / "other").write_bytes(b"old")
+    duplicate(str(path), str(tmp_path / ("y" * 255)))
+    assert storage.load_checkpoint(tmp_path / ("y" * 255)) == {"epoch": 1}
+    assert beside_of(str(path)) != beside_of(str(path)[:-1])
+    (tmp_path / os.path.basename(beside_of(str(path))).replace(str(os.getpid()), "4194304")).touch()
+    assert len(clean_leftovers(tmp_path)) == 1
+    moved = {quarantine(path)}
+    for _ in range(11):
+        path.touch()
+        moved.add(quarantine(path))
+    assert len(moved) == 12

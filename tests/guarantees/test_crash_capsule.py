@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kit
+import numpy as np
 import pytest
 import torch
 from kit import in_a_fresh_process, same, weights
@@ -158,3 +162,126 @@ def test_bad_input(tmp_path: Path) -> None:
     fail(Failing(2), tmp_path)
     with pytest.raises(InvalidType, match="LightningModule whose step failed"):
         leyden.replay(capsule_in(tmp_path), nn.Linear(1, 1))  # type: ignore[arg-type]  # on purpose
+
+
+# -- the batch as it was, and whatever else the step drew from
+
+
+class InPlace(leyden.LightningModule):
+    """Changes its batch in place, and fails from the ``fails_at``-th step on with what it made of it in its text."""
+
+    def __init__(self, fails_at: int, kind: str) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+        self.fails_at, self.kind = fails_at, kind
+        self.draws = [torch.Generator().manual_seed(3), np.random.default_rng(3), random.Random(3)]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        changed = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, list) else batch
+        changed += 1
+        noise = float(torch.rand((), generator=self.draws[0])) + self.draws[1].random() + self.draws[2].random()
+        if batch_idx >= self.fails_at:
+            raise ArithmeticError(f"{float(changed.sum())!r} {noise!r} {float(torch.rand(()))!r}")
+        return self.net(torch.as_tensor(changed)[:, :4]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+COLLATES: dict[str, Any] = {
+    "tensor": lambda x: x,
+    "list": lambda x: [x, None, "a name"],
+    "dict": lambda x: {"x": x, "more": (1, {"deeper": x[:1]})},
+    "array": lambda x: x.numpy(),
+}
+
+
+@pytest.mark.parametrize("kind", COLLATES)
+@pytest.mark.parametrize(("fails_at", "columns"), [(0, 4), (3, 4), (70, 4), (70, 10_000)])
+def test_the_batch_is_kept_as_it_was(tmp_path: Path, kind: str, fails_at: int, columns: int) -> None:
+    data = DataLoader(
+        kit.ones(80, columns).dataset, batch_size=1, collate_fn=lambda rows: COLLATES[kind](rows[0][0][None].clone())
+    )
+    with pytest.raises(ArithmeticError) as first:
+        quiet(default_root_dir=tmp_path).fit(InPlace(fails_at, kind), data)
+    for _ in range(2):
+        module = InPlace(fails_at, kind)
+        with pytest.raises(ArithmeticError) as again:
+            leyden.replay(capsule_in(tmp_path), module)
+        assert str(again.value) == str(first.value)
+        assert module.draws[2].random() == random.Random(3).random()  # the module is as it was given
+
+
+def test_a_change_that_nobody_could_foresee_is_said(tmp_path: Path) -> None:
+    class Late(InPlace):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx < 60:
+                return self.net(batch[:, :4]).square().mean()
+            return super().training_step(batch, batch_idx)
+
+    data = DataLoader(kit.ones(80, 10_000).dataset, batch_size=1, collate_fn=lambda rows: rows[0][0][None].clone())
+    with pytest.raises(ArithmeticError):
+        quiet(default_root_dir=tmp_path).fit(Late(60, "tensor"), data)
+    with pytest.warns(leyden.errors.LeydenWarning, match="changed in place"), pytest.raises(ArithmeticError):
+        leyden.replay(capsule_in(tmp_path), Late(60, "tensor"))
+
+
+class Own:
+    """A batch as a graph library makes it."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+
+SIZES: dict[str, Callable[[int], int]] = {
+    "alike": lambda i: 50_000,
+    "the first one small": lambda i: 50_000 if i else 10,
+    "growing": lambda i: 10 * 2 ** min(i, 14),
+    "small, and one large": lambda i: 500_000 if i == 30 else 10,
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("make", [Own, lambda x: x, lambda x: x.numpy(), lambda x: [x], lambda x: x[:1]])
+def test_no_batch_is_held_longer_than_the_next_one_needs(tmp_path: Path, sizes: str, make: Any) -> None:
+    """Also what is copied of them stays within a budget, whatever they are made of and however they grow."""
+    alive: list[Any] = []
+    most = [0, 0]
+
+    class Looks(kit.Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            held = batch[0] if isinstance(batch, list) else batch
+            alive.append(weakref.ref(held))
+            capsule = self.trainer.losses.capsule
+            copies = sum(noted.batch.nbytes for noted in capsule.kept if hasattr(noted.batch, "nbytes"))
+            most[:] = [max(most[0], sum(ref() is not None for ref in alive)), max(most[1], copies)]
+            return self.layer(torch.ones(1, 2)).sum()
+
+    data = DataLoader(range(120), batch_size=None, collate_fn=lambda i: make(torch.ones(SIZES[sizes](i))))
+    quiet(default_root_dir=tmp_path, max_epochs=1).fit(Looks(), data)
+    assert most[0] <= 2
+    assert most[1] <= 256 * 2**10
+
+
+@pytest.mark.parametrize("size", [4, 50_000])
+def test_the_batch_of_a_bad_loss_is_the_right_one_or_none(tmp_path: Path, size: int) -> None:
+    """Batch 60 is bad; it is seen 40 batches later, when a large one is gone."""
+
+    class First(kit.Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx == 55 else self.layer(batch[:2]).sum()
+
+    rows = torch.ones(120, size)
+    rows[60] = float("nan")
+    with pytest.raises(NonFiniteLoss):
+        quiet(default_root_dir=tmp_path).fit(First(), DataLoader(rows, batch_size=None))
+    stored = torch.load(capsule_in(tmp_path) / "capsule.ckpt", weights_only=True)
+    assert stored["batch_idx"] == 60
+    if size == 4:
+        assert torch.isnan(stored["batch"]).all()
+    else:
+        with pytest.raises(InvalidType, match="the batch 60, which was let go of"):
+            leyden.replay(capsule_in(tmp_path), First())
+        loss = leyden.replay(capsule_in(tmp_path), First(), batch=rows[60])
+        assert loss is not None
+        assert torch.isnan(loss)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
-from leyden.distributed.signals import EXIT_CODE, in_notebook
+from leyden.distributed.signals import EXIT_CODE, in_notebook, say_at_once
 from leyden.distributed.signals import noted as noting
 from leyden.testing import Recorder
 
@@ -232,6 +232,93 @@ def test_after_ctrl_c_a_second_fit_trains_on_with_counts_of_its_own(tmp_path: Pa
     result = run.fit(net, loader(), loader())
     assert begun == [kept]
     assert (result.status, result.steps, result.epochs) == ("finished", 8, 2)
+
+
+def test_the_first_ctrl_c_says_at_once_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+
+    def press(*_: Any) -> None:
+        capsys.readouterr()
+        signal.raise_signal(signal.SIGINT)
+        shown.append(capsys.readouterr().out)
+
+    trainer(tmp_path, at_batch(2, press)).fit(Net(), loader(), loader())
+    assert shown == ["finishing this batch; press Ctrl-C again to stop now\n"]
+    trainer(tmp_path, Recorder(on_validation_start=press), num_sanity_val_steps=0).fit(Net(), loader(), loader())
+    assert shown[1] == "finishing this validation; press Ctrl-C again to stop now\n"
+
+
+PRESSES_AGAIN = {
+    "the same batch": lambda press: {"on_train_batch_start": press},
+    "on_exception": lambda press: {"on_exception": press},
+    "teardown": lambda press: {"teardown": press},
+    "the save": lambda press: {"on_save_checkpoint": press},
+}
+
+
+@pytest.mark.parametrize("where", PRESSES_AGAIN)
+def test_a_second_ctrl_c_ends_a_sweep(where: str, tmp_path: Path) -> None:
+    """Wherever it comes: everything is torn down, and KeyboardInterrupt leaves fit, with Python's exit code for it."""
+    pressed = []
+
+    def press_again(run: Any, *_: Any, **__: Any) -> None:
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
+
+    def press(*_: Any) -> None:
+        pressed.append(True)
+        signal.raise_signal(signal.SIGINT)
+
+    last = Recorder()
+    run = trainer(tmp_path, at_batch(5, press), Recorder(**PRESSES_AGAIN[where](press_again)), last)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run.fit(Net(), loader(), loader())
+    assert type(raised.value) is KeyboardInterrupt
+    assert last.names[-1] == "teardown"
+    assert run.state.status == "interrupted"
+
+
+def test_a_termination_has_the_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        trainer(tmp_path, sends(signal.SIGUSR1, 1)).fit(Net(), loader(), loader())
+    shown = capsys.readouterr().out
+    assert "SIGUSR1 arrived: finishing this batch, then the run is saved and ended." in shown
+    assert "SIGUSR1 arrived: the run was ended after batch 2." in shown
+
+
+@pytest.mark.parametrize("where", ["on_exception", "teardown", "finalize"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_termination_while_a_run_is_being_ended(where: str, fails: bool, tmp_path: Path) -> None:
+    """The rest is still torn down, the exit code is 143, and an error that had ended the run is shown."""
+    if where == "on_exception" and not fails:
+        pytest.skip("nobody is told of an exception that did not happen")
+
+    class Logger(leyden.loggers.CSVLogger):
+        def finalize(self, status: str) -> None:
+            if where == "finalize":
+                signal.raise_signal(signal.SIGTERM)
+            super().finalize(status)
+
+    def fail(*_: Any) -> None:
+        if fails:
+            raise ArithmeticError("mine")
+
+    sending = Recorder(**{where: lambda *_, **__: signal.raise_signal(signal.SIGTERM)} if where != "finalize" else {})
+    last = Recorder()
+    run = trainer(tmp_path, at_batch(1, fail), sending, last, logger=Logger(tmp_path))
+    with pytest.raises(leyden.errors.TrainingTerminated) as raised:
+        run.fit(Net(), loader(), loader())
+    assert raised.value.code == 143
+    assert last.names[-1] == "teardown"
+    assert isinstance(raised.value.__cause__, ArithmeticError if fails else type(None))
+
+
+def test_a_line_is_said_in_the_middle_of_another(capfd: pytest.CaptureFixture[str]) -> None:
+    def refuses(text: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    say_at_once(refuses, "said")
+    assert capfd.readouterr().out == "\nsaid\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

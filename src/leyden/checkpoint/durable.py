@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ try:
 except ImportError:  # Windows: an open file cannot be removed there, which protects it as well
     fcntl = None
 
+_LONGEST = 100  # bytes of a name to which something may be added
 _LEFTOVER = re.compile(r"^\..+\.(\d+)\.leyden-tmp$", re.DOTALL)
 # A folder cannot be synced on every file system, and where it cannot, there is nothing to lose by not doing it.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
@@ -227,11 +229,12 @@ def let_go(descriptor: int) -> None:
 def quarantine(path: str | os.PathLike[str]) -> str:
     """Rename a bad file to ``NAME.damaged`` (``NAME.damaged-1`` and on where that is taken) and return the new path."""
     path = os.fspath(path)
-    new = f"{path}.damaged"
-    number = 0
+    folder, name = os.path.split(path)
+    base = os.path.join(folder, f"{_shortened(name, 240)}.damaged")
+    new, number = base, 0
     while os.path.lexists(new):
         number += 1
-        new = f"{path}.damaged-{number}"
+        new = f"{base}-{number}"
     os.replace(path, new)
     return new
 
@@ -239,7 +242,14 @@ def quarantine(path: str | os.PathLike[str]) -> str:
 def beside_of(path: str) -> str:
     """The temporary name under which ``path`` is written before it is renamed; :func:`clean_leftovers` knows it."""
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{os.getpid()}.leyden-tmp")
+    return os.path.join(folder, f".{_shortened(name)}.{os.getpid()}.leyden-tmp")
+
+
+def _shortened(name: str, longest: int = _LONGEST) -> str:
+    """``name``, or a part of it and a checksum of all of it: something is added, and file systems take some 250 bytes."""
+    if len(os.fsencode(name)) <= longest:
+        return name
+    return f"{name[:16]}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:24]}"
 
 
 def _write_beside_and_rename(path: str, fill: Callable[[Sink], None], disk: Disk) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import random
+import sys
 import time
 import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +19,9 @@ import torch
 from torch import Tensor
 
 from leyden.checkpoint.files import TorchCheckpointIO
-from leyden.checkpoint.format import encode
+from leyden.checkpoint.format import Unwritable, encode
 from leyden.checkpoint.random_state import as_plain
+from leyden.data.generators import generators_in, states_of
 from leyden.loggers.base import Logger, folder_of
 from leyden.state.flight import Flight
 from leyden.state.progress import Progress
@@ -24,10 +30,14 @@ from leyden.version import __version__
 
 FILE = "capsule.ckpt"
 FOLDER = "crash"
-# Batches kept until their losses are checked may hold on to this much. More would not stay in the processor's cache, and
-# every new batch would cost time for memory that no loop by hand asks for; "weights" checks, and keeps, one at a time.
-_MOST_BYTES = 256 * 2**10
+OWN = "module/"  # before the paths of the module's own generators
 KEPT = 50  # losses that wait to be checked; also the most steps that pass before a bad one is seen
+# Batches whose losses wait to be checked are kept as copies, which may hold this much in all. More would not stay in the
+# processor's cache, and every new batch would cost time for memory that no loop by hand asks for.
+_MOST_BYTES = 256 * 2**10
+_SMALL = _MOST_BYTES // KEPT  # a batch of this size is copied at every step: nobody can measure it
+_FIRST = 4 * 2**20  # one of this size in the first steps, to see whether the step changes it
+_CHANGED = 64 * 2**20  # one of this size where the step was seen to change it
 _FLUSHES_BETWEEN_LOOKS = 10  # at generators from which nothing was drawn
 
 
@@ -60,21 +70,39 @@ class Failing(Protocol):
     def print(self, *args: Any) -> None: ...
 
 
+@dataclass
+class Noted:
+    """What is known of a step that has begun."""
+
+    batch: Any  # a copy, as it was; `None` where there is none
+    held: int  # bytes of that copy
+    index: int
+    states: dict[str, Any]  # of random generators
+    losses: int  # how many waited to be checked when it began
+
+
 class Capsule:
     """Notes, step by step, what a replay needs; writes it down when a step fails.
 
     Random states are taken before a step only for generators that were drawn from since the last flush: the others
-    stand where they stood then.
+    stand where they stood then. Batches are copied, because a step may change its own in place, and no batch is held longer
+    than the loop itself holds it: small ones at every step, larger ones in the first steps, and for good where it turns out
+    that the step changes them.
     """
 
     def __init__(self, run: Failing, *, weights: bool) -> None:
         self.run = run
         self.weights = weights
         self.between_checks = 1 if weights else KEPT
-        self.kept: list[tuple[Any, int, dict[str, Any]]] = []  # batches whose losses are not checked yet
+        self.kept: list[Noted] = []  # steps whose losses are not checked yet
+        self.held = 0  # bytes of their batches
         self.notes = True  # whether :meth:`note` has anything to do
         self.before: dict[str, Tensor] | None = None  # the weights before the running step, where asked for
-        self.fits: bool | None = None  # whether that many batches may be kept
+        self.copy: Any = None  # of the running step's batch
+        self._limit = sys.maxsize if weights else _FIRST  # bytes of a batch that is copied
+        self._changes = False  # whether the step was seen to change its batch
+        self._take: dict[str, Callable[[], Any]] = dict(_TAKE)
+        self._looked = False  # for the module's own generators
         self._drawing = dict.fromkeys(_TAKE, True)  # generators that are being drawn from
         self._at_flush = {name: take() for name, take in _TAKE.items()}
         self._states = self._at_flush  # before the newest step
@@ -82,56 +110,79 @@ class Capsule:
         self._flushes = 0
 
     # -- step by step
-    def note(self, batch: Any, index: int) -> None:
-        """A step is about to begin."""
+    def note(self, batch: Any, index: int, losses: int = 0) -> None:
+        """A step is about to begin, and so many losses wait to be checked."""
         if self._noting:
-            drawn = {name: _TAKE[name]() for name, drawing in self._drawing.items() if drawing}
+            if not self._looked:
+                self._look()
+            drawn = {name: self._take[name]() for name, drawing in self._drawing.items() if drawing}
             self._states = {**self._at_flush, **drawn}
-        if self.fits is None:
-            held = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(batch, Tensor))
-            self.fits = held * self.between_checks <= _MOST_BYTES
-        if self.fits:
-            self.kept.append((batch, index, self._states))
-        self.notes = self._noting or self.fits or self.weights
+        self.copy, held = copied(batch, self._limit)
+        self.kept.append(Noted(self.copy, held, index, self._states, losses))
+        self.held += held
+        if self.held > _MOST_BYTES:
+            self._let_go()
         if self.weights:
             self.before = {name: value.detach().clone() for name, value in self.run.lightning_module.state_dict().items()}
 
+    def _look(self) -> None:
+        """Find the module's own generators: once, when it is as it is trained."""
+        self._looked = True
+        for path, generator in generators_in(self.run.lightning_module).items():
+            name = f"{OWN}{path}"
+            self._take[name] = partial(_state_of, path, generator)
+            self._drawing[name] = True
+            self._at_flush[name] = self._take[name]()
+
+    def _let_go(self) -> None:
+        """Let batches go, the oldest first, until the others hold no more than they may."""
+        for noted in self.kept:
+            self.held, noted.batch, noted.held = self.held - noted.held, None, 0
+            if self.held <= _MOST_BYTES:
+                return
+
     def flush(self) -> None:
         """The losses were finite: let their batches go, and see which generators are being drawn from."""
+        was_small = 0 < self.held <= _MOST_BYTES
         self.kept.clear()
+        self.held = 0
         self._flushes += 1
-        if not self._noting and self._flushes % _FLUSHES_BETWEEN_LOOKS:
-            return
-        for name, take in _TAKE.items():
-            now = take()
-            self._drawing[name] = not _same(now, self._at_flush[name])
-            self._at_flush[name] = now
-        self._noting = any(self._drawing.values())
-        self._states = self._at_flush = dict(self._at_flush)
-        self.notes = self._noting or self.fits is None or self.fits or self.weights
+        if self.copy is not None and self._limit > _SMALL:
+            self._changes = self._changes or not same(self.copy, self.run.flight.batch)
+            if not self.weights:
+                self._limit = _CHANGED if self._changes else _SMALL
+        self.copy = None
+        looks = self._flushes % _FLUSHES_BETWEEN_LOOKS == 0
+        if self._noting or looks:
+            for name, take in self._take.items():
+                now = take()
+                self._drawing[name] = not same(now, self._at_flush[name])
+                self._at_flush[name] = now
+            self._noting = any(self._drawing.values())
+            self._states = self._at_flush = dict(self._at_flush)
+        self.notes = self._noting or looks or was_small or self._changes or self.weights
 
     # -- when it happens
-    def write(self, error: BaseException, step: str, at: int | None = None, loss: float | None = None) -> str | None:
+    def write(self, error: BaseException, step: str, at: int | None = None, loss: float | None = None, of: int = 0) -> str | None:
         """Write the folder; returns its path, or ``None`` where the run writes no files.
 
-        ``at`` counts back through the kept batches: the step whose loss was not finite.
+        ``at`` is the loss that was not finite, counted from the first of the ``of`` that waited to be checked.
         """
         folder = self._folder()
         if folder is None:
             return None
-        flight = self.run.flight
-        batch, index, states = flight.batch, flight.index, self._states
-        if at is not None and self.fits and -len(self.kept) <= at < 0:
-            batch, index, states = self.kept[at]
+        batch, index, states, as_it_was = self._failed(at, of)
         module = self.run.lightning_module
         content = {
             "leyden": __version__,
             "step": step,
             "batch": tree_map(batch, Tensor, lambda tensor: tensor.detach().cpu()),
+            "batch_as_it_was": as_it_was,
             "batch_idx": index,
             "epoch": self.run.current_epoch,
             "global_step": self.run.global_step,
             "random": as_plain(states["python"], states["numpy"], states["torch"], states["cuda"]),
+            "generators": {name.removeprefix(OWN): state for name, state in states.items() if name.startswith(OWN)},
             "modes": {name: child.training for name, child in module.named_modules()},
             "precision": self.run.precision,
             "accumulate": self.run.accumulate_grad_batches,
@@ -155,10 +206,21 @@ class Capsule:
         self.run.print(f"The step that failed was kept. To run it again: leyden.replay({folder!r}, module)")
         return folder
 
-    def drop(self) -> None:
-        """The step that was noted had no loss."""
-        if self.kept:
-            self.kept.pop()
+    def _failed(self, at: int | None, of: int) -> tuple[Any, int, dict[str, Any], bool]:
+        """The failed step's batch, its index, the random states before it, and whether the batch is as it was then."""
+        flight = self.run.flight
+        newest = self.kept[-1] if self.kept else None
+        noted = newest if at is None else next((each for each in reversed(self.kept) if each.losses <= at), None)
+        if noted is not None and noted is not newest:
+            gone = Unwritable("batch", f"the batch {noted.index}, which was let go of before its loss was looked at")
+            return gone if noted.batch is None else noted.batch, noted.index, noted.states, True
+        if noted is None and at is not None and at + 1 < of:
+            index = flight.index + at + 1 - of
+            return Unwritable("batch", f"the batch {index}, which was let go of"), index, self._states, True
+        if self.copy is not None:
+            return self.copy, flight.index, self._states, True
+        changed = any(not leaf.is_inference() and leaf._version for leaf in tree_leaves(flight.batch, Tensor))
+        return flight.batch, flight.index, self._states, not changed
 
     @property
     def has_place(self) -> bool:
@@ -201,11 +263,57 @@ _TAKE = {
 }
 
 
-def _same(first: Any, second: Any) -> bool:
+def _state_of(path: str, generator: Any) -> Any:
+    return states_of({path: generator})[path]
+
+
+def copied(value: Any, most: int) -> tuple[Any, int]:
+    """A copy of a batch, and the bytes that its tensors and arrays hold; ``(None, 0)`` where these are more than ``most``.
+
+    The same of what is not made of tensors, arrays, lists, tuples, dicts and plain values: nobody knows what it holds.
+    """
+    kind, held = type(value), 0
+    if kind is Tensor or kind is np.ndarray:
+        held = value.nbytes
+        if held > most or (kind is np.ndarray and value.dtype.hasobject):
+            return None, 0
+        return (value.detach().clone() if kind is Tensor else value.copy()), held
+    if kind is list or kind is tuple or kind is dict or hasattr(value, "_fields") or isinstance(value, OrderedDict):
+        copies = []
+        for item in value.values() if isinstance(value, dict) else value:
+            if type(item) is Tensor:  # the usual leaf, without a call
+                bytes_of_item = item.nbytes
+                if held + bytes_of_item > most:
+                    return None, 0
+                copy: Any = item.detach().clone()
+            elif item is None:
+                copy, bytes_of_item = None, 0
+            else:
+                copy, bytes_of_item = copied(item, most - held)
+                if copy is None:
+                    return None, 0
+            copies.append(copy)
+            held += bytes_of_item
+        if isinstance(value, dict):
+            return kind(zip(value, copies, strict=True)), held
+        return copies if kind is list else tuple(copies) if kind is tuple else kind(*copies), held
+    if kind in (int, float, bool, complex):
+        return value, 32
+    if kind is str or kind is bytes:
+        return (value, len(value)) if len(value) <= most else (None, 0)
+    return None, 0
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two states, or two batches, are equal."""
+    if type(first) is not type(second):
+        return False
     if isinstance(first, Tensor):
         return torch.equal(first, second)
-    if isinstance(first, list):
-        return isinstance(second, list) and all(map(torch.equal, first, second))
+    if isinstance(first, np.ndarray):
+        return np.array_equal(first, second)
     if isinstance(first, dict):
-        return bool(first["state"]["pos"] == second["state"]["pos"] and (first["state"]["key"] == second["state"]["key"]).all())
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
     return bool(first == second)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 TERMINATION = ("SIGTERM", "SIGUSR1")
 EXIT_CODE = 143
+
+
+PRESSED_AGAIN = "Ctrl-C was pressed again"
+"""What a :class:`KeyboardInterrupt` says that shall leave the run, too. Python's exit code
+goes by the class, so that it is none of its own."""
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -30,7 +36,7 @@ def noted(note: Callable[[int], None], *, interrupts: bool) -> Iterator[None]:
     def handler(number: int, frame: FrameType | None) -> None:
         if number in seen:
             if number == signal.SIGINT:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(PRESSED_AGAIN)
             os._exit(EXIT_CODE)
         seen.add(number)
         note(number)
@@ -53,9 +59,27 @@ def noted(note: Callable[[int], None], *, interrupts: bool) -> Iterator[None]:
                 signal.signal(number, standing)
 
 
+def say_at_once(write: Callable[[str], None], text: str) -> None:
+    """``write`` a line from a signal handler and flush it: the interpreter may be in the middle of writing another."""
+    try:
+        write(text)
+        sys.stdout.flush()
+    except RuntimeError:  # "reentrant call": a stream must not be entered again in the same thread
+        with suppress(OSError):
+            os.write(1, f"\n{text}\n".encode())
+    except (OSError, ValueError, AttributeError):  # a standard output that is closed, full or missing
+        pass
+
+
+def first_words(number: int, doing: str) -> str:
+    """What is said as soon as a signal is there; ``doing`` is what is finished first."""
+    if number == signal.SIGINT:
+        return f"finishing this {doing}; press Ctrl-C again to stop now"
+    name = signal.Signals(number).name
+    return f"{name} arrived: finishing this {doing}, then the run is saved and ended. A second {name} ends it now."
+
+
 def in_notebook() -> bool:
     """Whether the code runs in IPython, where ending the process would take the user's session along."""
-    import sys
-
     ipython: Any = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None

@@ -199,7 +199,6 @@ class Automatic:
                     outputs = self.run.read_returned("training_step", "train", outputs)
                 loss = read_loss(outputs, self.run)
             if loss is None:
-                self.run.losses.skip()
                 flight.outputs = None
                 return None
             self.note_loss(loss.detach())

@@ -54,12 +54,7 @@ class LossWatch:
     def begin(self, batch: Any, index: int) -> None:
         """A step is about to begin."""
         if self.capsule is not None:
-            self.capsule.note(batch, index)
-
-    def skip(self) -> None:
-        """The step that began had no loss."""
-        if self.capsule is not None:
-            self.capsule.drop()
+            self.capsule.note(batch, index, len(self.waiting))
 
     def failed(self, error: Exception, step: str) -> None:
         """A step raised: write what a replay needs, once."""
@@ -98,7 +93,7 @@ class LossWatch:
             f"at the batch's data. Trainer(stop_on_nonfinite_loss=False) trains on regardless."
         )
         if self.capsule is not None:
-            self.capsule.write(error, "training_step", at - len(shown), shown[at])
+            self.capsule.write(error, "training_step", at, shown[at], of=len(shown))
             self.capsule = None
         if run.course.alone:
             raise error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,7 +18,7 @@ from leyden.checkpoint.random_state import preserved_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.distributed.signals import in_notebook, noted
+from leyden.distributed.signals import PRESSED_AGAIN, first_words, in_notebook, noted, say_at_once
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import Hooks, fitted, tell_stage
 from leyden.hparams import as_plain, assigned_hparams
@@ -37,6 +39,7 @@ from leyden.trainer.checks import check_callback_names, check_names
 from leyden.trainer.teardown import Teardown
 from leyden.trainer.trial import Trial, trying
 
+_log = logging.getLogger("leyden")
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
 
 
@@ -91,7 +94,7 @@ class Lifecycle(Run):
                 stack.enter_context(torch_switches(self.options.behaviour))
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(noted(lambda number: self.course.note_signal(number), interrupts=fn is TrainerFn.FITTING))
+                stack.enter_context(noted(self._hear, interrupts=fn is TrainerFn.FITTING))
                 self.begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
@@ -117,7 +120,7 @@ class Lifecycle(Run):
             self.interrupted = True
             self.state.status = TrainerStatus.INTERRUPTED
             status = "interrupted"
-            failure = None if fn is TrainerFn.FITTING and begun else error
+            failure = None if fn is TrainerFn.FITTING and begun and error.args != (PRESSED_AGAIN,) else error
             self._tell_exception(error)
             if failure is not None:
                 raise
@@ -135,6 +138,8 @@ class Lifecycle(Run):
             self.state.status = TrainerStatus.INTERRUPTED
             failure = error
             self._tell_exception(error)
+            if isinstance(error, TrainingTerminated):
+                self.print(str(error))  # an exit with a code is silent
             if isinstance(error, TrainingTerminated) and fn is TrainerFn.FITTING and begun and in_notebook():
                 self.interrupted = True  # the process is the user's session: give control back
                 failure = None
@@ -143,15 +148,40 @@ class Lifecycle(Run):
         finally:
             try:
                 if begun:
-                    with noted(lambda number: self.course.note_signal(number), interrupts=False):
-                        self._end(fn, module, datamodule, status, failure)
-                    if failure is None and self.course.signal is not None:
-                        self.raise_if_signalled()  # it came while the verb was being ended, which it now is
+                    try:
+                        with noted(self._hear, interrupts=False):
+                            self._end(fn, module, datamodule, status, failure)
+                    except BaseException as error:
+                        self._obey_late(error)
+                        raise
+                    self._obey_late(failure)
             finally:
                 self._verb_running = False
                 self.state.stage = None
                 if outer is not None and outer._verb_running:
                     outer._take_back(module)
+
+    def _hear(self, number: int) -> None:
+        """A signal is there. Called by its handler: what it asks for is done at the next safe place, and said now."""
+        self.course.note_signal(number)
+        stage = self.state.stage
+        doing = "validation" if self.fitting and stage is not None and stage.evaluating else "batch"
+        if self.state.status is not TrainerStatus.RUNNING:
+            doing = "teardown"
+        say_at_once(self.print, first_words(number, doing))
+
+    def _obey_late(self, failure: BaseException | None) -> None:
+        """The verb has ended: raise for a signal that came while it was being ended."""
+        waits = self.course.signal
+        if waits is None or isinstance(failure, TrainingTerminated) or (failure is not None and waits == signal.SIGINT):
+            return
+        try:
+            self.raise_if_signalled()
+        except TrainingTerminated as late:
+            self.print(str(late))
+            if failure is not None:  # an exit would hide it
+                _log.error("Before that the run had failed:", exc_info=failure)
+            raise late from failure
 
     def _take_back(self, module: LightningModule) -> None:
         """Another trainer had this running verb's module, inside a hook."""
@@ -250,10 +280,11 @@ class Lifecycle(Run):
         if self.hooks is None:
             return
         teardown = Teardown(error)
-        for receiver in self.hooks.receivers(Callback.on_exception):
-            teardown.call(receiver, error)
-        if self.datamodule is not None:
-            teardown.call(self.datamodule.on_exception, error)
+        with noted(self._hear, interrupts=False):
+            for receiver in self.hooks.receivers(Callback.on_exception):
+                teardown.call(receiver, error)
+            if self.datamodule is not None:
+                teardown.call(self.datamodule.on_exception, error)
         teardown.settle()
 
     def _prepare(self, module: LightningModule, request: CheckpointRequest, weights_only: bool | None) -> None:

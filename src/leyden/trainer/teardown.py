@@ -34,7 +34,7 @@ class Teardown:
         """
         urgent = [error for _, error in self.errors if not isinstance(error, Exception)]
         shown = self.failure
-        if urgent and (shown is None or isinstance(shown, Exception)):
+        if urgent and (shown is None or isinstance(shown, Exception | KeyboardInterrupt)):  # a second Ctrl-C is one of its own
             shown = urgent[0]
         elif shown is None and self.errors:
             shown = self.errors[0][1]
