@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
-from leyden.checkpoint.format import Unwritable, check_parts, decode
+from leyden.checkpoint.format import Unwritable, check_parts, decode, decode_file
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.verified import bytes_verified
 from leyden.errors import (
@@ -146,7 +146,7 @@ def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str
             raise CheckpointForeign(f"{_called(source)} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
     else:
         loaded = TorchCheckpointIO().load_checkpoint(source, place, weights_only)
-    decoded: dict[str, Any] = {key: decode(value) for key, value in loaded.items()}
+    decoded: dict[str, Any] = {key: decode_file(value, _called(source)) for key, value in loaded.items()}
     check_parts(decoded, _called(source))
     return decoded
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from leyden.checkpoint.files import TorchCheckpointIO
-from leyden.checkpoint.format import Unwritable, decode
+from leyden.checkpoint.format import Unwritable, decode_file
 from leyden.checkpoint.random_state import set_random_state
 from leyden.crash.capsule import FILE, versions
 from leyden.data.generators import generators_in, kept, put_states
@@ -35,7 +35,7 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
         raise CheckpointMissing(f"There is no crash capsule in {os.fspath(folder)}: {FILE} is not there.")
     if not isinstance(module, LightningModule):
         raise InvalidType("module", module, "the leyden.LightningModule whose step failed")
-    capsule: dict[str, Any] = decode(TorchCheckpointIO().load_checkpoint(path))
+    capsule: dict[str, Any] = decode_file(TorchCheckpointIO().load_checkpoint(path), repr(path))
     if "batch_idx" not in capsule:
         raise CheckpointForeign(f"{path} is no crash capsule.")
     given = batch is not None

@@ -723,7 +723,7 @@ def test_a_folder_reached_through_fsspec() -> None:
 # -- OnExceptionCheckpoint
 def test_on_exception_checkpoint() -> None:
     callback = OnExceptionCheckpoint("kept")
-    assert callback.ckpt_path == os.path.join("kept", "on_exception.ckpt")
+    assert callback.ckpt_path == os.path.abspath(os.path.join("kept", "on_exception.ckpt"))
     fit(Scripted(), callback, epochs=1)
     assert not os.path.exists("kept")
     with pytest.raises(ValueError, match="by order"):

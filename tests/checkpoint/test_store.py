@@ -65,7 +65,7 @@ def test_an_url_of_an_unknown_kind_says_what_is_missing() -> None:
 
 
 def test_when_it_was_written(tmp_path: Path, remote: str) -> None:
-    assert FileStore().written_at(put(tmp_path / "a.ckpt", at=1000)) == 1000
+    assert FileStore().written_at(put(tmp_path / "a.ckpt", at=1000)) == 1000 * 10**9
     assert FileStore().written_at(str(tmp_path / "b.ckpt")) is None
     assert FileStore().written_at(put(f"{remote}/a.ckpt")) is None
 
@@ -122,7 +122,7 @@ def test_links_that_lead_nowhere_or_in_circles_are_passed_over(tmp_path: Path) -
     os.symlink(tmp_path / "c.ckpt", tmp_path / "c.ckpt")
     os.symlink(tmp_path, tmp_path / "again")
     assert newest(Place(str(tmp_path))) == ["a.ckpt"]
-    assert sorted(newest(Place(str(tmp_path), depth=3))) == ["a.ckpt"] * 4
+    assert sorted(newest(Place(str(tmp_path), depth=3))) == ["a.ckpt"]
 
 
 def test_a_storage_elsewhere_is_listed_too(remote: str) -> None:

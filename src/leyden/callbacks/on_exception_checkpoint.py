@@ -6,6 +6,7 @@ import os
 from typing import Final
 
 from leyden.callbacks.checkpoint import Checkpoint
+from leyden.checkpoint.files import absolute
 from leyden.errors import CheckpointWriteFailed, InvalidOption, InvalidType
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
@@ -32,7 +33,7 @@ class OnExceptionCheckpoint(Checkpoint):
             raise InvalidType("dirpath", dirpath, "a path")
         if not filename:
             raise InvalidOption("filename", filename, "a file's name that is not empty")
-        self.dirpath = os.fspath(dirpath)
+        self.dirpath = absolute(os.fspath(dirpath))  # wherever the process goes
         self.filename = filename
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -25,7 +26,7 @@ _LEFTOVER = re.compile(r"^\..+\.(\d+)\.leyden-tmp$", re.DOTALL)
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 
 
-_held: set[int] = set()
+_held: dict[int, list[str]] = {}  # descriptors of locks, and the folders that were made for them
 
 
 class Disk:
@@ -194,36 +195,71 @@ def clean_leftovers(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def hold_folder(folder: str | os.PathLike[str]) -> int | None:
-    """Hold ``folder``, which is made if need be, until the descriptor that is returned is closed or the process ends.
+    """Hold ``folder``, which is made if need be, until :func:`let_go` of what is returned, or until the process ends.
 
-    The hold is a lock on the folder itself: nothing is written. A child process does not share it. ``None`` where the system
-    or the file system has no such locks.
+    The hold is a lock on the folder itself: nothing is written, and no death of a process leaves one behind. A child process
+    does not share it. ``None`` where the system or the file system has no such locks.
 
     Raises:
         BlockingIOError: another process holds it, or this one does already.
     """
     if fcntl is None:
         return None
-    os.makedirs(folder, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:
-        os.close(descriptor)
-        return None
-    if not _held:
-        os.register_at_fork(after_in_child=_let_go_in_child)  # workers may outlive a killed process, and must not hold on
-    _held.add(descriptor)
-    return descriptor
+    while True:
+        made = _missing(os.path.abspath(folder))
+        os.makedirs(folder, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink == 0 or not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                os.close(descriptor)  # the one who had it has just removed it
+                continue
+        except FileNotFoundError:
+            os.close(descriptor)
+            continue
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except OSError:
+            os.close(descriptor)
+            return None
+        _close_in_children()
+        _held[descriptor] = made
+        return descriptor
 
 
 def let_go(descriptor: int) -> None:
-    """End a hold."""
-    _held.discard(descriptor)
+    """End a hold. Folders that were made for it alone, and are still empty, are removed."""
+    for folder in _held.pop(descriptor, []):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            break
     os.close(descriptor)
+
+
+def is_held_here(folder: str | os.PathLike[str]) -> bool:
+    """Whether this very process holds ``folder``."""
+    try:
+        there = os.stat(folder)
+        return any(os.path.samestat(os.fstat(descriptor), there) for descriptor in _held)
+    except OSError:
+        return False
+
+
+def _missing(folder: str) -> list[str]:
+    """``folder`` and those above it that are not there, the innermost first."""
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    return missing
+
+
+@functools.cache
+def _close_in_children() -> None:
+    """Once in a process: workers may outlive a killed process, and must not hold on."""
+    os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def quarantine(path: str | os.PathLike[str]) -> str:

@@ -14,6 +14,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import math
 import pathlib
 import sys
 import types
@@ -26,17 +27,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from leyden.errors import CheckpointForeign
+from leyden.errors import CheckpointDamaged, CheckpointForeign
 from leyden.hparams_attributes import AttributeDict
 
 MARK = "__leyden__"
 _SAME = frozenset({bool, float, str, bytes, bytearray, complex, type(None), torch.dtype, torch.device, torch.Size, torch.layout})
 _PURE_PATHS: tuple[type[pathlib.PurePath], ...] = (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PurePath)
+_LARGEST_OF_NOTHING = 1 << 16  # elements of no size, which take some memory all the same
 _LARGEST_INT_BITS = 2039  # a pickled int of more bytes than 255 is not admitted
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, tuple, int, float, str, bool)}
 _FORMATS = {
     str(form): form for form in (torch.contiguous_format, torch.channels_last, torch.channels_last_3d, torch.preserve_format)
 }
+
+
+class Malformed(ValueError):
+    """A value says of itself what cannot be true."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,22 @@ def decode(plain: Any) -> Any:
     if kind is OrderedDict:
         return _with_values(plain, {key: decode(value) for key, value in plain.items()})
     return plain
+
+
+def decode_file(plain: Any, name: str) -> Any:
+    """As :func:`decode`, of what was read from the file that errors call ``name``.
+
+    Raises:
+        CheckpointDamaged: it says of itself what cannot be true, or is nested too deeply.
+    """
+    try:
+        return decode(plain)
+    except (Malformed, MemoryError) as error:
+        raise CheckpointDamaged(f"The checkpoint {name} is damaged: {error}. Take another checkpoint.") from error
+    except RecursionError:
+        raise CheckpointDamaged(
+            f"The checkpoint {name} is damaged: its values are nested too deeply. Take another checkpoint."
+        ) from None
 
 
 def unwritable(plain: Any) -> list[tuple[str, str]]:
@@ -320,6 +342,8 @@ def _decode_marked(plain: dict[str, Any]) -> Any:
         return Unwritable("", f"leyden kind {kind!r}")
     try:
         return decoder(plain)
+    except Malformed:
+        raise
     except (
         ValueError,
         TypeError,
@@ -372,10 +396,12 @@ def _decode_enum(plain: dict[str, Any]) -> Any:
 
 
 def _decode_array(plain: dict[str, Any]) -> Any:
-    dtype, data = _decode_dtype(plain["dtype"]), bytearray(plain["data"].cpu().numpy().tobytes())
-    return (
-        np.frombuffer(data, dtype=dtype).reshape(plain["shape"]) if data and dtype.itemsize else np.zeros(plain["shape"], dtype)
-    )
+    dtype, data, shape = _decode_dtype(plain["dtype"]), plain["data"], plain["shape"]
+    count = math.prod(shape) if all(type(length) is int and length >= 0 for length in shape) else -1
+    if count < 0 or (count * dtype.itemsize != data.numel() if dtype.itemsize else count > _LARGEST_OF_NOTHING):
+        raise Malformed(f"it has an array of the shape {tuple(shape)} and the type {dtype} whose data are {data.numel()} bytes")
+    raw = bytearray(data.cpu().numpy().tobytes())
+    return np.frombuffer(raw, dtype=dtype).reshape(shape) if raw and dtype.itemsize else np.zeros(shape, dtype)
 
 
 def _decode_scalar(plain: dict[str, Any]) -> Any:
@@ -449,7 +475,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "dict": lambda plain: dict(_decode_items(plain)),
     "ellipsis": lambda plain: ...,
     "enum": _decode_enum,
-    "fraction": lambda plain: fractions.Fraction(plain["text"]),
+    "fraction": lambda plain: fractions.Fraction(*map(int, plain["text"].split("/"))),  # no exponent: it would be multiplied out
     "frozenset": lambda plain: frozenset(decode(plain["items"])),
     "int": lambda plain: int(plain["hex"], 16),
     "memory_format": lambda plain: _FORMATS[plain["text"]],

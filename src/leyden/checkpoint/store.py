@@ -8,16 +8,18 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, final
 
-from leyden.checkpoint.durable import clean_leftovers, duplicate, hold_folder, let_go, quarantine
+from leyden.checkpoint.durable import clean_leftovers, duplicate, hold_folder, is_held_here, let_go, quarantine
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO, absolute, is_remote, local_path, reach
 from leyden.checkpoint.naming import FILE_EXTENSION
+from leyden.checkpoint.verified import peek
 from leyden.distributed.processes import Alone, Processes
 
 Answer = TypeVar("Answer")
-_LAST = re.compile(r"^last(-v\d+)?$")
+_ASIDE = re.compile(r"\.damaged(-\d+)?$")  # what was put aside, where files have no extension
+_LOOKED_INTO = 200  # files at the most
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Place:
     folder: str
     extension: str = FILE_EXTENSION
     depth: int = 0  # of subfolders that a name such as "{epoch}/model" makes
+    last: str = "last"  # how the name of the newest begins
 
 
 class CheckpointStore(ABC):
@@ -46,12 +49,16 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     def written_at(self, path: str) -> float | None:
-        """When ``path`` was written: a number that is compared with others of this store only. ``None``: gone, or not known."""
+        """When ``path`` was written: a number that is compared with others of this store only. ``None``: gone, or not known.
+
+        What the file says counts, which neither a clock that was set back nor a copy changes.
+        """
 
     @abstractmethod
     def newest(self, places: Iterable[Place]) -> list[str]:
         """All checkpoints in ``places``, in the order in which to try them for ``ckpt_path="last"``: the newest first.
 
+        What the files say counts; of files that do not say it, and of URLs, the time of their last change.
         Of two of one age ``last`` is tried first. Whether they are whole is seen when they are read.
         """
 
@@ -83,8 +90,10 @@ class CheckpointStore(ABC):
         """Set a damaged checkpoint aside and return its new path; ``None`` where it cannot be moved."""
 
     @abstractmethod
-    def hold(self, folders: Iterable[str]) -> None:
+    def hold(self, folders: Iterable[str], *, nested: bool = False) -> None:
         """See that no other run writes into ``folders``, until :meth:`let_go`. One that cannot be held is passed over.
+
+        So is, of a ``nested`` run, one that this process holds: whoever fits inside another fit's hook knows of both.
 
         Raises:
             BlockingIOError: another run holds one of them; ``filename`` says which.
@@ -128,8 +137,12 @@ class FileStore(CheckpointStore):
 
     def newest(self, places: Iterable[Place]) -> list[str]:
         def found() -> list[str]:
-            ages = {path: (age, is_last) for place in places for age, is_last, path in _found(place)}
-            return sorted(ages, key=lambda path: (*ages[path], os.path.basename(path), path), reverse=True)
+            ages: dict[str, tuple[int, bool]] = {}
+            for place in places:
+                for changed, is_last, path in _found(place):
+                    ages[path] = changed, is_last or ages.get(path, (0, False))[1]
+            said = _order(ages)
+            return sorted(ages, key=lambda path: (said[path], *ages[path][::-1], os.path.basename(path), path), reverse=True)
 
         return self._ask(found)
 
@@ -156,8 +169,8 @@ class FileStore(CheckpointStore):
     def quarantine(self, path: str) -> str | None:
         return self._ask(lambda: _quarantined(path))
 
-    def hold(self, folders: Iterable[str]) -> None:
-        self._ask(lambda: self._hold(map(absolute, folders)))
+    def hold(self, folders: Iterable[str], *, nested: bool = False) -> None:
+        self._ask(lambda: self._hold(map(absolute, folders), nested))
 
     def let_go(self) -> None:
         while self._holds:
@@ -167,13 +180,15 @@ class FileStore(CheckpointStore):
         if not is_remote(folder):
             self._ask(lambda: clean_leftovers(local_path(folder)))
 
-    def _hold(self, folders: Iterable[str]) -> None:
+    def _hold(self, folders: Iterable[str], nested: bool) -> None:
         for folder in folders:
             if folder in self._holds or is_remote(folder):
                 continue
             try:
                 descriptor = hold_folder(folder)
             except BlockingIOError as error:
+                if nested and is_held_here(folder):
+                    continue
                 raise BlockingIOError(error.errno, error.strerror, folder) from error
             except OSError:
                 continue  # it cannot be made: the first save will say so
@@ -208,9 +223,32 @@ def _written_at(path: str) -> float | None:
     if is_remote(path):
         return None
     try:
-        return os.path.getmtime(local_path(path))
+        return _says(path) or os.stat(local_path(path)).st_mtime_ns
     except OSError:
         return None
+
+
+def _order(ages: dict[str, tuple[int, bool]]) -> dict[str, int]:
+    """A number for each path by which the newer of two is known, from when they were changed, and whether they are the last.
+
+    One that does not say when it was written comes after those that had their last change before it.
+    """
+    # looking into a file takes a moment: of very many only those that are likely
+    likely = sorted(ages, key=lambda path: (ages[path][1], ages[path][0]), reverse=True)[:_LOOKED_INTO]
+    said = {path: _says(path) for path in likely}
+    order, newest = {}, 0
+    for path in sorted(ages, key=lambda path: ages[path][0]):
+        order[path] = said.get(path) or max(newest, ages[path][0])
+        newest = max(newest, order[path])
+    return order
+
+
+def _says(path: str) -> int | None:
+    """When the file says that it was written, in ns since 1970: never before an earlier one of the same run."""
+    content = None if is_remote(path) else peek(local_path(path))
+    ours = content.get("leyden") if isinstance(content, dict) else None
+    said = ours.get("saved") if isinstance(ours, dict) else None
+    return said if type(said) is int and said > 0 else None
 
 
 def _entries(folder: str) -> Iterator[tuple[str, int, bool]]:
@@ -239,12 +277,20 @@ def _found(place: Place) -> Iterator[tuple[int, bool, str]]:
     """The checkpoints in ``place``: their age, whether they are called ``last``, and their path."""
     for path, changed, is_folder in _entries(place.folder):
         name = os.path.basename(path)
-        if name.startswith("."):
+        if name.startswith(".") or _ASIDE.search(name):
             continue
-        if name.endswith(place.extension):
-            yield changed, bool(_LAST.match(name.removesuffix(place.extension))), path
-        elif is_folder and place.depth:
-            yield from _found(Place(path, place.extension, place.depth - 1))
+        if name.endswith(place.extension) and (place.extension or not is_folder):
+            yield changed, bool(re.match(rf"{re.escape(place.last)}(-v\d+)?$", name.removesuffix(place.extension))), path
+        elif is_folder and place.depth and not _leads_back(path):
+            yield from _found(replace(place, folder=path, depth=place.depth - 1))
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a symbolic link leads to a folder in which it stands itself."""
+    if is_remote(folder) or not os.path.islink(folder):
+        return False
+    target = os.path.realpath(folder)
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(folder))]) == target
 
 
 def _quarantined(path: str) -> str | None:

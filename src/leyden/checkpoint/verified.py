@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import threading
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
 import torch
 
+from leyden.checkpoint.outline import Implausible, outline
 from leyden.errors import CheckpointDamaged, CheckpointError, CheckpointForeign, CheckpointMissing, DeviceUnavailable, LeydenError
 
 _CHUNK = 1 << 20
@@ -23,6 +26,8 @@ _TAIL_SIGNATURE = b"PK\x05\x06"
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 # Smaller contents are checked before the load, not beside it: a thread costs more than it saves.
 _WORTH_A_THREAD = 4 << 20
+# torch compresses nothing; who packed a file of zeros again with a zip program may still read it.
+_MOST_UNPACKED, _MOST_RATIO = 64 << 20, 20
 _ALLOW = "If you trust where it comes from, load it with weights_only=False: that runs code which stands in the file."
 _WHAT_TO_DO = "Take another checkpoint, or a copy of this one."
 
@@ -68,16 +73,18 @@ def read_verified(content: IO[bytes], check: IO[bytes], name: str, map_location:
     if not _is_zip(check, name):
         return _load_legacy(content, check, name, map_location, weights_only)
     records = _records(check, name)
-    pickles = [record for record in records if record.name.endswith("/data.pkl") or record.name == "data.pkl"]
-    if not pickles:
+    if _pickle_of(records) is None:
         raise CheckpointForeign(f"{name!r} is a zip file, but no checkpoint: torch's record 'data.pkl' is missing.")
     if all(record.crc == 0 for record in records):
+        _outline(check, records, name, weights_only)
         return _load(content, name, map_location, weights_only)  # torch was told to write no checksums
     bulk = [record for record in records if "/data/" in record.name]
     if sum(record.size for record in bulk) < _WORTH_A_THREAD:
         _check(check, records, name)
+        _outline(check, records, name, weights_only)
         return _load(content, name, map_location, weights_only)
     _check(check, [record for record in records if "/data/" not in record.name], name)
+    _outline(check, records, name, weights_only)
     beside = _Beside(lambda: _check(check, bulk, name))
     try:
         loaded = _load(content, name, map_location, weights_only)
@@ -93,6 +100,43 @@ def read_verified(content: IO[bytes], check: IO[bytes], name: str, map_location:
     if beside.error is not None:
         raise beside.error
     return loaded
+
+
+def peek(path: str) -> Any:
+    """What the file at a local ``path`` says besides its tensors, which are not read; ``None`` where that cannot be told."""
+    try:
+        with open(path, "rb") as file:
+            if not _is_zip(file, path):
+                return None
+            records = _records(file, path)
+            pickled = _pickle_of(records)
+            if pickled is None:
+                return None
+            _check(file, [pickled], path)
+            return _outline(file, records, path, weights_only=True)
+    except (OSError, LeydenError):
+        return None
+
+
+def _pickle_of(records: list[Record]) -> Record | None:
+    return next((record for record in records if record.name.endswith("/data.pkl") or record.name == "data.pkl"), None)
+
+
+def _outline(file: IO[bytes], records: list[Record], name: str, weights_only: bool) -> Any:
+    """The pickle run dry; raises :class:`CheckpointDamaged` where it asks for memory that the file does not fill."""
+    pickled = _pickle_of(records)
+    if pickled is None or not weights_only:
+        return None  # it may run any code that it holds
+    file.seek(pickled.offset)
+    content = file.read(pickled.size)
+    if pickled.compressed:
+        content = zlib.decompress(content, -15)
+    folder = pickled.name.removesuffix("data.pkl") + "data/"
+    sizes = {record.name.removeprefix(folder): record.unpacked for record in records if record.name.startswith(folder)}
+    try:
+        return outline(content, sizes)
+    except Implausible as error:
+        raise CheckpointDamaged(f"The checkpoint {name!r} is damaged: {error}. {_WHAT_TO_DO}") from error
 
 
 class _Beside:
@@ -151,11 +195,31 @@ def _records(file: IO[bytes], name: str) -> list[Record]:
                 raise zipfile.BadZipFile(f"the entry of record {info.filename!r} was changed")
             offset = info.header_offset + 30 + length + extra
             records.append(Record(info.filename, offset, info.compress_size, info.file_size, info.CRC, compressed))
+        _refuse_tricks(records, file.seek(0, os.SEEK_END))
     except Exception as error:  # whatever a parser meets in bytes that no writer ever wrote
         raise CheckpointDamaged(
             f"The checkpoint {name!r} is truncated or damaged: its table of contents cannot be read ({error}). {_WHAT_TO_DO}"
         ) from error
     return records
+
+
+def _refuse_tricks(records: list[Record], size: int) -> None:
+    """No writer makes these: what is read would be another record than what was checked, or far more than the file holds."""
+    names = [record.name for record in records]
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise zipfile.BadZipFile(f"it has two records {twice!r}")
+    outside = next((n for n in names if n.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", n) or ":" in n), None)
+    if outside is not None:
+        raise zipfile.BadZipFile(f"the name of its record {outside!r} leads out of the file")
+    end = 0
+    for record in sorted(records, key=lambda record: record.offset):
+        if record.offset < end:
+            raise zipfile.BadZipFile(f"its record {record.name!r} overlaps another")
+        end = record.offset + record.size
+    unpacked = sum(record.unpacked for record in records)
+    if unpacked > _MOST_UNPACKED + size * _MOST_RATIO:
+        raise zipfile.BadZipFile(f"of its {size} bytes {unpacked} would be unpacked")
 
 
 def _check(file: IO[bytes], records: list[Record], name: str) -> None:
@@ -174,11 +238,14 @@ def _check(file: IO[bytes], records: list[Record], name: str) -> None:
                 crc, unpacked = zlib.crc32(view[:count], crc), unpacked + count
                 continue
             try:
-                data = inflate.decompress(view[:count])
+                packed: Any = view[:count]
+                while packed and unpacked <= record.unpacked:  # in steps: little may unpack to very much
+                    data = inflate.decompress(packed, _CHUNK)
+                    packed = inflate.unconsumed_tail
+                    crc, unpacked = zlib.crc32(data, crc), unpacked + len(data)
             except zlib.error:
                 left = -1
                 break
-            crc, unpacked = zlib.crc32(data, crc), unpacked + len(data)
         if left or unpacked != record.unpacked or crc != record.crc:
             raise CheckpointDamaged(
                 f"The checkpoint {name!r} is damaged: the checksum of its record {record.name!r} does not match. {_WHAT_TO_DO}"

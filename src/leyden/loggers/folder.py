@@ -31,6 +31,7 @@ class RunFolder:
         self.name = name or ""
         self.sub_dir = None if sub_dir is None else os.path.expandvars(os.path.expanduser(os.fspath(sub_dir)))
         self.claimed = False
+        self._base = None if self.remote else _working_directory()  # where a relative path begins, wherever the process goes
         self._root: str | None = None  # where a subclass of the logger says that they are elsewhere
         self._path: str | None = None
         self._version = version
@@ -42,11 +43,16 @@ class RunFolder:
         return "://" in self.save_dir
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the version is chosen."""
+        return self._settled
+
+    @property
     def root(self) -> str:
         """The folder that holds all versions."""
         if self._root is not None:
-            return self._root
-        return os.path.join(self.save_dir, self.name) if self.name else self.save_dir
+            return self._fixed(self._root)
+        return self._fixed(os.path.join(self.save_dir, self.name) if self.name else self.save_dir)
 
     @property
     def version(self) -> int | str:
@@ -65,7 +71,13 @@ class RunFolder:
     @property
     def path(self) -> str:
         """The folder of the run."""
-        return self.of(self.version) if self._path is None else self._path
+        return self.of(self.version) if self._path is None else self._fixed(self._path)
+
+    def _fixed(self, folder: str) -> str:
+        """``folder`` as it was given, or as it stays right where the process has left the directory in which that was."""
+        if self._base is None or os.path.isabs(folder) or _working_directory() == self._base:
+            return folder
+        return os.path.join(self._base, folder)
 
     def follow(self, what: str, said: Any) -> None:
         """A subclass of the logger says another ``name``, ``version``, ``save_dir``, ``root_dir`` or ``log_dir``."""
@@ -184,6 +196,13 @@ class RunFolder:
         )
 
 
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None  # it was removed
+
+
 class InFolder:
     """The part that loggers share which write into a :class:`RunFolder`."""
 
@@ -228,6 +247,12 @@ class InFolder:
     def likely_dir(self) -> str:
         """:attr:`log_dir` as things stand; reading it fixes nothing."""
         return self._folder.path
+
+    @property
+    def certain_dir(self) -> str | None:
+        """:attr:`log_dir` where no other run can get the same; ``None`` as long as its number is not chosen, and for an URL."""
+        folder = self._folder
+        return folder.path if folder.is_settled and not folder.remote else None
 
     def leyden_go_on(self, position: dict[str, Any]) -> None:
         self._folder.go_on(position)

@@ -77,6 +77,8 @@ class FitState:
     """Of a resumed run: who was told of the hook in which it was cut."""
     evaluation_cut: Mapping[str, Any] | None = None
     """The same, until its loader has been opened there."""
+    saved: int = 0
+    """When the newest checkpoint was taken, in ns since 1970; of a resumed run, at first, the one from which it goes on."""
     at_rest: dict[str, Any] | None = None
     """The parts of a checkpoint as they were when the fit ended: what is saved later says where training can go on."""
 

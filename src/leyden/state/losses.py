@@ -33,6 +33,10 @@ class LossWatch:
         self.capsule: Capsule | None = None
         self.due = KEPT  # the count of batches at which they are checked
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a run is a run at rest: it has no step that could fail."""
+        return {**self.__dict__, "capsule": None}
+
     def open_capsule(self) -> None:
         """A fit begins: keep its newest steps, where that was asked for and there is a place to write them to."""
         asked = self.run.options.crash_capsule

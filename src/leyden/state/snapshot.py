@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.checkpoint.format import check_parts, decode, encode, unwritable
+from leyden.checkpoint.format import check_parts, decode_file, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
 from leyden.checkpoint.optimizer_states import add_groups, describe, fitted, loadable, restore, scheduler_state
@@ -36,7 +36,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         "global_step": run.progress.step,
         "pytorch-lightning_version": LIGHTNING_VERSION,
         "state_dict": run.strategy.model_state_dict(module),
-        OURS: {"format": FORMAT, "version": __version__, "init_arguments": module._init_arguments()},
+        OURS: {"format": FORMAT, "version": __version__, "saved": run.time_of_save(), "init_arguments": module._init_arguments()},
     }
     if not weights_only:
         checkpoint[OURS].update(take_parts(run))
@@ -213,6 +213,9 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
 
 def put_progress(run: Run, checkpoint: dict[str, Any]) -> None:
     """How far training was: known before configure_optimizers and on_fit_start, which may ask."""
+    ours = checkpoint.get(OURS)
+    saved = ours.get("saved", 0) if isinstance(ours, Mapping) else 0
+    run.fit_state.saved = saved if type(saved) is int else 0
     put_parts(run, parts_of(checkpoint), early=True)
 
 
@@ -236,7 +239,7 @@ def read(run: Run, path: str, weights_only: bool | None) -> dict[str, Any]:
         raise CheckpointForeign(
             f"{path} holds no checkpoint: it has no 'state_dict'. Expected a file that a Trainer wrote, or Lightning."
         )
-    decoded: dict[str, Any] = decode(checkpoint)
+    decoded: dict[str, Any] = decode_file(checkpoint, repr(path))
     ours = decoded.get(OURS)
     written = ours.get("format", 0) if isinstance(ours, Mapping) else 0
     if isinstance(ours, Mapping) and isinstance(written, int) and written > FORMAT:

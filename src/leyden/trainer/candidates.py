@@ -7,10 +7,14 @@ import os
 from typing import Any
 
 from leyden.assemble import LOG_FOLDER
+from leyden.callbacks.model_checkpoint import ModelCheckpoint
+from leyden.checkpoint.files import absolute
 from leyden.checkpoint.naming import FILE_EXTENSION
 from leyden.checkpoint.store import CheckpointStore, Place
 from leyden.loggers.base import folder_of
 from leyden.state.run import Run
+
+_DEEPEST = 8
 
 
 def best_candidates(run: Run) -> list[str]:
@@ -31,8 +35,12 @@ def newest_of_unmonitored(run: Run) -> list[str]:
 
 def place_of(writer: Any, folder: str) -> Place:
     """``folder`` with what ``writer`` calls its files there."""
-    subfolders = (getattr(writer, "filename", None) or "").count("/")
-    return Place(folder, getattr(writer, "FILE_EXTENSION", FILE_EXTENSION), subfolders)
+    last = getattr(writer, "CHECKPOINT_NAME_LAST", "last")
+    depth = max(name.count("/") for name in (getattr(writer, "filename", None) or "", last))
+    named = getattr(type(writer), "format_checkpoint_name", None)
+    if named is not None and named is not ModelCheckpoint.format_checkpoint_name:
+        depth = max(depth, _DEEPEST)  # names of the user's own making: nobody else knows how many folders they make
+    return Place(folder, getattr(writer, "FILE_EXTENSION", FILE_EXTENSION), depth, os.path.basename(last))
 
 
 def given_places(run: Run) -> list[Place]:
@@ -41,7 +49,7 @@ def given_places(run: Run) -> list[Place]:
     for writer in run.checkpoint_callbacks:
         folder = getattr(writer, "dirpath", None)
         if folder is not None and getattr(writer, "_given_dirpath", folder) is not None:
-            places.append(place_of(writer, os.fspath(folder)))
+            places.append(place_of(writer, absolute(os.fspath(folder))))
     return list(dict.fromkeys(places))
 
 
@@ -50,9 +58,34 @@ def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
     roots = [os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*")]
     for logger in run.loggers:
         root, here = folder_of(logger, "root_dir"), folder_of(logger, "likely_dir") or folder_of(logger)
-        roots += [os.path.join(glob.escape(root), "version_*")] if root is not None else []
+        if root is not None:
+            roots.append(os.path.join(glob.escape(root), "version_*"))
+        if root is not None and here is not None:  # below each version, where this one has a folder of its own below its
+            below = os.path.relpath(here, root).split(os.sep, 1)[1:] if here.startswith(root) else []
+            roots += [os.path.join(glob.escape(root), "version_*", glob.escape(folder)) for folder in below]
         roots += [glob.escape(here)] if here is not None else []
     if not run.loggers:
         roots.append(glob.escape(run.default_root_dir))
     folders = store.folders(os.path.join(root, "checkpoints") for root in roots)
     return list(dict.fromkeys(place_of(writer, folder) for folder in folders for writer in (None, *run.checkpoint_callbacks)))
+
+
+def places_of(run: Run, store: CheckpointStore) -> list[Place]:
+    """Where this very configuration writes to, and has written to."""
+    given = given_places(run)
+    if given and all(getattr(writer, "_given_dirpath", "") is not None for writer in run.checkpoint_callbacks):
+        return given
+    return [*given, *usual_places(run, store)]
+
+
+def folders_to_hold(run: Run, *, begun: bool) -> list[str]:
+    """The folders into which a fit writes; before its loggers have ``begun``, those that are certain then."""
+    folders = [place.folder for place in given_places(run)]
+    for writer in run.checkpoint_callbacks if begun else ():
+        folder = getattr(writer, "dirpath", None)
+        folders += [] if folder is None else [os.fspath(folder)]
+    for logger in run.loggers:
+        folder = folder_of(logger) if begun else folder_of(logger, "certain_dir")
+        if folder is not None and (folder_of(logger, "certain_dir") is not None or os.path.isdir(folder)):
+            folders.append(folder)
+    return list(dict.fromkeys(map(absolute, folders)))

@@ -22,7 +22,7 @@ from leyden.errors import (
 )
 from leyden.state import snapshot
 from leyden.state.run import Run
-from leyden.trainer.candidates import best_candidates, given_places, newest_of_unmonitored, usual_places
+from leyden.trainer.candidates import best_candidates, folders_to_hold, newest_of_unmonitored, places_of, usual_places
 
 
 @dataclass
@@ -61,10 +61,8 @@ class CheckpointRequest:
             self._read_path(run, self.asked, weights_only)
 
     def _read_last(self, run: Run, weights_only: bool | None) -> None:
-        places = given_places(run)
-        if self.fitting:
-            self._hold(run, (place.folder for place in places))
-        self._first_good(run, self.store.newest(places) or self.store.newest(usual_places(run, self.store)), weights_only)
+        found = self.store.newest(places_of(run, self.store))
+        self._first_good(run, found or self.store.newest(usual_places(run, self.store)), weights_only)
         if self.fitting and self.path is not None:
             self._hold(run, [os.path.dirname(absolute(self.path))])
         if self.checkpoint is None and not self.fitting:
@@ -78,16 +76,22 @@ class CheckpointRequest:
         elif self.verbose:
             run.print(f"Using the last checkpoint: {self.path}")
 
+    def hold(self, run: Run, *, begun: bool) -> None:
+        """See that no other process trains in the folders of this fit; what is not known before it has ``begun`` comes later."""
+        self._hold(run, folders_to_hold(run, begun=begun))
+
     def _hold(self, run: Run, folders: Iterable[str]) -> None:
         """See that no other process trains in these folders: both would write the same files."""
         if run.fast_dev_run:
             return
         try:
-            self.store.hold(folders)
+            self.store.hold(folders, nested=self.asked != "last")
         except BlockingIOError as error:
+            asked = "" if self.asked is None else f"ckpt_path={self.asked!r}: "
             raise CheckpointError(
-                f"ckpt_path='last': another run is training with its checkpoints in {error.filename}. Wait until it has ended, "
-                f"or give this one another folder (dirpath of ModelCheckpoint, default_root_dir)."
+                f"{asked}another run is training with its files in {error.filename}, and both would write the same ones. "
+                f"Wait until it has ended, or give this one another folder (dirpath of ModelCheckpoint, default_root_dir, "
+                f"the logger's version)."
             ) from error
 
     def close(self) -> None:
@@ -110,7 +114,7 @@ class CheckpointRequest:
                 where = "It could not be moved aside" if moved is None else f"It was moved to {moved}"
                 run.warn(f"{error} {where}, and the next good checkpoint is used.", LeydenWarning)
                 continue
-            except CheckpointMissing:
+            except (CheckpointMissing, FileNotFoundError):
                 if self.asked != "last":
                     raise
                 continue  # gone since it was listed

@@ -293,6 +293,7 @@ class Lifecycle(Run):
         assert self.hooks is not None
         assert fn is not None
         if fn is TrainerFn.FITTING:
+            request.hold(self, begun=False)
             request.read(self, weights_only)
             if request.asked == "last":
                 for logger, position in self._logger_positions(request):
@@ -312,6 +313,8 @@ class Lifecycle(Run):
         for callback in self.callbacks:
             self._start(callback)
             self.hooks.call("setup", callback.setup, self, module, stage=fn)
+        if fn is TrainerFn.FITTING:
+            request.hold(self, begun=True)
         self._start(module)
         self.hooks.call("setup", tell_stage, module.setup, fn)
         with self.strategy.precision.init_context():
