@@ -18,7 +18,8 @@ from leyden.callback import Callback
 from leyden.errors import InvalidReturn, LeakedStopIteration, UnknownName
 from leyden.hooks import HOOK_NAMES, fitted, overrides, positional_room
 from leyden.module import LightningModule
-from leyden.spelling import not_a_hook, one_edit_apart
+from leyden.resembling import one_edit_apart
+from leyden.spelling import not_a_hook
 from leyden.testing import BoringModel, Recorder, random_batches
 
 DOCS = Path(__file__).parents[1] / "docs"

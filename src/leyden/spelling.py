@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from leyden.errors import UnknownName, did_you_mean
+from leyden.errors import PossibleUserWarning, UnknownName, did_you_mean, warn_user
+from leyden.own_calls import calls_itself
+from leyden.resembling import FAMILIES, nearest, one_edit_apart
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=type)
@@ -59,56 +61,55 @@ def not_a_hook(function: Callable[P, Any]) -> Callable[P, Any]:
     return function
 
 
-_FAMILIES = (
-    "on_train_",
-    "on_validation_",
-    "on_val_",
-    "on_test_",
-    "on_predict_",
-    "on_fit_",
-    "on_sanity_",
-    "on_before_",
-    "on_after_",
-    "on_save_",
-    "on_load_",
-    "on_epoch_",
-    "on_batch_",
-)
-
-
 def refuse_misspelt(
-    part: object, base: type, known: Iterable[str], legacy: Iterable[str] = (), attributes: Iterable[str] = ()
+    part: object,
+    base: type,
+    known: Iterable[str],
+    legacy: Iterable[str] = (),
+    attributes: Iterable[str] = (),
+    elsewhere: Mapping[str, str] | None = None,
+    passed_over: Iterable[str] = (),
 ) -> None:
-    """Raise :class:`UnknownName` where ``part`` defines a public method that is one edit from a hook, and is none.
+    """Raise :class:`UnknownName` where ``part`` has a public method that looks like a hook and is none, so that nobody calls it.
 
-    Methods with a hook family's prefix (``on_train_...``) that are no hook are refused too. ``legacy`` names are known.
-    A method marked by :func:`not_a_hook` is left alone, and so is one whose class defines the hook that it resembles.
+    That is one edit from a hook, says the same in other words, begins as only hooks do (``on_train_...``), or is a hook of
+    other parts: ``elsewhere`` says of which. ``legacy`` names are known, but for those ``passed_over`` because today's stands
+    beside them. A method marked by :func:`not_a_hook` is left alone, and so is one that its author's own code calls. Where the
+    class has the hook that it means beside it, the word is a warning.
     ``attributes`` are what may be set on ``part``: one that is one edit from them is refused too.
     """
     hooks = sorted({name for name in known if not name.startswith("_")})
-    allowed = set(dir(base)) | set(hooks) | set(legacy)
+    allowed = {*hooks, *legacy}.union(*(dir(owner) for owner in type(part).__mro__ if _is_ours(owner)))
+    allowed.difference_update(passed_over)
     for owner, name, function in _own_methods(part, base):
         if name in allowed or getattr(function, "__leyden_not_a_hook__", False):
             continue
-        near = _nearest(name, hooks)
-        if owner is not base and any(hook in vars(owner) for hook in near):
+        others = (elsewhere or {}).get(name)
+        near = [] if others else nearest(name, hooks)
+        if not (near or others or name.startswith(FAMILIES)) or calls_itself(part, name):
             continue
-        if not near and not name.startswith(_FAMILIES):
-            continue
+        beside = name in passed_over or (owner is not base and any(hook in vars(owner) for hook in near))
+        if beside and name[-1].isdigit():
+            continue  # forward1, of which there are several
         near = near or _closest(name, hooks)
-        raise UnknownName(
-            f"{owner.__qualname__}.{name} is no hook of {base.__name__} and would never be called."
-            f"{f' Did you mean {_listed(near)}?' if near else ''} If the method is meant to be your own, mark it with "
-            f"@leyden.not_a_hook or rename it."
-        )
+        meant = f" It is a hook of {others}." if others else f" Did you mean {_listed(near)}?" if near else ""
+        said = f"{owner.__qualname__}.{name} is no hook of {base.__name__} and would never be called.{meant}"
+        own = "If the method is meant to be your own, mark it with @leyden.not_a_hook or rename it."
+        if not beside:
+            raise UnknownName(f"{said} {own}")
+        warn_user(f"{said} {own}", PossibleUserWarning)
     settable = sorted(attributes)
     for name in vars(part):
-        near = [] if name in settable or name.startswith("_") else _nearest(name, settable)
+        near = [] if name in settable or name.startswith("_") else _one_edit_from(name, settable)
         if near:
             raise UnknownName(
                 f"{type(part).__qualname__} sets self.{name}, which means nothing. Did you mean {_listed(near)}? If it is meant "
                 f"to be your own, rename it."
             )
+
+
+def _is_ours(owner: type) -> bool:
+    return owner.__module__.split(".")[0] in ("leyden", "torch", "builtins")
 
 
 def _listed(names: list[str]) -> str:
@@ -118,10 +119,9 @@ def _listed(names: list[str]) -> str:
 def _own_methods(part: object, base: type) -> Iterator[tuple[type, str, object]]:
     home = type(part).__module__.split(".")[0]
     for owner in type(part).__mro__:
-        package = owner.__module__.split(".")[0]
-        if owner is base or owner in base.__mro__ or package in ("torch", "leyden", "builtins"):
+        if owner is base or owner in base.__mro__ or _is_ours(owner):
             continue
-        if package != home and not issubclass(owner, base):
+        if owner.__module__.split(".")[0] != home and not issubclass(owner, base):
             continue  # another library's mixin, which knows nothing of hooks
         for name, value in vars(owner).items():
             if name.startswith("_"):
@@ -140,18 +140,5 @@ def _closest(name: str, hooks: list[str]) -> list[str]:
     return difflib.get_close_matches(name, hooks, n=1, cutoff=0.5)
 
 
-def _nearest(name: str, hooks: list[str]) -> list[str]:
-    return [hook for hook in hooks if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook)]
-
-
-def one_edit_apart(first: str, second: str) -> bool:
-    """Whether one letter put in, left out, changed, or swapped with its neighbour turns ``first`` into ``second``."""
-    if first == second:
-        return False
-    if len(first) > len(second):
-        first, second = second, first
-    at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
-    if len(second) > len(first):
-        return first[at:] == second[at + 1 :]
-    swapped = first[at : at + 2] == second[at : at + 2][::-1]
-    return first[at + 1 :] == second[at + 1 :] or (swapped and first[at + 2 :] == second[at + 2 :])
+def _one_edit_from(name: str, names: list[str]) -> list[str]:
+    return [other for other in names if abs(len(other) - len(name)) <= 1 and one_edit_apart(name, other)]

@@ -16,7 +16,7 @@ from leyden import Callback, Trainer
 from leyden.callbacks import ModelSummary
 from leyden.classic.attributes import ATTRIBUTES
 from leyden.classic.old_hooks import GONE
-from leyden.errors import ConflictingOptions, InvalidType, LegacyNotice, UnknownName, Unsupported
+from leyden.errors import ConflictingOptions, InvalidType, LegacyNotice, PossibleUserWarning, UnknownName, Unsupported
 from leyden.notices import waiting
 from leyden.options import read_word
 from leyden.testing import BoringModel, random_batches
@@ -55,12 +55,14 @@ def test_configure_optimizer_is_taken() -> None:
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.123
 
 
-def test_configure_optimizer_beside_configure_optimizers_is_the_user_s_own() -> None:
+def test_configure_optimizer_beside_configure_optimizers_is_not_called_and_that_is_said() -> None:
     class Both(BoringModel):
         def configure_optimizer(self) -> Any:
             raise AssertionError("not called")
 
-    assert type(fit(Both()).optimizers[0]).__name__ == "SGD"
+    with pytest.warns(PossibleUserWarning, match=r"Both\.configure_optimizer is no hook.*Did you mean 'configure_optimizers'\?"):
+        trainer = fit(Both())
+    assert type(trainer.optimizers[0]).__name__ == "SGD"
 
 
 def test_val_step_is_taken() -> None:

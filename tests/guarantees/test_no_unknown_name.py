@@ -20,7 +20,7 @@ from leyden import Callback, LightningDataModule, LightningModule, Trainer
 from leyden.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from leyden.errors import MissingMonitor, PossibleUserWarning, UnknownName
 from leyden.hooks import HOOK_NAMES
-from leyden.spelling import one_edit_apart
+from leyden.resembling import one_edit_apart
 from leyden.testing import BoringDataModule, BoringModel
 from leyden.trainer.checks import DATAMODULE_METHODS, MODULE_METHODS
 from leyden.trainer.result import FitResult
@@ -287,6 +287,183 @@ def test_names_of_a_hook_s_family(name: str) -> None:
         fit(callbacks=type("Mine", (Callback,), {name: method})())
 
 
+SYNONYMS = {
+    "train": ["training"],
+    "training": ["train"],
+    "validation": ["val", "valid", "validate", "eval", "evaluation"],
+    "val": ["valid", "validation", "validate", "eval"],
+    "test": ["testing"],
+    "predict": ["prediction"],
+    "start": ["begin", "started"],
+    "end": ["finish", "finished", "done"],
+    "batch": ["iter", "iteration"],
+    "dataloader": ["loader", "dataloaders"],
+    "optimizers": ["optimizer", "optimiser"],
+}
+
+
+@st.composite
+def other_words(draw: st.DrawFn, names: list[str]) -> tuple[str, str]:
+    """A name, and what it is with one or more of its words said otherwise."""
+    name = draw(st.sampled_from([name for name in names if any(word in SYNONYMS for word in name.split("_"))]))
+    words = [draw(st.sampled_from([word, *SYNONYMS.get(word, [])])) for word in name.split("_")]
+    return name, "_".join(words)
+
+
+@given(other_words(sorted(MODULE_METHODS)))
+def test_module_hooks_in_other_words(pair: tuple[str, str]) -> None:
+    name, said = pair
+    if means_something(said, LightningModule, [*MODULE_METHODS, *OLD_MODULE_HOOKS, "val_step", "on_sanity_check_end"]):
+        return
+    module = type("Mine", (BoringModel,), {said: method})()
+    with pytest.raises(UnknownName, match=rf"^Mine\.{said} is no hook of LightningModule.*Did you mean .*'{name}'"):
+        fit(module)
+
+
+@given(other_words(list(HOOK_NAMES)))
+def test_callback_hooks_in_other_words(pair: tuple[str, str]) -> None:
+    name, said = pair
+    if means_something(said, Callback, list(HOOK_NAMES)):
+        return
+    callback = type("Mine", (Callback,), {said: method})()
+    with pytest.raises(UnknownName, match=rf"^Mine\.{said} is no hook of Callback.*Did you mean .*'{name}'"):
+        fit(callbacks=callback)
+
+
+@given(other_words([name for name in DATAMODULE_METHODS if name.endswith("dataloader")]))
+def test_datamodule_hooks_in_other_words(pair: tuple[str, str]) -> None:
+    name, said = pair
+    if means_something(said, LightningDataModule, sorted(DATAMODULE_METHODS)):
+        return
+    data = type("Mine", (BoringDataModule,), {said: method})()
+    with pytest.raises(UnknownName, match=rf"^Mine\.{said} is no hook of LightningDataModule.*Did you mean .*'{name}'"):
+        fit(datamodule=data)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("before_fit", "on_fit_start"),
+        ("after_epoch", "on_train_epoch_end"),
+        ("before_batch", "on_train_batch_start"),
+        ("after_backward", "on_after_backward"),
+        ("before_train_epoch", "on_train_epoch_start"),
+        ("after_val_epoch", "on_validation_epoch_end"),
+        ("before_val_iter", "on_validation_batch_start"),
+        ("on_train_begin", "on_train_start"),
+        ("on_test_batch_begin", "on_test_batch_start"),
+        ("on_step_end", "on_train_batch_end"),
+        ("on_evaluate", "on_validation_end"),
+        ("on_epoch_begin", "on_epoch_start"),
+        ("fit_start", "on_fit_start"),
+        ("train_epoch_end", "on_train_epoch_end"),
+        ("on_trainepoch_end", "on_train_epoch_end"),
+    ],
+)
+def test_hooks_of_other_frameworks(name: str, meant: str) -> None:
+    for key, base in (("module", BoringModel), ("callbacks", Callback)):
+        with pytest.raises(UnknownName, match=rf"Mine\.{name} is no hook.*Did you mean .*'{meant}'"):
+            fit(**{key: type("Mine", (base,), {name: method})()})
+
+
+@pytest.mark.parametrize("name", ["handle_batch", "get_train_dataloader", "create_optimizer", "configure_schedulers"])
+def test_methods_that_other_frameworks_call(name: str) -> None:
+    with pytest.raises(UnknownName, match=rf"Mine\.{name} is no hook"):
+        fit(type("Mine", (BoringModel,), {name: method})())
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "whose"),
+    [
+        (BoringModel, "on_exception", "Callback"),
+        (BoringDataModule, "training_step", "LightningModule"),
+        (BoringDataModule, "on_fit_start", "Callback"),
+        (BoringDataModule, "configure_optimizers", "LightningModule"),
+        (Callback, "configure_optimizers", "LightningModule"),
+        (Callback, "train_dataloader", "LightningModule"),
+        (Callback, "validation_step", "LightningModule"),
+        (Callback, "on_before_batch_transfer", "LightningModule"),
+    ],
+)
+def test_hooks_of_another_part(base: Any, name: str, whose: str) -> None:
+    part = type("Mine", (base,), {name: method})()
+    with pytest.raises(UnknownName, match=rf"Mine\.{name} is no hook of .*It is a hook of {whose}\."):
+        fit(**{{BoringModel: "module", Callback: "callbacks", BoringDataModule: "datamodule"}[base]: part})
+
+
+class Beside(BoringModel):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.step(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.step(batch)
+
+    def on_train_epoch_end(self) -> None:
+        pass
+
+    def train_dataloader(self) -> Any:
+        return super().train_dataloader()
+
+
+@pytest.mark.parametrize(
+    "name", ["train_step", "val_step", "valid_step", "train_loader", "on_train_epoch_ends", "training_steps"]
+)
+def test_beside_the_right_name_the_wrong_one_is_said(name: str) -> None:
+    mine = type("Mine", (BoringModel,), {**{each: value for each, value in vars(Beside).items() if each[0] != "_"}, name: method})
+    mine.train_dataloader = BoringModel.train_dataloader  # type: ignore[attr-defined]  # super() has no class of its own here
+    with pytest.warns(PossibleUserWarning, match=rf"Mine\.{name} is no hook of LightningModule and would never be called"):
+        fit(mine())
+
+
+def test_what_its_author_calls_is_no_hook() -> None:
+    class Called(Beside):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.train_step(batch)
+
+        def train_step(self, batch: Any) -> Any:
+            return self.step(batch)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            getattr(self, f"{'eval'}_step")(batch)
+
+        def eval_step(self, batch: Any) -> None:
+            self.step(batch)
+
+        def get_train_loader(self) -> Any:
+            return super().train_dataloader()
+
+        def on_valid_epoch_end(self) -> None:
+            pass
+
+        @property
+        def told(self) -> Any:
+            return [each() for each in [self.on_valid_epoch_end]]
+
+    module = Called()
+    Trainer(**QUIET).fit(module, module.get_train_loader())
+
+
+def test_what_the_class_only_hands_on_is_not_called() -> None:
+    class Base(BoringModel):
+        def on_train_epoch_ends(self) -> None:
+            pass
+
+    class Mine(Base):
+        def on_train_epoch_ends(self) -> None:
+            super().on_train_epoch_ends()
+
+    with pytest.raises(UnknownName, match="'on_train_epoch_end'"):
+        fit(Mine())
+
+
+def test_a_module_that_is_a_callback_too() -> None:
+    class Both(BoringModel, Callback):
+        def on_exception(self, *_: Any) -> None:
+            raise AssertionError("not called: nothing is wrong")
+
+    fit(Both())
+
+
 # What may be called as it is called
 
 OWN_NAMES = [
@@ -299,12 +476,10 @@ OWN_NAMES = [
         "get_logits",
         "on_my_event",
         "training_losses",
-        "eval_step",
-        "train_step",
     ),
     *("compute_loss", "common_step", "metrics", "accuracy", "reset_parameters", "init_weights", "build", "fit", "predict"),
     *("sample", "generate", "log_images", "log_metrics", "configure_loss", "configure_metrics", "get_optimizer", "prepare_batch"),
-    *("setup_data", "make_loader", "train_loader", "val_loss", "test_metrics", "on_new_data", "on_click", "step_end", "stage"),
+    *("setup_data", "make_loader", "val_loss", "test_metrics", "on_new_data", "on_click", "step_end", "stage"),
     *("reparameterize", "kl_divergence", "interpolate", "to_image", "from_config", "validate", "test", "tear_down_all", "loader"),
 ]
 

@@ -4,7 +4,7 @@ from leyden.classic.arguments import TRAINER, Classic, defaults_of, translate
 from leyden.classic.attributes import old_attribute
 from leyden.classic.command_line import add_argparse_args, keywords_from
 from leyden.classic.loaders import data_loader
-from leyden.classic.modules import CALLBACK_NAMES, MODULE_NAMES, RESEMBLED, Adapter, adapt
+from leyden.classic.modules import CALLBACK_NAMES, MODULE_NAMES, RESEMBLED, Adapter, adapt, passed_over
 from leyden.classic.old_hooks import tell_init
 from leyden.classic.verbs import evaluation_loaders, fit_loaders, test_loaders
 
@@ -23,6 +23,7 @@ __all__ = [
     "fit_loaders",
     "keywords_from",
     "old_attribute",
+    "passed_over",
     "tell_init",
     "test_loaders",
     "translate",

@@ -70,6 +70,11 @@ class Adapter:
     """How batches become steps, where that is not one step of one optimizer."""
 
 
+def passed_over(module: LightningModule) -> frozenset[str]:
+    """Old names that ``module`` has beside today's, which alone is called then."""
+    return frozenset(old for old, new in ALIASES.items() if overrides(module, getattr(LightningModule, new)))
+
+
 def adapt(run: Run, module: LightningModule) -> Adapter:
     """Find what ``module`` and the callbacks say in an older dialect.
 

@@ -56,7 +56,10 @@ GONE: dict[str, str] = {
 }
 _ALSO = {"on_pre_performance_check": "on_test_start", "on_post_performance_check": "on_test_end"}  # fired there too
 _NOTHING = frozenset(
-    value for base in (FormerHooks, FormerModuleHooks, FormerCallbackHooks) for value in vars(base).values() if callable(value)
+    value
+    for base in (FormerHooks, FormerModuleHooks, FormerCallbackHooks, Callback)
+    for value in vars(base).values()
+    if callable(value)
 )
 _ONE_MORE = {
     # hook of 1.x that had one argument more: what it was called, and how many there are today

@@ -11,7 +11,7 @@ from torch import Tensor
 from leyden.errors import AmbiguousBatchSize, PossibleUserWarning, UnknownName
 from leyden.metrics.metrics import AskedLog
 from leyden.module import LightningModule
-from leyden.spelling import one_edit_apart
+from leyden.resembling import one_edit_apart
 from leyden.state.run import Run
 
 RETURNED = ("loss", "log", "logs", "progress_bar", "hiddens")

@@ -49,16 +49,45 @@ def check_module(model: Any) -> LightningModule:
 
 def check_names(module: LightningModule, datamodule: LightningDataModule | None, callbacks: Iterable[Callback]) -> None:
     """Refuse hooks that are misspelt, before anything runs."""
-    known = MODULE_METHODS | classic.RESEMBLED
-    refuse_misspelt(module, LightningModule, known, classic.MODULE_NAMES, MODULE_SETTINGS)
+    refuse_misspelt(
+        module,
+        LightningModule,
+        MODULE_METHODS | classic.RESEMBLED,
+        classic.MODULE_NAMES,
+        MODULE_SETTINGS,
+        _elsewhere(LightningModule),
+        classic.passed_over(module),
+    )
     if datamodule is not None:
-        refuse_misspelt(datamodule, LightningDataModule, DATAMODULE_METHODS, attributes=("prepare_data_per_node",))
+        refuse_misspelt(
+            datamodule,
+            LightningDataModule,
+            DATAMODULE_METHODS,
+            attributes=("prepare_data_per_node",),
+            elsewhere=_elsewhere(LightningDataModule),
+        )
     check_callback_names(callbacks)
+
+
+def _elsewhere(base: type) -> dict[str, str]:
+    """The hooks that ``base`` has not, and whose they are, but for names that a method of one's own may well have."""
+    hooks = {
+        "LightningDataModule": DATAMODULE_METHODS,
+        "LightningModule": MODULE_METHODS,
+        "Callback": HOOK_NAMES,
+    }
+    return {
+        name: owner
+        for owner, names in hooks.items()
+        for name in names
+        if owner != base.__name__ and not hasattr(base, name)
+        if name.startswith(("on_", "configure_")) or name.endswith(("_step", "_dataloader"))
+    }
 
 
 def check_callback_names(callbacks: Iterable[Callback]) -> None:
     for callback in callbacks:
-        refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES})
+        refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES}, elsewhere=_elsewhere(Callback))
 
 
 def check_fit(run: Run, module: LightningModule) -> None:
