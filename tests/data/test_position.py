@@ -31,7 +31,7 @@ from leyden.data.indices import is_repeatable
 from leyden.data.position import LoaderPosition
 from leyden.data.reader import Reader
 from leyden.data.seeded import SeededDataset, Tagged, TaggedIndex, batch_seed, epoch_seed
-from leyden.errors import LeydenWarning
+from leyden.errors import CheckpointMismatch, LeydenWarning
 
 SIX = torch.arange(6.0).reshape(6, 1).repeat(1, 4)
 
@@ -246,11 +246,11 @@ class DrawsAsItGoes(Sampler[int]):
         return (int(torch.randint(100, ())) % 10 for _ in range(self.count))
 
 
-def test_a_sampler_that_draws_from_the_process_as_it_goes_is_told_of(tmp_path: Path) -> None:
+def test_a_sampler_that_draws_from_the_process_as_it_goes_is_refused_inside_an_epoch(tmp_path: Path) -> None:
     path = tmp_path / "at2.ckpt"
     leyden.seed_everything(1)
     trained(DataLoader(Noise(), batch_size=3, sampler=DrawsAsItGoes()), SavesAt(2, path), epochs=1)
-    with pytest.warns(LeydenWarning, match="DrawsAsItGoes gave other indices when it was read again"):
+    with pytest.raises(CheckpointMismatch, match="DrawsAsItGoes gave other indices when it was read again"):
         trained(DataLoader(Noise(), batch_size=3, sampler=DrawsAsItGoes()), ckpt_path=path, epochs=1)
 
 

@@ -248,7 +248,9 @@ def test_what_is_last_and_how_large_it_is(kind: str, count: int, size: int, worl
         source = source_of(loader_of(kind, count, size), Share(rank, world, uneven))
         seen = list(source.read())
         assert [is_last for _, _, is_last in seen] == [False] * (len(seen) - 1) + [True] * bool(seen)
-        assert [source.samples_in(index) for _, index, _ in seen] == [len(batch) for batch, _, _ in seen]
+        counter = source.readers[0].counter()
+        counted = [counter(index, is_last) for _, index, is_last in seen]
+        assert [count and count.samples for count in counted] == [len(batch) for batch, _, _ in seen]
 
 
 def test_a_rank_that_gets_nothing_reads_nothing() -> None:

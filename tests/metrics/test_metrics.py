@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden.errors import IllegalLog
 from leyden.metrics.accumulators import Extreme, Last, Stacked, Sum, as_tensor, rounded
-from leyden.metrics.batch_size import given_size, read_size
+from leyden.metrics.batch_size import given_size
 from leyden.metrics.logged import WHERE_LEGAL, Entry, flattened, read_reduction, same_asked
 from leyden.metrics.metric_objects import SetAside, used
 from leyden.metrics.metrics import Metrics, read_numbers
@@ -199,14 +199,6 @@ def test_given_sizes_that_are_none(size: Any) -> None:
 def test_a_size_on_a_device_is_not_read() -> None:
     with pytest.raises(IllegalLog, match="got a tensor on meta, and reading it would wait for the device"):
         given_size("a", torch.ones((), dtype=torch.int64, device="meta"))
-
-
-def test_the_loader_is_asked_only_where_the_batch_does_not_tell() -> None:
-    def count() -> int:
-        raise AssertionError
-
-    assert read_size("a", {"x": torch.zeros(5, 2)}, count) == 5
-    assert read_size("a", [torch.zeros(5), torch.zeros(4)], lambda: 7) == 7
 
 
 # -- metric objects

@@ -20,7 +20,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from leyden.data.seeded import Tagged, TaggedIndex, batch_seed
 from leyden.data.share import ALONE, Share, Shared
-from leyden.errors import LeydenWarning, warn_user
+from leyden.errors import CheckpointMismatch
 
 # They draw all of an epoch when its first index is asked for, so they can be read again by their random state alone.
 _REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
@@ -99,11 +99,10 @@ class Indices:
         if self.expected is not None and checksum != self.expected:
             given = self.sampler_given
             name = type(given.sampler if type(given) is BatchSampler else given).__name__
-            warn_user(
-                f"{name} gave other indices when it was read again than before the interruption. If "
-                f"it draws them as it goes, the order from here on may differ from an uninterrupted run's. Draw the whole order "
-                f"in __iter__, or give the sampler state_dict() and load_state_dict().",
-                LeydenWarning,
+            raise CheckpointMismatch(
+                f"{name} gave other indices when it was read again than before the interruption, and the run cannot go on at the "
+                f"right sample. Draw the whole order in __iter__, or give the sampler state_dict() and load_state_dict(); or go "
+                f"on from a checkpoint of an epoch's end."
             )
         if not self.replays:
             for _ in range(self.again):
@@ -140,6 +139,14 @@ class Indices:
         # the number in the order of all processes: no two of them draw the same
         seed = batch_seed(self.seed, position * self.share.world + self.share.rank)
         return Tagged(item, seed) if self.batches else TaggedIndex(item, seed)
+
+    def size_of(self, number: int) -> int | None:
+        """How many samples stand in batch ``number``, where it is among those that are remembered."""
+        back = self.position - number
+        if self.drawn is None or not 0 < back <= len(self.drawn):
+            return None
+        item = self.drawn[-back][0]
+        return len(item) if self.batches and item is not None else None
 
     def of(self, number: int) -> list[Any] | None:
         """The indices of the samples in batch ``number``, where it is among those that are remembered."""

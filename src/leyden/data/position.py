@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, default_collate, default_convert
 from torch.utils.data.distributed import DistributedSampler
 
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
+from leyden.data.carried import Carried
 from leyden.data.generators import generators_in, kept, put_states, states_of
 from leyden.data.indices import Indices, is_repeatable
 from leyden.data.reading import reads_map_style
@@ -20,6 +22,7 @@ from leyden.data.seeded import SeededDataset, epoch_seed
 from leyden.data.share import ALONE, Share
 from leyden.devices.seed import WORKERS_VARIABLE
 from leyden.errors import LeydenWarning, Unsupported, warn_user
+from leyden.metrics.batch_size import SampleCount
 
 _IN_WORKERS = ("dataset", "collate_fn", "worker_init_fn")  # where there are workers, they call these
 
@@ -60,14 +63,14 @@ class LoaderPosition:
         share: Share = ALONE,
         indices: bool = False,
     ) -> None:
-        self.loader = loader
+        self.loader = loader = in_order(loader)
         self.beside_others = beside_others  # their draws fall between this loader's opening and its first batch
         self.training = training
         by_sampler = isinstance(loader, DataLoader) and reads_map_style(loader)
         self.share = ALONE if by_sampler and is_shared_out(loader) else share
         if self.share.world > 1 and not by_sampler:
             raise Unsupported(_why_not_shared(loader, share))
-        indices = indices and by_sampler and type(loader).__iter__ is DataLoader.__iter__ and getattr(loader, "in_order", True)
+        indices = indices and by_sampler and type(loader).__iter__ is DataLoader.__iter__
         self.knows_indices = indices  # elsewhere a batch need not be the one that the sampler's next indices made
         asked = self.share.world > 1 or indices
         # What random augmentation draws in workers is in no loader's state. It is seeded here, where a sampler decides.
@@ -82,7 +85,12 @@ class LoaderPosition:
         self.sampler: Any = (loader.batch_sampler if self.batches else loader.sampler) if self.map_style else None
         self.stateful_sampler = self._find_stateful_sampler()
         self.repeatable = self.map_style and is_repeatable(self.sampler)
+        streams = self.is_torch and not self.map_style and not self.own_iteration and not self.workers
+        self._notes_sizes = streams and loader.batch_size is not None and not _is_of_torch(loader.collate_fn)
+        self._sizes = NotedSizes(None, 0)
         self.generators = generators_in(loader)
+        own = self.stateful_sampler or (loader.dataset if self.stateful_dataset else None)
+        self.carried = Carried(None if self.stateful else loader, own, dataset=not self.workers)
         self.opened: dict[str, Any] | None = None  # random states before the running epoch was opened
         self._reading: Any = None  # the running iterator, where the dataset keeps its own state
         self.indices: Indices | None = None
@@ -125,12 +133,34 @@ class LoaderPosition:
             return self.loader
         return self._put_sampler(copy.copy(self.loader), self._indices(None, share))
 
-    def samples_in(self, index: int) -> int | None:
-        """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
-        if not self.map_style or not self._batches_samples:
-            return None
-        size: int = self.loader.batch_size
-        return min(size, self.share.size(len(self.loader.sampler)) - index * size)
+    def counter(self) -> Callable[[int, bool], SampleCount | None]:
+        """For one pass: of how many samples the loader made batch ``index``, and whether it is sure of that.
+
+        It is told whether that batch is the last. The answer is ``None`` where the loader does not know.
+        """
+        loader = self.loader
+        if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__ or loader.batch_sampler is None:
+            return unknown
+        sure = _is_of_torch(loader.collate_fn) and not hasattr(loader.dataset, "__getitems__")
+        if not reads_map_style(loader):
+            if self._notes_sizes:
+                return lambda index, is_last: self._sizes.get(index)
+            if sure or not loader.batch_size:
+                return unknown
+            most = SampleCount(loader.batch_size, most=True)  # each worker's last batch may be short, and comes anywhere
+            return lambda index, is_last: most
+        if type(loader.batch_sampler) is not BatchSampler:
+            return lambda index, is_last: self._drawn(index, sure)
+        size = loader.batch_size or 1
+        whole = self.share.size(len(loader.sampler)) if isinstance(loader.sampler, Sized) else None
+        if whole is None:
+            return unknown
+        total, full = whole, SampleCount(size, sure and size > 1, lone=size == 1)
+        return lambda index, is_last: full if total - index * size >= size else SampleCount(total - index * size, sure)
+
+    def _drawn(self, index: int, sure: bool) -> SampleCount | None:
+        size = None if self.indices is None else self.indices.size_of(index)
+        return None if size is None else SampleCount(size, sure)
 
     @property
     def _batches_samples(self) -> bool:
@@ -153,13 +183,14 @@ class LoaderPosition:
         """An iterator at the epoch's start."""
         self.forget()
         self.opened = {**_draws(self.generators), "epoch": epoch}
+        self.opened["carried"] = self.carried.state_dict()
         self.opened["continued"] = self._reuses_workers()
         self._epochs_opened += 1
         if self.stateful_dataset:
-            self._reading = iter(self.loader)
+            self._reading = iter(self._stream(0))
             return iter(self._reading)
         if not self._is_wrapped and self._copy is None:
-            return iter(self.loader)
+            return iter(self._stream(0))
         loader = self._wrapped(epoch)
         assert self.indices is not None
         if self.opened["continued"]:
@@ -217,6 +248,7 @@ class LoaderPosition:
         with preserved_random_state(), kept(self.generators):
             if opened:
                 _put_draws(self.generators, opened)
+                self.carried.load_state_dict(opened.get("carried"))
             if self.map_style and not plain:
                 return self._reopen_map_style(state, taken, fetched, noted)
             return self._reopen_others(state, taken, fetched)
@@ -249,12 +281,20 @@ class LoaderPosition:
             if state["ended"]:
                 return iter(())
             self.loader.dataset.load_state_dict(state["dataset"])
-            self._reading = iter(self.loader)
+            self._reading = iter(self._stream(taken))
             return iter(self._reading)
-        iterator = iter(self.loader)
+        iterator = iter(self._stream(0))
         if self.opened and "first" in self.opened:
             _put_draws(self.generators, self.opened["first"])
         return _after(iterator, taken, fetched)
+
+    def _stream(self, first: int) -> Any:
+        """The loader as it is, or one that notes how many samples it makes batches of, the next being number ``first``."""
+        if not self._notes_sizes:
+            return self.loader
+        loader = copy.copy(self.loader)
+        loader.__dict__["collate_fn"] = self._sizes = NotedSizes(self.loader.collate_fn, first)
+        return loader
 
     def _wrapped(self, epoch: int, always: bool = False) -> DataLoader[Any]:
         """A shallow copy of the loader, of its class, whose sampler is ours for this epoch and whose dataset is seeded."""
@@ -288,9 +328,15 @@ class LoaderPosition:
         """A new pass is to begin: where the last one stood does not matter any more."""
         self.opened = self.indices = None
 
-    def resumed(self) -> None:
-        """There were epochs before, in a process that is gone."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """A run goes on from ``state``: samplers that carry something from pass to pass go on with it."""
+        self.carried.load_state_dict(state.get("carried"))
+
+    def resumed(self, state: Mapping[str, Any]) -> None:
+        """There were epochs before, in a process that is gone; ``state`` is from there."""
         self._epochs_opened += 1
+        if self.stateful_sampler is not None and "sampler" in state:
+            self.stateful_sampler.load_state_dict(state["sampler"])
 
     def close(self) -> None:
         """Let go of the workers. Where the loader stood is still known."""
@@ -321,6 +367,7 @@ class LoaderPosition:
         ``own`` is what :meth:`own_state` told there; where it is not known the pass is read again up to that place.
         """
         state: dict[str, Any] = {"opened": place.opened, "taken": place.taken, "fetched": fetched}
+        state["carried"] = self.carried.state_dict()
         if place.indices is not None:
             state["indices"] = place.indices.state_dict(place.taken)
             if self.stateful_sampler is not None and place.indices is self.indices:
@@ -367,6 +414,45 @@ def _after(iterator: Iterator[Any], taken: int, fetched: int) -> Iterator[Any]:
         next(iterator, None)
     ready = list(itertools.islice(iterator, fetched))
     return itertools.chain(ready, iterator) if ready else iterator
+
+
+class NotedSizes:
+    """A stream's collate function, which notes of how many samples it made the newest batches."""
+
+    def __init__(self, collate: Any, first: int) -> None:
+        self.collate, self.next = collate, first
+        self.newest: deque[tuple[int, int]] = deque(maxlen=4)
+
+    def __call__(self, samples: Any) -> Any:
+        self.newest.append((self.next, len(samples)))
+        self.next += 1
+        return self.collate(samples)
+
+    def get(self, number: int) -> SampleCount | None:
+        return next((SampleCount(size) for of, size in self.newest if of == number), None)
+
+
+def _is_of_torch(collate: Any) -> bool:
+    """Whether a collate function neither drops a sample nor makes two of one, and stacks them along the first dimension."""
+    return collate in (default_collate, default_convert)
+
+
+def unknown(index: int, is_last: bool) -> None:
+    """Of how many samples a batch is, where its loader does not know."""
+
+
+def in_order(loader: Any) -> Any:
+    """A loader that gives batches in the order in which they were asked for: which samples they hold is not known in another."""
+    if not isinstance(loader, DataLoader) or getattr(loader, "in_order", True) or not loader.num_workers:
+        return loader
+    warn_user(
+        f"A {type(loader).__name__} has in_order=False: it would give batches in the order in which its workers happen to be "
+        f"done, and no run could be repeated, or be resumed at the right sample. It is read in order.",
+        LeydenWarning,
+    )
+    plain = copy.copy(loader)
+    plain.__dict__.update(in_order=True, _iterator=None)
+    return plain
 
 
 def is_shared_out(loader: DataLoader[Any]) -> bool:

@@ -6,27 +6,35 @@ import contextlib
 import copy
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
+
+from torch.utils.data import BatchSampler, DataLoader
 
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.data.combined import CombinedLoader
 from leyden.data.generators import kept, put_states, states_of
-from leyden.data.position import LoaderPosition, Place
+from leyden.data.position import LoaderPosition, Place, in_order, is_stateful, unknown
 from leyden.data.reading import length_of, set_epoch
 from leyden.data.share import ALONE, Share
+from leyden.metrics.batch_size import SampleCount
 
 
 class Reader:
     """Reads one loader, or those of a :class:`CombinedLoader`; arguments as for :class:`LoaderPosition`."""
 
     def __init__(self, loader: Any, *, training: bool = True, share: Share = ALONE, indices: bool = False) -> None:
+        if isinstance(loader, CombinedLoader):
+            loader = copy.copy(loader)
+            loader.flattened = [in_order(leaf) for leaf in loader.flattened]
         self.loader = loader
         self.combined = loader if isinstance(loader, CombinedLoader) else None
         several = self.combined is not None
+        indices = not several and (indices or makes_own_batches(loader))
         self.leaves = [
-            LoaderPosition(leaf, several, training=training, share=share, indices=indices and not several)
+            LoaderPosition(leaf, several, training=training, share=share, indices=indices)
             for leaf in (loader.flattened if isinstance(loader, CombinedLoader) else [loader])
         ]
         self.epoch: int | None = None  # the one that is read, or was last
@@ -52,9 +60,9 @@ class Reader:
         """The loader as this process sees it, to be read under its share."""
         return self.leaves[0].seen_with(self.leaves[0].share) if self.combined is None else self.combined
 
-    def samples_in(self, index: int) -> int | None:
-        """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
-        return None if self.combined is not None else self.leaves[0].samples_in(index)
+    def counter(self) -> Callable[[int, bool], SampleCount | None]:
+        """Of how many samples batches are, by the loader's own settings: see :meth:`LoaderPosition.counter`."""
+        return unknown if self.combined is not None else self.leaves[0].counter()
 
     def indices_of(self, number: int) -> list[Any] | None:
         """The indices of the samples in batch ``number``, one of the newest; ``None`` where they are not known."""
@@ -144,10 +152,16 @@ class Reader:
         ]
         return (batch for batch, _, _ in combined.read(opener, begun, self.finished, index))
 
-    def resumed(self) -> None:
-        """The run goes on at an epoch's start: there were epochs before it."""
-        for leaf in self.leaves:
-            leaf.resumed()
+    def restore(self, state: dict[str, Any]) -> None:
+        """The run goes on from ``state``: what the loaders carry from pass to pass is put back now."""
+        for leaf, part in zip(self.leaves, state.get("leaves") or [], strict=False):
+            leaf.restore(part)
+
+    def resumed(self, state: dict[str, Any]) -> None:
+        """The run goes on at an epoch's start: there were epochs before it, and ``state`` is from there."""
+        parts = dict(enumerate(state.get("leaves") or []))
+        for number, leaf in enumerate(self.leaves):
+            leaf.resumed(parts.get(number, {}))
 
     def close(self) -> None:
         """Let go of the workers. Where they stood is still known."""
@@ -202,6 +216,12 @@ class Reader:
         if self.combined is not None:
             state.update(taken=[place.taken for place in places], finished=finished)
         return state
+
+
+def makes_own_batches(loader: Any) -> bool:
+    """Whether a batch sampler of the user's own decides how many samples a batch has."""
+    given = getattr(loader, "batch_sampler", None)
+    return isinstance(loader, DataLoader) and type(given) not in (BatchSampler, NoneType) and not is_stateful(loader)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
+from leyden.data.carried import Carried
 from leyden.data.combined import CombinedLoader
 from leyden.data.reader import Reader
 from leyden.data.reading import is_loader, is_plain, length_of, read, reads_map_style
@@ -120,9 +121,10 @@ class Source:
         """Whether the loader tells its length, so that nothing has to be fetched ahead to know the last batch."""
         return self.lengths[0] is not None
 
-    def samples_in(self, index: int) -> int | None:
-        """How many samples stand in batch ``index``, by the loader's own settings; ``None`` where they do not tell."""
-        return self.readers[0].samples_in(index)
+    @property
+    def carried(self) -> list[Carried]:
+        """What each loader carries from pass to pass."""
+        return [leaf.carried for reader in self.readers for leaf in reader.leaves]
 
     # -- reading
     def read(
@@ -152,7 +154,7 @@ class Source:
             iterator = chosen.reopen(cut or {}, epoch, start, draws)
         else:
             if cut is not None:
-                chosen.resumed()
+                chosen.resumed(cut)
             iterator = chosen.open(epoch, draws)
         name = self._named(reader) if self.share.world == 1 else None  # the share of one of several may be nothing
         batches = read(chosen.seen(), iterator, start, stop, not ahead, name)
@@ -200,6 +202,8 @@ class Source:
     def restore(self, state: dict[str, Any] | None) -> None:
         """Go on from what :meth:`state_dict` returned: by reading the same epoch from the batch where that was taken."""
         self.cut = state
+        if state is not None and state.get("reader", 0) < len(self.readers):
+            self.readers[state.get("reader", 0)].restore(state)
 
 
 def side_by_side(given: Any) -> Any:

@@ -131,7 +131,7 @@ class FitLoop:
         tells_any = tells or self.has_checkpoint_phase
         losses, course, capsule, waiting = run.losses, run.course, run.losses.capsule, run.losses.waiting
         due, is_last = self.next_due(), False
-        metrics.start_batches(self.loaders.samples_in_batch)
+        metrics.start_batches(self.loaders.counter())
         batches, at = self.resumption.batches()
         for batch, index, is_last in run.profiler.along("train_dataloader_next", batches):
             run.is_last_batch = is_last

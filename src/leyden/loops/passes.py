@@ -111,7 +111,7 @@ class Pass:
         run, metrics, several, hooks, progress = self.run, self.run.metrics, len(source.readers) > 1, self.hooks, self.progress
         flight, of_stage, step, take = self.flight, self.stage.hooks, self.step, self.take
         number = position if several else None
-        count = source.readers[position].samples_in
+        count = source.readers[position].counter()
         move = run.profiler.around("batch_to_device", self.transfer)
         moves = not self.transfer.idle
         inside_fit, course = run.fitting, run.course  # in a fit `is_last_batch` keeps speaking of training
@@ -132,7 +132,7 @@ class Pass:
             flight.batch = batch
             # the loader's number is told where there are several: Lightning's hooks take it as their last argument then
             arguments = (batch, index, position) if several else (batch, index)
-            metrics.at(batch, number, partial(count, index))
+            metrics.at(batch, number, partial(count, index, is_last))
             if at < EVAL_BATCH:
                 if tells_start:
                     progress.done = EVAL_READ

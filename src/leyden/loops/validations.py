@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leyden.callback import Callback
+from leyden.data.carried import unmoved
 from leyden.data.generators import kept
 from leyden.loops.evaluate import EvaluateLoop
 from leyden.module import LightningModule
@@ -36,7 +37,7 @@ class Validations:
                     progress.done = Done.SANITY_TOLD
                 if progress.done == Done.SANITY_TOLD or progress.validating:  # or it was cut in the middle, and goes on
                     if self.loaders.load_validation():
-                        with kept(run.loaders.generators[VAL.key]):
+                        with kept(run.loaders.generators[VAL.key]), unmoved(run.loaders.eval[VAL.key].carried):
                             self.loop.run_epoch(most)
                     progress.done = Done.SANITY_RUN
                 run.metrics.forget(VAL.key)

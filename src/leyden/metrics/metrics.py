@@ -11,7 +11,7 @@ from torch import Tensor
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import IllegalLog, LeydenWarning, warn_user
 from leyden.metrics.accumulators import as_tensor
-from leyden.metrics.batch_size import given_size, read_size
+from leyden.metrics.batch_size import SampleCount, given_size, read_size
 from leyden.metrics.collection import Collection
 from leyden.metrics.exchange import Key
 from leyden.metrics.logged import AskedLog, Entry, check_kind, check_place, flattened, is_metric
@@ -59,7 +59,8 @@ class Metrics:
         self._place: Place = NOWHERE
         self.batch: Any = None
         self.size: int | None = None
-        self._sample_count: Callable[[], int | None] = uncounted
+        self._sample_count: Callable[[], SampleCount | None] = uncounted
+        self._of_training: Callable[[], SampleCount | None] = uncounted  # kept while a validation has its own
         self._loader: int | None = None
         self._set_aside = SetAside()
         self._module: torch.nn.Module | None = None
@@ -68,7 +69,7 @@ class Metrics:
         self.silent = False  # barebones: nothing is logged
 
     def __getstate__(self) -> dict[str, Any]:
-        at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "batch": None, "_processes": ALONE}
+        at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "_of_training": uncounted, "batch": None, "_processes": ALONE}
         return {**self.__dict__, **at_rest}  # a copy belongs to no verb
 
     # -- said by the loops
@@ -136,6 +137,7 @@ class Metrics:
         """Go back to ``stage``'s collection, as it was."""
         self.end_epoch()
         self.enter(stage)
+        self._sample_count = self._of_training
 
     def forget(self, stage: str) -> None:
         """Drop what ``stage`` logged, as if it had not run: the sanity check leaves no metric behind."""
@@ -146,16 +148,16 @@ class Metrics:
         self._evaluated, self._seen = {}, {}
         self._newest = Newest()
 
-    def start_batches(self, sample_count: Callable[[], int | None]) -> None:
+    def start_batches(self, sample_count: Callable[[], SampleCount | None]) -> None:
         """Training batches follow: each is set as :attr:`batch`, with :attr:`size` to be read when it is asked for."""
         self._begin_batches()
-        self._loader, self._sample_count = None, sample_count
+        self._loader, self._sample_count, self._of_training = None, sample_count, sample_count
 
     def _begin_batches(self) -> None:
         self._keep()
         self._between = False
 
-    def at(self, batch: Any, loader: int | None, sample_count: Callable[[], int | None]) -> None:
+    def at(self, batch: Any, loader: int | None, sample_count: Callable[[], SampleCount | None]) -> None:
         """The batch that runs now, the number of its loader where there are several, and who can count its samples."""
         if self._between or loader != self._loader or self._set_aside.waits:
             self._first_batch(loader)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.source import Source
 from leyden.errors import MissingMethod
+from leyden.metrics.batch_size import SampleCount
 from leyden.state.run import Run
 from leyden.state.stage import VAL
 from leyden.state.validation_schedule import ValidationSchedule
@@ -78,9 +79,10 @@ class FitLoaders:
         """An epoch's batches, from ``start``."""
         return self.source.read(epoch, start)
 
-    def samples_in_batch(self) -> int | None:
-        """How many samples the running batch has, where the loader tells."""
-        return self.source.samples_in(self.run.flight.index)
+    def counter(self) -> Callable[[], SampleCount | None]:
+        """How many samples the running batch has, where the loader knows: asked anew in each pass."""
+        count, flight = self.source.readers[0].counter(), self.run.flight
+        return lambda: count(flight.index, flight.is_last)
 
     def is_at_limit(self) -> bool:
         """Whether the epoch has had all the batches that it was to have."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from leyden.data.carried import unmoved
 from leyden.data.generators import generators_in, kept, put_states, states_of
 from leyden.state.run import Run
 
@@ -52,7 +53,7 @@ def put_generators(run: Run, states: Mapping[str, Any]) -> None:
 
 @contextmanager
 def undrawn(run: Run) -> Iterator[None]:
-    """Whatever is drawn inside from generators that training may use, they go on outside as if nothing had been.
+    """Whatever is drawn inside from generators that training may use, they go on outside as if nothing had been; samplers too.
 
     A validation that was cut has its own states put back first.
     """
@@ -60,6 +61,7 @@ def undrawn(run: Run) -> Iterator[None]:
     run.generators_outside = _states_once(owners)
     resumed = run.evaluation_to_resume
     with ExitStack() as stack:
+        stack.enter_context(unmoved([] if run.loaders.train is None else run.loaders.train.carried))
         for owner, held in owners.items():
             if owner in (*OWNERS, "train"):
                 stack.enter_context(kept(held))

@@ -65,12 +65,13 @@ class Loaders:
         self.eval: dict[str, Source] = {}
         self._generators: dict[str, dict[str, Any]] = {}  # random generators that the loaders hold, by stage
         self._states: dict[str, dict[str, Any]] = {}  # of such generators, to be put back once their loader is there
+        self._carried: dict[str, list[Any]] = {}  # what evaluation's samplers carry, to be put back in the same way
         self._cut: dict[str, Any] | None = None  # where a resumed run goes on in its training data
 
     def begin(self, origins: dict[str, LoaderOrigin]) -> None:
         """A verb starts: forget what the last one loaded for these stages."""
         self.origins.update(origins)
-        self._generators, self._states, self._cut = {}, {}, None
+        self._generators, self._states, self._carried, self._cut = {}, {}, {}, None
         for stage in origins:
             self.eval_given.pop(stage, None)
             self.eval.pop(stage, None)
@@ -122,6 +123,7 @@ class Loaders:
             indices=indices,
         )
         self._put_back(key, given)
+        self._put_carried(key)
         return self.eval[key]
 
     # -- kept across a resume
@@ -143,6 +145,22 @@ class Loaders:
         for stage, given in [("train", self.train_given), *self.eval_given.items()]:
             if given is not None:
                 self._put_back(stage, given)
+
+    @property
+    def carried(self) -> dict[str, list[Any]]:
+        """What samplers carry from one evaluation to the next, by stage; training's stands with its position."""
+        now = {stage: [each.state_dict() for each in source.carried] for stage, source in self.eval.items()}
+        return {**self._carried, **{stage: states for stage, states in now.items() if any(states)}}
+
+    def restore_carried(self, states: Mapping[str, list[Any]]) -> None:
+        """Put it back, now or once the loader is there."""
+        self._carried = dict(states)
+        for stage in self.eval:
+            self._put_carried(stage)
+
+    def _put_carried(self, stage: str) -> None:
+        for each, state in zip(self.eval[stage].carried, self._carried.pop(stage, []), strict=False):
+            each.load_state_dict(state)
 
     def _put_back(self, stage: str, given: Any) -> None:
         self._generators[stage] = generators_in(given)

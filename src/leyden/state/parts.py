@@ -293,6 +293,7 @@ PARTS = (
     Part("random", "own", take_random, put_random),
     Part("data", "own", take_data, put_data),
     Part("generators", "own", take_own_random, put_own_random),
+    Part("samplers", "own", lambda run: run.loaders.carried, lambda run, states: run.loaders.restore_carried(states)),
     Part("metrics", "own", lambda run: run.metrics.state_dict(), lambda run, state: run.metrics.load_state_dict(state)),
     Part("metric_objects", "own", take_metric_objects, put_metric_objects),
     Part("losses", "own", lambda run: list(run.losses.waiting), lambda run, losses: run.losses.restore(losses)),

@@ -1,0 +1,160 @@
+"""What a user's own samplers and loaders carry from pass to pass: a count of their passes, an order that they shuffle further."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
+_NOT = object()
+_OF_TORCH = ("_IterableDataset", "_DataLoader")  # attributes that PyTorch's loader keeps for itself
+
+
+class Carried:
+    """Attributes of a loader's parts that iterating may change, and that no generator and no state of their own holds.
+
+    Of samplers these are numbers, texts, tensors and arrays, and lists and dicts of them; of loaders of the user's own, and of
+    iterable datasets, numbers and texts alone. Samplers are found inside samplers, and inside loaders of the user's own.
+
+    Args:
+        loader: the loader.
+        without: a part that keeps its own state.
+        dataset: whether an iterable dataset is iterated in this process.
+    """
+
+    def __init__(self, loader: Any, without: Any = None, dataset: bool = True) -> None:
+        self.parts = dict(_parts(loader, without, dataset))
+        self._before = self._now()
+
+    def _now(self) -> dict[str, dict[str, Any]]:
+        return {path: _values(*part) for path, part in self.parts.items()}
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """What is otherwise than when the parts were made, by part and attribute."""
+        changed = {}
+        for path, now in self._now().items() if self.parts else ():
+            before = self._before[path]
+            differing = {name: value for name, value in now.items() if not _same(value, before.get(name, _NOT))}
+            if differing:
+                changed[path] = differing
+        return changed
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]] | None) -> None:
+        """Let the parts go on from there. What is not in ``state`` is put back to what it was when they were made."""
+        if state is None:
+            return
+        for path, (part, _) in self.parts.items():
+            for name, value in {**self._before[path], **state.get(path, {})}.items():
+                _put(part, name, value)
+
+
+@contextmanager
+def unmoved(carried: Iterable[Carried]) -> Iterator[None]:
+    """Whatever is iterated inside, these parts go on outside as if nothing had been."""
+    states = [(each, each.state_dict()) for each in carried if each.parts]
+    try:
+        yield
+    finally:
+        for each, state in states:
+            each.load_state_dict(state)
+
+
+def _parts(loader: Any, without: Any, dataset: bool) -> Iterator[tuple[str, tuple[Any, bool]]]:
+    """Parts by their path, and whether they are samplers."""
+    seen: set[int] = {id(without)}
+    queue: list[tuple[str, Any, bool]] = [("", loader, False)]
+    for path, part, is_sampler in queue:
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if not _is_torchs(type(part)):
+            yield path, (part, is_sampler)
+        for name, value in list(getattr(part, "__dict__", {}).items()):
+            if name == "dataset" and not (dataset and isinstance(value, IterableDataset)):
+                continue
+            items = enumerate(value) if type(value) in (list, tuple) and len(value) < 100 else [(None, value)]
+            for number, item in items:
+                if name == "dataset" or _is_sampler_like(item):
+                    inside = ".".join(str(key) for key in (path, name, number) if key not in ("", None))
+                    is_one = is_sampler or isinstance(item, Sampler) or name in ("sampler", "batch_sampler")
+                    queue.append((inside, item, is_one))
+
+
+def _is_torchs(kind: type) -> bool:
+    return kind.__module__.startswith(("torch.", "builtins")) or kind in (np.ndarray,)
+
+
+def _is_sampler_like(part: Any) -> bool:
+    if isinstance(part, Sampler | DataLoader | SimpleNamespace):
+        return True
+    if isinstance(part, Dataset | torch.Tensor | torch.nn.Module | type) or not hasattr(part, "__dict__"):
+        return False
+    kind = type(part)
+    return hasattr(kind, "__iter__") and not hasattr(kind, "__next__") and not _is_torchs(kind)
+
+
+def _values(part: Any, is_sampler: bool) -> dict[str, Any]:
+    held = {}
+    for name, value in getattr(part, "__dict__", {}).items():
+        if not name.startswith(_OF_TORCH) and (is_sampler or type(value) in _PLAIN):
+            copied = _copied(value)
+            if copied is not _NOT:
+                held[name] = copied
+    return held
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind in (list, tuple, set, frozenset):
+        if _PLAIN.issuperset(map(type, value)):
+            return kind(value)
+        items = [_copied(item) for item in value] if kind in (list, tuple) else [_NOT]
+        return _NOT if any(item is _NOT for item in items) else kind(items)
+    if kind is dict:
+        values = {key: _copied(item) for key, item in value.items()}
+        known = _PLAIN.issuperset(map(type, value)) and not any(item is _NOT for item in values.values())
+        return values if known else _NOT
+    if kind is torch.Tensor:
+        return value.detach().clone()
+    if kind is np.ndarray and not value.dtype.hasobject:
+        return value.copy()
+    return _NOT
+
+
+def _same(first: Any, second: Any) -> bool:
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, np.ndarray):
+        return bool(first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes())
+    if isinstance(first, list | tuple) and not _PLAIN.issuperset(map(type, first)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(_same(value, second[key]) for key, value in first.items())
+    return bool(first == second)
+
+
+def _put(part: Any, name: str, value: Any) -> None:
+    """In place where that can be done: others may hold the same list."""
+    held = getattr(part, "__dict__", {}).get(name, _NOT)
+    if held is not _NOT and _same(_copied(held), value):
+        return
+    value = _copied(value)
+    if type(held) is list and type(value) is list:
+        held[:] = value
+    elif type(held) is dict and type(value) is dict:
+        held.clear()
+        held.update(value)
+    elif isinstance(held, np.ndarray) and held.shape == np.shape(value) and held.dtype == value.dtype and held.flags.writeable:
+        held[...] = value
+    else:
+        setattr(part, name, value)
