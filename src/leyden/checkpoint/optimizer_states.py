@@ -82,6 +82,24 @@ def add_groups(module: nn.Module, optimizer: Any, described: Mapping[str, Any], 
             return
 
 
+def in_order_of(module: nn.Module, optimizer: Any, described: Mapping[str, Any], state: Any) -> Any:
+    """``state`` with the parameters of each group in the order of ``optimizer``'s, where they are the same by their names.
+
+    PyTorch puts it back by their order, which another time of asking may change: a pruned parameter is the module's last.
+    """
+    then, now = described.get("groups"), groups_of(optimizer, names_of(module))
+    saved = state.get("param_groups") if isinstance(state, Mapping) else None
+    if not then or then == now or not isinstance(saved, list) or [sorted(g) for g in then] != [sorted(g) for g in now]:
+        return state
+    if any(len(set(group)) != len(group) for group in now) or len(saved) != len(then):
+        return state
+    groups = []
+    for group, names, order in zip(saved, then, now, strict=True):
+        by_name = dict(zip(names, group["params"], strict=True))
+        groups.append({**group, "params": [by_name[name] for name in order]})
+    return {**state, "param_groups": groups}
+
+
 # -- put back
 def fitted(saved: Any, now: Callable[[], Any], name: str, kept: list[str]) -> Any:
     """``saved``, with what no file could hold as ``now()`` has it, under the same keys; its name is added to ``kept``.
@@ -142,7 +160,8 @@ def restore(optimizer: Any, state: Any, dtypes: Mapping[str, Any], module: nn.Mo
         return
     names = names_of(module)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, parameter in enumerate(parameters):
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
         values = state["state"].get(number)
         if not isinstance(values, dict) or parameter not in optimizer.state:
             continue

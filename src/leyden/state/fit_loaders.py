@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.source import Source
 from leyden.errors import MissingMethod
 from leyden.metrics.batch_size import SampleCount
+from leyden.state.making import load_train, load_validation
 from leyden.state.run import Run
 from leyden.state.stage import VAL
 from leyden.state.validation_schedule import ValidationSchedule
@@ -36,7 +36,7 @@ class FitLoaders:
         """Load training's loader, and read when validation is due; validation's too, where it is to be made but once."""
         run = self.run
         if run.loaders.train is None:
-            run.loaders.load_train(run.options.limits)
+            load_train(run)
         if self.schedule.active and not run.options.behaviour.reload_every_n_epochs:
             self.load_validation()
         self._read_interval()
@@ -46,10 +46,12 @@ class FitLoaders:
         run, loaders, epoch = self.run, self.run.loaders, self.run.progress.epoch
         every, made = run.options.behaviour.reload_every_n_epochs, self.validation_loaded_in
         too_old = bool(every) and not run.sanity_checking and (made is None or epoch - made >= every)
+        before = loaders.to_be_made.get(VAL.key)
+        if before is not None and every and epoch - before["epoch"] >= every and not run.progress.validating:
+            del loaders.to_be_made[VAL.key]  # another is made now
         if VAL.key not in loaders.eval or too_old:
             resumed = made is None and epoch > 0
-            with preserved_random_state():  # the method that makes the loader may draw
-                loaders.load_eval(VAL, run.options.limits)
+            load_validation(run)
             if every and not (run.sanity_checking and not self.schedule.validates(epoch)):
                 self.validation_loaded_in = self._last_due(epoch, every) if resumed else epoch
         return VAL.key in loaders.eval
@@ -66,13 +68,13 @@ class FitLoaders:
         run, epoch = self.run, self.run.progress.epoch
         every = run.options.behaviour.reload_every_n_epochs
         if every and epoch % every == 0 and epoch != self.loaded_in:
-            run.loaders.load_train(run.options.limits)
+            load_train(run)
             self._read_interval()
         elif run.progress.batch == 0 and self.source.measure() and self.schedule.is_share:
             self._read_interval()  # a share of another length
 
     def _read_interval(self) -> None:
-        self.loaded_in = self.run.progress.epoch
+        self.loaded_in = self.run.loaders.made.get("train", {}).get("epoch", self.run.progress.epoch)
         self.schedule.read(self.source.stop, self.run.course.now)
 
     def read(self, epoch: int, start: int) -> Iterator[tuple[Any, int, bool]]:

@@ -61,6 +61,10 @@ class FitState:
     """Whether the batch that just ended is followed by a validation."""
     drift: Drift | None = None
     """What training changes in the module and its ``state_dict`` does not hold, since the fit began."""
+    pending: Mapping[str, Any] | None = None
+    """The content of the checkpoint that a resumed run goes on from, until it is put back: what is saved before is that."""
+    weights_left: Mapping[str, Any] | None = None
+    """A checkpoint's, which did not fit the module before ``on_fit_start``."""
     generators_outside: dict[str, Any] | None = None
     """The states of generators that its parts hold, while a validation draws from them."""
     generators_to_restore: dict[str, Any] | None = None

@@ -66,6 +66,9 @@ class Loaders:
         self._generators: dict[str, dict[str, Any]] = {}  # random generators that the loaders hold, by stage
         self._states: dict[str, dict[str, Any]] = {}  # of such generators, to be put back once their loader is there
         self._carried: dict[str, list[Any]] = {}  # what evaluation's samplers carry, to be put back in the same way
+        self.made: dict[str, dict[str, Any]] = {}  # when those that a method makes were made: see `state/making.py`
+        self.to_be_made: dict[str, dict[str, Any]] = {}  # the same, of the run that a resumed one goes on with
+        self.first_batches: int | None = None  # of the first training loader of the fit
         self._cut: dict[str, Any] | None = None  # where a resumed run goes on in its training data
 
     def begin(self, origins: dict[str, LoaderOrigin]) -> None:
@@ -76,11 +79,17 @@ class Loaders:
             self.eval_given.pop(stage, None)
             self.eval.pop(stage, None)
         if "train" in origins:
-            self.train_given = self.train = None
+            self.train_given = self.train = self.first_batches = None
+            self.made, self.to_be_made = {}, {}
 
     def exists(self, stage: str) -> bool:
         origin = self.origins.get(stage)
         return origin is not None and origin.exists
+
+    def is_made(self, stage: str) -> bool:
+        """Whether a method makes that stage's loaders."""
+        origin = self.origins.get(stage)
+        return origin is not None and origin.owner is not None
 
     def load_train(self, limits: Limits) -> Source:
         """The training source, made now."""

@@ -18,6 +18,7 @@ from leyden.metrics.metric_objects import is_part, put_state, state_of
 from leyden.state.course import Wish
 from leyden.state.flight import detached, flow_of
 from leyden.state.generators import put_generators, take_generators
+from leyden.state.making import put_made, take_made
 from leyden.state.progress import NEXT_HOOK, Done
 from leyden.state.run import Run
 
@@ -280,6 +281,7 @@ def collected(run: Run) -> dict[str, Any]:
 PARTS = (
     Part("flight", "own", take_flight, put_flight),  # first: it may find that more is done than the loop knows
     Part("progress", "same", take_progress, put_progress, early=True),
+    Part("made", "own", take_made, put_made, early=True),
     Part("told", "same", take_told, put_told),
     Part("accumulate", "same", lambda run: run.accumulate_grad_batches, put_accumulation),
     Part("stop", "same", take_stop, put_stop),

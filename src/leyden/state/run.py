@@ -405,23 +405,26 @@ class Run(Properties, ABC):
 
         Loads the training loader where that has not happened yet. The same before and after a resume.
         """
+        from leyden.state.making import load_train  # which is told of runs
+
         limits = self.options.limits
         steps = float("inf") if limits.max_steps is None else limits.max_steps
         if limits.max_epochs is None:
             return steps
         source = self.loaders.train
         if source is None:
-            source = self.loaders.load_train(limits)
-        if source.stop is None:
+            source = load_train(self)
+        stop = self.loaders.first_batches if self.options.behaviour.reload_every_n_epochs else source.stop
+        if stop is None:
             return steps
         schedule = self.options.optimization.schedule or self.accumulation_schedule()
         if not schedule:
-            total = -(-source.stop // self.accumulation) * limits.max_epochs
+            total = -(-stop // self.accumulation) * limits.max_epochs
         else:
             total, window = 0, 1
             for epoch in range(limits.max_epochs):
                 window = schedule.get(epoch, window)
-                total += -(-source.stop // window)
+                total += -(-stop // window)
         return min(total, steps)
 
     def accumulation_schedule(self) -> Mapping[int, int] | None:

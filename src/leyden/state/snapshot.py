@@ -9,11 +9,12 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import check_parts, decode_file, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
-from leyden.checkpoint.optimizer_states import add_groups, describe, fitted, loadable, restore, scheduler_state
+from leyden.checkpoint.optimizer_states import add_groups, describe, fitted, in_order_of, loadable, restore, scheduler_state
 from leyden.datamodule import LightningDataModule
 from leyden.errors import CheckpointForeign, CheckpointMismatch, InvalidReturn, LeydenWarning, warn_user
 from leyden.hooks import overrides
 from leyden.hparams import dump_hparams
+from leyden.module import LightningModule
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.parts import put_parts, take_parts
 from leyden.state.progress import Done
@@ -25,12 +26,16 @@ LIGHTNING_VERSION = "2.6.0"  # the layout of the top level is that version's, an
 OURS = "leyden"
 FORMAT = 1
 """The number of the layout below ``leyden``. A file of a higher number is refused; 0.1.0 wrote none."""
+_OF_TRAINING = frozenset({"loops", "callbacks", "optimizer_states", "lr_schedulers"})
 _named_once: set[str] = set()
 
 
 def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     """Everything of ``run`` that a file has to hold, in plain values that load without running code."""
-    module = run.lightning_module
+    module, pending = run.lightning_module, run.fit_state.pending
+    if pending is not None:  # nothing has been trained yet, and not all is put back: what is there is the file's
+        whole: dict[str, Any] = encode(dict(pending))
+        return {name: value for name, value in whole.items() if name not in _OF_TRAINING} if weights_only else whole
     checkpoint: dict[str, Any] = {
         "epoch": run.progress.number,
         "global_step": run.progress.step,
@@ -121,10 +126,9 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
     try:
         run.strategy.load_model_state_dict(module, state, strict=module.strict_loading)
     except (RuntimeError, KeyError) as error:
-        raise CheckpointMismatch(
-            f"The weights in {run.ckpt_path} do not fit {type(module).__name__}: {error} Load it with a module built with the "
-            f"same arguments, or set module.strict_loading = False to take what fits."
-        ) from error
+        if not run.fitting or not _rebuilds(run):
+            raise _unfitting(run, error) from error  # else on_fit_start may rebuild it: see `put_weights_again`
+        run.fit_state.weights_left = state
     datamodule = run.datamodule
     if datamodule is not None:
         if overrides(datamodule, LightningDataModule.on_load_checkpoint):
@@ -132,6 +136,34 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get(type(datamodule).__qualname__)
         if state is not None:
             datamodule.load_state_dict(state)
+
+
+def _rebuilds(run: Run) -> bool:
+    """Whether code of the user's runs in ``on_fit_start``."""
+    own = [callback for callback in run.callbacks if not type(callback).__module__.startswith("leyden.")]
+    module = run.lightning_module
+    return overrides(module, LightningModule.on_fit_start) or any(overrides(each, Callback.on_fit_start) for each in own)
+
+
+def put_weights_again(run: Run) -> None:
+    """After ``on_fit_start``, which may have rebuilt what the weights did not fit."""
+    state, run.fit_state.weights_left = run.fit_state.weights_left, None
+    if state is None:
+        return
+    module = run.lightning_module
+    try:
+        run.strategy.load_model_state_dict(module, state, strict=module.strict_loading)
+    except (RuntimeError, KeyError) as error:
+        raise _unfitting(run, error) from error
+
+
+def _unfitting(run: Run, error: Exception) -> CheckpointMismatch:
+    return CheckpointMismatch(
+        f"The weights in {run.ckpt_path} do not fit {type(run.lightning_module).__name__}: {error} Load it with a module built "
+        f"with the same arguments, or set module.strict_loading = False to take what fits. Where training itself has changed the "
+        f"module (pruned it, parametrized it, added layers), change it in the same way in on_load_checkpoint, configure_model or "
+        f"on_fit_start: they come before the optimizers are put back."
+    )
 
 
 def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
@@ -181,9 +213,11 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
         )
     module, kept = run.lightning_module, list[str]()
     described: Mapping[str, Any] = (checkpoint.get(OURS) or {}).get("described") or {}
-    for optimizer, state, about in zip(plan.optimizers, states, described.get("optimizers") or [], strict=False):
-        add_groups(module, optimizer, about, state)
     both = list(zip(plan.optimizers, states, strict=True))
+    for number, about in enumerate((described.get("optimizers") or [])[: len(both)]):
+        optimizer, state = both[number]
+        add_groups(module, optimizer, about, state)
+        both[number] = optimizer, in_order_of(module, optimizer, about, state)
     whole = [fitted(state, optimizer.state_dict, type(optimizer).__name__, kept) for optimizer, state in both]
     plain = [loadable(optimizer, state) for optimizer, state in zip(plan.optimizers, whole, strict=True)]
     try:

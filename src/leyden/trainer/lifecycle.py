@@ -295,6 +295,9 @@ class Lifecycle(Run):
         if fn is TrainerFn.FITTING:
             request.hold(self, begun=False)
             request.read(self, weights_only)
+            if request.checkpoint is not None:
+                self.fit_state.pending = dict(request.checkpoint)
+                snapshot.put_progress(self, request.checkpoint)  # before a loader is made, which may ask for the epoch
             if request.asked == "last":
                 for logger, position in self._logger_positions(request):
                     logger.leyden_go_on(position)
@@ -329,7 +332,6 @@ class Lifecycle(Run):
             self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
         if fn is TrainerFn.FITTING:
             if request.checkpoint is not None:
-                snapshot.put_progress(self, request.checkpoint)
                 snapshot.put_callbacks(self, request.checkpoint)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.own_optimization is not None)
@@ -343,10 +345,12 @@ class Lifecycle(Run):
         self.fit_state.drift = Drift(self.lightning_module)
         if request.checkpoint is None:
             return
+        snapshot.put_weights_again(self)
         snapshot.put_optimizers(self, request.checkpoint, self.plan)
         snapshot.put_training(self, request.checkpoint)
         for logger, position in self._logger_positions(request):
             logger.leyden_resume(position)
+        self.fit_state.pending = None
         request.forget()
 
     def _logger_positions(self, request: CheckpointRequest) -> Iterator[tuple[Logger, Any]]:

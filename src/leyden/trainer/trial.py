@@ -18,6 +18,7 @@ from leyden.loops.optimize import optimization_of
 from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import Metrics
 from leyden.state.generators import put_generators, take_generators
+from leyden.state.making import load_train
 from leyden.state.parts import put_metric_objects, take_metric_objects
 from leyden.state.progress import Done
 from leyden.state.run import Run
@@ -85,7 +86,7 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
         )
     if run.loaders.train is None and run.loaders.exists("train"):
         with preserved_random_state():  # what is made once is made now: its generators are among what is put back
-            run.loaders.load_train(run.options.limits)
+            load_train(run)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     weights = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]

@@ -1,0 +1,84 @@
+"""Loaders that a method makes: when that was, and with which random numbers, so that a resumed run has the same made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
+from leyden.data.generators import kept
+from leyden.data.source import Source
+from leyden.state.generators import generators_of, put_generators, take_generators
+from leyden.state.progress import Done, Progress
+from leyden.state.run import Run
+from leyden.state.stage import VAL
+
+
+def load_train(run: Run) -> Source:
+    """Make training's loader, now or (in a resumed run) as it was made before the cut."""
+    loaders, limits = run.loaders, run.options.limits
+    with as_it_was_made(run, "train"):
+        source = loaders.load_train(limits)
+    if loaders.first_batches is None:
+        loaders.first_batches = source.stop
+    return source
+
+
+def load_validation(run: Run) -> Source | None:
+    """Make validation's, in the same way. Nothing that its method draws is seen outside."""
+    with preserved_random_state(), as_it_was_made(run, VAL.key):
+        return run.loaders.load_eval(VAL, run.options.limits)
+
+
+@contextmanager
+def as_it_was_made(run: Run, stage: str) -> Iterator[None]:
+    """What is made inside is made as in the epoch, and with the random states, of the file; else these are noted."""
+    loaders = run.loaders
+    if not loaders.is_made(stage):
+        yield
+        return
+    then = loaders.to_be_made.pop(stage, None)
+    if then is None:
+        progress = run.progress
+        made = {"epoch": progress.number, "step": progress.step, "random": random_state(), "generators": take_generators(run)}
+        loaders.made[stage] = made
+        yield
+        return
+    loaders.made[stage] = then
+    with preserved_random_state(), unmoved_generators(run), shown_at(run.progress, then["epoch"], then["step"]):
+        set_random_state(then["random"])
+        put_generators(run, then["generators"])
+        yield
+
+
+@contextmanager
+def shown_at(progress: Progress, epoch: int, step: int) -> Iterator[None]:
+    """Who asks for the epoch or the step inside is told these."""
+    before = progress.epoch, progress.step, progress.done, progress.ahead
+    progress.epoch, progress.step, progress.done = epoch, step, Done.CHECKED
+    progress.show_next(False)
+    try:
+        yield
+    finally:
+        progress.epoch, progress.step, progress.done, ahead = before
+        progress.show_next(ahead)
+
+
+@contextmanager
+def unmoved_generators(run: Run) -> Iterator[None]:
+    owners = generators_of(run)
+    with kept({f"{owner}.{path}": each for owner, found in owners.items() for path, each in found.items()}):
+        yield
+
+
+def take_made(run: Run) -> dict[str, Any]:
+    """For a checkpoint: when the loaders were made, and how many batches the first one had."""
+    loaders = run.loaders
+    return {"first_batches": loaders.first_batches, "stages": {**loaders.to_be_made, **loaders.made}}
+
+
+def put_made(run: Run, state: Mapping[str, Any]) -> None:
+    run.loaders.to_be_made = dict(state["stages"])
+    if run.options.behaviour.reload_every_n_epochs:  # else the one that is made now is the first
+        run.loaders.first_batches = state["first_batches"]
