@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from leyden.data.reachable import reachable
 from leyden.tree import tree_map
 
 
@@ -40,6 +42,18 @@ def put_state(part: Any, state: Mapping[str, Any]) -> None:
 def is_part(child: Any) -> bool:
     """Whether ``child`` is a metric."""
     return isinstance(getattr(child, "_defaults", None), dict) and hasattr(child, "_update_count")
+
+
+def children_of(module: torch.nn.Module) -> dict[str, Any]:
+    """The modules in ``module`` by name, and by their path the metrics that it holds in plain lists, dicts and objects."""
+    found: dict[str, Any] = dict(module.named_modules())
+    torchmetrics = sys.modules.get("torchmetrics")
+    if torchmetrics is not None:
+        kinds, known = (torchmetrics.Metric, torchmetrics.MetricCollection), set(map(id, found.values()))
+        for path, metric in reachable(module, lambda kind: issubclass(kind, kinds)):
+            if id(metric) not in known:
+                found.update(metric.named_modules(prefix=path))
+    return found
 
 
 def parts_of(metric: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from leyden.metrics.batch_size import SampleCount, given_size, read_size
 from leyden.metrics.collection import Collection
 from leyden.metrics.exchange import Key
 from leyden.metrics.logged import AskedLog, Entry, check_kind, check_place, flattened, is_metric
-from leyden.metrics.metric_objects import SetAside, is_part, put_state, state_of
+from leyden.metrics.metric_objects import SetAside, children_of, is_part, put_state, state_of
 from leyden.metrics.newest import Newest, read_numbers
 
 __all__ = ["AskedLog", "Metrics", "flattened", "read_numbers"]
@@ -417,8 +417,6 @@ class Metrics:
         self._loader, self._between, self._opened = cut["loader"], cut["between"], cut["opened"]
         self._seen = dict(cut["seen"])
         self._now.ran = set(cut["ran"])
-        for name in cut["reset"]:
-            self._collections[name].metrics_are_reset = True
         children = self._children()
         self._set_aside.load_state_dict(cut["aside"], children)
         for name, state in cut["objects"].items():
@@ -427,7 +425,7 @@ class Metrics:
         return True
 
     def _children(self) -> dict[str, Any]:
-        return {} if self._module is None else dict(self._module.named_modules())
+        return {} if self._module is None else children_of(self._module)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave. Functions given as ``reduce_fx`` are bound again when they first log.
@@ -446,6 +444,8 @@ class Metrics:
         self._evaluated = {(stage, loader): batches for stage, loader, batches in state["evaluated"]}
         self._newest.load_state_dict(state)
         running = state.get("running")  # 0.1.0 wrote none
+        for stage in (running or {}).get("reset", []):  # else its next epoch would reset what another uses by now
+            self._collections[stage].metrics_are_reset = True
         self._cut = None if running is None else {**running, **self._newest.state_dict()}
 
 

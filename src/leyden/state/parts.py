@@ -14,7 +14,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
-from leyden.metrics.metric_objects import is_part, put_state, state_of
+from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
 from leyden.state.course import Wish
 from leyden.state.flight import detached, flow_of
 from leyden.state.generators import put_generators, take_generators
@@ -160,12 +160,12 @@ def put_gradients(run: Run, state: Any) -> None:
 # -- metrics
 def take_metric_objects(run: Run) -> dict[str, Any]:
     """The states of torchmetrics metrics inside the module: they are no part of its ``state_dict``."""
-    children = run.lightning_module.named_modules()
-    return {name: run.metrics.set_aside(child) or state_of(child) for name, child in children if is_part(child)}
+    children = children_of(run.lightning_module)
+    return {name: run.metrics.set_aside(child) or state_of(child) for name, child in children.items() if is_part(child)}
 
 
 def put_metric_objects(run: Run, found: Any) -> None:
-    children = dict(run.lightning_module.named_modules())
+    children = children_of(run.lightning_module)
     for name, kept in found.items():
         if name in children:
             put_state(children[name], kept)
