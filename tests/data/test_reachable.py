@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import defaultdict, deque, namedtuple
 from typing import Any
 
 import pytest
@@ -18,6 +18,10 @@ class Keeps(nn.Module):
     kept: Any = None
 
 
+class Table(dict[str, Any]):
+    """A dict of the user's own."""
+
+
 def stored(module: Keeps, value: Any) -> None:
     module.kept = value
 
@@ -27,6 +31,10 @@ PLACES = {
     "a buffer": lambda module, value: module.register_buffer("table", value),
     "a list": lambda module, value: stored(module, [1, value]),
     "a dict": lambda module, value: stored(module, {"a": {2: value}}),
+    "a deque": lambda module, value: stored(module, deque([value])),
+    "a default dict": lambda module, value: stored(module, defaultdict(list, {1: [value]})),
+    "a dict of its own class": lambda module, value: stored(module, Table(a=value)),
+    "a parameter": lambda module, value: setattr(module, "weight", nn.Parameter(value)),
     "a tuple": lambda module, value: stored(module, (value, (value,))),
     "a named tuple in a list": lambda module, value: stored(module, [Pair(value, 1)]),
     "a layer's": lambda module, value: stored(module[0], value),
@@ -37,8 +45,8 @@ def tensors(held: Any) -> list[Tensor]:
     if isinstance(held, Tensor):
         return [held]
     if isinstance(held, nn.Module):
-        return [t for m in held.modules() for t in [*m.buffers(False), *tensors(getattr(m, "kept", None))]]
-    inside = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
+        return [t for m in held.modules() for t in [*m.buffers(False), *m.parameters(False), *tensors(getattr(m, "kept", None))]]
+    inside = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple | deque) else ()
     return [tensor for item in inside for tensor in tensors(item)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -427,3 +428,210 @@ def test_another_trainer_may_validate_the_same_module_in_a_hook() -> None:
     trainer.fit(module, data, data)
     assert module.trainer is trainer
     assert trainer.global_step == 2 * len(data)
+
+
+# -- what a forward for a look moves, at any depth
+
+
+class Counter:
+    """A helper of the module, which counts."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.tables: dict[str, Tensor] = {}
+
+
+class Moves(leyden.LightningModule):
+    """Whose every forward moves all kinds of attributes, on which the next depends."""
+
+    example_input_array = torch.zeros(2, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.scale = nn.Module()
+        self.scale.register_buffer("kept", torch.ones(4))
+        self.scale.register_buffer("passing", torch.ones(4), persistent=False)
+        self.calls = 0
+        self.plain = torch.ones(4)
+        self.array = np.ones(4, dtype=np.float32)
+        self.counter = Counter()
+        self.nested: dict[str, Any] = {
+            "list": [[1.0]],
+            "deque": deque([1.0], maxlen=3),
+            "set": {1},
+            "tuple": ([1.0], torch.ones(4)),
+        }
+        self.late: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.scale.kept.mul_(1.01)
+        self.scale.passing = self.scale.passing * 1.01
+        self.plain.mul_(1.01)
+        self.array *= 1.01
+        self.counter.calls += 1
+        table = self.counter.tables.setdefault("first", torch.full((4,), 1.0 + self.calls / 10))
+        self.nested["list"][0].append(1.0)
+        self.nested["deque"].append(float(self.calls))
+        self.nested["set"].add(self.calls)
+        self.nested["tuple"][0].append(1.0)
+        self.nested["tuple"][1].mul_(1.01)
+        if self.late is None:
+            self.late = nn.Linear(4, 4)
+            self.register_buffer("later", torch.full((4,), float(self.calls)))
+        sizes = [len(self.nested["list"][0]), len(self.nested["set"]), len(self.nested["tuple"][0]), self.counter.calls]
+        factor = self.scale.kept * self.scale.passing * self.plain * torch.from_numpy(self.array) * table * self.later
+        x = x * factor * self.nested["tuple"][1] * (1 + sum(sizes) / 100 + sum(self.nested["deque"]) / 100)
+        out: Tensor = self.net(x + 0.1 * self.late(x).detach())
+        return out
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return optimizer_of(self)
+
+
+@pytest.mark.filterwarnings("ignore:The graph of Moves is not written")  # no two of its forwards are the same
+@pytest.mark.parametrize("watching", ["summary", "graph"])
+def test_what_a_forward_for_a_look_moves_is_put_back(watching: str, tmp_path: Path) -> None:
+    def trained(watched: bool) -> dict[str, Tensor]:
+        seed()
+        module = Moves()
+        logger = TensorBoardLogger(tmp_path, log_graph=True) if watched and watching == "graph" else False
+        trainer = leyden.Trainer(
+            max_epochs=EPOCHS,
+            logger=logger,
+            accelerator="cpu",
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=watched and watching == "summary",
+        )
+        trainer.fit(module, DataLoader(Samples(), 4, shuffle=True))
+        assert module.calls == trainer.global_step
+        return {name: value.detach() for name, value in module.state_dict().items()}
+
+    assert same(trained(True), trained(False))
+
+
+# -- caches that a validation makes
+
+
+class Caches(leyden.LightningModule):
+    """Makes tables in its first forward, whichever that is, and keeps them in all kinds of places."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+        self.net = network()
+        self.held: dict[str, Any] = {}
+        self.by_size: dict[int, list[Tensor]] = {}
+        self.helper = Counter()
+
+    def table(self) -> Tensor:
+        if "table" not in self.held:
+            table = torch.linspace(1, 2, 4)
+            if self.place == "buffer":
+                self.register_buffer("kept", table, persistent=False)
+            elif self.place == "helper":
+                self.helper.tables["first"] = table
+            elif self.place == "list":
+                self.by_size[4] = [table]
+            elif self.place == "parameter":
+                self.weight = nn.Parameter(table, requires_grad=False)
+            self.held["table"] = (table, [table.view(1, 4), table[1:]])
+        kept: dict[str, Callable[[], Tensor]] = {
+            "buffer": lambda: self.kept,
+            "helper": lambda: self.helper.tables["first"],
+            "list": lambda: self.by_size[4][0],
+            "parameter": lambda: self.weight,
+            "tuple": lambda: self.held["table"][0],
+            "view": lambda: self.held["table"][1][0][0],
+        }
+        return kept[self.place]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.ones((), requires_grad=True)
+        out: Tensor = self.net(x * (self.table() * scale))
+        return out
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.mse_loss(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), 0.01)
+
+
+@pytest.mark.filterwarnings("ignore::leyden.errors.PossibleUserWarning")  # a run without validation is the other side
+@pytest.mark.parametrize("place", ["buffer", "helper", "list", "parameter", "tuple", "view"])
+@pytest.mark.parametrize("by", ["sanity check", "validate in a hook", "validate before"])
+def test_a_cache_that_watching_made_can_be_trained_with(by: str, place: str) -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    quiet["enable_model_summary"] = False
+    val = DataLoader(Samples(augmented=False), 4, generator=torch.Generator())  # else a verb of its own draws from the process's
+
+    class Looks(leyden.Callback):
+        def on_train_start(self, trainer: leyden.Trainer, pl_module: leyden.LightningModule) -> None:
+            leyden.Trainer(**quiet).validate(pl_module, val, verbose=False)
+
+    def trained(watched: bool) -> dict[str, Tensor]:
+        seed()
+        module = Caches(place)
+        if watched and by == "validate before":
+            leyden.Trainer(**quiet).validate(module, val, verbose=False)
+        callbacks = [Looks()] if watched and by == "validate in a hook" else []
+        sanity = 1 if watched and by == "sanity check" else 0
+        trainer = leyden.Trainer(max_epochs=EPOCHS, callbacks=callbacks, num_sanity_val_steps=sanity, **quiet)
+        trainer.fit(module, DataLoader(Samples(augmented=False), 4, shuffle=True), val if sanity else None)
+        return {name: value.detach() for name, value in module.net.state_dict().items()}
+
+    assert same(trained(True), trained(False))
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+@pytest.mark.parametrize("hook", ["on_train_start", "on_train_batch_end", "on_validation_epoch_end", "on_train_end"])
+def test_any_verb_of_another_trainer_in_any_hook(verb: str, hook: str) -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    quiet["enable_model_summary"] = False
+    data = DataLoader(Samples(augmented=False), 4, generator=torch.Generator())
+
+    class Net2(Net):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", loss_of(self.model, batch))
+
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("test_loss", loss_of(self.model, batch))
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self(batch[0])
+
+    class Looks(leyden.Callback):
+        looks = 0
+
+        def look(self, trainer: leyden.Trainer, module: leyden.LightningModule) -> None:
+            self.looks += 1
+            other = leyden.Trainer(**quiet)
+            getattr(other, verb)(module, data)
+            assert module.trainer is trainer
+            assert other.state.finished
+
+    setattr(Looks, hook, lambda self, trainer, module, *args: self.look(trainer, module))
+
+    def trained(callbacks: list[Any]) -> tuple[dict[str, Tensor], list[Any]]:
+        seed()
+        module = Net2(logs=True)
+        trainer = leyden.Trainer(max_epochs=2, callbacks=callbacks, **quiet)
+        trainer.fit(module, data, data)
+        assert (trainer.global_step, trainer.current_epoch) == (6, 2)
+        return module.state_dict(), trainer.history
+
+    looks = Looks()
+    with_it, rows = trained([looks])
+    assert looks.looks
+    without, plain = trained([])
+    assert same(with_it, without)
+    assert rows == plain

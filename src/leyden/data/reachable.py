@@ -106,6 +106,11 @@ def _way_through(kind: type) -> Callable[[Any], Reached] | None:
     return functools.partial(_attributes_and_slots, slots) if slots else _attributes
 
 
+def leads_on(kind: type) -> bool:
+    """Whether objects of this class may hold something that is their owner's."""
+    return kind not in _NOTHING and kind not in _WAYS and _way_through(kind) is not None
+
+
 def _slots(base: type) -> list[str]:
     return [
         name for name, held in vars(base).items() if isinstance(held, types.MemberDescriptorType) and name not in _PASSED_OVER
@@ -249,7 +254,7 @@ def make_normal(root: Any) -> None:
         if way is None:
             continue
         for place in _places(part):
-            for key, value in enumerate(place) if isinstance(place, list) else list(place.items()):
+            for key, value in list(place.items() if isinstance(place, dict) else enumerate(place)):
                 new = _normal(value)
                 if new is not value:
                     place[key] = new
@@ -261,15 +266,17 @@ def make_normal(root: Any) -> None:
 
 def _places(part: Any) -> list[Any]:
     """Where ``part`` holds what it holds, as lists and dicts that can be written to."""
-    if type(part) in (list, dict, OrderedDict):
-        return [part]
+    held = [part] if isinstance(part, list | dict | deque) else []
     own = _own_attributes(part) if not isinstance(part, type) else {}
-    return [own, own["_buffers"]] if isinstance(part, torch.nn.Module) else [own]
+    return [own, own["_buffers"], own["_parameters"]] if isinstance(part, torch.nn.Module) else [*held, own]
 
 
 def _normal(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.clone() if value.is_inference() else value
+        if not value.is_inference():
+            return value
+        copied = value.clone()
+        return torch.nn.Parameter(copied, value.requires_grad) if isinstance(value, torch.nn.Parameter) else copied
     if type(value) is tuple or (isinstance(value, tuple) and hasattr(value, "_fields")):
         items = [_normal(item) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
