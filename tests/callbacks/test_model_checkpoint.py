@@ -738,8 +738,30 @@ def test_on_exception_checkpoint_refuses() -> None:
         OnExceptionCheckpoint(3)  # type: ignore[arg-type]  # the mistake under test
 
 
-def test_a_misspelt_metric_in_the_filename_is_said_once(tmp_path: Path) -> None:
-    callback = ModelCheckpoint(tmp_path / "kept", filename="{val_los:.2f}", save_top_k=-1)
-    with pytest.warns(PossibleUserWarning, match="names 'val_los', which is not among .* Did you mean 'val_loss'") as said:
-        fit(Validated(3.0, 2.0), callback, epochs=2)
+@pytest.mark.parametrize(("name", "said"), [("val_los", r"Did you mean 'val_loss'\?"), ("accuracy", "There are: 'epoch'")])
+@pytest.mark.parametrize("trigger", [{}, {"every_n_epochs": 2}, {"every_n_train_steps": 6}])
+def test_a_metric_in_the_filename_that_nobody_logs(name: str, said: str, trigger: Any, tmp_path: Path) -> None:
+    callback = ModelCheckpoint(tmp_path / "kept", filename=f"{{epoch}}-{{{name}:.2f}}", save_top_k=-1, **trigger)
+    with pytest.raises(MissingMonitor, match=rf"names the metric '{name}', which was not logged\..*{said}"):
+        fit(Validated(3.0, 2.0), callback, epochs=3)
+    assert not list(tmp_path.glob("kept/*.ckpt"))
+
+
+def test_a_metric_in_the_filename_that_is_logged_later(tmp_path: Path) -> None:
+    """Before the first validation its metric counts as 0: it may still come, and does."""
+    callback = ModelCheckpoint(tmp_path / "kept", filename="{step}-{val_loss:.1f}", every_n_train_steps=1, save_top_k=-1)
+    with pytest.warns(
+        PossibleUserWarning, match="names 'val_loss', which is not among the logged metrics and counts as 0"
+    ) as said:
+        fit(Validated(3.0, 2.0), callback, epochs=1)
     assert len(said) == 1
+    assert sorted(path.name for path in tmp_path.glob("kept/*"))[0] == "step=1-val_loss=0.0.ckpt"
+
+
+def test_names_of_files_that_a_subclass_puts_together(tmp_path: Path) -> None:
+    class Own(ModelCheckpoint):
+        def format_checkpoint_name(self, metrics: Any, *args: Any, **kwargs: Any) -> str:
+            return super().format_checkpoint_name({**metrics, "fold": torch.tensor(3)}, *args, **kwargs)
+
+    fit(Validated(3.0), Own(tmp_path / "kept", filename="{fold}"), epochs=1)
+    assert [path.name for path in tmp_path.glob("kept/*")] == ["fold=3.ckpt"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leyden.checkpoint.naming import doubt_names, format_name
-from leyden.errors import InvalidOption, PossibleUserWarning
+from leyden.checkpoint.naming import format_name
+from leyden.errors import InvalidOption
 
 METRICS = {"epoch": torch.tensor(3), "step": 10, "val/loss": torch.tensor(0.123), "val_loss": 0.5, "n": torch.tensor(3)}
 
@@ -52,12 +52,3 @@ def test_a_format_that_does_not_fit_says_so():
 def test_other_signs_between_names_and_values():
     assert format_name(None, METRICS, join="_", equals=":") == "epoch:3_step:10.ckpt"
     assert format_name("{epoch}", METRICS, prefix="run", version=2, join="_") == "run_epoch=3_v2.ckpt"
-
-
-def test_a_name_that_nearly_is_a_metric_is_said_once():
-    said: set[str] = set()
-    with pytest.warns(PossibleUserWarning, match="Did you mean 'epoch'") as caught:
-        doubt_names("{epoc}-{step}-{other}-{epoc}", METRICS, said)
-    assert len(caught) == 1
-    doubt_names("{epoc}", METRICS, said)
-    assert said == {"epoc"}

@@ -16,7 +16,7 @@ from leyden.callbacks.monitor import Monitor, validates_at_epoch_end, validation
 from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments
 from leyden.callbacks.trigger import Moments, moment, read_trigger, refuse_unranked
 from leyden.checkpoint.files import absolute, read_folder
-from leyden.checkpoint.naming import doubt_names, format_name
+from leyden.checkpoint.naming import format_name
 from leyden.checkpoint.retention import Recorded, Retention
 from leyden.checkpoint.upkeep import Upkeep
 from leyden.distributed.rank_zero import rank_zero_info
@@ -67,7 +67,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     Raises:
         InvalidOption: an argument with a value that cannot be used.
         ConflictingOptions: more than one trigger, or several best files without a ``monitor``.
-        MissingMonitor: (in training) a save is due, and ``monitor`` was not logged.
+        MissingMonitor: (in training) a save is due, and ``monitor``, or a metric in ``filename``, was not logged.
         CheckpointWriteFailed: (in training) the file could not be written; those written before are intact.
     """
 
@@ -145,7 +145,6 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         """Start records for a new fit."""
         self._upkeep.forget()
         self._moments = Moments()
-        self._doubted: set[str] = set()
         self._metric.forget()
 
     @property
@@ -294,7 +293,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         """A save is due: write what is wanted, and remove what is not any more."""
         if self._chooses_monitor and self.monitor is None:
             self._choose_monitor(trainer)
-        candidates = self._monitor_candidates(trainer)
+        candidates = self._metric.all_named(self, self._monitor_candidates(trainer), trainer, epoch_over)
         before = ModelCheckpoint.state_dict(self)
         path = self._take_in(trainer, candidates, epoch_over)
         last = self._last_path(trainer, candidates) if self.save_last else None
@@ -379,7 +378,6 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
 
     def _free_path(self, trainer: Run, candidates: dict[str, Tensor], filename: str | None, replaced: Collection[str]) -> str:
         """The first name, counting versions, that is free or this run's to replace."""
-        doubt_names(filename or self.filename or "", candidates, self._doubted)
         path = self.format_checkpoint_name(candidates, filename)
         version = self.STARTING_VERSION
         while self._enable_version_counter and path not in replaced and self._is_taken(trainer, path):

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from leyden.checkpoint.naming import doubt_names, names_in
 from leyden.distributed.rank_zero import rank_zero_warn
 from leyden.errors import MissingMonitor, PossibleUserWarning, did_you_mean
 from leyden.state.run import Run
@@ -32,6 +33,7 @@ class Monitor:
         self._there_before = False
         self._judged: tuple[int, int] | None = None
         self._warned = False
+        self._doubted: set[str] = set()
 
     # -- said by the callback's hooks
     def validation_starts(self, run: Run) -> None:
@@ -82,6 +84,28 @@ class Monitor:
                 f"{who} was to save by {self.name!r}, which has not been logged yet. Until it is, {meanwhile}.",
                 category=PossibleUserWarning,
             )
+
+    def all_named(self, writer: Any, metrics: dict[str, Tensor], run: Run, epoch_over: bool) -> dict[str, Tensor]:
+        """``metrics``, among which is every one that ``writer.filename`` names, or it may still come.
+
+        A writer that puts its files' names together itself may know more, and with ``limit_val_batches=0``, a quick run, not all
+        need come.
+
+        Raises:
+            MissingMonitor: one is not there and will not come.
+        """
+        if not type(writer).format_checkpoint_name.__module__.startswith("leyden."):
+            return metrics
+        lacking = [name for name in names_in(writer.filename or "") if name not in metrics]
+        if lacking and run.limit_val_batches != 0 and not self.may_still_come(run, epoch_over):
+            known = sorted(metrics)
+            raise MissingMonitor(
+                f"filename={writer.filename!r} names the metric {lacking[0]!r}, which was not logged."
+                f"{did_you_mean(lacking[0], known)} There are: {', '.join(map(repr, known))}. Call "
+                f"self.log({lacking[0]!r}, value) in the module, or leave it out of the name."
+            )
+        doubt_names(writer.filename, lacking, metrics, self._doubted)
+        return metrics
 
     def missing(self, who: str, run: Run) -> MissingMonitor:
         """The error that says what there is instead."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leyden.distributed.rank_zero import rank_zero_warn
-from leyden.errors import InvalidOption, PossibleUserWarning
+from leyden.errors import InvalidOption, PossibleUserWarning, did_you_mean
 
 FILE_EXTENSION = ".ckpt"
 _FIELD = re.compile(r"\{([^{}:]*)(:[^{}]*)?\}")
@@ -69,16 +68,19 @@ def format_name(
     return name + extension
 
 
-def doubt_names(template: str, metrics: Iterable[str], said: set[str]) -> None:
-    """Warn of each name in ``template`` that is no metric, though a metric has nearly that name; once, by ``said``."""
-    known = list(metrics)
-    for name, _ in _FIELD.findall(template):
-        near = [] if name in known or name in said else difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if near:
+def names_in(template: str) -> list[str]:
+    """The names in braces in ``template``."""
+    return [name for name, _ in _FIELD.findall(template)]
+
+
+def doubt_names(template: str, lacking: Iterable[str], metrics: Iterable[str], said: set[str]) -> None:
+    """Warn of each name that is ``lacking`` in ``metrics``; once, by ``said``."""
+    for name in lacking:
+        if name not in said:
             said.add(name)
             rank_zero_warn(
                 f"The filename {template!r} of ModelCheckpoint names {name!r}, which is not among the logged metrics and "
-                f"counts as 0. Did you mean {near[0]!r}?",
+                f"counts as 0.{did_you_mean(name, metrics)}",
                 category=PossibleUserWarning,
             )
 
