@@ -8,6 +8,7 @@ from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.seed import seed_everything
 from leyden.module import LightningModule
+from leyden.not_offered import absent
 from leyden.spelling import not_a_hook
 from leyden.trainer.result import FitResult
 from leyden.trainer.trainer import Trainer
@@ -32,6 +33,7 @@ _ROOMS = (
     "profilers",
     "pt_overrides",
     "root_module",
+    "serve",
     "strategies",
     "testing",
     "tuner",
@@ -53,9 +55,7 @@ def __getattr__(name: str) -> Any:
         from leyden.classic import data_loader
 
         return data_loader
-    from leyden.errors import UnknownName, did_you_mean
-
-    raise UnknownName(f"leyden has no {name!r}.{did_you_mean(name, [*__all__, *_ROOMS])}")
+    return absent("leyden", name, [*__all__, *_ROOMS])
 
 
 def __dir__() -> list[str]:

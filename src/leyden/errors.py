@@ -47,7 +47,7 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import FrameType
 
 # Where a warning is never pointed at: our own files, and what calls them back.
@@ -220,18 +220,6 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or nothing when none is near."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def absent(module: str, name: str, not_offered: Mapping[str, str], known: Iterable[str]) -> Exception:
-    """The error for a name that a module lacks: what to take instead of one that is known and not offered, else the nearest.
-
-    The former is no ``AttributeError``: ``from module import name`` would swallow its text.
-    """
-    if name in not_offered:
-        return NotOffered(f"{module}.{name} is not offered. {not_offered[name]}")
-    if name.startswith("__"):
-        return AttributeError(f"module {module!r} has no attribute {name!r}")
-    return UnknownName(f"{module} has no {name!r}.{did_you_mean(name, known)}")
 
 
 def disable_possible_user_warnings(module: str = "") -> None:

@@ -13,7 +13,7 @@ import leyden
 import leyden.callbacks
 from leyden.callback import Callback
 from leyden.callbacks import LambdaCallback
-from leyden.errors import InvalidType, NotOffered, UnknownName
+from leyden.errors import InvalidType, UnknownName
 from leyden.hooks import HOOK_NAMES, overrides
 
 
@@ -74,16 +74,6 @@ def test_the_face_is_complete_and_sorted() -> None:
 def test_the_files_have_lightnings_names(module: str, name: str) -> None:
     home = importlib.import_module(f"leyden.callbacks.{module}")
     assert getattr(home, name) is getattr(leyden.callbacks, name)
-
-
-@pytest.mark.parametrize(
-    "name", ["EMAWeightAveraging", "StochasticWeightAveraging", "BackboneFinetuning", "BasePredictionWriter", "ModelPruning"]
-)
-def test_what_is_not_offered_yet_says_so(name: str) -> None:
-    with pytest.raises(NotOffered, match=f"{name} is not offered yet"):
-        getattr(leyden.callbacks, name)
-    with pytest.raises(ImportError, match=f"{name} is not offered yet"):
-        exec(f"from leyden.callbacks import {name}")
 
 
 def test_a_wrong_name_is_told_the_nearest() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 
@@ -17,11 +18,13 @@ from leyden.errors import (
     DeviceUnavailable,
     InvalidOption,
     InvalidType,
+    LegacyNotice,
     UnknownName,
     Unsupported,
 )
 from leyden.loggers import CSVLogger
 from leyden.notices import waiting
+from leyden.testing import BoringModel, random_batches
 
 quiet = pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
 
@@ -118,6 +121,10 @@ MEANINGS: list[tuple[dict[str, Any], Callable[[Trainer], Any], Any]] = [
     ({"ipus": None}, lambda t: t.num_nodes, 1),
     ({"stochastic_weight_avg": False}, lambda t: t.num_nodes, 1),
     ({"move_metrics_to_cpu": False}, lambda t: t.num_nodes, 1),
+    ({"enable_pl_optimizer": False}, lambda t: t.num_nodes, 1),
+    ({"prepare_data_per_node": False}, lambda t: t.num_nodes, 1),
+    ({"auto_select_gpus": True}, lambda t: t.num_nodes, 1),
+    ({"move_metrics_to_cpu": True}, lambda t: t.num_nodes, 1),
     ({"multiple_trainloader_mode": "max_size_cycle"}, lambda t: t.num_nodes, 1),
 ]  # fmt: skip
 
@@ -206,15 +213,11 @@ WRONG = [
     ({"terminate_on_nan": "no"}, InvalidType, "True or False"),
     ({"num_processes": 0}, InvalidOption, "devices"),
     ({"automatic_optimization": False}, Unsupported, "self.automatic_optimization = False"),
-    ({"enable_pl_optimizer": False}, Unsupported, "use_pl_optimizer=False"),
-    ({"prepare_data_per_node": False}, Unsupported, "self.prepare_data_per_node = False"),
     ({"auto_lr_find": True}, Unsupported, "learning rate"),
     ({"auto_scale_batch_size": "power"}, Unsupported, "batch size"),
-    ({"auto_select_gpus": True}, Unsupported, "devices="),
     ({"ipus": 4}, Unsupported, "IPU"),
     ({"stochastic_weight_avg": True}, Unsupported, "[Aa]verage"),
-    ({"move_metrics_to_cpu": True}, Unsupported, "device"),
-    ({"multiple_trainloader_mode": "min_size"}, Unsupported, "CombinedLoader"),
+    ({"multiple_trainloader_mode": "shortest"}, InvalidOption, "one of 'min_size'"),
 ]  # fmt: skip
 
 
@@ -327,3 +330,24 @@ def test_arguments_of_2020_that_kept_their_names_and_defaults() -> None:
         val_check_interval=1.0, precision=32, num_sanity_val_steps=5, profiler=None, benchmark=False,
     )  # fmt: skip
     assert (trainer.max_steps, trainer.gradient_clip_val, trainer.num_sanity_val_steps) == (-1, None, 5)
+
+
+@pytest.mark.parametrize(("mode", "batches"), [("min_size", 2), ("max_size_cycle", 4)])
+def test_the_mode_of_several_training_loaders(mode: str, batches: int) -> None:
+    class Several(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.step(batch["a"])
+
+    loaders = {"a": random_batches(2), "b": random_batches(4)}
+    trainer = kit.trainer(multiple_trainloader_mode=mode)
+    with pytest.warns(LegacyNotice, match="multiple_trainloader_mode"):
+        trainer.fit(Several(), loaders)
+    assert trainer.num_training_batches == batches
+
+
+@pytest.mark.parametrize("name", ["training_type_plugin", "devices", "tpu_cores", "data_connector", "_data_connector"])
+def test_attributes_of_1_x_that_are_gone_name_todays(name: str) -> None:
+    trainer = kit.trainer()
+    with pytest.raises(UnknownName, match=rf"trainer\.{name} is gone\. .*trainer\."):
+        getattr(trainer, name)
+    assert not hasattr(trainer, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import warnings
@@ -12,12 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import leyden
 from leyden.data.workers import suggested_max_num_workers
 from leyden.errors import InvalidOption, NotOffered, TrainingTerminated, UnknownName
+from leyden.not_offered import NOT_OFFERED
 from leyden.strategies import SingleDeviceStrategy
+from leyden.testing import BoringModel
 from leyden.utilities import (
     AttributeDict,
     GradClipAlgorithmType,
@@ -180,32 +185,93 @@ def test_faces_define_nothing() -> None:
             assert set(own) <= {"__getattr__"}, name
 
 
+NAMES = [(room, name) for room, names in NOT_OFFERED.items() for name in names]
+
+
+@pytest.mark.parametrize(("room", "name"), NAMES, ids=".".join)
+def test_what_is_not_offered_may_be_named(room: str, name: str) -> None:
+    exec(f"from {room} import {name} as found", scope := {})
+    found = scope["found"]
+    assert found is getattr(importlib.import_module(room), name)
+    assert hasattr(importlib.import_module(room), name)
+    assert not isinstance(leyden.callbacks.Timer("00:00:01:00"), found)
+    assert not issubclass(leyden.Trainer, found)
+    assert {found: 1}[found] == 1
+    mine = type("Mine", (found,), {"__init__": lambda self, *_: None})
+    for made in (found, mine):
+        with pytest.raises(
+            NotOffered, match=rf"^{room}\.{name} is not offered\. {re.escape(NOT_OFFERED[room][name])}$"
+        ) as caught:
+            made(1, word=2)
+        assert isinstance(caught.value, ImportError)
+
+
 @pytest.mark.parametrize(
-    ("place", "instead"),
+    ("place", "room"),
     [
-        ("leyden.tuner:Tuner", "by hand"),
-        ("leyden.tuner.tuning:Tuner", "by hand"),
-        ("leyden.cli:LightningCLI", "from_argparse_args"),
-        ("leyden.cli:SaveConfigCallback", "from_argparse_args"),
-        ("leyden.strategies:DeepSpeedStrategy", "plug-in of your own"),
-        ("leyden.strategies:XLAStrategy", "out of scope"),
-        ("leyden.plugins:BitsandbytesPrecision", "plug-in of your own"),
-        ("leyden.plugins.precision:XLAPrecision", "out of scope"),
-        ("leyden.plugins.io:XLACheckpointIO", "TorchCheckpointIO"),
-        ("leyden.plugins.environments:LSFEnvironment", "TorchElasticEnvironment"),
-        ("leyden.profilers:XLAProfiler", "PyTorchProfiler"),
-        ("leyden.accelerators:XLAAccelerator", "out of scope"),
-        ("leyden.demos:DemoModel", "BoringModel"),
-        ("leyden.demos.boring_classes:DemoModel", "BoringModel"),
-        ("leyden.utilities:Throughput", "progress bar"),
-        ("leyden.utilities.compile:from_compiled", "as it is"),
+        ("leyden.tuner.tuning:Tuner", "leyden.tuner"),
+        ("leyden.plugins.precision:XLAPrecision", "leyden.plugins"),
+        ("leyden.plugins.io:XLACheckpointIO", "leyden.plugins"),
+        ("leyden.plugins.environments:LSFEnvironment", "leyden.plugins"),
+        ("leyden.demos.boring_classes:DemoModel", "leyden.demos"),
+        ("leyden.strategies.ddp:DDPStrategy", "leyden.strategies"),
+        ("leyden.loggers.wandb:WandbLogger", "leyden.loggers"),
+        ("leyden.callbacks.finetuning:BaseFinetuning", "leyden.callbacks"),
+        ("leyden.callbacks.stochastic_weight_avg:StochasticWeightAveraging", "leyden.callbacks"),
     ],
 )
-def test_what_is_not_offered_says_what_to_take(place: str, instead: str) -> None:
+def test_it_is_the_same_wherever_lightning_has_it(place: str, room: str) -> None:
     module, name = place.split(":")
-    with pytest.raises(NotOffered, match=rf"{module}\.{name} is not offered\. .*{instead}") as caught:
-        exec(f"from {module} import {name}")
-    assert isinstance(caught.value, ImportError)
+    assert getattr(importlib.import_module(module), name) is getattr(importlib.import_module(room), name)
+
+
+ROOMS = sorted({*NOT_OFFERED, "leyden.core", "leyden.trainer", "leyden.metrics", "leyden.plugins.io"})
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@given(name=st.from_regex(r"[A-Za-z]\w{0,12}", fullmatch=True))
+def test_a_name_that_nobody_had_is_not_there(room: str, name: str) -> None:
+    module = importlib.import_module(room)
+    if name not in dir(module) and name not in NOT_OFFERED.get(room, ()):
+        assert not hasattr(module, f"{name}Qqq")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "utilities.apply_func:move_data_to_device",
+        "utilities.cloud_io:load",
+        "utilities.model_helpers:is_overridden",
+        "utilities.argparse:add_argparse_args",
+        "utilities.argparse:from_argparse_args",
+        "profiler:SimpleProfiler",
+        "trainer.supporters:CombinedLoader",
+        "metrics:Metric",
+        "metrics.functional:accuracy",
+        "strategies.ddp:DDPStrategy",
+        "callbacks:ProgressBarBase",
+        "callbacks:LearningRateLogger",
+        "callbacks:GPUStatsMonitor",
+        "loggers:LoggerCollection",
+        "plugins:NativeMixedPrecisionPlugin",
+        "plugins:SingleDevicePlugin",
+        "accelerators:GPUAccelerator",
+    ],
+)
+def test_import_paths_of_1_x(place: str) -> None:
+    module, name = place.split(":")
+    if module.startswith("metrics"):
+        pytest.importorskip("torchmetrics")
+    assert getattr(importlib.import_module(f"leyden.{module}"), name) is not None
+
+
+def test_1_x_s_load_reads_a_checkpoint(tmp_path: Path) -> None:
+    from leyden.utilities.cloud_io import load
+
+    trainer = leyden.Trainer(fast_dev_run=True, enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(BoringModel())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    assert "state_dict" in load(str(tmp_path / "x.ckpt"), map_location="cpu")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from leyden.errors import NotOffered, UnknownName, did_you_mean
+from leyden.not_offered import absent
 
 if TYPE_CHECKING:
     from leyden.callback import Callback
@@ -53,22 +53,8 @@ _HOME = {
     "TQDMProgressBar": "leyden.callbacks.progress",
     "Timer": "leyden.callbacks.timer",
 }
-_AVERAGE = "torch.optim.swa_utils.AveragedModel, updated in on_train_batch_end,"
-_FREEZE = "requires_grad_(False) in on_fit_start and optimizer.add_param_group in on_train_epoch_start"
-_NOT_YET = {
-    "BackboneFinetuning": _FREEZE,
-    "BaseFinetuning": _FREEZE,
-    "BasePredictionWriter": "a Callback that writes its outputs in on_predict_batch_end",
-    "BatchSizeFinder": "a batch size given by hand",
-    "DeviceStatsMonitor": "self.log with torch.cuda.memory_stats() in on_train_batch_end",
-    "EMAWeightAveraging": _AVERAGE,
-    "LearningRateFinder": "a learning rate given by hand",
-    "ModelPruning": "torch.nn.utils.prune in on_train_epoch_end",
-    "SpikeDetection": "a comparison of outputs['loss'] with its running mean in on_train_batch_end",
-    "StochasticWeightAveraging": _AVERAGE,
-    "ThroughputMonitor": "the progress bar's batches a second",
-    "WeightAveraging": _AVERAGE,
-}
+_OLDER = {"LearningRateLogger": "LearningRateMonitor", "ProgressBarBase": "ProgressBar"}
+"""What they were called before, and today."""
 
 
 def __getattr__(name: str) -> Any:
@@ -79,9 +65,9 @@ def __getattr__(name: str) -> Any:
     file = f"leyden.callbacks.{name}"
     if file in _HOME.values():
         return importlib.import_module(file)
-    if name in _NOT_YET:
-        raise NotOffered(f"leyden.callbacks.{name} is not offered yet. Until it is, {_NOT_YET[name]} does the same work.")
-    raise UnknownName(f"leyden.callbacks has no {name!r}.{did_you_mean(name, __all__)}")
+    if name in _OLDER:
+        return __getattr__(_OLDER[name])
+    return absent(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:

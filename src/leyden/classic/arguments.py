@@ -25,6 +25,7 @@ class Classic:
     legacy: Mapping[str, Any] = field(default_factory=dict)
     resume_from: Any = None
     stretch: int | None = None  # time steps of truncated backpropagation
+    loader_mode: Any = None  # how several training loaders are read side by side
     test_loaders: Any = None  # what `fit` was given for a later `test`
 
     def set(self, old: str, new: str, value: Any) -> None:
@@ -233,6 +234,17 @@ def _stretch(old: str, value: Any, classic: Classic) -> None:
     classic.stretch = None if value is None else check_count(old, value, 1, "a number of time steps >= 1, or None")
 
 
+def _nothing(old: str, value: Any, classic: Classic) -> None:
+    """Taken, and without a meaning today."""
+
+
+def _loader_mode(old: str, value: Any, classic: Classic) -> None:
+    modes = ("min_size", "max_size_cycle", "max_size", "sequential")
+    if value is not None and value not in modes:
+        raise InvalidOption(old, value, "one of " + ", ".join(map(repr, modes)))
+    classic.loader_mode = value
+
+
 def _terminate_on_nan(old: str, value: Any, classic: Classic) -> None:
     if value is not None:
         classic.set(old, "stop_on_nonfinite_loss", check_bool(old, value))
@@ -283,20 +295,17 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "num_processes": ("devices", _renamed("devices")),
     "automatic_optimization": ("the module's attribute automatic_optimization", _refused(
         "Set self.automatic_optimization = False in the module's __init__.", None, True)),
-    "enable_pl_optimizer": ("nothing: every optimizer is wrapped", _refused(
-        "self.optimizers(use_pl_optimizer=False) gives the bare ones.", None, True)),
-    "prepare_data_per_node": ("the module's attribute prepare_data_per_node", _refused(
-        "Set self.prepare_data_per_node = False in the module or datamodule.", None, True)),
+    "enable_pl_optimizer": ("nothing: every optimizer is wrapped", _nothing),
+    "prepare_data_per_node": ("the attribute prepare_data_per_node of module and datamodule", _nothing),
     "auto_lr_find": ("Tuner(trainer).lr_find(model)", _refused(
         "It is not offered yet: choose the learning rate yourself.", None, False)),
     "auto_scale_batch_size": ("Tuner(trainer).scale_batch_size(model)", _refused(
         "It is not offered yet: choose the batch size yourself.", None, False)),
-    "auto_select_gpus": ("devices", _refused("Choose by devices=.", None, False)),
+    "auto_select_gpus": ("devices=...", _nothing),
     "ipus": ("accelerator", _refused("There is no support for IPUs; use accelerator='gpu' or 'cpu'.", None)),
     "stochastic_weight_avg": ("torch.optim.swa_utils", _refused("Average in a callback, with its tools.", None, False)),
-    "move_metrics_to_cpu": ("nothing: metrics are read in bulk", _refused("Metrics wait on the device.", None, False)),
-    "multiple_trainloader_mode": ("CombinedLoader(loaders, mode)", _refused(
-        "Pass CombinedLoader(loaders, mode=...) as the training loader.", None, "max_size_cycle")),
+    "move_metrics_to_cpu": ("nothing: metrics are read in bulk", _nothing),
+    "multiple_trainloader_mode": ("CombinedLoader(loaders, mode)", _loader_mode),
 }  # fmt: skip
 
 

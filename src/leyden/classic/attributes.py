@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from leyden.classic.arguments import TRAINER
+from leyden.errors import UnknownName
 from leyden.former import FormerModuleHooks
 from leyden.metrics.newest import stack_scalars
 from leyden.notices import notice
@@ -115,8 +116,30 @@ class RunningLoss:
         return stack_scalars(waiting).mean() if waiting else self.run.latest_loss
 
 
+_GONE = {
+    # attribute of 1.x that has no answer: today's way
+    "training_type_plugin": "trainer.strategy is what places the module and its batches.",
+    "tpu_cores": "trainer.num_devices says how many devices there are. There is no support for TPUs.",
+    "ipus": "trainer.num_devices says how many devices there are. There is no support for IPUs.",
+    "num_processes": "trainer.world_size says how many processes there are.",
+    "devices": "trainer.num_devices says how many devices there are, trainer.device_ids which.",
+    "train_loop": "It is trainer.fit_loop.",
+    "evaluation_loop": "They are trainer.validate_loop and trainer.test_loop.",
+    "data_connector": "Loaders are trainer.train_dataloader, trainer.val_dataloaders ...",
+    "checkpoint_connector": "Save with trainer.save_checkpoint, and resume with fit(ckpt_path=...).",
+    "logger_connector": "Metrics are trainer.callback_metrics, trainer.logged_metrics and trainer.progress_bar_metrics.",
+    "accelerator_connector": "What was chosen is trainer.strategy, trainer.accelerator and trainer.precision.",
+    "callback_connector": "Callbacks are trainer.callbacks.",
+    "optimizer_connector": "Optimizers are trainer.optimizers, schedulers trainer.lr_scheduler_configs.",
+    "signal_connector": "Signals are heeded while a verb runs.",
+    "slurm_connector": "SLURMEnvironment is chosen where SLURM's variables are set.",
+}
+
+
 def old_attribute(run: Run, name: str) -> Any:
     """What a trainer showed as ``name``. Raises :class:`AttributeError` for a name that it never had."""
+    if name.removeprefix("_") in _GONE:
+        raise UnknownName(f"trainer.{name} is gone. {_GONE[name.removeprefix('_')]}")
     if name not in ATTRIBUTES:
         return object.__getattribute__(run, name)  # raises what reading it raised in the first place
     today, read = ATTRIBUTES[name]

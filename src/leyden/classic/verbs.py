@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from leyden.classic.arguments import Classic
+from leyden.data.combined import CombinedLoader
 from leyden.errors import ConflictingOptions, UnknownName, did_you_mean
 from leyden.notices import notice
 
@@ -31,6 +33,8 @@ def fit_loaders(classic: Classic, legacy: dict[str, Any], train: Any, val: Any) 
         loaders[stage] = value
         notice(f"fit({name}=...)", _TODAY[stage])
     classic.test_loaders = loaders["test"]
+    if classic.loader_mode is not None and isinstance(loaders["train"], Mapping | list | tuple):
+        loaders["train"] = CombinedLoader(loaders["train"], classic.loader_mode)
     return loaders
 
 

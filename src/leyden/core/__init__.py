@@ -7,14 +7,14 @@ from typing import Any
 
 from leyden.core.datamodule import LightningDataModule
 from leyden.core.module import LightningModule
-from leyden.errors import absent
+from leyden.not_offered import absent
 
 __all__ = ["LightningDataModule", "LightningModule"]
 
-_FILES = ("decorators", "lightning", "memory", "mixins", "optimizer", "root_module", "saving")
+_FILES = ("decorators", "hooks", "lightning", "memory", "mixins", "optimizer", "root_module", "saving")
 
 
 def __getattr__(name: str) -> Any:
     if name in _FILES:
         return importlib.import_module(f"{__name__}.{name}")
-    raise absent(__name__, name, {}, [*__all__, *_FILES])
+    return absent(__name__, name, [*__all__, *_FILES])

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from leyden.errors import absent
+from leyden.not_offered import absent
 from leyden.testing import BoringDataModule, BoringModel
 
 __all__ = ["BoringDataModule", "BoringModel"]
 
-_LATER = {
-    **dict.fromkeys(
-        (
-            "DemoModel",
-            "LightningTransformer",
-            "Transformer",
-            "WikiText2",
-            "LightningLSTM",
-            "SimpleLSTM",
-            "SequenceSampler",
-            "MNISTDataModule",
-        ),
-        "Take BoringModel.",
-    ),
-}
-
 
 def __getattr__(name: str) -> Any:
-    raise absent(__name__, name, _LATER, __all__)
+    return absent(__name__, name, __all__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leyden.errors import absent
+from leyden.not_offered import absent
 from leyden.testing import (
     BoringDataModule,
     BoringModel,
@@ -25,8 +25,6 @@ __all__ = [
     "RandomIterableDatasetWithLen",
 ]
 
-_LATER = {"DemoModel": "Take BoringModel."}
-
 
 def __getattr__(name: str) -> Any:
-    raise absent(__name__, name, _LATER, __all__)
+    return absent(__name__, name, __all__, "leyden.demos")

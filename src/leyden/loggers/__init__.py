@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from leyden.errors import NotOffered, absent
 from leyden.loggers.base import Logger
 from leyden.loggers.csv import CSVLogger
+from leyden.not_offered import absent
 
 if TYPE_CHECKING:
     from leyden.loggers.tensorboard import TensorBoardLogger
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["CSVLogger", "Logger", "TensorBoardLogger"]
 
 _OLDER = ("LightningLoggerBase", "LoggerCollection", "rank_zero_only")
-_NOT_OFFERED = ("CometLogger", "LitLogger", "MLFlowLogger", "NeptuneLogger", "WandbLogger")
 
 
 def __getattr__(name: str) -> Any:
@@ -26,12 +25,7 @@ def __getattr__(name: str) -> Any:
         from leyden.loggers import base
 
         return getattr(base, name)
-    if name in _NOT_OFFERED:
-        raise NotOffered(
-            f"leyden.loggers does not offer {name} yet. Take CSVLogger or TensorBoardLogger, or subclass leyden.loggers.Logger: "
-            f"override name, version, log_metrics and log_hyperparams."
-        )
-    raise absent(__name__, name, {}, __all__)
+    return absent(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-from leyden.errors import absent
+from leyden.not_offered import absent
 from leyden.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -28,23 +29,20 @@ __all__ = [
     "TorchElasticEnvironment",
 ]
 
-_LATER = {
-    **dict.fromkeys(
-        ("BitsandbytesPrecision", "TransformerEnginePrecision", "DeepSpeedPrecision"),
-        "It wraps another package. Wrap the tools of PyTorch in a plug-in of your own.",
-    ),
-    **dict.fromkeys(
-        ("FSDPPrecision", "LayerSync", "TorchSyncBatchNorm"),
-        "Training on several devices is not offered yet: use one, with SingleDeviceStrategy.",
-    ),
-    "XLAPrecision": "XLA is out of scope.",
-    "XLACheckpointIO": "XLA is out of scope: take TorchCheckpointIO.",
-    **dict.fromkeys(
-        ("KubeflowEnvironment", "LSFEnvironment", "MPIEnvironment", "XLAEnvironment"),
-        "The variables that torchrun sets cover it: take TorchElasticEnvironment.",
-    ),
+
+_OLDER = {
+    "DoublePrecisionPlugin": DoublePrecision,
+    "HalfPrecisionPlugin": HalfPrecision,
+    "MixedPrecisionPlugin": MixedPrecision,
+    "NativeMixedPrecisionPlugin": MixedPrecision,
+    "PrecisionPlugin": Precision,
 }
+"""What 1.x called them."""
 
 
 def __getattr__(name: str) -> Any:
-    raise absent(__name__, name, _LATER, __all__)
+    if name in _OLDER:
+        return _OLDER[name]
+    if name == "SingleDevicePlugin":
+        return importlib.import_module("leyden.strategies.single").SingleDeviceStrategy
+    return absent(__name__, name, __all__)

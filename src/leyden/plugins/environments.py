@@ -10,17 +10,10 @@ from leyden.distributed.environment import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from leyden.errors import absent
+from leyden.not_offered import absent
 
 __all__ = ["ClusterEnvironment", "LightningEnvironment", "SLURMEnvironment", "TorchElasticEnvironment"]
 
-_LATER = {
-    **dict.fromkeys(
-        ("KubeflowEnvironment", "LSFEnvironment", "MPIEnvironment", "XLAEnvironment"),
-        "The variables that torchrun sets cover it: take TorchElasticEnvironment.",
-    ),
-}
-
 
 def __getattr__(name: str) -> Any:
-    raise absent(__name__, name, _LATER, __all__)
+    return absent(__name__, name, __all__, "leyden.plugins")

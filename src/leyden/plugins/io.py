@@ -6,12 +6,10 @@ from typing import Any
 
 from leyden.checkpoint.asynchronous import AsyncCheckpointIO
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
-from leyden.errors import absent
+from leyden.not_offered import absent
 
 __all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
 
-_LATER = {"XLACheckpointIO": "XLA is out of scope: take TorchCheckpointIO."}
-
 
 def __getattr__(name: str) -> Any:
-    raise absent(__name__, name, _LATER, __all__)
+    return absent(__name__, name, __all__, "leyden.plugins")

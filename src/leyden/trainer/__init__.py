@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from leyden.errors import absent
+from leyden.not_offered import absent
 from leyden.trainer.trainer import Trainer
 
 __all__ = ["Trainer"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "states":
-        return importlib.import_module("leyden.trainer.states")
-    raise absent(__name__, name, {}, __all__)
+    if name in ("states", "supporters"):
+        return importlib.import_module(f"leyden.trainer.{name}")
+    return absent(__name__, name, __all__)

@@ -12,10 +12,11 @@ from leyden.devices.seed import isolate_rng, seed_everything
 from leyden.devices.transfer import move_data_to_device
 from leyden.distributed.rank_zero import rank_zero_debug, rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.distributed.sharing import is_picklable, is_shared_filesystem
-from leyden.errors import MisconfigurationException, PossibleUserWarning, absent, disable_possible_user_warnings
+from leyden.errors import MisconfigurationException, PossibleUserWarning, disable_possible_user_warnings
 from leyden.hparams_attributes import AttributeDict
 from leyden.inspect.gradients import GradClipAlgorithmType, grad_norm
 from leyden.inspect.shared_parameters import find_shared_parameters, set_shared_parameters
+from leyden.not_offered import absent
 from leyden.state.stage import LightningEnum
 
 __all__ = [
@@ -45,15 +46,18 @@ __all__ = [
 
 _FILES = (
     "apply_func",
+    "argparse",
     "cloud_io",
     "combined_loader",
     "compile",
+    "data",
     "debugging",
     "distributed",
     "enums",
     "exceptions",
     "grads",
     "memory",
+    "migration",
     "model_helpers",
     "model_summary",
     "parameter_tying",
@@ -64,15 +68,9 @@ _FILES = (
     "warnings",
     "weights",
 )
-_LATER = {
-    **dict.fromkeys(
-        ("Throughput", "ThroughputMonitor"),
-        "The progress bar shows batches a second.",
-    ),
-}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FILES:
         return importlib.import_module(f"{__name__}.{name}")
-    raise absent(__name__, name, _LATER, [*__all__, *_FILES])
+    return absent(__name__, name, [*__all__, *_FILES])

@@ -1,5 +1,6 @@
-"""File systems, where older versions put them."""
+"""Checkpoints and file systems, where older versions put them."""
 
+from leyden.checkpoint.files import load
 from leyden.checkpoint.filesystem import get_filesystem
 
-__all__ = ["get_filesystem"]
+__all__ = ["get_filesystem", "load"]

@@ -1,0 +1,11 @@
+"""A logger that is not offered, where Lightning has it."""
+
+from typing import Any
+
+from leyden.not_offered import absent
+
+__all__: list[str] = []
+
+
+def __getattr__(name: str) -> Any:
+    return absent(__name__, name, __all__, "leyden.loggers")

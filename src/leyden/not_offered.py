@@ -1,0 +1,136 @@
+"""Names of Lightning that are not offered: they may be imported and asked for by isinstance; making one says what to do instead.
+
+One table, by the room in which Lightning has them. A name that is offered one day leaves it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from leyden.errors import NotOffered, UnknownName, did_you_mean
+
+_AVERAGE = "Update torch.optim.swa_utils.AveragedModel in on_train_batch_end."
+_FREEZE = "Call requires_grad_(False) in on_fit_start and optimizer.add_param_group in on_train_epoch_start."
+_DEVICES = "Log torch.cuda.memory_stats() in on_train_batch_end."
+_LOGGER = (
+    "Take CSVLogger or TensorBoardLogger, or subclass leyden.loggers.Logger: override name, version, log_metrics and "
+    "log_hyperparams."
+)
+_ONE_DEVICE = "Training on several devices is not offered yet: use one, with SingleDeviceStrategy."
+_GONE = "Lightning has given it up too: use one device, with SingleDeviceStrategy."
+_WRAPS = "It wraps another package. Wrap the tools of PyTorch in a plug-in of your own."
+_XLA = "There is no support for XLA."
+_TORCHRUN = "The variables that torchrun sets cover it: take TorchElasticEnvironment."
+_CLI = "Make the module and the Trainer in a script, where Trainer.from_argparse_args reads a command line."
+_DEMOS = "Take BoringModel."
+_HARDWARE = "There is no support for it."
+_HPARAMS = "Call self.save_hyperparameters() in __init__, and read self.hparams."
+_SPEED = "The progress bar shows batches a second."
+_RESULTS = "Return the loss, and log with self.log(name, value)."
+_HOOKS = "Define the hooks on a LightningModule, a LightningDataModule or a Callback."
+
+
+def _each(names: str, advice: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), advice)
+
+
+NOT_OFFERED: dict[str, dict[str, str]] = {
+    "leyden": {
+        **_each("EvalResult TrainResult", _RESULTS),
+        **_each("Fabric", "Train with a Trainer, or with a loop of your own in plain PyTorch."),
+    },
+    "leyden.accelerators": {
+        **_each("HPUAccelerator IPUAccelerator", _HARDWARE),
+        **_each("TPUAccelerator XLAAccelerator", _XLA),
+    },
+    "leyden.callbacks": {
+        **_each("BackboneFinetuning BaseFinetuning", _FREEZE),
+        **_each("BasePredictionWriter", "Write what is predicted in a Callback's on_predict_batch_end."),
+        **_each("BatchSizeFinder", "Choose the batch size by hand."),
+        **_each("DeviceStatsMonitor GPUStatsMonitor XLAStatsMonitor", _DEVICES),
+        **_each("EMAWeightAveraging StochasticWeightAveraging WeightAveraging", _AVERAGE),
+        **_each("LearningRateFinder", "Choose the learning rate by hand."),
+        **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
+        **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
+        **_each("SpikeDetection", "Compare outputs['loss'] with its running mean in on_train_batch_end."),
+        **_each("ThroughputMonitor", _SPEED),
+    },
+    "leyden.cli": {
+        **_each("ArgsType LRSchedulerCallable LightningArgumentParser LightningCLI OptimizerCallable", _CLI),
+        **_each("SaveConfigCallback instantiate_class", _CLI),
+    },
+    "leyden.core.hooks": _each("CheckpointHooks DataHooks ModelHooks", _HOOKS),
+    "leyden.demos": {
+        **_each("DemoModel LightningLSTM LightningTransformer MNISTDataModule", _DEMOS),
+        **_each("SequenceSampler SimpleLSTM Transformer WikiText2", _DEMOS),
+    },
+    "leyden.loggers": _each("CometLogger LitLogger MLFlowLogger NeptuneLogger TestTubeLogger WandbLogger", _LOGGER),
+    "leyden.plugins": {
+        **_each("BitsandbytesPrecision DeepSpeedPlugin DeepSpeedPrecision DeepSpeedPrecisionPlugin", _WRAPS),
+        **_each("ApexMixedPrecisionPlugin TransformerEnginePrecision TransformerEnginePrecisionPlugin", _WRAPS),
+        **_each("DDPFullyShardedPlugin DDPPlugin DDPSpawnPlugin FSDPPrecision FSDPPrecisionPlugin LayerSync", _ONE_DEVICE),
+        **_each("ParallelPlugin TorchSyncBatchNorm TrainingTypePlugin", _ONE_DEVICE),
+        **_each("DDP2Plugin DDPShardedPlugin DDPSpawnShardedPlugin DataParallelPlugin HorovodPlugin", _GONE),
+        **_each("RPCPlugin RPCSequentialPlugin", _GONE),
+        **_each("SingleTPUPlugin TPUSpawnPlugin XLACheckpointIO XLAPrecision", _XLA),
+        **_each("KubeflowEnvironment LSFEnvironment MPIEnvironment XLAEnvironment", _TORCHRUN),
+    },
+    "leyden.profilers": _each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
+    "leyden.serve": _each("ServableModule ServableModuleValidator", "Serve the module as you would any torch module."),
+    "leyden.strategies": {
+        **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy DDPStrategy FSDPStrategy", _ONE_DEVICE),
+        **_each("ModelParallelStrategy ParallelStrategy StrategyRegistry", _ONE_DEVICE),
+        **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
+        **_each("DDPSpawnShardedStrategy DataParallelStrategy HorovodStrategy", _GONE),
+        **_each("DeepSpeedStrategy", _WRAPS),
+        **_each("HPUParallelStrategy IPUStrategy SingleHPUStrategy", _HARDWARE),
+        **_each("SingleDeviceXLAStrategy SingleTPUStrategy TPUSpawnStrategy XLAStrategy", _XLA),
+    },
+    "leyden.tuner": _each("Tuner", "Choose the learning rate and the batch size by hand."),
+    "leyden.utilities": _each("Throughput ThroughputMonitor", _SPEED),
+    "leyden.utilities.compile": _each("from_compiled to_uncompiled", "Trainer takes a compiled module as it is."),
+    "leyden.utilities.data": {
+        **_each("extract_batch_size", "Pass batch_size= to self.log where the batch does not tell its size."),
+        **_each("has_len_all_ranks", "Ask len(loader)."),
+    },
+    "leyden.utilities.migration": _each("migrate_checkpoint pl_legacy_patch", "Lightning's checkpoints load as they are."),
+    "leyden.utilities.parsing": {
+        **_each("clean_namespace collect_init_args lightning_getattr lightning_hasattr lightning_setattr", _HPARAMS),
+        **_each("parse_class_init_keys save_hyperparameters", _HPARAMS),
+    },
+}
+"""By room and name: what to do instead."""
+
+
+class Absent:
+    """What stands for a class that is not offered. Nothing is an instance of it."""
+
+    advice = ""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        named = next(base for base in cls.__mro__ if "advice" in vars(base))  # a subclass of the user's has none of its own
+        raise NotOffered(f"{named.__module__}.{named.__name__} is not offered. {cls.advice}")
+
+
+@functools.cache
+def _stand_in(room: str, name: str) -> type[Absent]:
+    advice = NOT_OFFERED[room][name]
+    return type(name, (Absent,), {"__module__": room, "__doc__": f"Not offered. {advice}", "advice": advice})
+
+
+def absent(module: str, name: str, known: Iterable[str], room: str = "") -> Any:
+    """What ``module`` answers when it is asked for a name that it has not: what stands for a class that is not offered.
+
+    ``room`` is where the table has it, if not under ``module``.
+
+    Raises:
+        UnknownName: nobody ever had that name. It is an ``AttributeError``, so that ``hasattr`` is false.
+    """
+    if name in NOT_OFFERED.get(room or module, ()):
+        return _stand_in(room or module, name)
+    if name.startswith("__"):
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    known = list(known)
+    raise UnknownName(f"{module} has no {name!r}.{did_you_mean(name, [*known, *NOT_OFFERED.get(room or module, ())])}")
