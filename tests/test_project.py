@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 from importlib.metadata import requires, version
 from pathlib import Path
+from typing import Any, Literal, get_type_hints
 
 import grimp
 import pytest
 from kit import in_a_fresh_process
+from public_names import public_classes
 
 import leyden
 
@@ -213,3 +216,48 @@ def test_an_ignored_type_error_has_a_reason() -> None:
     bare = re.compile(r"#\s*type:\s*ignore(?!\[[\w, -]+\]\s*#?\s*[^\s#])")
     lines = [(file, number, line) for file in FILES for number, line in enumerate(file.read_text().splitlines(), 1)]
     assert [f"{module_name(file)}:{number}" for file, number, line in lines if bare.search(line)] == []
+
+
+# Annotations
+
+
+@pytest.mark.parametrize("cls", list(public_classes()), ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_annotations_of_what_is_public_are_types(cls: type) -> None:
+    for name in dir(cls):
+        static = inspect.getattr_static(cls, name)
+        function = static.fget if isinstance(static, property) else getattr(static, "__func__", static)
+        if (name.startswith("_") and name != "__init__") or not inspect.isfunction(function):
+            continue
+        if not function.__module__.startswith("leyden."):
+            continue
+        get_type_hints(function)
+        if not isinstance(static, property):
+            said = inspect.signature(function)
+            annotations = [each.annotation for each in said.parameters.values()] + [said.return_annotation]
+            assert [each for each in annotations if isinstance(each, str)] == [], name
+
+
+CLOSED = [
+    (leyden.callbacks.ModelCheckpoint, "save_last", bool | Literal["link"] | None),
+    (leyden.callbacks.ModelCheckpoint, "mode", Literal["min", "max"]),
+    (leyden.callbacks.EarlyStopping, "mode", Literal["min", "max"]),
+    (leyden.callbacks.LearningRateMonitor, "logging_interval", Literal["step", "epoch"] | None),
+    (leyden.callbacks.Timer, "interval", Literal["step", "epoch"]),
+    (leyden.plugins.HalfPrecision, "precision", Literal["16-true", "bf16-true"]),
+    (leyden.plugins.MixedPrecision, "precision", Literal["16-mixed", "bf16-mixed"]),
+    (leyden.Trainer, "gradient_clip_algorithm", Literal["norm", "value"] | None),
+    (leyden.Trainer, "deterministic", bool | Literal["warn"] | None),
+    (leyden.Trainer, "crash_capsule", bool | Literal["weights"]),
+]
+
+
+@pytest.mark.parametrize(("cls", "argument", "annotation"), CLOSED, ids=lambda each: getattr(each, "__name__", str(each)))
+def test_closed_sets_of_words_are_said(cls: Any, argument: str, annotation: Any) -> None:
+    assert inspect.signature(cls).parameters[argument].annotation == annotation
+    assert get_type_hints(cls.__init__)[argument] == annotation
+
+
+def test_hooks_name_the_trainer_and_the_module() -> None:
+    assert get_type_hints(leyden.Callback.on_fit_start)["trainer"] is leyden.Trainer
+    assert inspect.signature(leyden.Callback.on_fit_start).parameters["pl_module"].annotation is leyden.LightningModule
+    assert leyden.LightningModule.trainer.fget.__annotations__["return"] is leyden.Trainer

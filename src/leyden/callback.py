@@ -1,7 +1,5 @@
 """Callback: every hook there is, in the order in which it fires."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -55,92 +53,92 @@ class Callback(FormerCallbackHooks):
 
     # -- around every verb
     @hook()
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Before a verb begins. ``stage`` is ``fit``, ``validate``, ``test`` or ``predict``."""
 
     @hook()
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """After a verb has ended, however it ended."""
 
     # -- fit, in order
     @hook(module=True)
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """The module is on its device, optimizers exist, nothing has run."""
 
     @hook()
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before the few validation batches that check the code."""
 
     @hook()
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_sanity_check_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the sanity check."""
 
     @hook(log=EPOCH, module=True)
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before the first training epoch."""
 
     @hook(log=EPOCH, module=True)
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before an epoch's first batch."""
 
     @hook(log=STEP, module=True)
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int) -> None:
         """The batch is on its device; its step follows."""
 
     @hook(log=STEP, module=True)
-    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_zero_grad(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
         """Before gradients are set to none."""
 
     @hook(log=STEP, module=True)
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: "Trainer", pl_module: "LightningModule", loss: Tensor) -> None:
         """Before ``loss.backward()``."""
 
     @hook(log=STEP, module=True)
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_after_backward(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Gradients of this batch have been added."""
 
     @hook(log=STEP, module=True)
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
         """Gradients are complete and not yet clipped."""
 
     @hook(log=STEP, module=True)
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         """After a batch. ``outputs`` is what ``training_step`` returned, detached and unscaled."""
 
     @hook(log=EPOCH, module=True)
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After an epoch's last batch and validation."""
 
     @hook(module=True)
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the last epoch."""
 
     @hook(module=True)
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """The very end of fit, before teardown."""
 
     # -- validation
     @hook(log=EPOCH, module=True)
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before a validation, inside fit or by ``trainer.validate``."""
 
     @hook(log=EPOCH, module=True)
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before the first validation batch."""
 
     @hook(log=EVAL_STEP, module=True)
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Before ``validation_step``."""
 
     @hook(log=EVAL_STEP, module=True)
     def on_validation_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        trainer: "Trainer",
+        pl_module: "LightningModule",
         outputs: STEP_OUTPUT,
         batch: Any,
         batch_idx: int,
@@ -149,33 +147,33 @@ class Callback(FormerCallbackHooks):
         """After ``validation_step``."""
 
     @hook(log=EPOCH, module=True)
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the last validation batch."""
 
     @hook(module=True)
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Validation's metrics are final and written."""
 
     # -- test
     @hook(log=EPOCH, module=True)
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before testing."""
 
     @hook(log=EPOCH, module=True)
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before the first test batch."""
 
     @hook(log=EVAL_STEP, module=True)
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Before ``test_step``."""
 
     @hook(log=EVAL_STEP, module=True)
     def on_test_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        trainer: "Trainer",
+        pl_module: "LightningModule",
         outputs: STEP_OUTPUT,
         batch: Any,
         batch_idx: int,
@@ -184,33 +182,33 @@ class Callback(FormerCallbackHooks):
         """After ``test_step``."""
 
     @hook(log=EPOCH, module=True)
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the last test batch."""
 
     @hook(module=True)
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """The test's metrics are final and written."""
 
     # -- predict
     @hook(module=True)
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before predicting."""
 
     @hook(module=True)
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Before the first batch to predict."""
 
     @hook(module=True)
     def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Before ``predict_step``."""
 
     @hook(module=True)
     def on_predict_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        trainer: "Trainer",
+        pl_module: "LightningModule",
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -219,11 +217,11 @@ class Callback(FormerCallbackHooks):
         """After ``predict_step``."""
 
     @hook(module=True)
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the last batch to predict."""
 
     @hook(module=True)
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Predictions are complete."""
 
     # -- state and trouble
@@ -237,13 +235,13 @@ class Callback(FormerCallbackHooks):
         """Take back what :meth:`state_dict` gave."""
 
     @hook()
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         """The checkpoint is complete and not yet written; add to it."""
 
     @hook()
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         """A checkpoint was read; take out of it what was added."""
 
     @hook()
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
         """Something raised, in user code or ours. Teardown follows."""

@@ -1,13 +1,12 @@
 """LightningDataModule: data and its loaders, in one class that can be shared and reused."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from typing_extensions import Self
 
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import MissingMethod
@@ -18,8 +17,6 @@ from leyden.spelling import arguments_of, refuse_unknown
 from leyden.types import MapLocation, Path
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from leyden.trainer.trainer import Trainer
 
 

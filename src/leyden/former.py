@@ -1,7 +1,5 @@
 """What older Lightnings' base classes had as methods that do nothing, so that ``super().on_epoch_end()`` still finds one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

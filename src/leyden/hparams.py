@@ -1,7 +1,5 @@
 """Hyper-parameters: what a module's or datamodule's constructor was called with, remembered without a call."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import dataclasses

@@ -1,10 +1,10 @@
 """A dict whose keys can be read as attributes: the form in which hyper-parameters are kept."""
 
-from __future__ import annotations
-
 import inspect
 import types
 from typing import Any
+
+from typing_extensions import Self
 
 
 class AttributeDict(dict[str, Any]):
@@ -39,8 +39,8 @@ class AttributeDict(dict[str, Any]):
             lines.append(f"{label:<{width}} {self[key]}")
         return "\n".join(lines)
 
-    def copy(self) -> AttributeDict:
-        return AttributeDict(self)
+    def copy(self) -> Self:
+        return type(self)(self)
 
 
 def get_init_args(frame: types.FrameType) -> dict[str, Any]:

@@ -1,29 +1,26 @@
 """LightningModule: the research code, as a torch module with steps and hooks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Self
 
+from leyden.callback import Callback
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
 from leyden.former import FormerModuleHooks
 from leyden.former_names import check_older_arguments
 from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
+from leyden.loggers.base import Logger
 from leyden.metrics.metrics import AskedLog, flattened
-from leyden.types import STEP_OUTPUT, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path
+from leyden.types import STEP_OUTPUT, ClipAlgorithm, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path, Reduction
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from leyden.callback import Callback
-    from leyden.loggers.base import Logger
     from leyden.trainer.trainer import Trainer
 
 
@@ -87,7 +84,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
 
     # -- where we are
     @property
-    def trainer(self) -> Trainer:
+    def trainer(self) -> "Trainer":
         """The trainer that runs this module. Raises :class:`NotAttached` where none does."""
         if self._trainer is None:
             raise NotAttached(f"{type(self).__name__} is not attached to a `Trainer`: self.trainer is there once fit, "
@@ -95,7 +92,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         return self._trainer
 
     @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
+    def trainer(self, trainer: "Trainer | None") -> None:
         for child in self.modules():
             if isinstance(child, LightningModule):
                 child.__dict__["_trainer"] = trainer
@@ -467,13 +464,13 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
 
     @hook(log=STEP)
     def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: ClipAlgorithm | None = None
     ) -> None:
         """Clip gradients before a step. Override to clip otherwise; :meth:`clip_gradients` does the plain kinds."""
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def clip_gradients(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: ClipAlgorithm | None = None
     ) -> None:
         """Clip the gradients of ``optimizer``'s parameters, by total norm (``"norm"``) or element-wise (``"value"``)."""
         self.trainer.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -514,7 +511,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         logger: bool | None = None,
         on_step: bool | None = None,
         on_epoch: bool | None = None,
-        reduce_fx: str | Callable[[Tensor], Tensor] = "mean",
+        reduce_fx: Reduction | Callable[[Tensor], Tensor] = "mean",
         enable_graph: bool = False,
         sync_dist: bool = False,
         sync_dist_group: Any | None = None,
@@ -576,7 +573,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         logger: bool | None = None,
         on_step: bool | None = None,
         on_epoch: bool | None = None,
-        reduce_fx: str | Callable[[Tensor], Tensor] = "mean",
+        reduce_fx: Reduction | Callable[[Tensor], Tensor] = "mean",
         enable_graph: bool = False,
         sync_dist: bool = False,
         sync_dist_group: Any | None = None,
@@ -616,7 +613,7 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
         return self.trainer.all_gather(data, group, sync_grads)
 
     # -- shown
-    def summarize(self, mode: str | None = "top", max_depth: int | None = None) -> Any:
+    def summarize(self, mode: Literal["top", "full"] | None = "top", max_depth: int | None = None) -> Any:
         """The table of layers and parameters, as a :class:`ModelSummary`: ``mode="top"`` one level deep, ``"full"`` all."""
         from leyden.inspect.summary import summarize  # it is asked for by hand, and a run never needs it
 

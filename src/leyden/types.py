@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ TRAIN_DATALOADERS = Any
 """A loader, or a list, tuple or dict of loaders that are read side by side."""
 EVAL_DATALOADERS = Any
 """A loader, or a list, tuple or dict of loaders that are read one after another."""
+ClipAlgorithm = Literal["norm", "value"]
+"""By what gradients are clipped: their total norm, or each one's value."""
+Reduction = Literal["mean", "sum", "min", "max", "last"]
+"""How the batches' values become the epoch's."""
+PrecisionName = Literal[
+    64, 32, 16, "64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"
+]  # fmt: skip
+"""What ``Trainer(precision=...)`` may be."""
 MapLocation = str | torch.device | dict[str, str] | None
 
 
@@ -57,3 +65,14 @@ OptimizerLRScheduler = (
     | Sequence[OptimizerConfig | OptimizerLRSchedulerConfig]
     | None
 )
+
+
+def name_in_hooks(parts: Iterable[type], **names: type) -> None:
+    """Put classes that could not be imported where hooks are defined, lest files need each other, into the hooks' annotations."""
+    for part in parts:
+        for value in vars(part).values():
+            function = getattr(value, "fget", value)  # a property's, or itself
+            annotations = getattr(function, "__annotations__", {})
+            for parameter, said in annotations.items():
+                if isinstance(said, str):
+                    annotations[parameter] = names[said] if said in names else eval(said, {**names})

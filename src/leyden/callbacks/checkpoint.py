@@ -1,7 +1,5 @@
 """Checkpoint: the mark of a callback that writes checkpoints, and where it finds those that there are."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from leyden.callback import Callback

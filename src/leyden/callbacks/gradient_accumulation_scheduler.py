@@ -1,7 +1,5 @@
 """GradientAccumulationScheduler: another number of batches per optimizer step from given epochs on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

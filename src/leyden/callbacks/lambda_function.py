@@ -1,7 +1,5 @@
 """LambdaCallback: hooks from plain functions, for one-liners."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,10 +1,8 @@
 """LearningRateMonitor: the learning rates, and if asked momenta and weight decays, among the logged metrics."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -41,7 +39,7 @@ class LearningRateMonitor(Callback):
 
     def __init__(
         self,
-        logging_interval: str | None = None,
+        logging_interval: Literal["step", "epoch"] | None = None,
         log_momentum: bool = False,
         log_weight_decay: bool = False,
     ) -> None:

@@ -1,12 +1,10 @@
 """ModelCheckpoint: when to write a checkpoint, by which metric, and under which name."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -94,11 +92,11 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         filename: str | None = None,
         monitor: str | None = None,
         verbose: bool = False,
-        save_last: bool | str | None = None,
+        save_last: bool | Literal["link"] | None = None,
         save_top_k: int = 1,
         save_on_exception: bool = False,
         save_weights_only: bool = False,
-        mode: str = "min",
+        mode: Literal["min", "max"] = "min",
         auto_insert_metric_name: bool = True,
         every_n_train_steps: int | None = None,
         train_time_interval: timedelta | str | Mapping[str, float] | None = None,

@@ -1,7 +1,5 @@
 """ModelSummary: print the module's layers when fit begins."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from leyden.callback import Callback

@@ -1,7 +1,5 @@
 """The callbacks' arguments of older Lightnings: what each is today."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

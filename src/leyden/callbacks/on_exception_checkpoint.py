@@ -1,7 +1,5 @@
 """OnExceptionCheckpoint: the state of training as it was when something raised."""
 
-from __future__ import annotations
-
 import os
 from typing import Final
 

@@ -1,11 +1,9 @@
 """Timer: how long a stage has taken, and an end to training after a given time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from leyden.callback import Callback
 from leyden.distributed.rank_zero import rank_zero_info
@@ -37,7 +35,7 @@ class Timer(Callback):
     def __init__(
         self,
         duration: str | timedelta | Mapping[str, float] | None = None,
-        interval: str = "step",
+        interval: Literal["step", "epoch"] = "step",
         verbose: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

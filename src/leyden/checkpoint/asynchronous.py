@@ -1,7 +1,5 @@
 """Write checkpoints in the background, from a snapshot, so that training waits only for the copy."""
 
-from __future__ import annotations
-
 import copy
 import weakref
 from collections import OrderedDict

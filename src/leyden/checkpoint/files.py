@@ -1,7 +1,5 @@
 """Checkpoints to and from disk: the interface that users may implement, and the one that writes torch files."""
 
-from __future__ import annotations
-
 import io
 import os
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """CombinedLoader: several loaders read side by side or one after another."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 

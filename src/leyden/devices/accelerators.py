@@ -1,7 +1,5 @@
 """The kinds of device there are, and which of them a run uses."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any

@@ -1,10 +1,8 @@
 """The number formats a run computes in: full, half and double precision, and mixtures by autocast."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +107,7 @@ class _TruePrecision(Precision):
 class HalfPrecision(_TruePrecision):
     """``"16-true"`` or ``"bf16-true"``: everything in 16 bits. Half the memory; the loss is not scaled."""
 
-    def __init__(self, precision: str = "16-true") -> None:
+    def __init__(self, precision: Literal["16-true", "bf16-true"] = "16-true") -> None:
         dtypes = {"16-true": torch.float16, "bf16-true": torch.bfloat16}
         if precision not in dtypes:
             raise InvalidOption("precision", precision, '"16-true" or "bf16-true"')
@@ -134,7 +132,12 @@ class MixedPrecision(Precision):
 
     has_forward_context = True
 
-    def __init__(self, precision: str, device: str | torch.device, scaler: torch.amp.GradScaler | None = None) -> None:
+    def __init__(
+        self,
+        precision: Literal["16-mixed", "bf16-mixed"],
+        device: str | torch.device,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         if precision not in ("16-mixed", "bf16-mixed"):
             raise InvalidOption("precision", precision, '"16-mixed" or "bf16-mixed"')
         if precision == "bf16-mixed" and scaler is not None:
@@ -274,7 +277,7 @@ def make_precision(precision: str | int | None, device: str | torch.device = "cp
     expected = "one of " + ", ".join(repr(name) for name in (*PRECISIONS, *_NAMES))
     if isinstance(precision, bool) or not isinstance(precision, str | int):
         raise InvalidType("precision", precision, expected)
-    name = _NAMES.get(precision, precision)
+    name: Any = _NAMES.get(precision, precision)
     if isinstance(name, str) and name.startswith("transformer-engine"):
         raise Unsupported(f"precision={precision!r} is not offered. Use precision='bf16-mixed'.")
     if name == "32-true":
@@ -284,7 +287,7 @@ def make_precision(precision: str | int | None, device: str | torch.device = "cp
             raise Unsupported("precision='64-true' does not exist on MPS devices. Use accelerator='cpu', or precision='32-true'.")
         return DoublePrecision()
     if name in ("16-true", "bf16-true"):
-        return HalfPrecision(str(name))
+        return HalfPrecision(name)
     if name in ("16-mixed", "bf16-mixed"):
-        return MixedPrecision(str(name), device)
+        return MixedPrecision(name, device)
     raise InvalidOption("precision", precision, expected)

@@ -1,7 +1,5 @@
 """Who started this process, and where it stands among the others."""
 
-from __future__ import annotations
-
 import os
 import re
 from abc import ABC, abstractmethod

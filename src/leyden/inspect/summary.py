@@ -1,7 +1,5 @@
 """ModelSummary: a module's layers with their types, parameters, modes and sizes, as data and as text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any

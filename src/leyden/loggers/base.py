@@ -1,7 +1,5 @@
 """Logger: what a run asks of the place where its metrics go."""
 
-from __future__ import annotations
-
 import functools
 import os
 from abc import ABC, abstractmethod
@@ -31,10 +29,10 @@ class _Settable(Generic[T]):
         self.name = name
 
     @overload
-    def __get__(self, logger: None, owner: type) -> _Settable[T]: ...
+    def __get__(self, logger: None, owner: type) -> "_Settable[T]": ...
     @overload
-    def __get__(self, logger: Logger, owner: type) -> T: ...
-    def __get__(self, logger: Logger | None, owner: type) -> Any:
+    def __get__(self, logger: "Logger", owner: type) -> T: ...
+    def __get__(self, logger: "Logger | None", owner: type) -> Any:
         return self if logger is None else self.read(logger)  # what was set is found before, in the logger itself
 
 
@@ -194,21 +192,21 @@ def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
 class DummyExperiment:
     """Answers to every name and takes every call, and does nothing."""
 
-    def __getattr__(self, name: str) -> DummyExperiment:
+    def __getattr__(self, name: str) -> "DummyExperiment":
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)  # copy and pickle ask for these
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> DummyExperiment:
+    def __call__(self, *args: Any, **kwargs: Any) -> "DummyExperiment":
         return self
 
-    def __getitem__(self, index: Any) -> DummyExperiment:
+    def __getitem__(self, index: Any) -> "DummyExperiment":
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
         pass
 
-    def __enter__(self) -> DummyExperiment:
+    def __enter__(self) -> "DummyExperiment":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -233,7 +231,7 @@ class DummyLogger(Logger):
         return ""
 
     @property
-    def experiment(self) -> DummyExperiment:
+    def experiment(self) -> "DummyExperiment":
         return self._experiment
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -242,7 +240,7 @@ class DummyLogger(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def __getitem__(self, index: int) -> DummyExperiment:
+    def __getitem__(self, index: int) -> "DummyExperiment":
         return self._experiment
 
     def __getattr__(self, name: str) -> Any:

@@ -1,7 +1,5 @@
 """CSVLogger: metrics as one table in ``metrics.csv``, hyper-parameters in ``hparams.yaml``."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
@@ -61,7 +59,7 @@ class CSVLogger(InFolder, Logger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
+    def experiment(self) -> "ExperimentWriter":
         """The object that writes the files."""
         if self._writer is None:
             self._folder.claim()

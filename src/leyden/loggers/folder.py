@@ -1,7 +1,5 @@
 """The folder of a run below an experiment's: ``save_dir/name/version_N``, with the next free N where none was asked for."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """TensorBoardLogger: event files for TensorBoard, through PyTorch's SummaryWriter."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import importlib.util
@@ -33,6 +31,8 @@ from leyden.types import Path
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+else:
+    SummaryWriter = Any  # importing it takes a second
 
 ROWS = 200
 """Rows that wait at most before they are written."""

@@ -1,7 +1,5 @@
 """Which functions the time went to, by Python's own profiler."""
 
-from __future__ import annotations
-
 import io
 import os
 from typing import TYPE_CHECKING

@@ -1,7 +1,5 @@
 """Profiler: measures named actions of a run, and reports."""
 
-from __future__ import annotations
-
 import os
 import re
 from abc import ABC, abstractmethod

@@ -1,20 +1,16 @@
 """Which operators the time went to, on CPU and GPU, by PyTorch's own profiler."""
 
-from __future__ import annotations
-
 import inspect
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.profiler
+from torch.profiler import profile as TorchProfile
+from torch.profiler import record_function
 
 from leyden.errors import InvalidOption, UnknownName, did_you_mean
 from leyden.profilers.base import Profiler
 from leyden.spelling import arguments_of, refuse_unknown
-
-if TYPE_CHECKING:
-    from torch.profiler import profile as TorchProfile
-    from torch.profiler import record_function
 
 STEP = "run_training_batch"
 """The action whose end is a step of the profiler's schedule; evaluation has no schedule of its own."""
@@ -64,8 +60,6 @@ class PyTorchProfiler(Profiler):
         self._report = ""
 
     def start(self, action_name: str) -> None:
-        from torch.profiler import record_function
-
         if self.profiler is None:
             self.profiler = self._make()
             self.profiler.start()
@@ -91,8 +85,6 @@ class PyTorchProfiler(Profiler):
         self._report = ""
 
     def _make(self) -> TorchProfile:
-        import torch.profiler
-
         options: dict[str, Any] = {"record_shapes": self.group_by_input_shapes, **self.profiler_kwargs}
         if "schedule" not in options and self._stage in (None, "fit"):
             options["schedule"] = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)

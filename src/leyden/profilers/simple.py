@@ -1,7 +1,5 @@
 """A table of where the time went."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -1,16 +1,15 @@
 """What may be read off a run: every property that a trainer shows, derived from the parts that own the facts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
+from leyden.devices.precision import Precision
 from leyden.errors import MissingModel
 from leyden.loggers.base import Logger, folder_of
 from leyden.metrics.metrics import Metrics
@@ -25,9 +24,6 @@ from leyden.state.optimizers import OptimizerPlan, SchedulerPlan
 from leyden.state.progress import Progress
 from leyden.state.stage import RunningStage, TrainerFn, TrainerState
 from leyden.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from leyden.devices.precision import Precision
 
 
 class Properties:

@@ -1,14 +1,12 @@
 """Run: what happens. All state that hooks, callbacks, loops and loggers may read; ``Trainer`` is a Run with verbs."""
 
-from __future__ import annotations
-
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +28,7 @@ from leyden.loggers.base import Logger
 from leyden.metrics.metrics import Metrics, read_numbers
 from leyden.module import LightningModule
 from leyden.options import Options, check_count
+from leyden.profilers.base import Profiler
 from leyden.state.course import Course, Wish
 from leyden.state.fit_state import FitState, Stepping
 from leyden.state.flight import Flight
@@ -39,10 +38,7 @@ from leyden.state.progress import Progress
 from leyden.state.properties import Properties
 from leyden.state.stage import TrainerState
 from leyden.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from leyden.profilers.base import Profiler
-
+from leyden.types import ClipAlgorithm
 
 MOST_WORKER_ERRORS = 64  # one for each worker that a signal ended, at the most
 
@@ -330,7 +326,7 @@ class Run(Properties, ABC):
         return list(self.plan.optimizers)
 
     def clip_gradients(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: ClipAlgorithm | None = None
     ) -> None:
         """Clip the gradients of ``optimizer``'s parameters."""
         mine = self.options.optimization

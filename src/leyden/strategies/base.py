@@ -1,26 +1,22 @@
 """Strategy: where a run's tensors live and how its processes talk. It knows no trainer and no callback."""
 
-from __future__ import annotations
-
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.checkpoint.files import CheckpointIO
+from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException
 from leyden.spelling import exact_arguments
 from leyden.strategies.storage import OneFile, Storage
-
-if TYPE_CHECKING:
-    from leyden.checkpoint.files import CheckpointIO
-    from leyden.devices.accelerators import Accelerator
 
 
 @exact_arguments

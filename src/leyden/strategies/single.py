@@ -1,14 +1,13 @@
 """One process, one device."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.checkpoint.files import CheckpointIO
 from leyden.devices.accelerators import Accelerator, accelerator_of
 from leyden.devices.precision import Precision
 from leyden.devices.transfer import move_data_to_device
@@ -16,9 +15,6 @@ from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
 from leyden.spelling import exact_arguments
 from leyden.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from leyden.checkpoint.files import CheckpointIO
 
 
 @exact_arguments

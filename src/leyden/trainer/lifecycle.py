@@ -1,7 +1,5 @@
 """The life of a verb: everything that it starts is ended, however it ends."""
 
-from __future__ import annotations
-
 import logging
 import signal
 from collections.abc import Iterator

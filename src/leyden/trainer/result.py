@@ -1,7 +1,5 @@
 """What a fit returns: how it ended, what was measured, where its best and last checkpoints lie."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 

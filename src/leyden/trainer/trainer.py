@@ -1,18 +1,19 @@
 """Trainer: options in, four verbs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from typing_extensions import Self
 
 from leyden import classic
 from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
+from leyden.devices.accelerators import Accelerator
 from leyden.devices.empty import EmptyInit
 from leyden.errors import Unsupported
 from leyden.hooks import overrides
@@ -36,6 +37,7 @@ from leyden.trainer.keywords import read_options
 from leyden.trainer.lifecycle import Lifecycle
 from leyden.trainer.loop_views import EvaluationLoopView, FitLoopView
 from leyden.trainer.result import FitResult
+from leyden.types import ClipAlgorithm, PrecisionName, name_in_hooks
 
 
 class Trainer(Lifecycle):
@@ -94,11 +96,11 @@ class Trainer(Lifecycle):
     def __init__(
         self,
         *,
-        accelerator: Any = "auto",
-        strategy: str | Strategy = "auto",
+        accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] | Accelerator = "auto",
+        strategy: Literal["auto", "single_device"] | Strategy = "auto",
         devices: Any = "auto",
         num_nodes: int = 1,
-        precision: str | int | None = None,
+        precision: PrecisionName | None = None,
         logger: Logger | list[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
         fast_dev_run: int | bool = False,
@@ -121,12 +123,12 @@ class Trainer(Lifecycle):
         enable_model_summary: bool | None = None,
         accumulate_grad_batches: int | Mapping[int, int] = 1,
         gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-        deterministic: bool | str | None = None,
+        gradient_clip_algorithm: ClipAlgorithm | None = None,
+        deterministic: bool | Literal["warn"] | None = None,
         benchmark: bool | None = None,
         inference_mode: bool = True,
         use_distributed_sampler: bool = True,
-        profiler: str | Profiler | None = None,
+        profiler: Literal["simple", "advanced", "pytorch"] | Profiler | None = None,
         detect_anomaly: bool = False,
         barebones: bool = False,
         plugins: Any = None,
@@ -137,7 +139,7 @@ class Trainer(Lifecycle):
         model_registry: str | None = None,
         suggest_integrations: bool = True,
         stop_on_nonfinite_loss: bool = True,
-        crash_capsule: bool | str = True,
+        crash_capsule: bool | Literal["weights"] = True,
         **legacy: Any,
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "legacy", "__class__")}
@@ -391,7 +393,7 @@ class Trainer(Lifecycle):
         return classic.add_argparse_args(cls, parent_parser)
 
     @classmethod
-    def from_argparse_args(cls, args: Any, **kwargs: Any) -> Trainer:
+    def from_argparse_args(cls, args: Any, **kwargs: Any) -> Self:
         """A Trainer with the keywords that stand in ``args`` (an ``argparse.Namespace``); ``kwargs`` override them."""
         return cls(**classic.keywords_from(cls, args, kwargs))
 
@@ -439,3 +441,6 @@ class Trainer(Lifecycle):
             if empty_init:
                 stack.enter_context(EmptyInit())
             yield
+
+
+name_in_hooks((Callback, LightningModule, LightningDataModule), Trainer=Trainer, LightningModule=LightningModule)

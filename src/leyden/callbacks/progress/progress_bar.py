@@ -1,7 +1,5 @@
 """ProgressBar: what every progress bar knows about the run. It draws nothing."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from leyden.callback import Callback

@@ -1,7 +1,5 @@
 """RichProgressBar: the default progress bar, drawn by rich."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
     from rich.progress import Progress, ProgressColumn, Task, TaskID
+else:
+    ProgressColumn = RenderableType = Task = Any  # rich is imported where it draws
 
 
 @exact_arguments

@@ -1,7 +1,5 @@
 """ThrottledProgressBar: when a bar draws. Drawing itself is left to the bars."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import sys

@@ -1,7 +1,5 @@
 """TQDMProgressBar: a progress bar of plain text, by objects that speak tqdm's protocol."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time
@@ -25,7 +23,7 @@ class Tqdm:
     Draws nothing where ``file`` is no screen. Arguments of tqdm's that have no meaning here are taken and left alone.
     """
 
-    _open: ClassVar[weakref.WeakSet[Tqdm]] = weakref.WeakSet()
+    _open: ClassVar["weakref.WeakSet[Tqdm]"] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -142,7 +140,7 @@ class Tqdm:
         for bar in shown:
             bar.refresh()
 
-    def __enter__(self) -> Tqdm:
+    def __enter__(self) -> "Tqdm":
         return self
 
     def __exit__(self, *exception: object) -> None:
