@@ -395,34 +395,6 @@ class Run(Properties, ABC):
             return
         warn_user(text, category)
 
-    @property
-    def estimated_stepping_batches(self) -> int | float:
-        """Optimizer steps that the whole fit will take, limits and accumulation included; infinity where unknown.
-
-        Loads the training loader where that has not happened yet. The same before and after a resume.
-        """
-        from leyden.state.making import load_train  # which is told of runs
-
-        limits = self.options.limits
-        steps = float("inf") if limits.max_steps is None else limits.max_steps
-        if limits.max_epochs is None:
-            return steps
-        source = self.loaders.train
-        if source is None:
-            source = load_train(self)
-        stop = self.loaders.first_batches if self.options.behaviour.reload_every_n_epochs else source.stop
-        if stop is None:
-            return steps
-        schedule = self.options.optimization.schedule or self.accumulation_schedule()
-        if not schedule:
-            total = -(-stop // self.accumulation) * limits.max_epochs
-        else:
-            total, window = 0, 1
-            for epoch in range(limits.max_epochs):
-                window = schedule.get(epoch, window)
-                total += -(-stop // window)
-        return min(total, steps)
-
     def accumulation_schedule(self) -> Mapping[int, int] | None:
         """The schedule of a callback that changes accumulation over epochs, where there is one."""
         for callback in self.callbacks:

@@ -27,6 +27,7 @@ from leyden.options import Options
 from leyden.profilers.base import Profiler
 from leyden.state import snapshot
 from leyden.state.loaders import LoaderOrigin
+from leyden.state.making import load_train
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
 from leyden.state.stage import STAGES, TrainerFn, TrainerStatus
@@ -442,6 +443,32 @@ class Lifecycle(Run):
         finally:
             self.loggers, self.callbacks, self.fit_state, self._is_trial = loggers, callbacks, fit_state, False
             module.load_state_dict(before, strict=False)
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """Optimizer steps that the whole fit will take, limits and accumulation included; infinity where unknown.
+
+        Loads the training loader where that has not happened yet. The same before and after a resume.
+        """
+        limits = self.options.limits
+        steps = float("inf") if limits.max_steps is None else limits.max_steps
+        if limits.max_epochs is None:
+            return steps
+        source = self.loaders.train
+        if source is None:
+            source = load_train(self)
+        stop = self.loaders.first_batches if self.options.behaviour.reload_every_n_epochs else source.stop
+        if stop is None:
+            return steps
+        schedule = self.options.optimization.schedule or self.accumulation_schedule()
+        if not schedule:
+            total = -(-stop // self.accumulation) * limits.max_epochs
+        else:
+            total, window = 0, 1
+            for epoch in range(limits.max_epochs):
+                window = schedule.get(epoch, window)
+                total += -(-stop // window)
+        return min(total, steps)
 
 
 def same_value(first: Any, second: Any) -> bool:
