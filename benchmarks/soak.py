@@ -69,6 +69,8 @@ def configurations() -> dict[str, dict[str, Any]]:
     found["two ModelCheckpoints, one folder"] = {"writers": "two", "folders": "numbered"}
     found["folders by number"] = {"folders": "numbered"}
     found["rows of each validation batch"] = {"validation_rows": True}
+    for workers in (0, 2):
+        found[f"state of all kinds, {workers} workers"] = {"kinds": "all", "workers": workers}
     found["no accumulation, epoch end"] = {"accumulate": 1, "rhythm": "epoch"}
     return found
 

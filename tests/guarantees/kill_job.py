@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -49,6 +49,10 @@ class Job:
         writers: ``"one"`` ModelCheckpoint, or ``"two"``: the best by one metric in one folder, by another in another.
         validation_rows: whether validation logs each batch too.
         accumulate: batches a step.
+        kinds: ``"usual"``, or ``"all"``: training depends on state of every kind that a checkpoint has to hold besides. A
+            generator of the module's own and one of the loader's, a sampler that counts its passes, a buffer that is not persistent, a
+            deque and a float64 number in the optimizer, a scheduler inside a scheduler, layers thawed in epoch 1 with a group of
+            their own, torchmetrics in a list that training and validation share.
     """
 
     folder: str
@@ -61,6 +65,7 @@ class Job:
     writers: str = "one"
     validation_rows: bool = False
     accumulate: int = 2
+    kinds: str = "usual"
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ def run_job(job: Job, kill: Kill | None) -> int:
     import numpy as np
     import torch
     from torch import nn
-    from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+    from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
     import leyden
     from leyden.callbacks import ModelCheckpoint
@@ -265,6 +270,86 @@ def run_job(job: Job, kill: Kill | None) -> int:
             scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    class Remembers(torch.optim.SGD):
+        """Steps by the newest gradients."""
+
+        def step(self, closure: Any = None) -> Any:
+            loss = None if closure is None else closure()
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        if parameter.grad is not None:
+                            state = self.state[parameter]
+                            state.setdefault("newest", deque(maxlen=3)).append(parameter.grad.clone())
+                            state["mean"] = state.get("mean", 0) * 0.9 + parameter.grad.double() / 3
+                            parameter.sub_(group["lr"] * (sum(state["newest"]) + state["mean"].float()))
+            return loss
+
+    class Inside(torch.optim.lr_scheduler.LRScheduler):
+        """Goes by another scheduler after some steps."""
+
+        def __init__(self, optimizer: Any, after: Any) -> None:
+            self.after = after
+            super().__init__(optimizer)
+
+        def get_lr(self) -> list[Any]:
+            return [group["lr"] for group in self.optimizer.param_groups]
+
+        def step(self, epoch: int | None = None) -> None:
+            super().step(epoch)
+            if self.last_epoch > 5:
+                self.after.step()
+
+    class Counting(Sampler[int]):
+        """Seeds itself by a count of its passes."""
+
+        def __init__(self, generator: torch.Generator) -> None:
+            self.passes, self.generator = 0, generator
+
+        def __len__(self) -> int:
+            return SAMPLES
+
+        def __iter__(self) -> Iterator[int]:
+            self.passes += 1
+            shift = int(torch.randint(SAMPLES, (), generator=self.generator))
+            order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(self.passes))
+            yield from ((order + shift) % SAMPLES).tolist()
+
+    class AllKinds(Net):
+        """What it trains on depends on state of every kind."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            import torchmetrics
+
+            self.net[0].requires_grad_(False)
+            self.held = {"generator": [torch.Generator().manual_seed(5)]}
+            self.means = [torchmetrics.MeanMetric()]
+            self.register_buffer("centre", torch.zeros(6), persistent=False)
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            self.means[0].update(batch.mean())
+            self.log("held", self.means[0], on_step=False, on_epoch=True)
+            self.centre.mul_(0.9).add_(batch.mean(0) / 10)
+            noise = torch.randn(batch.shape, generator=self.held["generator"][0])
+            return super().training_step(batch - self.centre + 0.1 * noise, batch_idx)
+
+        def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+            self.means[0].update(batch.mean())
+            self.log("val_held", self.means[0], on_step=False, on_epoch=True)
+            super().validation_step(batch - self.centre, batch_idx)
+
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                self.net[0].requires_grad_(True)
+                optimizer: Any = self.optimizers(False)
+                optimizer.add_param_group({"params": list(self.net[0].parameters()), "lr": 0.001})
+
+        def configure_optimizers(self) -> dict[str, Any]:
+            optimizer = Remembers(self.net[3].parameters(), lr=0.01)
+            scheduler = Inside(optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
     class Places(leyden.Callback):
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
             fuse.at("setup")
@@ -297,6 +382,9 @@ def run_job(job: Job, kill: Kill | None) -> int:
             from torchdata.stateful_dataloader import StatefulDataLoader
 
             return StatefulDataLoader(Table(), batch_size=BATCH, shuffle=True, num_workers=job.workers)
+        if job.kinds == "all":
+            generator = torch.Generator().manual_seed(9)
+            return DataLoader(Table(), BATCH, sampler=Counting(generator), generator=generator, num_workers=job.workers)
         return DataLoader(Table(), batch_size=BATCH, shuffle=True, num_workers=job.workers)
 
     fixed = job.folders == "fixed"
@@ -323,7 +411,7 @@ def run_job(job: Job, kill: Kill | None) -> int:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = Net()
+    module = AllKinds() if job.kinds == "all" else Net()
     validation = DataLoader(Table(), batch_size=16, shuffle=True, num_workers=job.workers and 1)
     result = trainer.fit(module, loader(), validation, ckpt_path="last")
     sys.setprofile(None)
@@ -358,9 +446,11 @@ def feed(digest: Any, value: Any) -> None:
         for key, item in value.items():
             digest.update(repr(key).encode())
             feed(digest, item)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | deque):
         for item in value:
             feed(digest, item)
+    elif hasattr(value, "state_dict"):
+        feed(digest, value.state_dict())
     else:
         digest.update(repr(value).encode())
 

@@ -54,6 +54,10 @@ RUNS: dict[str, tuple[dict[str, Any], list[Kill]]] = {
             Kill("train end", 1, number=signal.SIGTERM),
         ],
     ),
+    "state of all kinds": (
+        {"kinds": "all"},
+        [Kill("batch end", 5), Kill("validation step", 8), Kill("epoch end", 1), Kill("backward done", 7), Kill("save", 3)],
+    ),
     "folders with numbers": ({"folders": "numbered"}, [Kill("training step", 5), Kill("save", 1), Kill("teardown", 1)]),
 }
 
