@@ -50,9 +50,9 @@ class Job:
         validation_rows: whether validation logs each batch too.
         accumulate: batches a step.
         kinds: ``"usual"``, or ``"all"``: training depends on state of every kind that a checkpoint has to hold besides. A
-            generator of the module's own and one of the loader's, a sampler that counts its passes, a buffer that is not persistent, a
-            deque and a float64 number in the optimizer, a scheduler inside a scheduler, layers thawed in epoch 1 with a group of
-            their own, torchmetrics in a list that training and validation share.
+            generator of the module's own and one of the loader's, a sampler that counts its passes, a buffer that is not
+            persistent, a deque and a float64 number in the optimizer, a scheduler inside a scheduler, layers thawed in epoch 1
+            with a group of their own, torchmetrics in a list that training and validation share.
     """
 
     folder: str

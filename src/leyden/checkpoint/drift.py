@@ -19,11 +19,11 @@ class Drift:
 
     def state_dict(self, module: nn.Module) -> dict[str, Any]:
         """What is otherwise now, by name."""
-        buffers = {
-            name: buffer
-            for _, _, name, buffer in _unkept(module)
-            if (digest := _digest(buffer)) is None or digest != self.buffers.get(name)
-        }
+        now = {name: buffer for _, _, name, buffer in _unkept(module)}
+        digests = {name: _digest(buffer) for name, buffer in now.items()}
+        changed = [name for name, digest in digests.items() if digest is None or digest != self.buffers.get(name)]
+        buffers: dict[str, Tensor | None] = {name: now[name] for name in changed}
+        buffers.update(dict.fromkeys(self.buffers.keys() - now.keys()))  # None: it is gone
         trained = {
             name: parameter.requires_grad
             for name, parameter in module.named_parameters()
@@ -33,15 +33,21 @@ class Drift:
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Bring the module where it was."""
-        for owner, own_name, name, buffer in list(_unkept(module)):
-            value = state["buffers"].get(name)
-            if value is None:
+        owners = dict(module.named_modules())
+        device = next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), None)
+        for name, value in state["buffers"].items():
+            prefix, _, own_name = name.rpartition(".")
+            owner = owners.get(prefix)
+            if owner is None:
                 continue
-            if value.shape == buffer.shape and value.dtype == buffer.dtype and _is_writable(buffer):
+            buffer = owner._buffers.get(own_name)
+            if buffer is not None and value is not None and _takes(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
-            else:
-                owner._buffers[own_name] = value.to(buffer.device)
+            elif own_name in owner._buffers:
+                owner._buffers[own_name] = None if value is None else value.to(device if buffer is None else buffer.device)
+            elif value is not None and not hasattr(owner, own_name):  # training's first step makes it
+                owner.register_buffer(own_name, value.to(device), persistent=False)
         for name, parameter in module.named_parameters():
             if name in state["trained"]:
                 parameter.requires_grad_(state["trained"][name])
@@ -56,8 +62,9 @@ def _digest(buffer: Tensor) -> bytes | None:
     return hashlib.blake2b(bits.data, key=repr((buffer.dtype, tuple(buffer.shape))).encode()[:64]).digest()
 
 
-def _is_writable(buffer: Tensor) -> bool:
-    return not buffer.is_inference() and 0 not in buffer.stride()
+def _takes(buffer: Tensor, value: Tensor) -> bool:
+    alike = value.shape == buffer.shape and value.dtype == buffer.dtype
+    return alike and not buffer.is_inference() and 0 not in buffer.stride()
 
 
 def _unkept(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:

@@ -52,6 +52,14 @@ class Unwritable:
     name: str
     type: str
 
+    def __getattr__(self, asked: str) -> Any:
+        if asked.startswith("__") or asked in ("name", "type"):  # a copy that is being made has none yet
+            raise AttributeError(asked)
+        raise AttributeError(
+            f"{self.name or 'This value'} ({self.type}) could not be written into the checkpoint, which says so where it was "
+            f"saved: it has no {asked!r}. Make it anew."
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class StateOf(Unwritable):

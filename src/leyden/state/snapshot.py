@@ -135,7 +135,9 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
             datamodule.on_load_checkpoint(checkpoint)
         state = checkpoint.get(type(datamodule).__qualname__)
         if state is not None:
-            datamodule.load_state_dict(state)
+            kept: list[str] = []
+            datamodule.load_state_dict(fitted(state, datamodule.state_dict, type(datamodule).__name__, kept))
+            _name_kept(run, kept)
 
 
 def _rebuilds(run: Run) -> bool:

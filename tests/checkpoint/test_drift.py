@@ -1,0 +1,138 @@
+"""Buffers that a state_dict does not hold come back as training left them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import leyden
+from leyden.checkpoint.drift import Drift
+
+
+class Cut(Exception):
+    """The run ends here, as by a kill."""
+
+
+class Base(leyden.LightningModule):
+    centre: Tensor | None
+
+    def __init__(self, cut: int | None, path: Path) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 8)
+        self.cut, self.path = cut, path
+        self.begin()
+
+    def begin(self) -> None:
+        self.register_buffer("centre", torch.zeros(8), persistent=False)
+
+    def move(self, hidden: Tensor) -> None:
+        raise NotImplementedError
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        hidden = self.net(batch)
+        self.move(hidden.detach())
+        centre = getattr(self, "centre", None)
+        loss: Tensor = (hidden - (0 if centre is None else centre.reshape(-1, 8).mean(0))).pow(2).mean()
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.global_step == self.cut:
+            self.trainer.save_checkpoint(self.path)
+            raise Cut
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class InPlace(Base):
+    def move(self, hidden: Tensor) -> None:
+        self.centre.mul_(0.9).add_(hidden.mean(0))  # type: ignore[union-attr]  # it is there
+
+
+class ThroughData(Base):
+    def move(self, hidden: Tensor) -> None:
+        self.centre.data.mul_(0.9).add_(hidden.mean(0))  # type: ignore[union-attr]  # it is there
+
+
+class Replaced(Base):
+    def move(self, hidden: Tensor) -> None:
+        self.centre = self.centre * 0.9 + hidden.mean(0)  # type: ignore[operator]  # it is there
+
+
+class Grows(Base):
+    def begin(self) -> None:
+        self.register_buffer("centre", torch.zeros(1, 8), persistent=False)
+
+    def move(self, hidden: Tensor) -> None:
+        self.centre = torch.cat([self.centre, hidden])[-20:]  # type: ignore[list-item]  # it is there
+
+
+class Late(Base):
+    def begin(self) -> None:
+        pass
+
+    def move(self, hidden: Tensor) -> None:
+        if not hasattr(self, "centre"):
+            self.register_buffer("centre", hidden.mean(0), persistent=False)
+
+
+class NoneFirst(Base):
+    def begin(self) -> None:
+        self.register_buffer("centre", None, persistent=False)
+
+    def move(self, hidden: Tensor) -> None:
+        if self.centre is None:
+            self.centre = hidden.mean(0)
+
+
+class Gone(Base):
+    def begin(self) -> None:
+        self.register_buffer("centre", torch.ones(8), persistent=False)
+
+    def move(self, hidden: Tensor) -> None:
+        if self.global_step > 1:
+            self.centre = None
+
+
+class Expanded(Base):
+    def begin(self) -> None:
+        self.register_buffer("centre", torch.zeros(1).expand(8), persistent=False)
+
+    def move(self, hidden: Tensor) -> None:
+        self.centre = (self.centre[:1] * 0.9 + hidden.mean()).expand(8)  # type: ignore[index]  # it is there
+
+
+def fit(kind: type[Base], path: Path, cut: int | None = None, resume: bool = False) -> list[Tensor]:
+    leyden.seed_everything(0)
+    module = kind(cut, path)
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = leyden.Trainer(max_epochs=2, logger=False, accelerator="cpu", **quiet)
+    data: Any = torch.randn(12, 4, generator=torch.Generator().manual_seed(5))
+    with suppress(Cut):
+        trainer.fit(module, DataLoader(data, 4), ckpt_path=path if resume else None)
+    return list(module.parameters())
+
+
+@pytest.mark.parametrize("kind", [InPlace, ThroughData, Replaced, Grows, Late, NoneFirst, Gone, Expanded])
+def test_a_buffer_that_training_changes(kind: type[Base], tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    whole = fit(kind, path)
+    for cut in (1, 4):
+        fit(kind, path, cut=cut)
+        assert all(map(torch.equal, fit(kind, path, resume=True), whole)), cut
+
+
+def test_what_is_as_it_was_is_not_kept() -> None:
+    module = nn.Module()
+    for name, buffer in {"a": torch.ones(3), "b": torch.zeros(0), "c": torch.ones((), dtype=torch.bfloat16)}.items():
+        module.register_buffer(name, buffer, persistent=False)
+    drift = Drift(module)
+    assert drift.state_dict(module) == {"buffers": {}, "trained": {}}
+    module.c = module.c.to(torch.float32)
+    assert list(drift.state_dict(module)["buffers"]) == ["c"]
