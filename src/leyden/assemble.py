@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from leyden.callback import Callback
@@ -14,16 +15,25 @@ from leyden.options import Options
 LOG_FOLDER = "lightning_logs"  # where users of Lightning look
 
 
+def default_logger(root: str, **for_csv: Any) -> Logger:
+    """The logger of who asked for none: TensorBoard's, where that is installed, else a CSV logger with ``for_csv``."""
+    if find_spec("tensorboard") is not None:
+        from leyden.loggers.tensorboard import TensorBoardLogger
+
+        return TensorBoardLogger(root, name=LOG_FOLDER)
+    from leyden.loggers.csv import CSVLogger
+
+    return CSVLogger(root, name=LOG_FOLDER, **for_csv)
+
+
 def choose_loggers(given: Any, options: Options) -> list[Logger]:
-    """The loggers that ``Trainer(logger=...)`` asks for; ``True`` and ``None`` mean one CSV logger."""
+    """The loggers that ``Trainer(logger=...)`` asks for; ``True`` and ``None`` mean the default one."""
     if given is False:
         return []
     if options.limits.fast_dev_run:
         return [DummyLogger()]
     if given is None or given is True:
-        from leyden.loggers.csv import CSVLogger
-
-        return [CSVLogger(options.default_root_dir, name=LOG_FOLDER)]
+        return [default_logger(options.default_root_dir)]
     if is_logger(given):
         return [given]
     if isinstance(given, Iterable) and not isinstance(given, str | bytes):

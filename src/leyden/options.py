@@ -108,6 +108,9 @@ def read_duration(name: str, given: object) -> timedelta | None:
     raise InvalidType(name, given, expected)
 
 
+DEFAULT_EPOCHS = 1000  # where nothing limits training
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """When training stops, and how much of each loader is used."""
@@ -116,6 +119,7 @@ class Limits:
     min_epochs: int = 0
     max_steps: int | None = None  # None: no limit
     min_steps: int = 0
+    epochs_by_default: bool = False  # nobody set a limit: 1000 epochs are meant
     max_time: timedelta | None = None
     train: int | float = 1.0
     val: int | float = 1.0
@@ -172,7 +176,7 @@ class Limits:
             overfit, duration, low_epochs, low_steps = 0.0, None, 0, 0
             max_epochs, max_steps = 1, dev
         elif epochs_asked is None and max_steps is None and duration is None:
-            max_epochs = 1000
+            max_epochs = DEFAULT_EPOCHS
         if max_epochs is not None and low_epochs > max_epochs:
             raise ConflictingOptions(
                 f"min_epochs={low_epochs} is more than max_epochs={max_epochs}. Lower one or raise the other."
@@ -184,6 +188,7 @@ class Limits:
             min_epochs=low_epochs,
             max_steps=max_steps,
             min_steps=low_steps,
+            epochs_by_default=not dev and epochs_asked is None and max_epochs is not None,
             max_time=duration,
             overfit=overfit,
             fast_dev_run=dev,

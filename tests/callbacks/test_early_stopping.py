@@ -50,7 +50,8 @@ def test_the_name_alone_is_enough() -> None:
     assert stopping.wait_count == stopping.patience == 3
     assert stopping.best_score == torch.tensor(1.0)
     assert stopping.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
-    assert "val_loss did not improve in the last 3 checks" in str(stopping.stopping_reason_message)
+    assert str(stopping.stopping_reason_message) == "val_loss has not improved for 3 epochs, best 1 at epoch 2."
+    assert stopping.best_epoch == 1
     assert trainer.stop_reason == stopping.stopping_reason_message
 
 
@@ -204,7 +205,7 @@ def test_verbose_says_what_improved_and_why_it_stopped(caplog: pytest.LogCapture
         fit(EarlyStopping("val_loss", patience=1, verbose=True), 3.0, 1.0, 1.0)
     assert "val_loss has its first value: 3.000." in caplog.text
     assert "val_loss improved by 2.000 to 1.000." in caplog.text
-    assert "did not improve" in caplog.text
+    assert "has not improved for 1 epoch, best 1 at epoch 2" in caplog.text
 
 
 def test_a_subclass_may_decide_by_itself() -> None:

@@ -57,7 +57,9 @@ def trained(**options: Any) -> tuple[Model, Trainer]:
 @pytest.mark.parametrize("bar", BARS)
 def test_each_epoch_leaves_one_line_with_its_loss(bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
     trained(callbacks=[bar()], enable_model_summary=False)
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("Training on ")
+    assert last.startswith("Training ended ")
     assert len(lines) == 2
     for epoch, text in enumerate(lines, start=1):
         number = r"-?[\d.e-]+"

@@ -22,7 +22,7 @@ from leyden.errors import (
     UnknownName,
     Unsupported,
 )
-from leyden.loggers import CSVLogger
+from leyden.loggers import TensorBoardLogger
 from leyden.notices import waiting
 from leyden.testing import BoringModel, random_batches
 
@@ -86,9 +86,9 @@ MEANINGS: list[tuple[dict[str, Any], Callable[[Trainer], Any], Any]] = [
     ({"train_percent_check": 1}, lambda t: t.limit_train_batches, 1.0),
     ({"val_percent_check": 0.5}, lambda t: t.limit_val_batches, 0.5),
     ({"test_percent_check": 0.0}, lambda t: t.limit_test_batches, 0.0),
-    ({"log_save_interval": 3}, lambda t: (type(t.logger), t.logger._every), (CSVLogger, 3)),
+    ({"log_save_interval": 3}, lambda t: type(t.logger), TensorBoardLogger),
     ({"log_save_interval": 3, "logger": False}, lambda t: t.logger, None),
-    ({"flush_logs_every_n_steps": 9}, lambda t: t.logger._every, 9),
+    ({"flush_logs_every_n_steps": 9}, lambda t: type(t.logger), TensorBoardLogger),
     ({"row_log_interval": 3}, lambda t: t.log_every_n_steps, 3),
     ({"add_row_log_interval": 3}, lambda t: t.log_every_n_steps, 3),
     ({"distributed_backend": None}, lambda t: type(t.strategy).__name__, "SingleDeviceStrategy"),

@@ -28,6 +28,7 @@ from leyden.errors import (
     UnknownName,
     Unsupported,
 )
+from leyden.loggers import CSVLogger
 from leyden.notices import waiting
 from leyden.testing import BoringModel, random_batches
 
@@ -336,7 +337,7 @@ class TestRows:
                 returned = super().training_step(batch, batch_idx)
                 return {"loss": returned["loss"], key: {"shown": returned["loss"]}}
 
-        trainer = Trainer(**QUIET, max_epochs=1, log_every_n_steps=1)
+        trainer = Trainer(**QUIET, max_epochs=1, log_every_n_steps=1, logger=CSVLogger("."))
         trainer.fit(Spelt())
         assert "shown" in trainer.progress_bar_metrics
         rows = csv.DictReader((Path(trainer.log_dir or "") / "metrics.csv").read_text().splitlines())

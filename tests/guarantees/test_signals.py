@@ -95,6 +95,7 @@ class Sends(leyden.Callback):
 leyden.seed_everything(3)
 trainer = leyden.Trainer(
     max_epochs=3, accelerator="cpu", log_every_n_steps=1, default_root_dir=folder, callbacks=[Sends()],
+    logger=leyden.loggers.CSVLogger(folder, name="lightning_logs"),
     enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=2,
 )
 net = Net()

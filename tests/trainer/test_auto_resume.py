@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,11 @@ def crashes(at: int) -> Recorder:
     return at_batch(at, crash)
 
 
-trainer = partial(kit.trainer, max_epochs=3, log_every_n_steps=1, logger=None, enable_checkpointing=None)
+def trainer(*callbacks: Any, **options: Any) -> leyden.Trainer:
+    """One that logs and saves where the defaults do, into a table that can be read."""
+    logger = CSVLogger(options.get("default_root_dir", "."), name="lightning_logs")
+    defaults = {"max_epochs": 3, "log_every_n_steps": 1, "logger": logger, "enable_checkpointing": None}
+    return kit.trainer(*callbacks, **{**defaults, **options})
 
 
 def fit(run: leyden.Trainer, ckpt_path: Any = "last") -> tuple[Net, Any]:

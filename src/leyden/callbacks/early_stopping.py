@@ -51,6 +51,7 @@ class EarlyStopping(Callback):
 
     Attributes:
         best_score: The best value so far, a 0-dim tensor.
+        best_epoch: The epoch of that value, counted from 0; ``None`` before there is one.
         wait_count: Checks since the last improvement.
         stopped_epoch: The epoch in which training was ended, 0 where it was not.
         stopping_reason: Why, as an :class:`EarlyStoppingReason`; ``stopping_reason_message`` says it in a sentence.
@@ -109,6 +110,8 @@ class EarlyStopping(Callback):
         self.best_score = torch.tensor(math.inf if self.mode == "min" else -math.inf)
         self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
         self.stopping_reason_message: str | None = None
+        self.best_epoch: int | None = None
+        self._each_epoch = False  # whether every epoch ends with one check
         self._warned = False
         self._metric.forget()
 
@@ -187,7 +190,11 @@ class EarlyStopping(Callback):
         current = self._metric.read(trainer)
         if current is None:
             return
+        self._each_epoch = validates_at_epoch_end(trainer)
+        best = self.best_score
         should_stop, reason = self._evaluate_stopping_criteria(current)
+        if self.best_score is not best:
+            self.best_epoch = trainer.current_epoch
         if should_stop:  # epoch values are the same on all processes, and a wish of one alone is heard by the others
             self.stopped_epoch = trainer.current_epoch
             self.stopping_reason_message = reason
@@ -216,7 +223,10 @@ class EarlyStopping(Callback):
         self.wait_count += 1
         if self.wait_count >= self.patience:
             self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
-            return True, f"{name} did not improve in the last {self.wait_count} checks. Its best value was {best:.3f}."
+            checks = "check" if self.wait_count == 1 else "checks"
+            each = checks.replace("check", "epoch") if self._each_epoch else checks
+            where = "" if self.best_epoch is None else f" at epoch {self.best_epoch + 1}"
+            return True, f"{name} has not improved for {self.wait_count} {each}, best {best:.4g}{where}."
         return False, None
 
     def _improvement_message(self, current: Tensor) -> str:
@@ -237,6 +247,7 @@ class EarlyStopping(Callback):
             "wait_count": self.wait_count,
             "stopped_epoch": self.stopped_epoch,
             "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
             "patience": self.patience,
             "stopping_reason": self.stopping_reason.value,
             "stopping_reason_message": self.stopping_reason_message,
@@ -249,6 +260,7 @@ class EarlyStopping(Callback):
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
         self.best_score = torch.as_tensor(state_dict["best_score"])
+        self.best_epoch = state_dict.get("best_epoch")
         self.patience = state_dict["patience"]
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")

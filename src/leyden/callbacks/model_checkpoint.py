@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leyden.callbacks.checkpoint import Checkpoint, store_of
+from leyden.callbacks.checkpoint import Checkpoint, store_of, usual_folder
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end, validation_loss
 from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments
 from leyden.callbacks.trigger import Moments, moment, read_trigger, refuse_unranked
@@ -30,8 +30,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     """Write checkpoints by one trigger, and keep the best ``save_top_k`` by ``monitor``.
 
     Args:
-        dirpath: The folder. ``None``: the folder ``checkpoints`` in the logger's folder, or in ``default_root_dir`` without a
-            logger. It is made at the first save, and nothing that was in it before is touched.
+        dirpath: The folder. ``None``: the folder ``checkpoints`` in the first logger's folder, or in ``default_root_dir`` without
+            a logger. It is made at the first save, and nothing that was in it before is touched.
         filename: The files' name with the places of metrics, such as ``"{epoch}-{val_loss:.2f}"``. ``None``:
             ``"{epoch}-{step}"``.
         monitor: The metric that says which files are the best. ``None``: the newest is the best. NaN counts as the worst.
@@ -170,8 +170,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             self._begin()
             self._has_run = False
         if self._given_dirpath is None:
-            folder = trainer.log_dir or trainer.default_root_dir
-            self.dirpath = absolute(trainer.strategy.broadcast(os.path.join(folder, "checkpoints")))
+            self.dirpath = trainer.strategy.broadcast(usual_folder(trainer))
 
     def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:

@@ -111,10 +111,20 @@ class Monitor:
         """The error that says what there is instead."""
         known = sorted(run.callback_metrics)
         there = f"The metrics are: {', '.join(map(repr, known))}." if known else "Nothing was logged at all."
+        hint = did_you_mean(self.name, known) + self._unvalidated(run)
         return MissingMonitor(
-            f"{who} monitors {self.name!r}, which was not logged.{did_you_mean(self.name, known)} {there} "
+            f"{who} monitors {self.name!r}, which was not logged.{hint} {there} "
             f"Call self.log({self.name!r}, value) in the module, or monitor another metric."
         )
+
+    def _unvalidated(self, run: Run) -> str:
+        """A sentence that says that no validation ever ran, and why, where that is so."""
+        if self._validated or sum(run.num_val_batches) > 0:
+            return ""
+        why = "there is no validation loader" if run.limit_val_batches else "limit_val_batches is 0"
+        if run.limit_val_batches and run.loaders.exists("val"):
+            why = "the module has no `validation_step`" if not run.val_dataloaders else "its loaders yield no batch"
+        return f" Validation never ran: {why}."
 
     def state_dict(self) -> dict[str, Any]:
         return {

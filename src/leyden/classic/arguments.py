@@ -209,12 +209,11 @@ def _log_save_interval(old: str, value: Any, classic: Classic) -> None:
         return
     every = check_count(old, value, 1, "a number of batches >= 1")
     if classic.keywords.get("logger") in (None, True):
-        from leyden.assemble import LOG_FOLDER
-        from leyden.loggers.csv import CSVLogger
+        from leyden.assemble import default_logger
         from leyden.options import Options
 
         root = Options.read_root(classic.keywords.get("default_root_dir"))
-        classic.keywords["logger"] = CSVLogger(root, name=LOG_FOLDER, flush_logs_every_n_steps=every)
+        classic.keywords["logger"] = default_logger(root, flush_logs_every_n_steps=every)
 
 
 def _reload_every_epoch(old: str, value: Any, classic: Classic) -> None:

@@ -238,6 +238,15 @@ class Capsule:
         return os.path.join(place, FOLDER, f"epoch={run.current_epoch}-batch={run.progress.batch}-{int(time.time())}")
 
 
+def capsules_of(run: Failing) -> str | None:
+    """The folder of the run's capsules, if it holds any."""
+    place = next(filter(None, map(folder_of, run.loggers)), run.default_root_dir)
+    folder = os.path.join(place, FOLDER)
+    if run.fast_dev_run or not run.is_global_zero or not os.path.isdir(folder):
+        return None
+    return folder if any(os.path.isfile(os.path.join(folder, name, FILE)) for name in os.listdir(folder)) else None
+
+
 def versions() -> dict[str, str]:
     """Versions of what a step's numbers depend on."""
     return {

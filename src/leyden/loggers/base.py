@@ -177,6 +177,22 @@ def folder_of(logger: Any, which: str = "log_dir") -> str | None:
     return os.fspath(folder) if isinstance(folder, str | os.PathLike) else None
 
 
+def run_folder_of(logger: Any, root: str) -> str:
+    """The folder of the run that ``logger`` logs.
+
+    Its own, else below its ``save_dir``, or ``root`` where it has none, by the names of experiment and version that it gives.
+    """
+    own = folder_of(logger)
+    if own is not None:
+        return own
+    folder, name, version = folder_of(logger, "save_dir") or root, getattr(logger, "name", None), getattr(logger, "version", None)
+    if isinstance(name, str) and name:
+        folder = os.path.join(folder, name)
+    if isinstance(version, int | str) and version != "":
+        folder = os.path.join(folder, version if isinstance(version, str) else f"version_{version}")
+    return folder
+
+
 def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
     """For an ``experiment`` property: the real object on the first process, elsewhere one that takes any call."""
 

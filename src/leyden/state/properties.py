@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
-from leyden.errors import MissingModel
 from leyden.loggers.base import Logger, folder_of
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
@@ -64,10 +63,8 @@ class Properties:
     # -- parts
     @property
     def lightning_module(self) -> LightningModule:
-        """The user's module, unwrapped."""
-        if self._module is None:
-            raise MissingModel("The trainer has no module yet: call fit, validate, test or predict with one first.")
-        return self._module
+        """The user's module, unwrapped; ``None`` before the first verb."""
+        return self._module  # type: ignore[return-value]  # a verb runs wherever it is used
 
     @property
     def model(self) -> LightningModule | None:

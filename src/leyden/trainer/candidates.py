@@ -11,7 +11,7 @@ from leyden.callbacks.model_checkpoint import ModelCheckpoint
 from leyden.checkpoint.files import absolute
 from leyden.checkpoint.naming import FILE_EXTENSION
 from leyden.checkpoint.store import CheckpointStore, Place
-from leyden.loggers.base import folder_of
+from leyden.loggers.base import folder_of, run_folder_of
 from leyden.state.run import Run
 
 _DEEPEST = 8
@@ -63,7 +63,7 @@ def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
         if root is not None and here is not None:  # below each version, where this one has a folder of its own below its
             below = os.path.relpath(here, root).split(os.sep, 1)[1:] if here.startswith(root) else []
             roots += [os.path.join(glob.escape(root), "version_*", glob.escape(folder)) for folder in below]
-        roots += [glob.escape(here)] if here is not None else []
+        roots.append(glob.escape(here or run_folder_of(logger, run.default_root_dir)))
     if not run.loggers:
         roots.append(glob.escape(run.default_root_dir))
     folders = store.folders(os.path.join(root, "checkpoints") for root in roots)

@@ -223,6 +223,8 @@ class Lifecycle(Run):
         teardown.settle()
 
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
+        if self._module is None:
+            raise MissingModel("The trainer has no module yet, so there is nothing to save: call fit with one first.")
         return snapshot.take(self, weights_only)
 
     def _start_loggers(self) -> None:

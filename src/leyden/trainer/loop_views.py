@@ -80,6 +80,7 @@ class FitLoopView:
 
     def _limit(self, **limits: Any) -> None:
         options = self.trainer.options
+        limits["epochs_by_default"] = False
         self.trainer.options = replace(options, limits=replace(options.limits, **limits))
 
 

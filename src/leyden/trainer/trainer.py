@@ -12,6 +12,7 @@ from typing_extensions import Self
 from leyden import classic
 from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers
 from leyden.callback import Callback
+from leyden.callbacks.progress.story import Story
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.empty import EmptyInit
@@ -49,7 +50,8 @@ class Trainer(Lifecycle):
         devices: a number of devices, their indices, or ``"auto"``.
         num_nodes: machines; 1 for now.
         precision: ``32`` (default), ``"bf16-mixed"``, ``"16-mixed"`` (also ``16``), ``64``, ``"16-true"``, ``"bf16-true"``.
-        logger: a Logger, several, ``False`` for none, ``True`` for a CSV logger.
+        logger: a Logger, several, ``False`` for none, ``True`` for the default: a TensorBoardLogger where ``tensorboard``
+            is installed, else a CSVLogger, into ``default_root_dir/lightning_logs/version_N``.
         callbacks: a Callback or several. The list is not changed.
         fast_dev_run: run this many batches (``True``: one) of training, validation and test, and write nothing.
         max_epochs: epochs to train; ``-1`` without limit. Default: 1000, where nothing else limits training.
@@ -222,12 +224,14 @@ class Trainer(Lifecycle):
     def _fit(self, job: Job) -> FitResult:
         module = job.module
         request = choose_checkpoint(self, job.ckpt_path, fitting=True)
-        with closing(request), self._verb(TrainerFn.FITTING, module, job.datamodule, job.loaders):
+        story = Story(self, self._result)
+        with closing(request), story.ending(), self._verb(TrainerFn.FITTING, module, job.datamodule, job.loaders):
             self.begin_fit()
             check_fit(self, module)
             self._fitted_module = module
             self._prepare(module, request, job.weights_only)
             loop = FitLoop(self, validates(self, module))
+            story.begin()
             try:
                 loop.run_fit(lambda: self._restore_training(request))
             finally:
@@ -338,7 +342,7 @@ class Trainer(Lifecycle):
                 results = EvaluateLoop(self, stage).run_epoch()
                 assert self.hooks is not None
                 self.hooks.emit_checkpoint_phase(stage.hooks.end)
-            if job.verbose and self.is_global_zero and self.options.watching.progress_bar and any(results):
+            if job.verbose and self.is_global_zero and any(results):
                 from leyden.callbacks.progress.results import print_results
 
                 print_results(results, stage=str(stage.verb))
