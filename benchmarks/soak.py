@@ -136,11 +136,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[], help="configurations whose name contains one of these")
     asked = parser.parse_args()
-    chosen = {
-        name: settings
-        for name, settings in configurations().items()
-        if not asked.only or any(word in name for word in asked.only)
-    }
+    known = configurations()
+    strange = [word for word in asked.only if not any(word in name for name in known)]
+    if strange:
+        parser.error(f"no configuration's name contains {', '.join(map(repr, strange))}. There are: {'; '.join(known)}")
+    chosen = {name: settings for name, settings in known.items() if not asked.only or any(word in name for word in asked.only)}
     root = Path(tempfile.mkdtemp(prefix="leyden-soak-"))
     began = time.perf_counter()
     mine = threading.local()

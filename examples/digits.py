@@ -1,7 +1,11 @@
-"""Handwritten digits, start to end: train with validation, stop early, keep the best weights, and test them."""
+"""Handwritten digits, start to end: train with validation, stop early, keep the best weights, and test them.
+
+Needs scikit-learn: pip install 'leyden[examples]'.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from importlib.util import find_spec
@@ -105,6 +109,9 @@ def shaken(images: Tensor) -> Tensor:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--max_epochs", type=int, default=40)
+    asked = parser.parse_args()
     pl.seed_everything(0)
     csv = CSVLogger(FOLDER, name="digits")
     loggers: list[Logger] = [csv]
@@ -114,7 +121,7 @@ def main() -> int:
     best = ModelCheckpoint(monitor="val_loss", save_last=True, filename="{epoch}-{val_loss:.3f}")
     early = EarlyStopping(monitor="val_loss", patience=8)
     trainer = pl.Trainer(
-        max_epochs=40,
+        max_epochs=asked.max_epochs,
         accelerator="cpu",
         logger=loggers,
         callbacks=[best, early, LearningRateMonitor()],

@@ -1,7 +1,7 @@
 """A GAN as programs of 2020 were written: two optimizers in automatic optimization, told apart by `optimizer_idx`.
 
 It learns to draw the 8x8 digits of scikit-learn, and shows what it draws in TensorBoard. `--max_epochs 1 --batches 4` is its
-short form.
+short form. Needs scikit-learn: pip install 'leyden[examples]'.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -103,7 +103,7 @@ def main(hparams):
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser()
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--batch_size", type=int, default=64, help="size of the batches")
     parser.add_argument("--lr", type=float, default=0.0005, help="Adam's learning rate")
     parser.add_argument("--b1", type=float, default=0.5, help="Adam's decay of the gradient's mean")

@@ -1,6 +1,6 @@
 """A project as 2020's template laid it out: options by argparse, hyper-parameters in `self.hparams`, steps that return dicts.
 
-A classifier of scikit-learn's 8x8 digits. `--max_epochs 1` is its short form.
+A classifier of scikit-learn's 8x8 digits. `--max_epochs 1` is its short form. Needs scikit-learn: pip install 'leyden[examples]'.
 """
 
 from argparse import ArgumentParser
@@ -94,7 +94,7 @@ class LightningTemplateModel(LightningModule):
 
     @staticmethod
     def add_model_specific_args(parent_parser):
-        parser = ArgumentParser(parents=[parent_parser], add_help=False)
+        parser = ArgumentParser(description=__doc__, parents=[parent_parser])
         parser.add_argument("--in_features", default=64, type=int)
         parser.add_argument("--out_features", default=10, type=int)
         parser.add_argument("--hidden_dim", default=128, type=int)

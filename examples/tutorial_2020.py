@@ -2,9 +2,11 @@
 
 Only the author's own slips are mended: `param1` and `param2` are accepted, `self.batch_size` is set, and `ln2` is fed
 with the output of `ln1`. Everything else stands as in 2020: `configure_optimizer`, steps that return dicts,
-`validation_epoch_end(self, outputs)`, `gpus=`, `resume_from_checkpoint=`, `trainer.test()` without arguments.
+`validation_epoch_end(self, outputs)`, `gpus=`, `resume_from_checkpoint=`, `trainer.test()` without arguments. (Today's is
+`--help`.) Needs scikit-learn: pip install 'leyden[examples]'.
 """
 
+import argparse
 import logging
 
 import torch
@@ -100,6 +102,8 @@ class PytorchLightningModel(pl.LightningModule):  # 這邊一定要繼承pl.Ligh
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
+
     model = PytorchLightningModel(param1=768, param2=5)  # 自行封裝成Pytorch Lightning的模型
 
     # Trainer 有不同的參數可以調整訓練時的行為

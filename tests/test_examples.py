@@ -46,6 +46,14 @@ def test_the_tutorial_of_2020_runs(own_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("example", sorted(file.name for file in EXAMPLES.glob("*.py")))
+def test_an_example_says_what_it_does_and_trains_nothing(example: str, own_folder: Path) -> None:
+    shown = shown_by(example, options=("--help",))
+    assert shown.startswith("usage: ")
+    assert len(shown.split()) > 30, shown
+    assert list(own_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("example", sorted(file.name for file in EXAMPLES.glob("*.py")))
 def test_an_example_names_no_path_of_a_machine(example: str) -> None:
     assert not re.search(r"[\"'](/|~|[A-Z]:\\)", (EXAMPLES / example).read_text())
 
