@@ -300,6 +300,11 @@ def test_a_notebooks_output_is_a_screen(screen: Any, monkeypatch: pytest.MonkeyP
     model, trainer = prepared(TQDMProgressBar, leave=True)
     trainer.predict(model, kit.ones(3))
     assert re.match(r"Predicting: 100%.*3/3", output.text)
+    chosen = {}
+    for spec in (None, "there"):
+        monkeypatch.setattr("leyden.callbacks.default_bar.find_spec", lambda name, spec=spec: spec)
+        chosen[spec] = type(kit.trainer(enable_progress_bar=True).progress_bar_callback)
+    assert chosen == {None: TQDMProgressBar, "there": RichProgressBar}  # rich draws there with ipywidgets only
 
 
 @BOTH

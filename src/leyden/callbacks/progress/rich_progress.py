@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from leyden.callbacks.progress import lines
@@ -147,13 +148,21 @@ class RichProgressBar(ThrottledProgressBar):
         self._console = console = Console(**self._console_kwargs)
         forced = self._console_kwargs.get("force_terminal") or self._console_kwargs.get("force_interactive")
         drawable = console.is_interactive and not console.legacy_windows and (forced or is_terminal(console.file))
-        if not (console.is_jupyter or drawable):
+        in_cell = console.is_jupyter and find_spec("ipywidgets") is not None
+        if not (in_cell or (drawable and not console.is_jupyter)):
             return False
         self.progress = Progress(
             *self.configure_columns(trainer), console=console, auto_refresh=False, expand=True, get_time=lambda: self.clock()
         )
-        if console.is_jupyter:
-            self._cell = Live(console=console, auto_refresh=False, transient=not self._leave, get_renderable=self._renderable)
+        if in_cell:
+            self._cell = Live(
+                console=console,
+                auto_refresh=False,
+                transient=not self._leave,
+                get_renderable=self._renderable,
+                redirect_stdout=False,  # a place of its own needs none, and the kernel flushes the files while rich prints
+                redirect_stderr=False,
+            )
             self._cell.start()
         else:
             self._file = console.file = behind(console.file)
