@@ -290,7 +290,7 @@ def test_a_dumb_terminal_is_no_screen(term: str, screen: Any, monkeypatch: pytes
     for bar_class in (RichProgressBar, TQDMProgressBar):
         model, trainer = prepared(bar_class)
         trainer.fit(model, kit.ones(3))
-    assert re.fullmatch(r"(Epoch 1/1: 3/3 in [^\n]*\n){2}", terminal.text)
+    assert re.fullmatch(r"(Training on [^\n]*\nEpoch 1/1: 3/3 in [^\n]*\nTraining ended [^\n]*\n){2}", terminal.text)
 
 
 def test_a_notebooks_output_is_a_screen(screen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
