@@ -16,6 +16,9 @@ CODE = """
 
     trainer = leyden.Trainer(max_epochs=2, limit_train_batches=4, limit_val_batches=2, logger=False, enable_checkpointing=False)
     print(trainer.fit(BoringModel()).status, file=sys.stderr)
+    if "close" in sys.argv:
+        sys.stdout.close()
+        print(trainer.fit(BoringModel()).status, file=sys.stderr)
 """
 
 
@@ -26,3 +29,8 @@ def test_training_goes_on_when_the_output_is_full() -> None:
     assert "training goes on without it" in done.stderr
     assert "finished" in done.stderr
     assert done.stderr.count("cannot be drawn") == 1
+
+
+def test_training_goes_on_when_the_output_is_closed() -> None:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(CODE), "close"], capture_output=True, text=True)
+    assert done.stderr.count("finished") == 2, done.stderr

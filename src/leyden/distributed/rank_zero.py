@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -58,11 +57,21 @@ rank_zero_only = RankZeroOnly()
 """The decorator. Its attribute ``rank`` may be read and set."""
 
 
+def print_if_open(*args: Any, **kwargs: Any) -> None:
+    """:func:`print`. A standard output that is closed or full is no reason to end a run."""
+    try:
+        print(*args, **kwargs)
+    except OSError:
+        pass
+    except ValueError as error:
+        if "closed file" not in str(error):
+            raise
+
+
 def rank_zero_print(*args: Any, **kwargs: Any) -> None:
-    """:func:`print`, on rank 0. A standard output that is closed or full is no reason to end a run."""
+    """:func:`print_if_open`, on rank 0."""
     if rank_zero_only.rank == 0:
-        with contextlib.suppress(OSError):
-            print(*args, **kwargs)
+        print_if_open(*args, **kwargs)
 
 
 def rank_zero_debug(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:

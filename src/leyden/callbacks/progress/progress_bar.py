@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from leyden.callback import Callback
+from leyden.distributed.rank_zero import print_if_open
 from leyden.errors import MisconfigurationException
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
@@ -47,8 +48,8 @@ class ProgressBar(Callback):
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print without disturbing the bar."""
-        print(*args, **kwargs)
+        """Print without disturbing the bar. A standard output that is closed or full is no reason to end a run."""
+        print_if_open(*args, **kwargs)
 
     # -- the run
     @property

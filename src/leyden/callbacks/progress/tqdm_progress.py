@@ -264,9 +264,9 @@ class TQDMProgressBar(ThrottledProgressBar):
         """Print above the bars."""
         others = [bar for bar in self._bars.values() if not isinstance(bar, Tqdm)]
         if not others or "flush" in kwargs:
-            print(*args, sep=sep, **kwargs)
-            return
-        others[0].write(sep.join(map(str, args)), **kwargs)
+            super().print(*args, sep=sep, **kwargs)
+        else:
+            others[0].write(sep.join(map(str, args)), **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_bars": {}}  # bars hold files
