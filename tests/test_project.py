@@ -212,6 +212,15 @@ def test_no_room_is_called_by_a_name_that_says_nothing() -> None:
     assert [name for name in ours if any(word in name for word in vague)] == []
 
 
+def test_the_house_warns_at_the_users_line_only() -> None:
+    """``errors.warn_user``, and what stands on it; ``rank_zero_warn`` and its like point where users' own code says."""
+    free = {"leyden.errors", "leyden.distributed.rank_zero"}
+    calls = re.compile(r"\b(warnings\.warn(_explicit)?|rank_zero_warn|rank_zero_deprecation)\(")
+    files = [file for file in FILES if module_name(file) not in free]
+    lines = [(file, number, line) for file in files for number, line in enumerate(file.read_text().splitlines(), 1)]
+    assert [f"{module_name(file)}:{number}" for file, number, line in lines if calls.search(line)] == []
+
+
 def test_an_ignored_type_error_has_a_reason() -> None:
     bare = re.compile(r"#\s*type:\s*ignore(?!\[[\w, -]+\]\s*#?\s*[^\s#])")
     lines = [(file, number, line) for file in FILES for number, line in enumerate(file.read_text().splitlines(), 1)]

@@ -275,3 +275,37 @@ def test_the_default_run_is_found_again(own_folder: Path) -> None:
     assert trainer.progress.step == 8
     trainer.logger.experiment.add_histogram("weights", torch.ones(3))  # type: ignore[union-attr]  # there is one
     assert [name for name in os.listdir(trainer.log_dir or "") if "tfevents" in name]
+
+
+# -- warnings
+
+
+class Twice(Net):
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+
+
+WARNED: dict[str, Any] = {
+    "a metric that is not there": lambda: kit.fit(
+        Net(), data(), data(), callbacks=[EarlyStopping("nothing", strict=False)], num_sanity_val_steps=0
+    ),
+    "a folder that is not empty": lambda: kit.fit(
+        Net(), data(), data(), callbacks=[ModelCheckpoint("full")], enable_checkpointing=True
+    ),
+    "a file name": lambda: kit.fit(
+        Net(), data(), data(), callbacks=[ModelCheckpoint("new", filename="{val_los:.2f}")], enable_checkpointing=True
+    ),
+    "a hook that is called less often": lambda: kit.fit(
+        Twice(), data(), data(), callbacks=[leyden.callbacks.GradientAccumulationScheduler({0: 2})]
+    ),
+    "no validation loader": lambda: kit.fit(Net(), data()),
+}
+
+
+@pytest.mark.parametrize("deed", WARNED)
+def test_a_warning_points_at_the_user_s_line(deed: str, own_folder: Path) -> None:
+    (own_folder / "full").mkdir()
+    (own_folder / "full" / "theirs.ckpt").touch()
+    with pytest.warns(leyden.errors.LeydenWarning) as caught:
+        WARNED[deed]()
+    assert {Path(warning.filename).name for warning in caught} == {"kit.py"}  # where fit is called

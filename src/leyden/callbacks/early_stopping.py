@@ -11,7 +11,7 @@ from torch import Tensor
 from leyden.callback import Callback
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
 from leyden.callbacks.older import read_mode
-from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_warn
+from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_warn_user
 from leyden.errors import InvalidOption, InvalidType
 from leyden.module import LightningModule
 from leyden.options import check_count, check_number
@@ -182,7 +182,7 @@ class EarlyStopping(Callback):
             raise error
         if not self._warned:
             self._warned = True
-            rank_zero_warn(f"{error} Until it is, EarlyStopping stops nothing.")
+            rank_zero_warn_user(f"{error} Until it is, EarlyStopping stops nothing.")
 
     # -- whether
     def _run_early_stopping_check(self, trainer: Run) -> None:
@@ -223,10 +223,11 @@ class EarlyStopping(Callback):
         self.wait_count += 1
         if self.wait_count >= self.patience:
             self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+            by = f" by more than {abs(self.min_delta):g}" if self.min_delta else ""
             checks = "check" if self.wait_count == 1 else "checks"
             each = checks.replace("check", "epoch") if self._each_epoch else checks
             where = "" if self.best_epoch is None else f" at epoch {self.best_epoch + 1}"
-            return True, f"{name} has not improved for {self.wait_count} {each}, best {best:.4g}{where}."
+            return True, f"{name} has not improved{by} for {self.wait_count} {each}, best {best:.4g}{where}."
         return False, None
 
     def _improvement_message(self, current: Tensor) -> str:

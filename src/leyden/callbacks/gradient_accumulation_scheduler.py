@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.distributed.rank_zero import rank_zero_warn
+from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import ConflictingOptions, InvalidType, LeydenWarning, Unsupported
 from leyden.hooks import overrides
 from leyden.module import LightningModule
@@ -61,7 +61,7 @@ class GradientAccumulationScheduler(Callback):
             )
         for hook in (LightningModule.optimizer_step, LightningModule.optimizer_zero_grad):
             if overrides(pl_module, hook) and self.going_to_accumulate_grad_batches():
-                rank_zero_warn(
+                rank_zero_warn_user(
                     f"{type(pl_module).__name__} overrides {hook.__name__}: it is called only when a window of batches is full.",
                     category=LeydenWarning,
                 )

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor
 
 from leyden.checkpoint.naming import doubt_names, names_in
-from leyden.distributed.rank_zero import rank_zero_warn
+from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import MissingMonitor, PossibleUserWarning, did_you_mean
 from leyden.state.run import Run
 
@@ -80,7 +80,7 @@ class Monitor:
             raise self.missing(who, run)
         if not self._warned:
             self._warned = True
-            rank_zero_warn(
+            rank_zero_warn_user(
                 f"{who} was to save by {self.name!r}, which has not been logged yet. Until it is, {meanwhile}.",
                 category=PossibleUserWarning,
             )

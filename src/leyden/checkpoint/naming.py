@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from leyden.distributed.rank_zero import rank_zero_warn
+from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import InvalidOption, PossibleUserWarning, did_you_mean
 
 FILE_EXTENSION = ".ckpt"
@@ -78,7 +78,7 @@ def doubt_names(template: str, lacking: Iterable[str], metrics: Iterable[str], s
     for name in lacking:
         if name not in said:
             said.add(name)
-            rank_zero_warn(
+            rank_zero_warn_user(
                 f"The filename {template!r} of ModelCheckpoint names {name!r}, which is not among the logged metrics and "
                 f"counts as 0.{did_you_mean(name, metrics)}",
                 category=PossibleUserWarning,

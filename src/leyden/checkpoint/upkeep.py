@@ -9,7 +9,7 @@ from typing import Any, final
 from leyden.checkpoint.files import is_remote
 from leyden.checkpoint.retention import Retention, moved, within
 from leyden.checkpoint.store import CheckpointStore, FileStore
-from leyden.distributed.rank_zero import rank_zero_warn
+from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import InvalidOption, PossibleUserWarning, warn_user
 from leyden.types import Path
 
@@ -95,7 +95,7 @@ class Upkeep:
     def warn_if_not_empty(self, folder: str) -> None:
         """Say that files of others are in a local ``folder``."""
         if not is_remote(folder) and self.store.names(folder):
-            rank_zero_warn(
+            rank_zero_warn_user(
                 f"The checkpoint folder {folder!r} is not empty. What is in it stays; new files get other names where they must.",
                 category=PossibleUserWarning,
             )

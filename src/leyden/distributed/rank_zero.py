@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
-from leyden.errors import LeydenWarning
+from leyden.errors import LeydenWarning, warn_user
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,6 +103,12 @@ def rank_zero_warn(message: str | Warning, stacklevel: int = 4, category: type[W
     if rank_zero_only.rank == 0:
         # Lightning's stack levels count two more frames of its own.
         warnings.warn(message, category, stacklevel=max(stacklevel - 2, 1), **kwargs)
+
+
+def rank_zero_warn_user(message: str, category: type[Warning] = LeydenWarning) -> None:
+    """Warn on rank 0, pointing at the user's line: what the house itself warns by. :func:`rank_zero_warn` is for users' code."""
+    if rank_zero_only.rank == 0:
+        warn_user(message, category)
 
 
 def rank_zero_deprecation(

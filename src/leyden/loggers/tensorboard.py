@@ -193,11 +193,10 @@ class TensorBoardLogger(InFolder, Logger):
                 warnings.simplefilter("ignore")  # tracing warns of every Python branch
                 self.experiment.add_graph(model, example)
         except Exception as error:  # whatever the model's own code, or the tracer, raises
-            warnings.warn(
+            warn_user(
                 f"The graph of {type(model).__name__} is not written: its example input cannot be traced ({error}). Make "
                 f"example_input_array a tensor, or a tuple of tensors, that forward takes.",
                 LeydenWarning,
-                stacklevel=2,
             )
 
     def save(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from leyden.errors import IgnoredSetting, InvalidReturn, UnknownName, did_you_mean
+from leyden.errors import IgnoredSetting, InvalidReturn, UnknownName, did_you_mean, warn_user
 
 
 @dataclass
@@ -166,11 +165,10 @@ def _read_scheduler(given: Any, automatic: bool) -> SchedulerPlan:
             raise InvalidReturn("An lr_scheduler_config needs the key 'scheduler', which holds the scheduler itself.")
         ignored = set() if automatic else {"monitor", "strict", "reduce_on_plateau"} & given.keys()
         if ignored:
-            warnings.warn(
+            warn_user(
                 f"An lr_scheduler_config has {', '.join(sorted(ignored))}. In manual optimization they are ignored: you step the "
                 f"scheduler yourself, with the metric that it wants.",
                 IgnoredSetting,
-                stacklevel=2,
             )
         plan = SchedulerPlan(**{key: value for key, value in given.items() if key != "opt_idx" and key not in ignored})
     else:
