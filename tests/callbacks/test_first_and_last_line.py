@@ -245,23 +245,23 @@ def test_a_narrow_terminal_breaks_between_words(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("loggers", "folder"),
     [
-        ([Mine()], "mine/version_3"),
-        ([Mine(), CSVLogger("csv", "x", version=7)], "mine/version_3"),
-        ([CSVLogger("csv", "x", version=7), Mine()], "csv/x/version_7"),
-        ([type("Named", (Mine,), {"version": "tuesday"})()], "mine/tuesday"),
-        ([type("Placed", (Mine,), {"save_dir": "there"})()], "there/mine/version_3"),
-        ([type("Unnamed", (Mine,), {"name": None, "version": None})()], ""),
-        ([DummyLogger()], ""),
+        ([Mine], "mine/version_3"),
+        ([Mine, lambda: CSVLogger("csv", "x", version=7)], "mine/version_3"),
+        ([lambda: CSVLogger("csv", "x", version=7), Mine], "csv/x/version_7"),
+        ([type("Named", (Mine,), {"version": "tuesday"})], "mine/tuesday"),
+        ([type("Placed", (Mine,), {"save_dir": "there"})], "there/mine/version_3"),
+        ([type("Unnamed", (Mine,), {"name": None, "version": None})], ""),
+        ([DummyLogger], ""),
         ([], ""),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_checkpoints_stand_in_the_first_logger_s_folder(loggers: list[Any], folder: str, own_folder: Path) -> None:
-    trainer = kit.trainer(logger=loggers, enable_checkpointing=True)
+    trainer = kit.trainer(logger=[make() for make in loggers], enable_checkpointing=True)
     trainer.fit(Net(), data(), data())
     expected = own_folder / folder / "checkpoints"
     assert Path(trainer.checkpoint_callback.best_model_path).parent == expected
-    again = kit.trainer(logger=loggers, enable_checkpointing=True, max_epochs=2)
+    again = kit.trainer(logger=[make() for make in loggers], enable_checkpointing=True, max_epochs=2)
     again.fit(Net(), data(), data(), ckpt_path="last")
     assert again.ckpt_path is not None
     assert Path(again.ckpt_path).parent == expected
