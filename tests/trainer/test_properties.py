@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from leyden.errors import InvalidOption, MisconfigurationException
+from leyden.errors import InvalidOption
 from leyden.hooks import HOOK_NAMES
 from leyden.loggers import CSVLogger
 from leyden.strategies import SingleDeviceStrategy
