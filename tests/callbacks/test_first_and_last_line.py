@@ -292,9 +292,6 @@ WARNED: dict[str, Any] = {
     "a folder that is not empty": lambda: kit.fit(
         Net(), data(), data(), callbacks=[ModelCheckpoint("full")], enable_checkpointing=True
     ),
-    "a file name": lambda: kit.fit(
-        Net(), data(), data(), callbacks=[ModelCheckpoint("new", filename="{val_los:.2f}")], enable_checkpointing=True
-    ),
     "a hook that is called less often": lambda: kit.fit(
         Twice(), data(), data(), callbacks=[leyden.callbacks.GradientAccumulationScheduler({0: 2})]
     ),
