@@ -7,6 +7,7 @@
      │   ├─ InvalidOption        (ValueError)       an argument has a wrong value
      │   │   └─ InvalidType      (TypeError)        an argument has a wrong type
      │   ├─ UnknownName          (TypeError, AttributeError)   a name that means nothing here, with the nearest right one
+     │   ├─ TakenName            (AttributeError, KeyError)   an attribute has a name that the base class needs
      │   ├─ ConflictingOptions   (ValueError, RuntimeError)   two arguments that exclude each other
      │   ├─ Unsupported          (NotImplementedError, ValueError)   known, but not offered; names the alternative
      │   │   └─ NotOffered       (ImportError)      a name to import that Lightning has and leyden does not
@@ -84,6 +85,10 @@ class InvalidType(InvalidOption, TypeError):
 
 class UnknownName(MisconfigurationException, TypeError, AttributeError):
     """A name that means nothing here: a misspelt keyword, hook, key or method."""
+
+
+class TakenName(MisconfigurationException, AttributeError, KeyError):
+    """An attribute was given a name that its base class needs."""
 
 
 class ConflictingOptions(MisconfigurationException, ValueError, RuntimeError):

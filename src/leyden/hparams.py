@@ -159,6 +159,9 @@ class HyperparametersMixin:
             return {name: _remembered(name, value) for name, value in self._known_arguments().items()}
         return dict(kept or {})
 
+    def _check_names_taken(self) -> None:
+        """Asked when the outermost constructor has run: raise for an attribute whose name is needed otherwise."""
+
     def _forget(self, ignored: set[str]) -> None:
         """Keep no value of these arguments. Of one that is required and cannot be written, its type stays, for the message."""
         kept: dict[str, Any] = self.__dict__.get("_init_kept", {})
@@ -243,10 +246,15 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         running.append(arguments)
         try:
             init(self, *args, **kwargs)
+        except (AttributeError, TypeError):
+            self._check_names_taken()  # which may be why
+            raise
         finally:
             running.pop()
             if not running:
                 self.__dict__.pop("_constructors", None)
+        if not running:
+            self._check_names_taken()
 
     recorded._records = True  # type: ignore[attr-defined]  # so that it is not wrapped twice
     recorded.__signature__ = signature  # type: ignore[attr-defined]  # for readers that do not follow __wrapped__

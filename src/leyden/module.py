@@ -18,6 +18,7 @@ from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
 from leyden.loggers.base import Logger
 from leyden.metrics.metrics import AskedLog, flattened
+from leyden.taken_names import TakenNames, read_only, taken
 from leyden.types import STEP_OUTPUT, ClipAlgorithm, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path, Reduction
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class NotAttached(MisconfigurationException, RuntimeError):
     """The module was asked for its trainer, and no trainer has run it yet."""
 
 
-class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
+@read_only
+class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Module):
     """Your model and what it does with a batch. Override the steps and hooks you need.
 
     A module with ``training_step`` and ``configure_optimizers`` can be given to :meth:`Trainer.fit`.
@@ -93,6 +95,8 @@ class LightningModule(FormerModuleHooks, HyperparametersMixin, nn.Module):
 
     @trainer.setter
     def trainer(self, trainer: "Trainer | None") -> None:
+        if trainer is not None and not hasattr(trainer, "fit") and not hasattr(trainer, "global_step"):
+            raise taken(self, "trainer", trainer)
         for child in self.modules():
             if isinstance(child, LightningModule):
                 child.__dict__["_trainer"] = trainer

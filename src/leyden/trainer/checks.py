@@ -44,6 +44,7 @@ def check_module(model: Any) -> LightningModule:
         raise InvalidType("model", model, "a leyden.LightningModule", module_hint(model))
     if "_parameters" not in model.__dict__:
         raise InvalidType("model", type(model).__name__, "a module whose __init__ calls super().__init__() before anything else")
+    model._check_names_taken()
     return model
 
 

@@ -266,7 +266,8 @@ class Lifecycle(Run):
         for callback in self.callbacks:
             for name in ("log", "log_dict"):
                 if not hasattr(callback, name):
-                    vars(callback)[name] = getattr(module, name)
+                    # the class's: an attribute of the module may hide it
+                    vars(callback)[name] = getattr(type(module), name).__get__(module)
                     self._lent.append((vars(callback), name))
 
     def _let_go(self) -> None:
