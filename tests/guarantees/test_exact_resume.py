@@ -35,6 +35,7 @@ from torch.utils.data import (
 import leyden
 from leyden.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.checkpoint.optimizer_states import scheduler_state
 from leyden.checkpoint.random_state import random_state
 from leyden.data.combined import CombinedLoader
 from leyden.errors import LeydenWarning
@@ -395,7 +396,7 @@ def run(case: Case, folder: Path, name: str, *, ckpt_path: str | None = None, sa
     return {
         "weights": weights(net),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "schedulers": [each.scheduler.state_dict() for each in trainer.lr_scheduler_configs],
+        "schedulers": [scheduler_state(each.scheduler) for each in trainer.lr_scheduler_configs],
         "rows": metrics.read_text() if metrics.exists() else None,
         "history": result.history,
         "status": (result.status, result.reason, result.epochs, result.steps),
@@ -447,6 +448,32 @@ def check(case: Case, first: int, folder: Path) -> None:
 
 
 # -- every kind of loader
+
+
+class CountsPasses(Sampler[int]):
+    """Seeds itself by a count of its own passes."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return 11
+
+    def __iter__(self) -> Iterator[int]:
+        self.passes += 1
+        return iter(torch.randperm(11, generator=torch.Generator().manual_seed(self.passes)).tolist())
+
+
+def _same_sampler() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Training's loader and validation's, which share a sampler in each run."""
+    shared: list[CountsPasses] = []
+
+    def val() -> Any:  # it is made first
+        shared[:] = [CountsPasses()]
+        return loader(sampler=shared[0])
+
+    return lambda: loader(sampler=shared[0]), val
+
 
 LOADERS: dict[str, Case] = {
     "shuffled": Case(every=1),
@@ -512,6 +539,11 @@ LOADERS: dict[str, Case] = {
     "torchdata, a stream with state": Case(lambda: stateful(StreamWithState())),
     "torchdata, a stream and workers": Case(lambda: stateful(StreamInOrder(), num_workers=2), every=4),
     "torchdata, side by side": Case(lambda: [stateful(Samples(), shuffle=True), shuffled()]),
+    "a sampler that counts": Case(lambda: loader(sampler=CountsPasses())),
+    "a sampler that counts, and workers": Case(lambda: loader(sampler=CountsPasses(), num_workers=2), every=4),
+    "samplers that count, side by side": Case(lambda: {"a": loader(sampler=CountsPasses()), "b": loader(sampler=CountsPasses())}),
+    "validation by a sampler that counts": Case(val=lambda: loader(sampler=CountsPasses())),
+    "one sampler that counts for both": Case(*_same_sampler()),
     "no validation": Case(val=None, warned="no validation runs"),
     "seeded": Case(seeded=True),
     "seeded workers": Case(lambda: shuffled(num_workers=2), seeded=True, every=4),
@@ -717,6 +749,60 @@ class Classic(leyden.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
+class Thaws(Net):
+    """Thaws its layers on the way, with groups of their own, and trains on a buffer that is not persistent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(4), persistent=False)
+        self.first = self.model[0]
+        self.first.requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.centre.mul_(0.9).add_(batch.mean(0))
+        return super().training_step(batch - self.centre, batch_idx)
+
+    def on_train_epoch_start(self) -> None:
+        optimizer: Any = self.optimizers(False)
+        if self.current_epoch == 1:
+            self.first.requires_grad_(True)
+            optimizer.add_param_group({"params": list(self.first.parameters()), "lr": 0.001})
+
+    def configure_optimizers(self) -> Any:
+        late = set(map(id, self.first.parameters()))
+        own = [parameter for parameter in self.parameters() if id(parameter) not in late]
+        optimizer = torch.optim.Adam(own or [nn.Parameter(torch.zeros(1))], lr=0.02)
+        return [optimizer], [
+            {"scheduler": Around(optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.8)), "interval": "step"}
+        ]
+
+
+class Around(torch.optim.lr_scheduler.LRScheduler):
+    """A scheduler that steps another, and knows the optimizer by another name."""
+
+    def __init__(self, optimizer: Any, inner: Any) -> None:
+        self.inner, self.others = inner, [optimizer]
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        return [group["lr"] for group in self.others[0].param_groups]
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        if self.last_epoch:
+            self.inner.step()
+
+
+class SplitsAnew(Net):
+    """Splits its data at random whenever a loader is made."""
+
+    def train_dataloader(self) -> Any:
+        return loader(torch.utils.data.random_split(Samples(), [9, 2])[0], shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return loader(torch.utils.data.random_split(Samples(), [5, 6])[0])
+
+
 class OwnGenerators(Net):
     """Draws from generators of its own in training, in validation, and wherever they hide."""
 
@@ -837,6 +923,12 @@ FEATURES: dict[str, Case] = {
     "overfit": Case(loader, loader, options={"overfit_batches": 2}),
     "loaders made anew": Case(options={"reload_dataloaders_every_n_epochs": 1, "max_epochs": 3}),
     "loaders made anew every other epoch": Case(options={"reload_dataloaders_every_n_epochs": 2, "max_epochs": 4}),
+    "loaders split anew": Case(
+        lambda: None, lambda: None, SplitsAnew, options={"reload_dataloaders_every_n_epochs": 1, "max_epochs": 3}
+    ),
+    "loaders split once": Case(lambda: None, lambda: None, SplitsAnew),
+    "layers thawed on the way": Case(net=Thaws, options={"max_epochs": 3}),
+    "layers thawed inside a window": Case(net=Thaws, options={"accumulate_grad_batches": 3, "val_check_interval": 2}),
     "rows every third step": Case(options={"log_every_n_steps": 3, "accumulate_grad_batches": 2}),
     "epoch-wise scheduler": Case(net=ByEpochOnly),
     "one cycle": Case(net=OneCycle, options={"accumulate_grad_batches": 3}),

@@ -31,12 +31,15 @@ class Carried:
     def __init__(self, loader: Any, without: Any = None, dataset: bool = True) -> None:
         self.parts = dict(_parts(loader, without, dataset))
         self._before = self._now()
+        self._outside: dict[str, dict[str, Any]] | None = None  # while another iterates the same parts
 
     def _now(self) -> dict[str, dict[str, Any]]:
         return {path: _values(*part) for path, part in self.parts.items()}
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """What is otherwise than when the parts were made, by part and attribute."""
+        """What is otherwise than when the parts were made, by part and attribute; inside :func:`unmoved`, what it was outside."""
+        if self._outside is not None:
+            return self._outside
         changed = {}
         for path, now in self._now().items() if self.parts else ():
             before = self._before[path]
@@ -57,12 +60,15 @@ class Carried:
 @contextmanager
 def unmoved(carried: Iterable[Carried]) -> Iterator[None]:
     """Whatever is iterated inside, these parts go on outside as if nothing had been."""
-    states = [(each, each.state_dict()) for each in carried if each.parts]
+    states = [(each, each.state_dict(), each._outside) for each in carried if each.parts]
+    for each, state, _ in states:
+        each._outside = state
     try:
         yield
     finally:
-        for each, state in states:
+        for each, state, outer in states:
             each.load_state_dict(state)
+            each._outside = outer
 
 
 def _parts(loader: Any, without: Any, dataset: bool) -> Iterator[tuple[str, tuple[Any, bool]]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from leyden.data.carried import unmoved
 from leyden.data.generators import generators_in, put_states
 from leyden.data.share import ALONE, Share
 from leyden.data.source import Source
@@ -168,8 +169,9 @@ class Loaders:
             self._put_carried(stage)
 
     def _put_carried(self, stage: str) -> None:
-        for each, state in zip(self.eval[stage].carried, self._carried.pop(stage, []), strict=False):
-            each.load_state_dict(state)
+        with unmoved([] if self.train is None else self.train.carried):  # they may share a sampler
+            for each, state in zip(self.eval[stage].carried, self._carried.pop(stage, []), strict=False):
+                each.load_state_dict(state)
 
     def _put_back(self, stage: str, given: Any) -> None:
         self._generators[stage] = generators_in(given)
