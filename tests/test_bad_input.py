@@ -36,6 +36,7 @@ from leyden.errors import (
     MissingMethod,
     MissingModel,
     MissingMonitor,
+    UnknownName,
     Unsupported,
 )
 from leyden.module import NotAttached
@@ -325,7 +326,7 @@ def test_a_step_under_another_name_is_suggested() -> None:
     module = type(
         "Lacking", (BoringModel,), {"training_step": LightningModule.training_step, "train_step": lambda self, b: None}
     )()
-    with pytest.raises(MissingMethod, match="Did you mean to call 'train_step' that"):
+    with pytest.raises(UnknownName, match=r"Lacking\.train_step is no hook.*Did you mean 'training_step'"):
         trainer().fit(module)
 
 

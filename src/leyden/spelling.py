@@ -88,7 +88,9 @@ def refuse_misspelt(
         near = [] if others else nearest(name, hooks)
         if not (near or others or name.startswith(FAMILIES)) or calls_itself(part, name):
             continue
-        beside = name in passed_over or (owner is not base and any(hook in vars(owner) for hook in near))
+        beside = name in passed_over or (
+            owner is not base and any(hook in vars(owner) and vars(owner)[hook] is not getattr(base, hook, None) for hook in near)
+        )
         if beside and name[-1].isdigit():
             continue  # forward1, of which there are several
         near = near or _closest(name, hooks)

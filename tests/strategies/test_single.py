@@ -134,11 +134,13 @@ def test_states_of_module_and_optimizer_go_round() -> None:
     optimizers = [torch.optim.Adam(net.parameters()) for net in nets]
     nets[0](torch.ones(1, 2)).sum().backward()
     optimizers[0].step()
-    strategy.load_model_state_dict(nets[1], strategy.model_state_dict(nets[0]))
+    strategy.connect(nets[1])
+    strategy.load_model_state_dict({"state_dict": strategy.model_state_dict(nets[0])})
     strategy.load_optimizer_state(optimizers[1], strategy.optimizer_state(optimizers[0]))
     assert torch.equal(nets[1].weight, nets[0].weight)
     assert torch.equal(optimizers[1].state[nets[1].weight]["exp_avg"], optimizers[0].state[nets[0].weight]["exp_avg"])
-    report = strategy.load_model_state_dict(nets[1], {"weight": nets[0].weight, "extra": nets[0].bias}, strict=False)
+    state = {"weight": nets[0].weight, "extra": nets[0].bias}
+    report = strategy.load_model_state_dict({"state_dict": state}, strict=False)
     assert (report.missing_keys, report.unexpected_keys) == (["bias"], ["extra"])
 
 

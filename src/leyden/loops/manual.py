@@ -36,7 +36,7 @@ class Manual:
         self.module = run.lightning_module
         self.precision = run.strategy.precision
         self.forward = run.ready_step("training_step")
-        self.step_optimizer = run.profiler.around("optimizer_step", self.precision.step)
+        self.step_optimizer = run.profiler.around("optimizer_step", run.strategy.stepping(self.precision.step))
         self.wrapped = [
             SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
         ]

@@ -81,7 +81,7 @@ class Automatic:
         )
         plain_step = type(self.precision).step is Precision.step
         self.step_optimizer: Callable[..., Any] = run.profiler.around(
-            "optimizer_step", _step_plainly if plain_step else self.precision.step
+            "optimizer_step", run.strategy.stepping(_step_plainly if plain_step else self.precision.step)
         )
         self._window = 1  # batches that make a step
         self._divisor = 1  # batches of the running window, so that its gradient is their mean
@@ -101,6 +101,7 @@ class Automatic:
             or type(self.precision).backward is not Precision.backward
             or self.precision.scales
             or type(run.strategy).backward is not SingleDeviceStrategy.backward
+            or "backward" in vars(run.strategy)
             or run.profiler.active
         ):
             return self._backward_by_hook

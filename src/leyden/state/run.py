@@ -311,7 +311,7 @@ class Run(Properties, ABC):
         if overrides(module, LightningModule.backward):
             self.steps["backward"](loss, *args, **kwargs)
         else:
-            self.strategy.backward(loss, *args, **kwargs)
+            self.strategy.backward(loss, None, *args, **kwargs)
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward in manual optimization."""

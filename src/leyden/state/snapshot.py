@@ -124,7 +124,7 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
     module.on_load_checkpoint(checkpoint)
     state = checkpoint["state_dict"]
     try:
-        run.strategy.load_model_state_dict(module, state, strict=module.strict_loading)
+        run.strategy.load_model_state_dict({"state_dict": state}, strict=module.strict_loading)
     except (RuntimeError, KeyError) as error:
         if not run.fitting or not _rebuilds(run):
             raise _unfitting(run, error) from error  # else on_fit_start may rebuild it: see `put_weights_again`
@@ -154,7 +154,7 @@ def put_weights_again(run: Run) -> None:
         return
     module = run.lightning_module
     try:
-        run.strategy.load_model_state_dict(module, state, strict=module.strict_loading)
+        run.strategy.load_model_state_dict({"state_dict": state}, strict=module.strict_loading)
     except (RuntimeError, KeyError) as error:
         raise _unfitting(run, error) from error
 

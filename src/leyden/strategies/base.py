@@ -16,11 +16,12 @@ from leyden.devices.precision import Precision
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException
 from leyden.spelling import exact_arguments
+from leyden.strategies.lightning_names import LightningNames, heed_overrides
 from leyden.strategies.storage import OneFile, Storage
 
 
 @exact_arguments
-class Strategy(ABC):
+class Strategy(LightningNames, ABC):
     """Three things: the :attr:`processes` that train together, the :attr:`storage` of their checkpoints, and where the module
     and its batches are placed. Loops ask it for everything that depends on them.
 
@@ -48,6 +49,7 @@ class Strategy(ABC):
         self._checkpoint_io = checkpoint_io
         self._module: nn.Module | None = None
         self._wrapper: nn.Module | None = None
+        self._steps: dict[str, Callable[..., Any]] = {}
         self.processes: Processes = processes or Alone()
         """Who this process is, and how it talks to the others."""
 
@@ -176,8 +178,12 @@ class Strategy(ABC):
     # -- the module
     @property
     def model(self) -> nn.Module | None:
-        """The module that was connected, or ``None``."""
-        return self._module
+        """The module that was connected, or what :meth:`setup` wrapped it in; ``None`` before. May be set, in :meth:`setup`."""
+        return self._module if self._wrapper is None else self._wrapper
+
+    @model.setter
+    def model(self, model: nn.Module | None) -> None:
+        self._wrapper = model
 
     @property
     @abstractmethod
@@ -189,13 +195,22 @@ class Strategy(ABC):
         """Take ``module`` on, before anything is done to it."""
 
     @abstractmethod
-    def setup(self, module: nn.Module) -> nn.Module:
-        """Put ``module`` in its number format on its device; returns it, or a wrapper that a step goes through."""
+    def setup(self, module: nn.Module) -> nn.Module | None:
+        """Put ``module`` in its number format on its device; returns it, or a wrapper that a step goes through.
+
+        An override whose argument is called ``trainer``, as Lightning's, is given the trainer.
+        """
 
     def place(self, module: nn.Module) -> None:
         """Convert, move, wrap or shard ``module``: in place, once, before its weights are loaded."""
+        heed_overrides(self)
+        self._wrapper = None
+        self.setup_environment()
         self.connect(module)
-        self._wrapper = self.setup(module)
+        wrapped = self.setup(module)
+        if wrapped is not None:
+            self._wrapper = wrapped
+        self.model_to_device()
 
     def route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         """What a loop calls for the step ``name`` of the module: ``step`` itself, unless :meth:`setup` returned a wrapper.
@@ -216,8 +231,8 @@ class Strategy(ABC):
         """``module``'s whole state, for a checkpoint. Called on every process."""
 
     @abstractmethod
-    def load_model_state_dict(self, module: nn.Module, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
-        """Load what :meth:`model_state_dict` returned; returns the missing and the unexpected keys."""
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> Any:
+        """Load what :meth:`model_state_dict` returned, ``checkpoint["state_dict"]``, into the module."""
 
     @abstractmethod
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -244,8 +259,8 @@ class Strategy(ABC):
         """``batch`` with its tensors on ``device``, or on :attr:`root_device`. The batch given is not changed."""
 
     @abstractmethod
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute gradients of ``loss``, which the precision has scaled already where it scales."""
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients of the loss, which the precision has scaled already where it scales."""
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """What forward and backward run in while the window is not full: no gradients are exchanged then."""

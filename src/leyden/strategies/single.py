@@ -48,11 +48,14 @@ class SingleDeviceStrategy(Strategy):
     def connect(self, module: nn.Module) -> None:
         self._module = module
 
-    def setup(self, module: nn.Module) -> nn.Module:
+    def setup(self, module: Any) -> nn.Module:
+        if not isinstance(module, nn.Module):  # Lightning gives the trainer, and its subclasses hand that on
+            module = self._module
         if self._module is None:
             self._module = module
         self.accelerator.setup_device(self._device)
-        return self.precision.convert_module(module).to(self._device)
+        placed: nn.Module = self.precision.convert_module(module).to(self._device)
+        return placed
 
     def teardown(self) -> None:
         if self.moves and self._module is not None:
@@ -62,8 +65,9 @@ class SingleDeviceStrategy(Strategy):
     def model_state_dict(self, module: nn.Module) -> dict[str, Any]:
         return module.state_dict()
 
-    def load_model_state_dict(self, module: nn.Module, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
-        return module.load_state_dict(state_dict, strict=strict)
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> Any:
+        assert self._module is not None
+        return self._module.load_state_dict(checkpoint["state_dict"], strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         return optimizer.state_dict()
@@ -76,5 +80,5 @@ class SingleDeviceStrategy(Strategy):
             return move_data_to_device(batch, self._device) if self.moves else batch
         return move_data_to_device(batch, device)
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        self.precision.backward(loss, self._module, None, *args, **kwargs)
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:
+        self.precision.backward(closure_loss, self._module, None, *args, **kwargs)
