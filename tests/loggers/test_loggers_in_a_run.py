@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 import torch
-from kit import rows
+from kit import in_a_fresh_process, rows
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -209,3 +210,35 @@ def test_a_logger_that_a_hook_puts_in_place_keeps_its_rows(tmp_path: Path) -> No
     trainer.fit(Changing(), loader(), loader())
     assert trainer.logger is not None
     assert len(rows(trainer.logger.log_dir)) >= 4
+
+
+def test_a_broken_tensorboard_is_named_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+    import sys
+
+    def broken(name: str) -> None:
+        raise TypeError("Descriptors cannot be created directly.")
+
+    trainer = Trainer(max_epochs=1, logger=TensorBoardLogger(tmp_path), enable_progress_bar=False, enable_model_summary=False)
+    monkeypatch.delitem(sys.modules, "tensorboard.compat.proto.event_pb2", raising=False)
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(InvalidOption, match=r"can be imported.*Descriptors cannot.*or pass logger=CSVLogger"):
+        trainer.fit(Model(), loader())
+
+
+def test_what_the_user_warns_of_is_shown_once(tmp_path: Path) -> None:
+    program = """
+        import sys, warnings, torch, kit, leyden
+        class Net(kit.Net):
+            def training_step(self, batch, batch_idx):
+                warnings.warn("mine")
+                return super().training_step(batch, batch_idx)
+        data = torch.utils.data.DataLoader(torch.ones(4, 4))
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("default")
+            kit.trainer(logger=True, enable_checkpointing=None, max_epochs=3, log_every_n_steps=1).fit(Net(), data, data)
+        print([str(each.message) for each in shown])
+    """
+    here = str(Path(__file__).resolve().parents[1])
+    shown = in_a_fresh_process(f"import sys; sys.path.insert(0, {here!r})\n" + dedent(program), folder=tmp_path)
+    assert shown.splitlines()[-1] == "['mine']"

@@ -131,7 +131,7 @@ def test_metrics_come_by_keyword() -> None:
     trainer(logger).fit(Logging())
     assert [step for row, step in logger.rows if "loss_step" in row] == [0, 1]
     with mock.patch.object(CSVLogger, "log_metrics") as method:
-        trainer(True).fit(Logging())
+        trainer(CSVLogger(".")).fit(Logging())
     assert method.call_args_list
     assert all(set(call.kwargs) == {"metrics", "step"} and not call.args for call in method.call_args_list)
 

@@ -74,6 +74,11 @@ def _put_back(held: Any, before: Any) -> None:
         held.copy_(before)
     elif isinstance(held, np.ndarray):
         held[...] = before
+    elif type(held) not in _CONTAINERS:  # hyper-parameters are a dict too, of which only the attributes were noted
+        own = vars(held)
+        for name in [name for name in _own(held) if name not in before]:
+            del own[name]
+        own.update(before)
     elif isinstance(held, list):
         held[:] = before
     elif isinstance(held, dict):
@@ -83,11 +88,6 @@ def _put_back(held: Any, before: Any) -> None:
     elif isinstance(held, set):
         held.clear()
         held |= before
-    elif isinstance(held, deque):
+    else:
         held.clear()
         held.extend(before)
-    else:
-        own = vars(held)
-        for name in [name for name in _own(held) if name not in before]:
-            del own[name]
-        own.update(before)

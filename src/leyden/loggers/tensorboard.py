@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import struct
+import sys
 import time
 import warnings
 from argparse import Namespace
@@ -18,7 +19,7 @@ from torch.nn import Module
 
 from leyden.checkpoint.durable import put_in_place
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.errors import InvalidType, LeydenWarning, MissingPackage, warn_user
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning, MissingPackage, warn_user
 from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.hyperparameters import as_dict, flat
@@ -42,6 +43,29 @@ SECONDS = 10.0
 
 _WRITERS_ARGUMENTS = ("comment", "purge_step", "max_queue", "flush_secs", "filename_suffix")
 """What ``torch.utils.tensorboard.SummaryWriter`` takes beside the folder. It is not asked: importing it takes a second."""
+
+
+def load_packages() -> None:
+    """Import what writing takes, where that has not happened. Raises :class:`InvalidOption` where it cannot be imported.
+
+    What the packages warn of, their own dependencies, is not shown. (Once only: whoever touches the filters makes Python show
+    again what it has shown.)
+    """
+    missing = [name for name in ("torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2") if name not in sys.modules]
+    if not missing:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for package in missing:
+            try:
+                importlib.import_module(package)
+            except Exception as error:  # a broken installation raises whatever it wants
+                raise InvalidOption(
+                    "logger",
+                    "TensorBoardLogger",
+                    "a package tensorboard that can be imported",
+                    f"Importing it raised {type(error).__name__}: {error}. Mend the installation, or pass logger=CSVLogger('.').",
+                ) from error
 
 
 @exact_arguments
@@ -116,9 +140,9 @@ class TensorBoardLogger(InFolder, Logger):
         """The ``SummaryWriter``, for images, histograms, text and the like."""
         if self._writer is None:
             self._folder.claim()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the package's imports warn of its own dependencies
-                from torch.utils.tensorboard import SummaryWriter
+            load_packages()
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(log_dir=self._folder.path, **self._kwargs)
         return self._writer
 
@@ -126,11 +150,7 @@ class TensorBoardLogger(InFolder, Logger):
         self._folder.agree(agree)
         if not rank_zero_only.rank:
             self._yaml_waits = self._yaml_waits or not self._there(self.NAME_HPARAMS_FILE)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the package's imports warn of its own dependencies
-                # now, and not in the middle of training when the first rows are written
-                for package in ("torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2"):
-                    importlib.import_module(package)
+            load_packages()  # now, and not in the middle of training when the first rows are written
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row: numbers, 0-dim tensors that are read from their device when rows are written, or dicts of such.
