@@ -27,7 +27,7 @@
      │   ├─ CheckpointMissing    (FileNotFoundError, ValueError)
      │   ├─ CheckpointDamaged    (RuntimeError)     truncated, or a checksum does not match
      │   ├─ CheckpointForeign    (RuntimeError)     not a checkpoint, or one that needs pickle to be read
-     │   └─ CheckpointMismatch   (RuntimeError, KeyError)   does not fit the module, optimizers or callbacks at hand
+     │   └─ CheckpointMismatch   (RuntimeError, KeyError, ValueError)   does not fit the module, optimizers or loaders at hand
      ├─ CheckpointWriteFailed    (OSError)          disk full, permission lost; the previous file is intact
      ├─ NonFiniteLoss            (RuntimeError, ValueError)   the training loss became NaN or infinite
      ├─ LeakedStopIteration      (RuntimeError)     user code let a StopIteration escape
@@ -171,8 +171,8 @@ class CheckpointForeign(CheckpointError, RuntimeError):
     """A file is no checkpoint, or can only be read by running code that stands in it."""
 
 
-class CheckpointMismatch(CheckpointError, RuntimeError, KeyError):
-    """A checkpoint does not fit the module, optimizers or callbacks it is loaded into."""
+class CheckpointMismatch(CheckpointError, RuntimeError, KeyError, ValueError):
+    """A checkpoint does not fit the module, optimizers or loaders it is loaded into."""
 
 
 class CheckpointWriteFailed(LeydenError, OSError):

@@ -173,14 +173,14 @@ def test_state_goes_into_a_checkpoint_and_comes_back() -> None:
     assert {"wait_count", "stopped_epoch", "best_score", "patience"} <= set(state)
     second = EarlyStopping("val_loss")
     second.load_state_dict(state)
-    assert (second.wait_count, second.patience, float(second.best_score)) == (1, 5, 1.0)
+    assert (second.wait_count, second.patience, float(second.best_score)) == (1, 3, 1.0)  # patience is the command's
     assert second.state_key == first.state_key == "EarlyStopping{'monitor': 'val_loss', 'mode': 'min'}"
 
 
 def test_a_state_of_lightnings_is_taken() -> None:
     stopping = EarlyStopping("val_loss")
     stopping.load_state_dict({"wait_count": 2, "stopped_epoch": 0, "best_score": torch.tensor(0.5), "patience": 4})
-    assert (stopping.wait_count, stopping.patience, float(stopping.best_score)) == (2, 4, 0.5)
+    assert (stopping.wait_count, stopping.patience, float(stopping.best_score)) == (2, 3, 0.5)
 
 
 def test_a_resumed_run_stops_where_the_whole_one_does() -> None:

@@ -132,15 +132,17 @@ def test_a_finished_run_says_so_and_trains_nothing(capsys: pytest.CaptureFixture
     assert sorted(os.listdir("lightning_logs/version_0/checkpoints")) == files
 
 
-def test_a_run_that_was_stopped_stays_finished(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stop_that_was_wished_ends_that_run_only(capsys: pytest.CaptureFixture[str]) -> None:
     stops = Recorder(on_train_epoch_end=lambda run, *_: run.stop(because="enough") if run.current_epoch == 1 else None)
     _, result = fit(trainer(stops))
     assert (result.status, result.reason, result.epochs) == ("stopped", "enough", 2)
-    recorder = Recorder()
-    _, again = fit(trainer(recorder))
-    assert "is finished: enough" in capsys.readouterr().out
-    assert "on_train_batch_start" not in recorder.names
-    assert (again.status, again.reason, again.epochs) == ("stopped", "enough", 2)
+    net, again = fit(trainer())
+    assert "is finished" not in capsys.readouterr().out
+    assert (again.status, again.reason, again.epochs) == ("finished", None, 3)
+    os.mkdir("once")
+    os.chdir("once")
+    once, _ = fit(trainer(), None)
+    assert same(net, once)
 
 
 def test_more_epochs_go_on() -> None:
@@ -494,6 +496,6 @@ def test_the_same_limit_inside_an_epoch_is_finished(capsys: pytest.CaptureFixtur
     _, result = fit(trainer(max_epochs=-1, max_steps=6))
     recorder = Recorder()
     _, again = fit(trainer(recorder, max_epochs=-1, max_steps=6))
-    assert "is finished: it has reached its limit" in capsys.readouterr().out
+    assert "is finished: 6 steps are done, and max_steps=6." in capsys.readouterr().out
     assert "on_train_batch_start" not in recorder.names
     assert (again.steps, again.epochs, again.history) == (6, result.epochs, result.history)

@@ -36,6 +36,9 @@ class EarlyStopping(Callback):
     The metric is checked after each validation, or at the end of the training epoch where validation runs exactly there.
     Only a metric that is new is judged: a validation that runs every few epochs costs no patience in between.
 
+    A run that it has ended stays ended when the same command is given again. It trains on where the arguments now allow more
+    (another ``patience`` or threshold), or ``max_epochs`` or ``max_steps`` were raised.
+
     Args:
         monitor: The name of a logged metric.
         min_delta: By how much it has to be better than the best so far to count as an improvement.
@@ -102,6 +105,7 @@ class EarlyStopping(Callback):
         self._check_on_train_epoch_end = check_on_train_epoch_end
         self._metric = Monitor(monitor)
         self._has_run = False
+        self._resumed = False
         self._begin()
 
     def _begin(self) -> None:
@@ -112,6 +116,8 @@ class EarlyStopping(Callback):
         self.stopping_reason_message: str | None = None
         self.best_epoch: int | None = None
         self._each_epoch = False  # whether every epoch ends with one check
+        self._judged: float | None = None  # the value that ended training
+        self._limits: list[int] | None = None  # max_epochs and max_steps of the run that it ended
         self._warned = False
         self._metric.forget()
 
@@ -136,6 +142,29 @@ class EarlyStopping(Callback):
         if self._has_run:  # another fit is judged by itself
             self._begin()
             self._has_run = False
+
+    def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        """A run that goes on after the end that this callback brought about: ask for it again, where it still holds."""
+        resumed, self._resumed = self._resumed, False
+        if not resumed or self.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
+            return
+        if self._still_holds() and not _are_raised(self._limits, _limits_of(trainer)):
+            trainer.stop(because=self.stopping_reason_message or "EarlyStopping asked for it")
+        else:
+            self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
+            self.stopping_reason_message = self._judged = self._limits = None
+
+    def _still_holds(self) -> bool:
+        """Whether what ended training would end it with the arguments of today."""
+        value = math.nan if self._judged is None else self._judged  # NaN: a file of an earlier version
+        reason, sign = self.stopping_reason, -1.0 if self.mode == "min" else 1.0
+        if reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            return self.wait_count >= self.patience
+        if reason is EarlyStoppingReason.NON_FINITE_METRIC:
+            return self.check_finite
+        if reason is EarlyStoppingReason.STOPPING_THRESHOLD:
+            return self.stopping_threshold is not None and not sign * value <= sign * self.stopping_threshold
+        return self.divergence_threshold is not None and not sign * value >= sign * self.divergence_threshold
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
         self._has_run = True
@@ -198,6 +227,7 @@ class EarlyStopping(Callback):
         if should_stop:  # epoch values are the same on all processes, and a wish of one alone is heard by the others
             self.stopped_epoch = trainer.current_epoch
             self.stopping_reason_message = reason
+            self._judged, self._limits = float(current), _limits_of(trainer)
             trainer.stop(because=reason or "EarlyStopping asked for it")
         if reason and self.verbose:
             self._log_info(trainer, reason)
@@ -252,20 +282,33 @@ class EarlyStopping(Callback):
             "patience": self.patience,
             "stopping_reason": self.stopping_reason.value,
             "stopping_reason_message": self.stopping_reason_message,
+            "judged": self._judged,
+            "limits": self._limits,
             "metric": self._metric.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._begin()
-        self._has_run = False
+        self._has_run, self._resumed = False, True
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
         self.best_score = torch.as_tensor(state_dict["best_score"])
         self.best_epoch = state_dict.get("best_epoch")
-        self.patience = state_dict["patience"]
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
+        self._judged, self._limits = state_dict.get("judged"), state_dict.get("limits")
         self._metric.load_state_dict(state_dict.get("metric", {}))
+
+
+def _limits_of(trainer: Run) -> list[int]:
+    return [-1 if trainer.max_epochs is None else trainer.max_epochs, trainer.max_steps]
+
+
+def _are_raised(then: list[int] | None, now: list[int]) -> bool:
+    """Whether either limit is higher now; -1 is none."""
+    return then is not None and any(
+        before != -1 and (limit == -1 or limit > before) for before, limit in zip(then, now, strict=True)
+    )
 
 
 def _beside(current: Tensor, threshold: float) -> Tensor:

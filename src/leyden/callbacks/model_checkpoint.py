@@ -18,7 +18,7 @@ from leyden.checkpoint.naming import format_name
 from leyden.checkpoint.retention import Recorded, Retention
 from leyden.checkpoint.upkeep import Upkeep
 from leyden.distributed.rank_zero import rank_zero_info
-from leyden.errors import CheckpointWriteFailed, InvalidOption
+from leyden.errors import CheckpointError, CheckpointWriteFailed, InvalidOption
 from leyden.module import LightningModule
 from leyden.options import check_bool, check_text
 from leyden.schedule import EveryDuration, EveryN
@@ -248,8 +248,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         self._drop_interim(trainer)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
-        if not self.save_on_exception or isinstance(exception, CheckpointWriteFailed):
-            return
+        if not self.save_on_exception or isinstance(exception, CheckpointWriteFailed | CheckpointError):
+            return  # no state of training: it could not be written, or not be put back
         if self._should_skip_saving_checkpoint(trainer):
             return
         candidates = self._monitor_candidates(trainer)

@@ -5,7 +5,7 @@ from typing import Final
 
 from leyden.callbacks.checkpoint import Checkpoint
 from leyden.checkpoint.files import absolute
-from leyden.errors import CheckpointWriteFailed, InvalidOption, InvalidType
+from leyden.errors import CheckpointError, CheckpointWriteFailed, InvalidOption, InvalidType
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
@@ -40,5 +40,5 @@ class OnExceptionCheckpoint(Checkpoint):
         return os.path.join(self.dirpath, self.filename + self.FILE_EXTENSION)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.fitting and not trainer.fast_dev_run and not isinstance(exception, CheckpointWriteFailed):
+        if trainer.fitting and not trainer.fast_dev_run and not isinstance(exception, CheckpointWriteFailed | CheckpointError):
             trainer.save_checkpoint(self.ckpt_path)

@@ -134,8 +134,7 @@ class Timer(Callback):
             return
         if self._verbose and not trainer.should_stop:
             rank_zero_info(f"The time is over: training took {timedelta(seconds=int(self.time_elapsed()))}.")
-        # not for good: a resumed run may have been given more time
-        trainer.stop(because=f"the time limit of {timedelta(seconds=self._duration or 0)} was reached", lasting=False)
+        trainer.stop(because=f"the time limit of {timedelta(seconds=self._duration or 0)} was reached")
 
 
 def _stage(given: str) -> RunningStage:

@@ -176,6 +176,16 @@ class InTurn:
         for each, contributed in zip(self.all, kept if isinstance(kept, list) else [kept] * len(self.all), strict=False):
             each.contributed = contributed
 
+    @property
+    def divisor(self) -> int:
+        """Batches of the running window, so that its gradient is their mean."""
+        return self.all[0].divisor
+
+    @divisor.setter
+    def divisor(self, batches: int) -> None:
+        for each in self.all:
+            each.divisor = batches
+
     def step(self, batch: Any, index: int, is_last: bool, at: int = OPENED) -> Any:
         """Train on a batch; returns what ``training_step`` returned, in a list where it was called several times."""
         run, progress, turns = self.run, self.progress, self.turns
@@ -254,7 +264,7 @@ class InTurn:
         self._window = run.accumulate_grad_batches
         kept = self.contributed if progress.window else [0] * len(self.all)
         for each, contributed in zip(self.all, kept, strict=True):
-            each.open_window(1 if self._window == 1 else run.window_length(progress.batch - progress.window))
+            each.open_window(each.divisor or run.window_length(progress.batch - progress.window))
             each.contributed = contributed
 
     def end_window(self, at: int = OPENED) -> None:

@@ -175,7 +175,7 @@ class FitLoop:
             if progress.step >= self.max_steps and self.end.is_cut():
                 return
             at = OPENED  # only the first batch can be one that was cut
-        if not is_last and progress.batch and not self.loaders.is_at_limit():  # the loader ended before its own length
+        if not is_last and progress.batch:  # the loader ended before its own length, or a resumed epoch has a lower limit
             self.loaders.report_short()
             self.close_epoch()
 

@@ -40,7 +40,7 @@ class Manual:
         self.wrapped = [
             SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
         ]
-        self.contributed = 0
+        self.contributed, self.divisor = 0, 1
         self.has_stepped_scheduler = False
         self._stepped = False
         self._handles = []

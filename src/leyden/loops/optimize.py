@@ -84,7 +84,7 @@ class Automatic:
             "optimizer_step", run.strategy.stepping(_step_plainly if plain_step else self.precision.step)
         )
         self._window = 1  # batches that make a step
-        self._divisor = 1  # batches of the running window, so that its gradient is their mean
+        self.divisor = 1  # batches of the running window, so that its gradient is their mean
         self.contributed = 0  # batches whose gradients are in
         self._closure: Callable[[], Any] | None = None  # of the running batch, until it was called
         self._at = OPENED  # where that batch was cut
@@ -157,7 +157,7 @@ class Automatic:
         progress = self.progress
         if progress.window == 0 and at < FORWARD:
             self._window = self.run.accumulation
-            self._divisor = 1 if self._window == 1 else self.run.window_length(index)
+            self.divisor = 1 if self._window == 1 else self.run.window_length(index)
             self.contributed = 0
         full = is_last or progress.window + 1 >= self._window or at >= ACCUMULATED
         if full and self.must_close:
@@ -172,7 +172,7 @@ class Automatic:
             return outputs
         self.stepped = self.contributed > 0
         if self.stepped and at < OPTIMIZED and not self.must_close and self.optimizer is not None:
-            if self.prepares_step or self.contributed != self._divisor:
+            if self.prepares_step or self.contributed != self.divisor:
                 self.before_step(self.optimizer, at)
             self.step_optimizer(self.optimizer)
         if at < STEPPED:
@@ -186,7 +186,7 @@ class Automatic:
 
     def open_window(self, batches: int) -> None:
         """So many batches make the next step."""
-        self._divisor = batches
+        self.divisor = batches
         self.contributed = 0
 
     def differentiate(self, batch: Any, index: int, at: int) -> Any:
@@ -204,8 +204,8 @@ class Automatic:
                 return None
             self.note_loss(loss.detach())
             flight.outputs = outputs
-            if self._divisor != 1:
-                loss = loss / self._divisor
+            if self.divisor != 1:
+                loss = loss / self.divisor
             if self.is_watched:
                 flight.loss, progress.done = loss, FORWARD
         else:
@@ -229,8 +229,8 @@ class Automatic:
     def take_up(self, carried: Any) -> None:
         """A resumed run begins inside a window, or inside a batch: what the earlier batches brought is there already."""
         progress, flight = self.progress, self.flight
-        self._window = self.run.accumulate_grad_batches
-        self._divisor = 1 if self._window == 1 else self.run.window_length(progress.batch - progress.window)
+        self._window = self.run.accumulate_grad_batches  # another than before the cut leaves the divisor of what is there
+        self.divisor = self.divisor or self.run.window_length(progress.batch - progress.window)
         if not carried:
             return
         if FORWARD <= progress.done < BACKWARD and carried.get("value") is not None:
@@ -248,11 +248,11 @@ class Automatic:
         """Gradients are complete: make them the window's mean, unscale, tell, clip."""
         progress = self.progress
         if at < ACCUMULATED:
-            if self.contributed not in (0, self._divisor):
+            if self.contributed not in (0, self.divisor):
                 # the window came out shorter than its length was known to be (a loader that ended, a skipped batch)
                 gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
                 if gradients:
-                    torch._foreach_mul_(gradients, self._divisor / self.contributed)
+                    torch._foreach_mul_(gradients, self.divisor / self.contributed)
             if self.precision.scales:
                 self.precision.unscale(optimizer)
             progress.done = ACCUMULATED
@@ -389,7 +389,7 @@ class Automatic:
                 + (" Nothing but steps limits this run, and there are none: it ends here." if endless else "")
             )
         if endless:
-            run.stop("no step was taken in a whole epoch", lasting=False)
+            run.stop("no step was taken in a whole epoch")
         return endless
 
     def step_plateaus(self, interval: str) -> None:

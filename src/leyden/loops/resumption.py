@@ -42,11 +42,14 @@ class Resumption:
         """Whether there is nothing to train, and nobody to be told of it. A raised limit lets the epoch that it cut go on."""
         run, progress, end = self.run, self.run.progress, self.loop.end
         is_cut_inside = progress.batch > 0 and not progress.closed and progress.done >= Done.PLATEAUS
-        if (is_cut_inside and not end.is_cut()) or (progress.done >= Done.EPOCH_TOLD and not end.is_over()):
+        if (is_cut_inside and not end.is_cut()) or (progress.done >= Done.EPOCH_TOLD and not end.is_cut()):
             progress.reopen()
             run.history = [row for row in run.history if row["epoch"] != progress.epoch]
-        if run.ckpt_path is not None and end.has_trained():
-            run.print(f"The run in {run.ckpt_path} is finished: {run.course.reason or 'it has reached its limit'}.")
+        passed = end.is_passed()
+        if run.ckpt_path is not None and (passed or end.has_trained()):
+            run.print(f"The run in {run.ckpt_path} is finished: {end.why()}.")
+        if passed:
+            return True
         told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, run.told_names or [])
         return end.is_here() and told_all
 
@@ -74,6 +77,8 @@ class Resumption:
         if not progress.in_batch or carried is None or "batch" not in carried:
             return loaders.read(progress.epoch, progress.batch), at
         rest: Iterator[tuple[Any, int, bool]] = iter(())
+        stop = loaders.source.stop
+        flight.is_last = flight.is_last if stop is None else flight.index + 1 >= stop  # the limit may be another now
         if not flight.is_last:
             rest = loaders.read(progress.epoch, progress.batch + 1)
         return chain([(flight.batch, flight.index, flight.is_last)], rest), at

@@ -18,7 +18,6 @@ class Wish(IntFlag):
     """What somebody may ask of the loops."""
 
     STOP = 1  # end training after a batch
-    FOR_GOOD = 2  # and a run that goes on from here is over
     TERMINATE = 4  # SIGTERM or SIGUSR1: save, and end the process
     INTERRUPT = 8  # Ctrl-C: save, and give control back
     NOT_FINITE = 16  # the training loss is NaN or infinite

@@ -86,15 +86,15 @@ class FitLoaders:
         count, flight = self.source.readers[0].counter(), self.run.flight
         return lambda: count(flight.index, flight.is_last)
 
-    def is_at_limit(self) -> bool:
-        """Whether the epoch has had all the batches that it was to have."""
-        stop = self.source.stop
-        return stop is not None and self.run.progress.batch >= stop
-
     def report_short(self) -> None:
-        """The loader ended before its own length: say so."""
+        """The loader ended before its own length, or a resumed epoch is to have no more batches than it had: say so."""
         source, progress = self.source, self.run.progress
-        if source.length is not None:
+        if source.stop is not None and progress.batch >= source.stop:
+            self.run.warn(
+                f"Epoch {progress.epoch} had {progress.batch} batches when the run was cut, and is to have {source.stop} now: it "
+                f"ends there."
+            )
+        elif source.length is not None:
             self.run.warn(
                 f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
                 f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."

@@ -24,6 +24,8 @@ class Stepping(Protocol):
     wrapped: list[SteppingOptimizer]
     contributed: Any
     """Batches whose gradients wait for the next step; of each optimizer, where several take turns."""
+    divisor: int
+    """What their losses were divided by; 0 where a file does not say it."""
 
     @property
     def has_stepped_scheduler(self) -> bool: ...

@@ -15,7 +15,6 @@ from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
-from leyden.state.course import Wish
 from leyden.state.flight import detached, flow_of
 from leyden.state.generators import put_generators, take_generators
 from leyden.state.making import put_made, take_made
@@ -75,17 +74,15 @@ def put_progress(run: Run, state: Any) -> None:
     run.progress.load_state_dict(state)
 
 
-def put_accumulation(run: Run, batches: Any) -> None:
-    run.accumulate_grad_batches = batches
+def take_accumulation(run: Run) -> dict[str, Any]:
+    return {"asked": run.asked_accumulation(), "now": run.accumulate_grad_batches}
 
 
-def take_stop(run: Run) -> dict[str, Any]:
-    return {"wished": run.should_stop and run.course.wishes(Wish.FOR_GOOD), "because": run.course.reason}
-
-
-def put_stop(run: Run, stop: Any) -> None:
-    if stop["wished"]:
-        run.stop(stop["because"])
+def put_accumulation(run: Run, kept: Any) -> None:
+    """What the command says counts; where it says what it said before, what a hook has made of it since."""
+    run.follow_accumulation_schedule()
+    if isinstance(kept, Mapping) and kept["asked"] == run.asked_accumulation():
+        run.accumulate_grad_batches = kept["now"]
 
 
 def put_history(run: Run, history: Any) -> None:
@@ -142,19 +139,20 @@ def take_gradients(run: Run) -> dict[str, Any]:
     if progress.window == 0 and not progress.in_batch and module.automatic_optimization:
         return {}
     found = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
-    contributed = run.optimization.contributed if run.optimization is not None else 0
-    return {"contributed": contributed, "gradients": found}
+    stepping = run.optimization
+    contributed, divisor = (0, 0) if stepping is None else (stepping.contributed, stepping.divisor)
+    return {"contributed": contributed, "divisor": divisor, "gradients": found}
 
 
 def put_gradients(run: Run, state: Any) -> None:
     if not state:
         return
     if run.optimization is not None:
-        run.optimization.contributed = state["contributed"]
+        run.optimization.contributed, run.optimization.divisor = state["contributed"], state.get("divisor", 0)
     parameters = dict(run.lightning_module.named_parameters())
     for name, gradient in state["gradients"].items():
         if name in parameters:
-            parameters[name].grad = gradient.to(parameters[name].device)
+            parameters[name].grad = gradient.to(parameters[name])
 
 
 # -- metrics
@@ -283,8 +281,7 @@ PARTS = (
     Part("progress", "same", take_progress, put_progress, early=True),
     Part("made", "own", take_made, put_made, early=True),
     Part("told", "same", take_told, put_told),
-    Part("accumulate", "same", lambda run: run.accumulate_grad_batches, put_accumulation),
-    Part("stop", "same", take_stop, put_stop),
+    Part("accumulate", "same", take_accumulation, put_accumulation),
     Part("history", "same", lambda run: run.history, put_history),
     Part(
         "loggers",

@@ -106,13 +106,12 @@ class Run(Properties, ABC):
         return {**self.__dict__, **at_rest}
 
     # -- wishes
-    def stop(self, because: str = "trainer.stop() was called", lasting: bool = True) -> None:
+    def stop(self, because: str = "trainer.stop() was called") -> None:
         """Ask training to end after the running batch, once ``min_epochs`` and ``min_steps`` are reached.
 
-        A run that goes on from a checkpoint taken after a ``lasting`` wish is finished; else it trains on.
+        That ends this run only: one that goes on from its checkpoint trains on, unless it is asked again.
         """
-        self.course.withdraw(Wish.FOR_GOOD)
-        self.course.wish(Wish.STOP | Wish.FOR_GOOD if lasting else Wish.STOP, because)
+        self.course.wish(Wish.STOP, because)
 
     @property
     def should_stop(self) -> bool:
@@ -122,9 +121,9 @@ class Run(Properties, ABC):
     @should_stop.setter
     def should_stop(self, wished: bool) -> None:
         if wished:
-            self.course.wish(Wish.STOP | Wish.FOR_GOOD)
+            self.course.wish(Wish.STOP)
         else:
-            self.course.withdraw(Wish.STOP | Wish.FOR_GOOD)
+            self.course.withdraw(Wish.STOP)
 
     @property
     def stop_reason(self) -> str | None:
@@ -156,6 +155,12 @@ class Run(Properties, ABC):
             self.accumulate_grad_batches = next(
                 batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.progress.epoch
             )
+
+    def asked_accumulation(self) -> list[Any]:
+        """What the command says of accumulation."""
+        asked = self.options.optimization
+        schedules = (asked.schedule or {}, self.accumulation_schedule() or {})
+        return [asked.accumulate, *([list(item) for item in sorted(each.items())] for each in schedules)]
 
     def window_length(self, index: int) -> int:
         """Batches in the accumulation window that begins at batch ``index``: the epoch's last may be shorter."""

@@ -13,6 +13,7 @@ from leyden import classic
 from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers
 from leyden.callback import Callback
 from leyden.callbacks.progress.story import Story
+from leyden.classic.loop_views import EvaluationLoopView, FitLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.empty import EmptyInit
@@ -36,7 +37,6 @@ from leyden.trainer.checks import check_fit, check_module, load_eval, require_pr
 from leyden.trainer.job import Job
 from leyden.trainer.keywords import read_options
 from leyden.trainer.lifecycle import Lifecycle
-from leyden.trainer.loop_views import EvaluationLoopView, FitLoopView
 from leyden.trainer.result import FitResult
 from leyden.types import ClipAlgorithm, PrecisionName, name_in_hooks
 

@@ -1,0 +1,232 @@
+"""Settings come from the command, state comes from the file: runs that go on with another command than they began with."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Any
+
+import kit
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+import leyden
+from leyden.callbacks import EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from leyden.errors import CheckpointMismatch, LeydenWarning
+from leyden.testing import Recorder
+
+DATA = torch.randn(24, 4, generator=torch.Generator().manual_seed(5))
+
+
+class Net(leyden.LightningModule):
+    """Trains on rows of numbers, notes which it saw, and logs a ``val_loss`` that never improves."""
+
+    def __init__(self, optimizer: Any = None) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.optimizer = torch.nn.Linear(4, 1), optimizer
+        self.seen: list[list[int]] = []
+        self.gradients: list[Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        index, x = batch
+        self.seen.append(index.tolist())
+        return self.layer(x).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", 1.0)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        assert self.layer.weight.grad is not None
+        self.gradients.append(self.layer.weight.grad.clone())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.01) if self.optimizer is None else self.optimizer(self)
+
+
+class Rows(torch.utils.data.Dataset[Any]):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return index, DATA[index % len(DATA)]
+
+
+def loader(batch_size: int = 4, shuffle: bool = True, count: int = 24, **more: Any) -> DataLoader[Any]:
+    return DataLoader(Rows(count), batch_size, shuffle=shuffle, **more)
+
+
+def fit(
+    path: Path | None = None, *, data: Any = None, model: Net | None = None, val: bool = False, **options: Any
+) -> tuple[Net, leyden.Trainer]:
+    writes = any(isinstance(each, ModelCheckpoint) for each in options.get("callbacks", []))
+    quiet: dict[str, Any] = {"enable_checkpointing": writes, "limit_val_batches": 1.0 if val else 0, "num_sanity_val_steps": 0}
+    module, run = model or Net(), kit.trainer(*options.pop("callbacks", []), **{**quiet, "max_epochs": 3, **options})
+    leyden.seed_everything(7)
+    run.fit(module, data if data is not None else loader(), DataLoader(Rows(2)), ckpt_path=path)
+    return module, run
+
+
+def cut(path: Path, batches: int, **options: Any) -> Net:
+    """A run that is broken off after so many batches, and was saved then."""
+    stop = Recorder(on_train_batch_end=lambda run, *_: _save_and_crash(run, path) if run.progress.batches == batches else None)
+    callbacks = [stop, *options.pop("callbacks", [])]
+    module = options.pop("model", None) or Net()
+    with pytest.raises(kit.Crash):
+        fit(callbacks=callbacks, model=module, **options)
+    return module
+
+
+def _save_and_crash(run: leyden.Trainer, path: Path) -> None:
+    run.save_checkpoint(path)
+    raise kit.Crash
+
+
+# -- accumulation
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "batches"), [(1, 2, 6), (4, 2, 7), (4, 1, 7), (2, 4, 7), (3, 2, 8), (1, 3, 17), (2, 1, 5)]
+)
+def test_accumulation_is_the_commands_from_the_resumed_step_on(then: int, now: int, batches: int, tmp_path: Path) -> None:
+    first = cut(tmp_path / "a.ckpt", batches, accumulate_grad_batches=then)
+    waiting = first.seen[batches - (batches % 6) % then :]
+    second, run = fit(tmp_path / "a.ckpt", accumulate_grad_batches=now)
+    assert run.accumulate_grad_batches == now
+    assert len(first.seen) + len(second.seen) == 18
+    # the steps, by hand: a window is full once it has so many batches, and at an epoch's end
+    window, expected = len(waiting), 0
+    for batch in range(batches, 18):
+        window += 1
+        if window >= now or batch % 6 == 5:
+            window, expected = 0, expected + 1
+    assert len(second.gradients) == expected
+    # the first step's gradient is the mean of all batches in its window
+    of_window = [*waiting, *second.seen[: 1 if now <= len(waiting) + 1 else min(now - len(waiting), 6 - batches % 6)]]
+    weights = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    twin = Net()
+    twin.load_state_dict(weights)
+    sum(twin.layer(DATA[rows]).square().mean() / len(of_window) for rows in of_window).backward()  # type: ignore[union-attr]
+    assert twin.layer.weight.grad is not None
+    torch.testing.assert_close(second.gradients[0], twin.layer.weight.grad)
+
+
+def test_schedules_of_accumulation_are_the_commands(tmp_path: Path) -> None:
+    cut(tmp_path / "a.ckpt", 8, callbacks=[GradientAccumulationScheduler({0: 3})])
+    assert fit(tmp_path / "a.ckpt")[1].accumulate_grad_batches == 1
+    assert fit(tmp_path / "a.ckpt", accumulate_grad_batches={1: 2})[1].accumulate_grad_batches == 2
+    assert fit(tmp_path / "a.ckpt", callbacks=[GradientAccumulationScheduler({0: 2})])[1].accumulate_grad_batches == 2
+    assert fit(tmp_path / "a.ckpt", callbacks=[GradientAccumulationScheduler({0: 3})])[1].accumulate_grad_batches == 3
+
+
+def test_accumulation_that_a_hook_set_on_the_way_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    def more(run: Any, *_: Any) -> None:
+        if run.current_epoch == 1:
+            run.accumulate_grad_batches = 2
+
+    hook = Recorder(on_train_epoch_start=more)
+    cut(tmp_path / "a.ckpt", 8, callbacks=[hook])
+    assert fit(tmp_path / "a.ckpt", callbacks=[hook])[1].accumulate_grad_batches == 2
+    assert fit(tmp_path / "a.ckpt", accumulate_grad_batches=3)[1].accumulate_grad_batches == 3
+
+
+# -- ends
+
+
+@pytest.mark.parametrize("done", [1, 5, 6, 7, 8, 12, 17])
+@pytest.mark.parametrize(
+    "limits", [{"max_epochs": 1}, {"max_epochs": 2}, {"max_steps": 3}, {"max_steps": 8}, {"max_epochs": 9, "max_steps": 12}]
+)
+def test_a_lower_limit_ends_at_once(
+    done: int, limits: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(tmp_path / "a.ckpt", done)
+    module, run = fit(tmp_path / "a.ckpt", **limits)
+    allowed = min(6 * limits.get("max_epochs", 3), limits.get("max_steps", 18))
+    assert len(module.seen) == max(0, allowed - done)
+    assert run.global_step == max(allowed, done)
+    if done > allowed:
+        assert "is finished: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_lower_limit_of_batches_ends_the_epoch(limit: int, inside: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    if inside:  # in the middle of the fourth batch
+        saves = Recorder(
+            on_before_optimizer_step=lambda run, *_: _save_and_crash(run, path) if run.progress.batches == 3 else None
+        )
+        with pytest.raises(kit.Crash):
+            fit(callbacks=[saves])
+    else:
+        cut(path, 3)
+    if limit > 3 or inside:
+        module, _ = fit(path, limit_train_batches=limit)
+        left = max(0, limit - 3 - inside)  # the batch in hand has been seen, and is finished
+        assert len(module.seen) == left + 2 * limit
+    else:
+        with pytest.warns(LeydenWarning, match=rf"Epoch 0 had . batches when the run was cut, and is to have {limit} now"):
+            module, _ = fit(path, limit_train_batches=limit)
+        assert len(module.seen) == 2 * limit
+
+
+def test_a_run_that_early_stopping_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(path: Path | None = None, *callbacks: Any, **options: Any) -> tuple[int, str]:
+        _, trainer = fit(path, val=True, callbacks=list(callbacks), **{"max_epochs": 9, **options})
+        return trainer.current_epoch, capsys.readouterr().out
+
+    _, first = fit(
+        val=True, max_epochs=9, callbacks=[EarlyStopping("val_loss", patience=2), ModelCheckpoint(tmp_path, save_last=True)]
+    )
+    assert first.current_epoch == 3
+    path = tmp_path / "last.ckpt"
+    epochs, said = run(path, EarlyStopping("val_loss", patience=2))
+    assert epochs == 3
+    assert "is finished: val_loss has not improved for 2 epochs" in said
+    assert run(path, EarlyStopping("val_loss", patience=1))[0] == 3
+    assert run(path, EarlyStopping("val_loss", patience=5)) == (6, "")
+    with pytest.warns(LeydenWarning, match="left out: EarlyStopping"):
+        assert run(path) == (9, "")
+    assert run(path, EarlyStopping("val_loss", patience=2), max_epochs=20) == (4, "")
+    assert run(path, EarlyStopping("val_loss", patience=2), max_epochs=-1)[0] == 4
+    assert run(path, EarlyStopping("val_loss", patience=2), max_epochs=5)[0] == 3
+    assert run(path, EarlyStopping("val_loss", patience=2), min_epochs=7)[0] == 7
+
+
+@pytest.mark.parametrize(
+    ("ends", "goes_on"),
+    [
+        ({"stopping_threshold": 2.0}, {"stopping_threshold": 0.5}),
+        ({"stopping_threshold": 2.0}, {}),
+        ({"divergence_threshold": 0.5}, {"divergence_threshold": 1.5}),
+        ({"divergence_threshold": 0.5}, {}),
+    ],
+)
+def test_another_threshold_lets_it_train_on(ends: dict[str, float], goes_on: dict[str, float], tmp_path: Path) -> None:
+    def run(path: Path | None, **arguments: float) -> int:
+        stopping = EarlyStopping("val_loss", patience=9, **arguments)  # type: ignore[arg-type]
+        callbacks = [stopping, ModelCheckpoint(tmp_path, save_last=True)]
+        return fit(path, val=True, callbacks=callbacks)[1].current_epoch
+
+    assert run(None, **ends) == 1
+    assert run(tmp_path / "last.ckpt", **ends) == 1
+    assert run(tmp_path / "last.ckpt", **goes_on) == 3
+
+
+# -- what does not fit
+
+
+def test_what_does_not_fit_is_never_saved(tmp_path: Path) -> None:
+    cut(tmp_path / "a.ckpt", 8)
+    other = Net(lambda module: [torch.optim.SGD([parameter], 0.1) for parameter in module.parameters()])
+    other.automatic_optimization = False
+    keeps = ModelCheckpoint(tmp_path / "kept", save_last=True, save_on_exception=True)
+    with pytest.raises(CheckpointMismatch, match="the state of 1 optimizers, and configure_optimizers returned 2"):
+        fit(tmp_path / "a.ckpt", model=other, callbacks=[keeps])
+    assert glob.glob(str(tmp_path / "kept" / "*")) == []
