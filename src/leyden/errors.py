@@ -27,7 +27,8 @@
      │   ├─ CheckpointMissing    (FileNotFoundError, ValueError)
      │   ├─ CheckpointDamaged    (RuntimeError)     truncated, or a checksum does not match
      │   ├─ CheckpointForeign    (RuntimeError)     not a checkpoint, or one that needs pickle to be read
-     │   └─ CheckpointMismatch   (RuntimeError, KeyError, ValueError)   does not fit the module, optimizers or loaders at hand
+     │   └─ CheckpointMismatch   (RuntimeError, ValueError)   does not fit the module, optimizers or loaders at hand
+     │       └─ CheckpointPartial (KeyError)        holds weights only, where training's state is needed
      ├─ CheckpointWriteFailed    (OSError)          disk full, permission lost; the previous file is intact
      ├─ NonFiniteLoss            (RuntimeError, ValueError)   the training loss became NaN or infinite
      ├─ LeakedStopIteration      (RuntimeError)     user code let a StopIteration escape
@@ -171,8 +172,12 @@ class CheckpointForeign(CheckpointError, RuntimeError):
     """A file is no checkpoint, or can only be read by running code that stands in it."""
 
 
-class CheckpointMismatch(CheckpointError, RuntimeError, KeyError, ValueError):
+class CheckpointMismatch(CheckpointError, RuntimeError, ValueError):
     """A checkpoint does not fit the module, optimizers or loaders it is loaded into."""
+
+
+class CheckpointPartial(CheckpointMismatch, KeyError):
+    """A checkpoint holds weights only, and training cannot go on from it."""
 
 
 class CheckpointWriteFailed(LeydenError, OSError):

@@ -230,3 +230,145 @@ def test_what_does_not_fit_is_never_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatch, match="the state of 1 optimizers, and configure_optimizers returned 2"):
         fit(tmp_path / "a.ckpt", model=other, callbacks=[keeps])
     assert glob.glob(str(tmp_path / "kept" / "*")) == []
+
+
+# -- optimizers and schedulers
+
+
+def sgd(lr: float = 0.1, **more: Any) -> Any:
+    return lambda module: torch.optim.SGD(module.parameters(), lr, **{"momentum": 0.9, **more})
+
+
+def stepping(lr: float = 0.1, size: int = 4, gamma: float = 0.5, kind: Any = None) -> Any:
+    def make(module: Net) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr)
+        kind_of = kind or (lambda opt: torch.optim.lr_scheduler.StepLR(opt, size, gamma))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": kind_of(optimizer), "interval": "step"}}
+
+    return make
+
+
+def groups(*names: str) -> Any:
+    return lambda module: torch.optim.SGD([{"params": [getattr(module.layer, name)]} for name in names], 0.1)
+
+
+def plateau(mode: str) -> Any:
+    def make(module: Net) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode),
+            "monitor": "val_loss",
+        }  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        (sgd(), lambda module: torch.optim.Adam(module.parameters()), "state of SGD, and configure_optimizers returned Adam"),
+        (lambda module: torch.optim.Adam(module.parameters()), sgd(), "state of Adam, and configure_optimizers returned SGD"),
+        (sgd(), groups("weight", "bias"), r"groups of \[2\] parameters, and configure_optimizers returned groups of \[1, 1\]"),
+        (sgd(), groups("weight"), r"groups of \[2\].*groups of \[1\] \(in one of them only: layer.bias\)"),
+        (groups("weight", "bias"), groups("bias", "weight"), "in another order"),
+        (groups("weight"), groups("bias"), r"in one of them only: layer.bias, layer.weight"),
+        (stepping(), sgd(), "state of 1 learning-rate schedulers, and configure_optimizers returned 0"),
+        (sgd(), stepping(), "state of 0 learning-rate schedulers, and configure_optimizers returned 1"),
+        (
+            stepping(),
+            stepping(kind=lambda opt: torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)),
+            "the scheduler StepLR, and configure_optimizers returned ExponentialLR",
+        ),
+        (plateau("min"), plateau("max"), "with mode='min', and configure_optimizers returned one with mode='max'"),
+        (
+            lambda module: torch.optim.Adam(module.parameters()),
+            lambda module: torch.optim.Adam(module.parameters(), amsgrad=True),
+            "Adam with amsgrad=False, and configure_optimizers returned one with amsgrad=True",
+        ),
+        (
+            lambda module: torch.optim.RMSprop(module.parameters()),
+            lambda module: torch.optim.RMSprop(module.parameters(), momentum=0.9),
+            "RMSprop with momentum=0, and configure_optimizers returned one with momentum=0.9",
+        ),
+    ],
+)
+def test_other_optimizers_and_schedulers_are_named_before_a_step(then: Any, now: Any, says: str, tmp_path: Path) -> None:
+    path, val, module = tmp_path / "a.ckpt", "mode" in says, Net(now)
+    cut(path, 8, model=Net(then), val=val)
+    with pytest.raises(CheckpointMismatch, match=says) as caught:
+        fit(path, model=module, val=val)
+    assert not isinstance(caught.value, KeyError)
+    assert module.seen == []
+    assert glob.glob("**/*crash*", recursive=True) == []
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        (
+            sgd(),
+            lambda module: torch.optim.Adam(module.parameters()),
+            "an optimizer with .*momentum.* returned Adam, which has amsgrad",
+        ),
+        (sgd(), groups("weight", "bias"), r"groups of \[2\] parameters, and configure_optimizers returned groups of \[1, 1\]"),
+        (
+            stepping(),
+            stepping(kind=lambda opt: torch.optim.lr_scheduler.LinearLR(opt)),
+            "a learning-rate scheduler without end_factor, start_factor, total_iters, and configure_optimizers returned LinearLR",
+        ),
+    ],
+)
+def test_they_are_named_from_a_file_that_does_not_describe_its_own(then: Any, now: Any, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    cut(path, 8, model=Net(then))
+    content = torch.load(path, weights_only=True)
+    del content["leyden"]["described"]  # as in a file of Lightning's
+    torch.save(content, path)
+    with pytest.raises(CheckpointMismatch, match=says):
+        fit(path, model=Net(now))
+    assert len(fit(path, model=Net(then))[0].seen) == 10
+
+
+def options_of(run: leyden.Trainer) -> dict[str, Any]:
+    return {key: value for key, value in run.optimizers[0].param_groups[0].items() if key != "params"}
+
+
+def test_options_that_nothing_has_changed_are_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut(tmp_path / "a.ckpt", 8, model=Net(sgd(weight_decay=0.1)))
+    _, same = fit(tmp_path / "a.ckpt", model=Net(sgd(weight_decay=0.1)))
+    assert capsys.readouterr().out == ""
+    assert (options_of(same)["lr"], options_of(same)["weight_decay"]) == (0.1, 0.1)
+    module, run = fit(tmp_path / "a.ckpt", model=Net(sgd(0.01, momentum=0.5, weight_decay=0.1)))
+    assert (options_of(run)["lr"], options_of(run)["momentum"], options_of(run)["weight_decay"]) == (0.01, 0.5, 0.1)
+    assert "they count: SGD.lr 0.1 -> 0.01, SGD.momentum 0.9 -> 0.5." in capsys.readouterr().out
+    assert len(module.seen) == 10
+    assert run.optimizers[0].state  # the momentum that was reached goes on
+
+
+def test_settings_of_schedulers_are_the_commands_and_where_they_are_is_the_files(tmp_path: Path) -> None:
+    cut(tmp_path / "a.ckpt", 2, model=Net(stepping()))  # before the schedule has changed anything
+    _, run = fit(tmp_path / "a.ckpt", model=Net(stepping(lr=0.2, size=6, gamma=0.1)), max_steps=5)
+    assert options_of(run)["lr"] == 0.2
+    _, run = fit(tmp_path / "a.ckpt", model=Net(stepping(lr=0.2, size=6, gamma=0.1)), max_steps=6)
+    assert options_of(run)["lr"] == pytest.approx(0.02)
+
+
+def test_a_value_that_a_schedule_has_changed_goes_on_and_that_is_said(tmp_path: Path) -> None:
+    cut(tmp_path / "a.ckpt", 5, model=Net(stepping()))  # lr is 0.05 by then
+    with pytest.warns(LeydenWarning, match=r"changed them since: SGD.lr \(then 0.1, reached 0.05, now 0.2\)"):
+        _, run = fit(tmp_path / "a.ckpt", model=Net(stepping(lr=0.2)), max_steps=6)
+    assert options_of(run)["lr"] == 0.05
+
+
+def test_a_schedule_over_the_whole_run_is_stretched_with_it(tmp_path: Path) -> None:
+    def one_cycle(module: Net) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        steps = int(module.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps, cycle_momentum=False)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    cut(tmp_path / "a.ckpt", 8, model=Net(one_cycle), max_epochs=2)
+    longer, run = fit(tmp_path / "a.ckpt", model=Net(one_cycle), max_epochs=4)
+    assert run.lr_scheduler_configs[0].scheduler.total_steps == 24
+    assert len(longer.seen) == 16

@@ -15,12 +15,14 @@ _MISSING = object()
 
 
 # -- taken
-def describe(module: nn.Module, optimizers: Sequence[Any], schedulers: Sequence[Any]) -> dict[str, Any]:
-    """What the states are of: each optimizer's kind and its groups by their parameters' names, each scheduler's kind."""
+def describe(module: nn.Module, optimizers: Sequence[Any], schedulers: Sequence[Any], asked: Any) -> dict[str, Any]:
+    """What the states are of: each optimizer's kind and its groups by their parameters' names, each scheduler's kind; and what
+    configure_optimizers has ``asked`` for."""
     names = names_of(module)
     return {
         "optimizers": [{"kind": type(bare).__name__, "groups": groups_of(bare, names)} for bare in optimizers],
         "schedulers": [type(each).__name__ for each in schedulers],
+        "asked": asked,
         "dtypes": {name: parameter.dtype for name, parameter in module.named_parameters()},
     }
 

@@ -61,6 +61,8 @@ class FitState:
     """One row of metrics an epoch."""
     validation_follows: bool = False
     """Whether the batch that just ended is followed by a validation."""
+    asked: Any = None
+    """The optimizers' and schedulers' settings, as configure_optimizers left them."""
     drift: Drift | None = None
     """What training changes in the module and its ``state_dict`` does not hold, since the fit began."""
     pending: Mapping[str, Any] | None = None

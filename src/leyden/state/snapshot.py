@@ -9,9 +9,10 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import check_parts, decode_file, encode, unwritable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
-from leyden.checkpoint.optimizer_states import add_groups, describe, fitted, in_order_of, loadable, restore, scheduler_state
+from leyden.checkpoint.optimizer_states import describe, fitted, loadable, restore, scheduler_state
+from leyden.checkpoint.settings import Settings
 from leyden.datamodule import LightningDataModule
-from leyden.errors import CheckpointForeign, CheckpointMismatch, InvalidReturn, LeydenWarning, warn_user
+from leyden.errors import CheckpointForeign, CheckpointMismatch, CheckpointPartial, InvalidReturn, LeydenWarning, warn_user
 from leyden.hooks import overrides
 from leyden.hparams import dump_hparams
 from leyden.module import LightningModule
@@ -50,7 +51,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["optimizer_states"] = run.strategy.optimizer_states(module, run.plan.optimizers)
         schedulers = [each.scheduler for each in run.plan.schedulers]
         checkpoint["lr_schedulers"] = [scheduler_state(scheduler) for scheduler in schedulers]
-        checkpoint[OURS]["described"] = describe(module, run.plan.optimizers, schedulers)
+        checkpoint[OURS]["described"] = describe(module, run.plan.optimizers, schedulers, run.fit_state.asked)
         precision = run.strategy.precision
         state = precision.state_dict()
         if state:
@@ -204,22 +205,19 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
     if states == [] and run.progress.done == Done.NOTHING:
         return  # written before any fit had made its optimizers
     if states is None:
-        raise CheckpointMismatch(
+        raise CheckpointPartial(
             f"{run.ckpt_path} holds weights only, and fit cannot continue from it. Load the weights instead: "
             f"{type(run.lightning_module).__name__}.load_from_checkpoint(...), then fit without ckpt_path."
         )
-    if len(states) != len(plan.optimizers):
-        raise CheckpointMismatch(
-            f"{run.ckpt_path} holds the state of {len(states)} optimizers, and configure_optimizers returned "
-            f"{len(plan.optimizers)}."
-        )
     module, kept = run.lightning_module, list[str]()
     described: Mapping[str, Any] = (checkpoint.get(OURS) or {}).get("described") or {}
+    schedulers, schedules = [each.scheduler for each in plan.schedulers], checkpoint.get("lr_schedulers") or []
+    settings = Settings(module, plan.optimizers, schedulers, described, run.fit_state.asked, str(run.ckpt_path))
+    states, schedules = settings.put_into(states, schedules)
+    for text, say in ((settings.taken_said(), run.print), (settings.kept_said(), run.warn)):
+        if text:
+            say(text)
     both = list(zip(plan.optimizers, states, strict=True))
-    for number, about in enumerate((described.get("optimizers") or [])[: len(both)]):
-        optimizer, state = both[number]
-        add_groups(module, optimizer, about, state)
-        both[number] = optimizer, in_order_of(module, optimizer, about, state)
     whole = [fitted(state, optimizer.state_dict, type(optimizer).__name__, kept) for optimizer, state in both]
     plain = [loadable(optimizer, state) for optimizer, state in zip(plan.optimizers, whole, strict=True)]
     try:
@@ -230,14 +228,7 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
         restore(optimizer, state, described.get("dtypes") or {}, module)
     for optimizer in plan.optimizers if run.progress.step else ():
         optimizer._opt_called = True  # type: ignore[attr-defined]  # in another process: PyTorch's schedulers ask whether it was
-    schedules = checkpoint.get("lr_schedulers") or []
-    if len(schedules) != len(plan.schedulers):
-        raise CheckpointMismatch(
-            f"{run.ckpt_path} holds the state of {len(schedules)} learning-rate schedulers, and configure_optimizers returned "
-            f"{len(plan.schedulers)}."
-        )
-    for scheduled, state in zip(plan.schedulers, schedules, strict=True):
-        scheduler = scheduled.scheduler
+    for scheduler, state in zip(schedulers, schedules, strict=True):
         if hasattr(scheduler, "load_state_dict"):  # one that is stepped by hand need not have any
             scheduler.load_state_dict(fitted(state, scheduler.state_dict, type(scheduler).__name__, kept))
     _name_kept(run, kept)

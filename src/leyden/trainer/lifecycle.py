@@ -13,6 +13,7 @@ from leyden import classic
 from leyden.callback import Callback
 from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.random_state import preserved_random_state
+from leyden.checkpoint.settings import asked_of
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
 from leyden.distributed.rank_zero import rank_zero_only
@@ -337,6 +338,7 @@ class Lifecycle(Run):
                 snapshot.put_callbacks(self, request.checkpoint)
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.own_optimization is not None)
+            self.fit_state.asked = asked_of(self.plan.optimizers, [each.scheduler for each in self.plan.schedulers])
             if not self.plan.optimizers and module.automatic_optimization:
                 self.warn(
                     f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
