@@ -889,14 +889,6 @@ class EndsTheEpoch(leyden.Callback):
         return -1 if trainer.current_epoch == 0 and batch_idx == 2 else None
 
 
-class Lowers(leyden.Callback):
-    """Asks for a stop inside the second epoch."""
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.current_epoch == 1 and batch_idx == 1:
-            trainer.should_stop = True
-
-
 def stream() -> Any:
     return loader(Stream())
 
@@ -961,7 +953,6 @@ FEATURES: dict[str, Case] = {
         options={"max_epochs": 5, "min_epochs": 4},
         every=4,
     ),
-    "stopped inside an epoch": Case(callbacks=lambda: [Lowers()]),
     "an epoch ended early": Case(callbacks=lambda: [EndsTheEpoch()]),
     "an epoch ended early in a window": Case(callbacks=lambda: [EndsTheEpoch()], options={"accumulate_grad_batches": 4}),
     "learning rates by step": Case(callbacks=lambda: [LearningRateMonitor("step")]),

@@ -13,7 +13,8 @@ from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader
 
 import leyden
-from leyden.errors import ConflictingOptions, MisconfigurationException
+from leyden.callbacks import ModelCheckpoint
+from leyden.errors import ConflictingOptions, MisconfigurationException, PossibleUserWarning
 from leyden.testing import Recorder
 
 DATA = torch.arange(24.0).reshape(6, 4) / 24
@@ -308,7 +309,8 @@ class TestSeveralOptimizers:
         assert same(module.parts, by_hand("abc", plain))
         assert trainer.global_step == 6
         assert heard.names.count("on_before_optimizer_step") == 18
-        assert fit(Three(), max_steps=4).global_step == 4
+        with pytest.warns(PossibleUserWarning, match="3 optimizers stepped"):
+            assert fit(Three(), max_steps=4).global_step == 4
 
 
 class TestPrecision:
@@ -391,3 +393,62 @@ class TestRefusals:
         with pytest.raises(MisconfigurationException, match=r"manual_backward\(\) works inside fit only"):
             module.manual_backward(torch.ones((), requires_grad=True))
         assert type(module.optimizers()) is SGD
+
+
+# How steps are counted
+
+
+class Pair(Module):
+    def __init__(self) -> None:
+        super().__init__("ab")
+
+    def configure_optimizers(self) -> Any:
+        return [SGD(self.parts[name].parameters(), lr=0.1) for name in "ab"]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class Alternating(Pair):
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        self.optimizers()[batch_idx % 2].step()
+
+
+class StepWise(Pair):
+    def configure_optimizers(self) -> Any:
+        optimizers = super().configure_optimizers()
+        return optimizers, [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizers[0], 1), "interval": "step"}]
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "says"),
+    [
+        (
+            Pair,
+            {"max_steps": 4},
+            r"2 optimizers stepped in this batch, and global_step, 1 now, counts it as 1 .*max_steps=4 counts",
+        ),
+        (
+            Pair,
+            {"callbacks": [ModelCheckpoint(every_n_train_steps=2)], "enable_checkpointing": True},
+            "every_n_train_steps=2 counts",
+        ),
+        (StepWise, {}, "a schedule with interval='step' counts"),
+    ],
+)
+def test_what_goes_by_steps_is_said_once_with_both_numbers(module: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.warns(PossibleUserWarning, match=says) as caught:
+        fit(module(), **options)
+    assert len([each for each in caught if "global_step" in str(each.message)]) == 1
+
+
+def test_nothing_is_said_where_nothing_goes_by_steps() -> None:
+    fit(Pair())
+    fit(Alternating(), max_steps=4)
+    fit(Module(), max_steps=4)

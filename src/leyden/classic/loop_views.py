@@ -10,7 +10,10 @@ from leyden.state.run import Run
 
 
 class FitLoopView:
-    """``trainer.fit_loop``: how far training is and how far it will go. ``max_epochs`` and ``min_epochs`` may be set."""
+    """``trainer.fit_loop``: how far training is and how far it will go. Its limits may be set.
+
+    Where that happens after a fit, ``trainer.fit`` with the same module goes on from where it ended, with the same optimizers.
+    """
 
     def __init__(self, run: Run) -> None:
         self.trainer = run
@@ -37,9 +40,18 @@ class FitLoopView:
         """Optimizer steps at which training ends; -1 for no limit."""
         return self.trainer.max_steps
 
+    @max_steps.setter
+    def max_steps(self, steps: int | None) -> None:
+        limit = None if steps in (None, -1) else check_count("max_steps", steps, 0, "a number of steps, or -1 for no limit")
+        self._limit(max_steps=limit)
+
     @property
     def min_steps(self) -> int:
         return self.trainer.min_steps
+
+    @min_steps.setter
+    def min_steps(self, steps: int | None) -> None:
+        self._limit(min_steps=0 if steps is None else check_count("min_steps", steps, 0, "a number of steps >= 0"))
 
     @property
     def current_epoch(self) -> int:
@@ -82,6 +94,7 @@ class FitLoopView:
         options = self.trainer.options
         limits["epochs_by_default"] = False
         self.trainer.options = replace(options, limits=replace(options.limits, **limits))
+        self.trainer.goes_on = not self.trainer.training
 
 
 class EvaluationLoopView:

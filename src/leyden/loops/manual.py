@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidReturn
+from leyden.inspect.step_counts import step_counts
 from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
 
@@ -43,6 +44,7 @@ class Manual:
         self.contributed, self.divisor = 0, 1
         self.has_stepped_scheduler = False
         self._stepped = False
+        self._counts = step_counts(run)
         self._handles = []
         for optimizer in run.plan.optimizers:
             register = getattr(optimizer, "register_step_post_hook", None)
@@ -56,6 +58,8 @@ class Manual:
         """
         self._stepped = False
         outputs = None if batch is None else self.forward(batch, index)
+        if self._counts is not None and self._counts.tell():
+            self._counts = None  # once
         if batch is not None and not self.wrapped and not self._stepped:
             self._count()  # optimizers that we never saw: the batch is the step
         if isinstance(outputs, Mapping):
@@ -70,7 +74,9 @@ class Manual:
             self.run.losses.waiting.append(loss.detach())
         return outputs
 
-    def _count(self, *_: Any) -> None:
+    def _count(self, optimizer: Any = None, *_: Any) -> None:
+        if self._counts is not None:
+            self._counts.note(optimizer)
         if not self._stepped:
             self._stepped = True  # whatever other optimizers step in this batch
             self.run.progress.step += 1
@@ -89,7 +95,7 @@ class Manual:
             result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
         else:
             result = self.step_optimizer(optimizer, complete)
-        self._count()
+        self._count(optimizer)
         return result
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

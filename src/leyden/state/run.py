@@ -86,6 +86,7 @@ class Run(Properties, ABC):
         self.ckpt_is_named = False  # whether that path is the one which the user gave
         self.is_last_batch = False
         self.interrupted = False
+        self.goes_on = False  # whether the next fit of the same module goes on from where the last one ended
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
         self.fit_state = self.fresh_fit()
 

@@ -10,6 +10,7 @@ from typing import Any
 from leyden.callbacks.checkpoint import store_of
 from leyden.checkpoint.files import absolute, is_remote
 from leyden.checkpoint.store import CheckpointStore
+from leyden.classic.continuation import Continuation
 from leyden.errors import (
     CheckpointDamaged,
     CheckpointError,
@@ -36,6 +37,7 @@ class CheckpointRequest:
     verbose: bool = True
     path: str | None = None
     checkpoint: dict[str, Any] | None = None
+    continuation: Continuation | None = None  # instead of a file
 
     @property
     def content(self) -> dict[str, Any]:

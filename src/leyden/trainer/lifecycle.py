@@ -336,6 +336,10 @@ class Lifecycle(Run):
         if fn is TrainerFn.FITTING:
             if request.checkpoint is not None:
                 snapshot.put_callbacks(self, request.checkpoint)
+            if request.continuation is not None:
+                request.continuation.begin(self)  # with its optimizers
+                self._train_mode(module)
+                return
             returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
             self.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.own_optimization is not None)
             self.fit_state.asked = asked_of(self.plan.optimizers, [each.scheduler for each in self.plan.schedulers])
@@ -346,6 +350,9 @@ class Lifecycle(Run):
             self._train_mode(module)
 
     def _restore_training(self, request: CheckpointRequest) -> None:
+        if request.continuation is not None:
+            request.continuation.restore(self)
+            return
         self.fit_state.drift = Drift(self.lightning_module)
         if request.checkpoint is None:
             return

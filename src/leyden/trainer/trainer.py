@@ -13,6 +13,7 @@ from leyden import classic
 from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers
 from leyden.callback import Callback
 from leyden.callbacks.progress.story import Story
+from leyden.classic.continuation import Continuation
 from leyden.classic.loop_views import EvaluationLoopView, FitLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
@@ -224,6 +225,9 @@ class Trainer(Lifecycle):
     def _fit(self, job: Job) -> FitResult:
         module = job.module
         request = choose_checkpoint(self, job.ckpt_path, fitting=True)
+        if self.goes_on and job.ckpt_path is None and module is self._fitted_module:
+            request.continuation = Continuation.of(self)
+        self.goes_on = False
         story = Story(self, self._result)
         with closing(request), story.ending(), self._verb(TrainerFn.FITTING, module, job.datamodule, job.loaders):
             self.begin_fit()
@@ -414,7 +418,7 @@ class Trainer(Lifecycle):
     # -- more of what scripts use
     @property
     def fit_loop(self) -> FitLoopView:
-        """What libraries read of the fit loop; ``fit_loop.max_epochs`` and ``min_epochs`` may be set."""
+        """What libraries read of the fit loop. Its limits may be set: the next fit of the same module goes on with them."""
         return FitLoopView(self)
 
     @property

@@ -1,0 +1,43 @@
+"""A fit that goes on in the same process from where the last one ended, because its limits were set anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from leyden.callback import Callback
+from leyden.state.fit_state import FitState
+from leyden.state.parts import put_parts, take_parts
+from leyden.state.run import Run
+from leyden.state.stage import TrainerStatus
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the last fit had reached. Weights and optimizers are at hand."""
+
+    parts: Mapping[str, Any]
+    fit: FitState
+    callbacks: list[tuple[Callback, Mapping[str, Any]]]
+
+    @classmethod
+    def of(cls, run: Run) -> Continuation | None:
+        """That of the newest fit, where it has come to its end."""
+        ended = run.state.status is TrainerStatus.FINISHED or run.interrupted
+        if not ended or run.at_rest is None or not run.progress.batches:
+            return None
+        return cls(take_parts(run), run.fit_state, [(callback, callback.state_dict()) for callback in run.callbacks])
+
+    def begin(self, run: Run) -> None:
+        """How far training was, and with which optimizers, before anything asks."""
+        put_parts(run, self.parts, early=True)
+        now, then = run.fit_state, self.fit
+        now.plan, now.asked, now.drift = then.plan, then.asked, then.drift
+        for callback, state in self.callbacks:
+            if state and any(callback is each for each in run.callbacks):
+                callback.load_state_dict(dict(state))
+
+    def restore(self, run: Run) -> None:
+        """Everything else, once ``on_fit_start`` is over."""
+        put_parts(run, self.parts, early=False)
