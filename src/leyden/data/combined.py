@@ -83,7 +83,13 @@ class CombinedLoader:
             return 0
         known = [length for length in lengths if length is not None]
         if len(known) < len(lengths):
-            raise TypeError("a loader in this CombinedLoader does not tell its length")
+            number = lengths.index(None)
+            loader = self._flat[number]
+            of = f" of {type(loader.dataset).__name__}" if hasattr(loader, "dataset") else ""
+            raise TypeError(
+                f"Loader {number} of the CombinedLoader ({type(loader).__name__}{of}) does not tell its length, so the whole has "
+                f"none. Give its dataset __len__."
+            )
         if self.mode == "min_size":
             return min(known)
         return sum(known) if self.mode == "sequential" else max(known)

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import (
     BatchSampler,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
@@ -22,8 +23,23 @@ from leyden.data.seeded import Tagged, TaggedIndex, batch_seed
 from leyden.data.share import ALONE, Share, Shared
 from leyden.errors import CheckpointMismatch
 
+
+class Fixed(Sampler[Any]):
+    """Gives the same items, of a sampler that has ``length`` of them, in every epoch."""
+
+    def __init__(self, items: list[Any], length: int | None) -> None:
+        self.items = items
+        self.length = len(items) if length is None else length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+
 # They draw all of an epoch when its first index is asked for, so they can be read again by their random state alone.
-_REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+_REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler, Fixed)
 
 
 def is_repeatable(sampler: Any) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import Dataset, IterableDataset
 
 from leyden.data.carried import Carried
 from leyden.data.combined import CombinedLoader
+from leyden.data.overfit import overfitted
 from leyden.data.reader import Reader
-from leyden.data.reading import is_loader, is_plain, length_of, read, reads_map_style
+from leyden.data.reading import is_loader, is_plain, length_of, read
 from leyden.data.share import ALONE, Share
 from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning, warn_user
 from leyden.options import limited
@@ -32,7 +32,7 @@ class Source:
         limit: batches of each loader, or a share of them.
         limit_name: the option that says so.
         training: whether they are for training.
-        in_order: read the training data unshuffled, as ``overfit_batches`` does.
+        in_order: read the same first batches in every epoch, as ``overfit_batches`` does.
         share: which of the samples are this process's own.
         indices: whether the indices of each batch's samples are to be known: see :attr:`batch_indices`.
 
@@ -57,7 +57,7 @@ class Source:
         self.training, self.share, self.indices = training, share, indices
         loaders = [side_by_side(given)] if training else one_by_one(given)
         if in_order:
-            loaders = [unshuffled(loader) for loader in loaders]
+            loaders = [overfitted(loader, limit, limit_name) for loader in loaders]
         self.readers = [Reader(loader, training=training, share=share, indices=indices) for loader in loaders]
         self.lengths: list[int | None] = []  # batches that each reader's loader says it has for this process
         self.stops: list[int | None] = []  # the same under the limit
@@ -221,26 +221,6 @@ def one_by_one(given: Any) -> list[Any]:
     if isinstance(given, Mapping):
         return list(given.values())
     return list(given) if isinstance(given, list | tuple) else [given]
-
-
-def unshuffled(loader: Any) -> Any:
-    """A loader that reads in order: what ``overfit_batches`` needs. The one given is left as it is."""
-    plain = copy.copy(loader)
-    if isinstance(loader, CombinedLoader):
-        plain.flattened = [unshuffled(each) for each in loader.flattened]
-        return plain
-    if not isinstance(loader, DataLoader) or not reads_map_style(loader) or isinstance(loader.sampler, SequentialSampler):
-        return loader
-    warn_user(
-        "overfit_batches reads the same batches again and again, so shuffling of the training loader is turned off.",
-        LeydenWarning,
-    )
-    sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]  # a map-style dataset has a length
-    plain.__dict__["sampler"] = sampler
-    if loader.batch_size is not None:
-        plain.__dict__["batch_sampler"] = BatchSampler(sampler, loader.batch_size, loader.drop_last)
-    plain.__dict__["_iterator"] = None
-    return plain
 
 
 def check_loaders(given: Any, name: str) -> None:
