@@ -20,6 +20,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from leyden.data.seeded import Tagged, TaggedIndex, batch_seed
+from leyden.data.settings import Resized, Stretches
 from leyden.data.share import ALONE, Share, Shared
 from leyden.errors import CheckpointMismatch
 
@@ -59,16 +60,27 @@ class Indices:
         keep: how many of the newest indices to remember, for samplers that cannot be read again, and for who asks for them.
         share: which of the indices are this process's own.
         samples: whether the share is one of samples, which this process batches for itself, and not one of whole batches.
+        stretches: batches of other sizes that come first, where the size was changed inside the epoch.
     """
 
     def __init__(
-        self, sampler: Any, *, batches: bool, seed: int | None, keep: int, share: Share = ALONE, samples: bool = False
+        self,
+        sampler: Any,
+        *,
+        batches: bool,
+        seed: int | None,
+        keep: int,
+        share: Share = ALONE,
+        samples: bool = False,
+        stretches: Stretches = (),
     ) -> None:
         self.sampler_given = sampler
         self.order: Any = sampler
         if share.world > 1:
             own = Shared(sampler.sampler if samples else sampler, share)
             self.order = BatchSampler(own, sampler.batch_size, sampler.drop_last) if samples else own
+        if stretches:
+            self.order = Resized(self.order.sampler, self.order.batch_size, self.order.drop_last, stretches)
         self.share = share
         self.batches = batches
         self.seed = seed

@@ -19,6 +19,7 @@ from leyden.data.generators import generators_in, kept, put_states, states_of
 from leyden.data.indices import Indices, is_repeatable
 from leyden.data.reading import reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
+from leyden.data.settings import Stretches, samples_before, settings_of, stretches_for
 from leyden.data.share import ALONE, Share
 from leyden.devices.seed import WORKERS_VARIABLE
 from leyden.errors import LeydenWarning, Unsupported, warn_user
@@ -96,6 +97,7 @@ class LoaderPosition:
         self.indices: Indices | None = None
         self._copy: DataLoader[Any] | None = None
         self._epochs_opened = 0
+        self.stretches: Stretches = ()  # of the running pass, where its batch size was changed on the way
         self.seeds_by_position = training and self.map_style and (self.workers > 0 or os.environ.get(WORKERS_VARIABLE) == "1")
         self._is_wrapped = self.map_style and (
             asked or beside_others or (training and (not self.repeatable or self.seeds_by_position))
@@ -129,7 +131,7 @@ class LoaderPosition:
     # -- as this process sees it
     def seen_with(self, share: Share) -> Any:
         """The loader as a process with ``share`` sees it: it tells the length of what that process reads."""
-        if self.share.world == 1:
+        if self.share.world == 1 and not self.stretches:
             return self.loader
         return self._put_sampler(copy.copy(self.loader), self._indices(None, share))
 
@@ -156,7 +158,12 @@ class LoaderPosition:
         if whole is None:
             return unknown
         total, full = whole, SampleCount(size, sure and size > 1, lone=size == 1)
-        return lambda index, is_last: full if total - index * size >= size else SampleCount(total - index * size, sure)
+
+        def count(index: int, is_last: bool) -> SampleCount:
+            left = total - (samples_before(self.stretches, index, size) if self.stretches else index * size)
+            return full if left >= size else SampleCount(left, sure)
+
+        return count
 
     def _drawn(self, index: int, sure: bool) -> SampleCount | None:
         size = None if self.indices is None else self.indices.size_of(index)
@@ -172,7 +179,9 @@ class LoaderPosition:
         # what the sampler is asked for at its end
         keep = self.workers * (self.loader.prefetch_factor or 2) + 4 if self.knows_indices or not self.repeatable else 0
         samples = self._batches_samples
-        return Indices(self.sampler, batches=self.batches, seed=seed, keep=keep, share=share, samples=samples)
+        return Indices(
+            self.sampler, batches=self.batches, seed=seed, keep=keep, share=share, samples=samples, stretches=self.stretches
+        )
 
     def _put_sampler(self, loader: DataLoader[Any], indices: Indices) -> DataLoader[Any]:
         loader.__dict__["batch_sampler" if self.batches else "sampler"] = indices
@@ -327,6 +336,23 @@ class LoaderPosition:
     def forget(self) -> None:
         """A new pass is to begin: where the last one stood does not matter any more."""
         self.opened = self.indices = None
+        self.stretches = ()
+
+    def fit_to(self, state: dict[str, Any], taken: int, name: str) -> bool:
+        """The pass was cut after ``taken`` batches: whether it goes on with batches of another size than the loader's.
+
+        Raises :class:`CheckpointMismatch` where it cannot go on with this loader.
+        """
+        then = state.get("settings") or {}
+        state.setdefault("stretches", [])
+        if not taken or not then:
+            return False
+        plain = self.map_style and self._batches_samples and not self._rereads and self.stateful_sampler is None
+        resizable = plain and not self.beside_others and self.training
+        self.stretches = stretches_for(then, settings_of(self.loader), state["stretches"], taken, resizable, name)
+        if len(self.stretches) > len(state["stretches"]) and state.get("indices"):
+            state["indices"] = {**state["indices"], "waiting": [], "over": False}  # those batches are of the size before
+        return bool(self.stretches)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """A run goes on from ``state``: samplers that carry something from pass to pass go on with it."""
@@ -368,6 +394,7 @@ class LoaderPosition:
         """
         state: dict[str, Any] = {"opened": place.opened, "taken": place.taken, "fetched": fetched}
         state["carried"] = self.carried.state_dict()
+        state["settings"], state["stretches"] = settings_of(self.loader), [list(each) for each in self.stretches]
         if place.indices is not None:
             state["indices"] = place.indices.state_dict(place.taken)
             if self.stateful_sampler is not None and place.indices is self.indices:

@@ -19,6 +19,7 @@ from leyden.data.generators import kept, put_states, states_of
 from leyden.data.position import LoaderPosition, Place, in_order, is_stateful, unknown
 from leyden.data.reading import length_of, set_epoch
 from leyden.data.share import ALONE, Share
+from leyden.errors import CheckpointMismatch
 from leyden.metrics.batch_size import SampleCount
 
 
@@ -68,6 +69,30 @@ class Reader:
         """The indices of the samples in batch ``number``, one of the newest; ``None`` where they are not known."""
         leaf = self.leaves[0]
         return leaf.indices.of(number) if leaf.knows_indices and leaf.indices is not None else None
+
+    def is_like(self, state: dict[str, Any]) -> bool:
+        """Whether ``state`` is of as many loaders."""
+        return len(state.get("leaves") or self.leaves) == len(self.leaves)
+
+    def fit_to(self, state: dict[str, Any], taken: int, name: str) -> bool:
+        """The epoch was cut after ``taken`` batches: whether it goes on with batches of another size than the loader's.
+
+        Raises :class:`CheckpointMismatch` where it cannot go on with these loaders.
+        """
+        leaves, mode = state.get("leaves"), None if self.combined is None else self.combined.mode
+        if not leaves:
+            return False
+        then, now = (len(leaves), state.get("mode", mode)), (len(self.leaves), mode)
+        if then != now and taken:
+            words = [f"{count} loaders ({mode})" if mode else f"{count} loader" for count, mode in (then, now)]
+            raise CheckpointMismatch(
+                f"The run was cut inside an epoch, after {taken} batches of {name}, and cannot go on there with other loaders: "
+                f"{words[0]} then, {words[1]} now. Finish the epoch with those that it had, or go on from a checkpoint of an "
+                f"epoch's end."
+            )
+        parts = zip(self.leaves, leaves, strict=False)
+        resized = [leaf.fit_to(part, taken if mode is None else part.get("taken", 0), name) for leaf, part in parts]
+        return any(resized)
 
     # -- reading
     def open(self, epoch: int, draws: bool = False) -> Iterator[Any]:
@@ -215,6 +240,7 @@ class Reader:
             state["over"] = True
         if self.combined is not None:
             state.update(taken=[place.taken for place in places], finished=finished)
+        state["mode"] = None if self.combined is None else self.combined.mode
         return state
 
 

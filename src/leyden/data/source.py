@@ -67,9 +67,11 @@ class Source:
         of map-style data that a plain DataLoader reads; ``None`` elsewhere."""
         self.measure()
 
-    def measure(self) -> bool:
-        """Ask for the lengths anew: a dataset may have grown. Whether any is another than before."""
+    def measure(self, begins: bool = False) -> bool:
+        """Ask for the lengths anew: a dataset may have grown. Whether any is another than before. ``begins``: of a new epoch."""
         before = self.lengths
+        for leaf in (leaf for each in self.readers for leaf in each.leaves if begins):
+            leaf.stretches = ()
         self.lengths, self.stops = [], []
         for number, reader in enumerate(self.readers):
             length = reader.length(self.share)
@@ -141,16 +143,19 @@ class Source:
                 what that batch's dataset drew in this process. It costs about 0.1 ms a batch; where training fetches ahead it is
                 done always.
         """
-        chosen, stop = self.readers[reader], self.stops[reader]
+        chosen, cut = self.readers[reader], self._take_cut(reader)
+        goes_on = bool(start) or (cut is not None and epoch == cut["epoch"] and chosen.is_like(cut))
+        if goes_on and cut is not None and chosen.fit_to(cut, start, self._named(reader)):
+            self.measure()
+        stop = self.stops[reader]
         if most is not None:
             stop = most if stop is None else min(stop, most)
         self.batch_indices = None
-        cut = self._take_cut(reader)
         if stop is not None and start >= stop:
             return iter(())
         ahead = self.lengths[reader] is None and (chosen.fetches_ahead or not self.training)
         draws = in_flight or (ahead and self.training)
-        if start or (cut is not None and epoch == cut["epoch"]):
+        if goes_on:
             iterator = chosen.reopen(cut or {}, epoch, start, draws)
         else:
             if cut is not None:

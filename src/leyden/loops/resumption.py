@@ -77,8 +77,8 @@ class Resumption:
         if not progress.in_batch or carried is None or "batch" not in carried:
             return loaders.read(progress.epoch, progress.batch), at
         rest: Iterator[tuple[Any, int, bool]] = iter(())
-        stop = loaders.source.stop
-        flight.is_last = flight.is_last if stop is None else flight.index + 1 >= stop  # the limit may be another now
-        if not flight.is_last:
+        if not flight.is_last or loaders.source.stop is not None:
             rest = loaders.read(progress.epoch, progress.batch + 1)
+        if loaders.source.stop is not None:
+            flight.is_last = flight.index + 1 >= loaders.source.stop  # the limit may be another now, and the batch size
         return chain([(flight.batch, flight.index, flight.is_last)], rest), at

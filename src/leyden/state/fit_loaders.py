@@ -70,7 +70,7 @@ class FitLoaders:
         if every and epoch % every == 0 and epoch != self.loaded_in:
             load_train(run)
             self._read_interval()
-        elif run.progress.batch == 0 and self.source.measure() and self.schedule.is_share:
+        elif run.progress.batch == 0 and self.source.measure(begins=True) and self.schedule.is_share:
             self._read_interval()  # a share of another length
 
     def _read_interval(self) -> None:
