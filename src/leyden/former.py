@@ -49,6 +49,8 @@ class FormerModuleHooks(FormerHooks):
     use_ddp2 = Flag()
     use_amp = Flag(lambda trainer: trainer.precision.startswith(("16", "bf16")))
     use_tpu = Flag()
+    fabric: Any = None
+    device_mesh: Any = None
     single_gpu = Flag(lambda trainer: trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1)
 
     def on_pre_performance_check(self, *_: Any) -> None:

@@ -1,5 +1,6 @@
 """LightningModule: the research code, as a torch module with steps and hooks."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -89,6 +90,8 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     def trainer(self) -> "Trainer":
         """The trainer that runs this module. Raises :class:`NotAttached` where none does."""
         if self._trainer is None:
+            if sys._getframe(1).f_globals.get("__name__") == "torch.jit._recursive":
+                return None  # type: ignore[return-value]  # torch.jit.script reads every attribute, and this one it leaves out
             raise NotAttached(f"{type(self).__name__} is not attached to a `Trainer`: self.trainer is there once fit, "
                               f"validate, test or predict was called with it.")  # fmt: skip
         return self._trainer
@@ -634,6 +637,27 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     def get_tqdm_dict(self) -> dict[str, Any]:
         """The first name of :meth:`get_progress_bar_dict`."""
         return self.get_progress_bar_dict()
+
+    def to_torchscript(
+        self,
+        file_path: Path | None = None,
+        method: Literal["script", "trace"] = "script",
+        example_inputs: Any = None,
+        **options: Any,
+    ) -> Any:
+        """The module as TorchScript, in eval mode, and in ``file_path`` where one is given.
+
+        ``"trace"`` needs ``example_inputs``, or :attr:`example_input_array`. ``options`` go to ``torch.jit``.
+        """
+        from leyden.inspect.export import to_torchscript  # a run never needs it
+
+        return to_torchscript(self, file_path, method, example_inputs, **options)
+
+    def to_onnx(self, file_path: Any = None, input_sample: Any = None, **options: Any) -> Any:
+        """Write the module to an ONNX file; ``options`` go to ``torch.onnx.export``, whose result is returned."""
+        from leyden.inspect.export import to_onnx  # a run never needs it
+
+        return to_onnx(self, file_path, input_sample, **options)
 
     # -- weights
     def freeze(self) -> Self:

@@ -64,7 +64,10 @@ class FitLoopView:
     @property
     def batch_idx(self) -> int:
         """The running batch of the epoch, or the last that ended."""
-        return max(0, self.trainer.progress.batch - (0 if self.trainer.training else 1))
+        progress = self.trainer.progress
+        if not self.trainer.training and progress.batch == 0 and progress.batches and self.max_batches != float("inf"):
+            return int(self.max_batches) - 1  # between epochs, the last one's
+        return max(0, progress.batch - (0 if self.trainer.training else 1))
 
     @property
     def total_batch_idx(self) -> int:

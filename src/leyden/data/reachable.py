@@ -268,7 +268,10 @@ def _places(part: Any) -> list[Any]:
     """Where ``part`` holds what it holds, as lists and dicts that can be written to."""
     held = [part] if isinstance(part, list | dict | deque) else []
     own = _own_attributes(part) if not isinstance(part, type) else {}
-    return [own, own["_buffers"], own["_parameters"]] if isinstance(part, torch.nn.Module) else [*held, own]
+    if not isinstance(part, torch.nn.Module):
+        return [*held, own]
+    # those of a module that TorchScript has made are no dicts
+    return [own, *(own[kind] for kind in ("_buffers", "_parameters") if isinstance(own.get(kind), dict))]
 
 
 def _normal(value: Any) -> Any:

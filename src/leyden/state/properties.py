@@ -155,6 +155,10 @@ class Properties:
         return batches if batches > 1 else batches == 1
 
     @property
+    def barebones(self) -> bool:
+        return self.options.behaviour.barebones
+
+    @property
     def log_every_n_steps(self) -> int:
         return self.options.watching.log_every_n_steps
 
