@@ -241,6 +241,26 @@ def test_a_loader_that_is_not_in_order_is_read_in_order(val: bool, tmp_path: Pat
     assert not loader.in_order
 
 
+def test_a_long_order_is_kept_as_tensors() -> None:
+    class Holds(Counts):
+        def __init__(self) -> None:
+            self.order_held: list[Any] = []
+            self.batches: list[Any] = []
+            self.large: list[Any] = []
+            self.floats: list[Any] = []
+
+    sampler = Holds()
+    carried = Carried(DataLoader(Samples(), 2, sampler=sampler))
+    held = {"order_held": list(range(300)), "batches": [[number] * (number % 4) for number in range(200)]}
+    held |= {"large": [2**70] * 200, "floats": [0.5] * 200}  # type: ignore[dict-item]
+    vars(sampler).update(held)
+    state = carried.state_dict()
+    assert {name for name, value in state["sampler"].items() if isinstance(value, dict)} == {"order_held", "batches"}
+    vars(sampler).update({name: [] for name in held})
+    carried.load_state_dict(state)
+    assert {name: vars(sampler)[name] for name in held} == held
+
+
 def test_nothing_is_kept_of_what_does_not_change() -> None:
     assert Carried(DataLoader(Samples(), 2, shuffle=True)).parts == {}
     loader = DataLoader(Samples(), 2, sampler=ShufflesOn())

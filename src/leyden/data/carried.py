@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 _PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
 _NOT = object()
+_PACKED = "leyden: a list of whole numbers"
 _OF_TORCH = ("_IterableDataset", "_DataLoader")  # attributes that PyTorch's loader keeps for itself
 
 
@@ -45,7 +46,7 @@ class Carried:
             before = self._before[path]
             differing = {name: value for name, value in now.items() if not _same(value, before.get(name, _NOT))}
             if differing:
-                changed[path] = differing
+                changed[path] = {name: _packed(value) for name, value in differing.items()}
         return changed
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]] | None) -> None:
@@ -53,7 +54,8 @@ class Carried:
         if state is None:
             return
         for path, (part, _) in self.parts.items():
-            for name, value in {**self._before[path], **state.get(path, {})}.items():
+            there = {name: _unpacked(value) for name, value in state.get(path, {}).items()}
+            for name, value in {**self._before[path], **there}.items():
                 _put(part, name, value)
 
 
@@ -147,6 +149,31 @@ def _same(first: Any, second: Any) -> bool:
     if isinstance(first, dict):
         return list(first) == list(second) and all(_same(value, second[key]) for key, value in first.items())
     return bool(first == second)
+
+
+def _packed(value: Any) -> Any:
+    """A long list of whole numbers, or of lists of them, as tensors: an epoch's order, which a save would go over one by one."""
+    if type(value) is not list or len(value) < 100:
+        return value
+    rows = {type(item) for item in value} == {list}
+    flat = [number for row in value for number in row] if rows else value
+    if {type(number) for number in flat} != {int}:
+        return value
+    try:
+        numbers = torch.tensor(flat)
+    except (RuntimeError, ValueError, OverflowError):  # larger than 64 bits
+        return value
+    return {_PACKED: numbers, "rows": torch.tensor([len(row) for row in value]) if rows else None}
+
+
+def _unpacked(value: Any) -> Any:
+    if not isinstance(value, dict) or _PACKED not in value:
+        return value
+    numbers, rows = value[_PACKED].tolist(), value["rows"]
+    if rows is None:
+        return numbers
+    ends = torch.cumsum(rows, 0).tolist()
+    return [numbers[end - count : end] for end, count in zip(ends, rows.tolist(), strict=True)]
 
 
 def _put(part: Any, name: str, value: Any) -> None:
