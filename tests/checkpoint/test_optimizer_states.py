@@ -165,6 +165,33 @@ def test_a_constant_buffer_takes_no_place(tmp_path: Path) -> None:
     assert list(own["drift"]["buffers"]) == ["centre"]
 
 
+def test_a_trial_run_puts_them_back(tmp_path: Path) -> None:
+    def odd_and_warming(module: nn.Module) -> Any:
+        optimizer = Odd(module.parameters(), 0.01)
+        scheduler = Warmup(optimizer, StepLR(optimizer, 2))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    class Tries(leyden.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            scheduler = trainer.lr_scheduler_configs[0].scheduler
+            after = scheduler.after
+            with trainer.trial_run(pl_module) as trial:
+                for _ in range(2):
+                    trial.step(batch)
+            assert scheduler.after is after
+            assert after.optimizer is trainer.optimizers[0]
+
+    def trained(callbacks: list[Any]) -> Module:
+        leyden.seed_everything(0)
+        module = Module(odd_and_warming)
+        quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = leyden.Trainer(max_epochs=2, logger=False, callbacks=callbacks, **quiet)
+        trainer.fit(module, DataLoader(DATA, 4, shuffle=True))  # type: ignore[arg-type]
+        return module
+
+    assert all(map(torch.equal, trained([Tries()]).parameters(), trained([]).parameters()))
+
+
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(
     LEAVES,

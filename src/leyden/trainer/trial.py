@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leyden.checkpoint.format import decode, encode
+from leyden.checkpoint.optimizer_states import fitted, loadable, restore, scheduler_state
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.source import Source
 from leyden.errors import ConflictingOptions, MissingMethod
@@ -91,8 +93,10 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
     weights = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
     modes = {child: child.training for child in module.modules()}
-    optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in plan.optimizers]
-    schedulers = [copy.deepcopy(each.scheduler.state_dict()) for each in plan.schedulers]
+    # as in a file: what only pickle could write stays the object that it is
+    optimizers = [copy.deepcopy(encode(optimizer.state_dict())) for optimizer in plan.optimizers]
+    schedulers = [copy.deepcopy(encode(scheduler_state(each.scheduler))) for each in plan.schedulers]
+    dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
     scaling = copy.deepcopy(precision.state_dict())
     objects = copy.deepcopy(take_metric_objects(run))
     generators = take_generators(run)
@@ -124,9 +128,12 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
             for child, mode in modes.items():
                 child.training = mode
             for optimizer, state in zip(plan.optimizers, optimizers, strict=True):
-                optimizer.load_state_dict(state)
+                whole = fitted(decode(state), optimizer.state_dict, "", [])
+                optimizer.load_state_dict(loadable(optimizer, whole))
+                restore(optimizer, whole, dtypes, module)
             for each, state in zip(plan.schedulers, schedulers, strict=True):
-                each.scheduler.load_state_dict(state)
+                if hasattr(each.scheduler, "load_state_dict"):
+                    each.scheduler.load_state_dict(fitted(decode(state), each.scheduler.state_dict, "", []))
             if scaling:
                 precision.load_state_dict(scaling)
             put_metric_objects(run, objects)
