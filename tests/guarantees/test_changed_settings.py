@@ -372,3 +372,19 @@ def test_a_schedule_over_the_whole_run_is_stretched_with_it(tmp_path: Path) -> N
     longer, run = fit(tmp_path / "a.ckpt", model=Net(one_cycle), max_epochs=4)
     assert run.lr_scheduler_configs[0].scheduler.total_steps == 24
     assert len(longer.seen) == 16
+
+
+# -- validation
+
+
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_end", "on_validation_end", "on_sanity_check_end"])
+@pytest.mark.parametrize(
+    "now", [{"limit_val_batches": 0}, {"limit_val_batches": 1}, {"check_val_every_n_epoch": 2}, {"num_sanity_val_steps": 0}]
+)
+def test_a_run_that_was_cut_inside_a_validation_and_has_another_now(hook: str, now: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with pytest.raises(kit.Crash):
+        fit(callbacks=[Recorder(**{hook: lambda run, *_: _save_and_crash(run, path)})], val=True, num_sanity_val_steps=1)
+    module, run = fit(path, val=True, **now)
+    assert (run.current_epoch, run.global_step) == (3, 18)
+    assert len(module.seen) in (12, 18)  # cut in the sanity check, or after the first epoch

@@ -42,6 +42,7 @@ class Validations:
                     progress.done = Done.SANITY_RUN
                 run.metrics.forget(VAL.key)
                 hooks.emit(Callback.on_sanity_check_end)
+        run.evaluation_to_resume = None  # of a check in which the run was cut, and that is left out now
         progress.done = Done.CHECKED
 
     def is_due(self) -> bool:
@@ -52,11 +53,12 @@ class Validations:
     def validate(self) -> None:
         """Validate in the middle of training. Training's random state is put back afterwards, so validation changes nothing."""
         run, progress = self.run, self.progress
-        if not (progress.validating or progress.done == Done.VALIDATING or run.validation_follows):
+        is_due = progress.validating or progress.done == Done.VALIDATING or run.validation_follows
+        if self.loop is None or not is_due:  # the run may have been cut inside one, and have none any more
+            run.evaluation_to_resume = None
             progress.done = Done.VALIDATION_TOLD
             return
         run.validation_follows = False
-        assert self.loop is not None
         with undrawn(run), run.aside(), run.in_stage(RunningStage.VALIDATING):
             if progress.done < Done.VALIDATING:
                 run.losses.check()  # a validation with weights that are NaN already would be hours for nothing
