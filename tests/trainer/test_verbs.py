@@ -445,7 +445,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
 
 def test_saving_before_there_is_a_module(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="call fit, validate, test or predict"):
+    with pytest.raises(MisconfigurationException, match="The trainer has no module yet"):
         trainer().save_checkpoint(tmp_path / "mine.ckpt")
 
 
