@@ -516,11 +516,11 @@ def test_what_configure_callbacks_may_not_return() -> None:
 @pytest.mark.parametrize(
     ("base", "name", "signature", "said"),
     [
-        (BoringModel, "on_train_epoch_end", "self, outputs", "requires 1 arguments, and the hook has 0 to give"),
+        (BoringModel, "on_train_end", "self, outputs", "requires 1 arguments, and the hook has 0 to give"),
         (BoringModel, "training_step", "self, batch, batch_idx, more", "requires 3 arguments, and the hook has 2 to give"),
         (BoringModel, "validation_step", "self, batch, batch_idx, dataloader_idx, more", "requires 4 arguments"),
         (BoringModel, "on_train_start", "self, *, why", "requires the keyword argument 'why'"),
-        (Callback, "on_train_epoch_end", "self, trainer, pl_module, outputs", "requires 3 arguments, and the hook has 2 to give"),
+        (Callback, "on_train_end", "self, trainer, pl_module, outputs", "requires 3 arguments, and the hook has 2 to give"),
     ],
 )
 def test_a_hook_that_requires_more_than_there_is(base: Any, name: str, signature: str, said: str) -> None:

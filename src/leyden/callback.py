@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from leyden.former import FormerCallbackHooks
 from leyden.former_names import adopt_callback
 from leyden.hook_facts import EPOCH, EVAL_STEP, STEP, hook
+from leyden.older_calls import once_called
 from leyden.types import STEP_OUTPUT
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Callback(FormerCallbackHooks):
         """Before an epoch's first batch."""
 
     @hook(log=STEP, module=True)
+    @once_called("trainer", "pl_module", "batch", "batch_idx", "dataloader_idx")
     def on_train_batch_start(self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int) -> None:
         """The batch is on its device; its step follows."""
 
@@ -98,16 +100,19 @@ class Callback(FormerCallbackHooks):
         """Gradients of this batch have been added."""
 
     @hook(log=STEP, module=True)
+    @once_called("trainer", "pl_module", "optimizer", "optimizer_idx")
     def on_before_optimizer_step(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
         """Gradients are complete and not yet clipped."""
 
     @hook(log=STEP, module=True)
+    @once_called("trainer", "pl_module", "outputs", "batch", "batch_idx", "dataloader_idx")
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         """After a batch. ``outputs`` is what ``training_step`` returned, detached and unscaled."""
 
     @hook(log=EPOCH, module=True)
+    @once_called("trainer", "pl_module", "outputs")
     def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After an epoch's last batch and validation."""
 
@@ -147,6 +152,7 @@ class Callback(FormerCallbackHooks):
         """After ``validation_step``."""
 
     @hook(log=EPOCH, module=True)
+    @once_called("trainer", "pl_module", "outputs")
     def on_validation_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the last validation batch."""
 
@@ -182,6 +188,7 @@ class Callback(FormerCallbackHooks):
         """After ``test_step``."""
 
     @hook(log=EPOCH, module=True)
+    @once_called("trainer", "pl_module", "outputs")
     def on_test_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the last test batch."""
 
@@ -217,6 +224,7 @@ class Callback(FormerCallbackHooks):
         """After ``predict_step``."""
 
     @hook(module=True)
+    @once_called("trainer", "pl_module", "outputs")
     def on_predict_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """After the last batch to predict."""
 

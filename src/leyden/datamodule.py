@@ -10,17 +10,19 @@ from typing_extensions import Self
 
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import MissingMethod
+from leyden.former import FormerDataModule
 from leyden.hparams import HyperparametersMixin, load_datamodule_from_checkpoint
 from leyden.hparams_construct import named_parameters
 from leyden.options import read_word
-from leyden.spelling import arguments_of, refuse_unknown
+from leyden.spelling import arguments_of, exact_arguments, refuse_unknown
 from leyden.types import MapLocation, Path
 
 if TYPE_CHECKING:
     from leyden.trainer.trainer import Trainer
 
 
-class LightningDataModule(HyperparametersMixin):
+@exact_arguments
+class LightningDataModule(FormerDataModule, HyperparametersMixin):
     """Where the data comes from. Override :meth:`setup` and the loaders you need."""
 
     name: str | None = None
@@ -28,8 +30,10 @@ class LightningDataModule(HyperparametersMixin):
     CHECKPOINT_HYPER_PARAMS_NAME = "datamodule_hparams_name"
     CHECKPOINT_HYPER_PARAMS_TYPE = "datamodule_hparams_type"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(
+        self, train_transforms: Any = None, val_transforms: Any = None, test_transforms: Any = None, dims: Any = None
+    ) -> None:
+        super().__init__(train_transforms, val_transforms, test_transforms, dims)
         self.trainer: Trainer | None = None
         self.prepare_data_per_node: bool = True
         self.allow_zero_length_dataloader_with_multiple_devices: bool = False
@@ -80,15 +84,15 @@ class LightningDataModule(HyperparametersMixin):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take out of a checkpoint what was added."""
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Change a batch before it moves to the device."""
         return batch
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int = 0) -> Any:
         """Move a batch to the device."""
         return move_data_to_device(batch, device)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Change a batch once it is on the device."""
         return batch
 

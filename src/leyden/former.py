@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from leyden.data.stretches import split_along_time
+from leyden.notices import notice
 
 
 class Flag:
@@ -75,3 +76,30 @@ class FormerCallbackHooks(FormerHooks):
 
     def on_init_end(self, *_: Any) -> None:
         """A callback's ``setup`` today."""
+
+    def on_before_accelerator_backend_setup(self, *_: Any) -> None:
+        """A callback's ``setup`` today."""
+
+
+class FormerDataModule:
+    """What datamodules had beside their loaders, up to 1.6. The attributes are the author's: nothing here reads them."""
+
+    train_transforms: Any = None
+    val_transforms: Any = None
+    test_transforms: Any = None
+    dims: Any = None
+
+    def __init__(
+        self, train_transforms: Any = None, val_transforms: Any = None, test_transforms: Any = None, dims: Any = None
+    ) -> None:
+        super().__init__()
+        given = {"train_transforms": train_transforms, "val_transforms": val_transforms}
+        given |= {"test_transforms": test_transforms, "dims": dims}
+        for name, value in given.items():
+            if value is not None:  # a subclass may have a property or a method of that name
+                setattr(self, name, value)
+                notice(f"LightningDataModule({name}=...)", f"self.{name} = ..., in your own __init__")
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape of a sample, which the author put into ``dims``, or one number of it."""
+        return self.dims if dim is None else self.dims[dim]

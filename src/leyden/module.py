@@ -19,6 +19,7 @@ from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
 from leyden.loggers.base import Logger
 from leyden.metrics.metrics import AskedLog, flattened
+from leyden.older_calls import loss_among, once_called
 from leyden.taken_names import TakenNames, read_only, taken
 from leyden.types import STEP_OUTPUT, ClipAlgorithm, LRSchedulerTypeUnion, MapLocation, OptimizerLRScheduler, Path, Reduction
 
@@ -287,12 +288,15 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     def on_train_epoch_start(self) -> None:
         """Before an epoch's first batch."""
 
+    @once_called("outputs")
     def on_train_epoch_end(self) -> None:
         """After an epoch's last batch and validation."""
 
+    @once_called("batch", "batch_idx", "dataloader_idx")
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Before a training step. Return ``-1`` to skip the rest of the epoch."""
 
+    @once_called("outputs", "batch", "batch_idx", "dataloader_idx")
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
         """After a training step."""
 
@@ -305,6 +309,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     def on_validation_epoch_start(self) -> None:
         """Before the first validation batch."""
 
+    @once_called("outputs")
     def on_validation_epoch_end(self) -> None:
         """After the last validation batch."""
 
@@ -323,6 +328,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     def on_test_epoch_start(self) -> None:
         """Before the first test batch."""
 
+    @once_called("outputs")
     def on_test_epoch_end(self) -> None:
         """After the last test batch."""
 
@@ -341,6 +347,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     def on_predict_epoch_start(self) -> None:
         """Before the first batch to predict."""
 
+    @once_called("results")
     def on_predict_epoch_end(self) -> None:
         """After the last batch to predict."""
 
@@ -359,6 +366,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     def on_after_backward(self) -> None:
         """Gradients of this batch have been added."""
 
+    @once_called("optimizer", "optimizer_idx")
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete and not yet clipped."""
 
@@ -406,17 +414,17 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
         """Take out of a checkpoint what was added, before the state is loaded."""
 
     @hook()
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Change a batch before it moves to the device."""
         return batch
 
     @hook()
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int = 0) -> Any:
         """Move a batch to the device. Override for batch types that nothing else knows."""
         return move_data_to_device(batch, device)
 
     @hook()
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Change a batch once it is on the device."""
         return batch
 
@@ -438,11 +446,14 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """``loss.backward()`` with hooks and precision heeded, for manual optimization."""
+        if args or kwargs:
+            loss, args, kwargs = loss_among((loss, *args), kwargs)
         self.trainer.manual_backward(loss, *args, **kwargs)
 
     @hook(log=STEP)
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients. Override to do more than ``loss.backward()``."""
+        loss, args, kwargs = loss_among((loss, *args), kwargs)
         loss.backward(*args, **kwargs)
 
     @hook(log=STEP)
@@ -457,11 +468,13 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
         optimizer.step(closure=next((each for each in closures if callable(each)), None))
 
     @hook(log=STEP)
+    @once_called("epoch", "batch_idx", "optimizer", "optimizer_idx")
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Reset gradients."""
         optimizer.zero_grad()
 
     @hook()
+    @once_called("scheduler", "optimizer_idx", "metric")
     def lr_scheduler_step(self, scheduler: LRSchedulerTypeUnion, metric: Any | None) -> None:
         """Step a scheduler. Override for schedulers with another signature."""
         if metric is None:
@@ -470,6 +483,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
             scheduler.step(metric)
 
     @hook(log=STEP)
+    @once_called("optimizer", "optimizer_idx", "gradient_clip_val", "gradient_clip_algorithm")
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: ClipAlgorithm | None = None
     ) -> None:
@@ -495,6 +509,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
         for parameter, required in remembered.items():
             parameter.requires_grad = required and id(parameter) in mine
 
+    @once_called("optimizer_idx")
     def untoggle_optimizer(self, optimizer: Any = None) -> None:
         """Undo :meth:`toggle_optimizer`."""
         for parameter, required in self.__dict__.pop("_toggled", {}).items():

@@ -15,6 +15,7 @@ import leyden
 from leyden import Trainer
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.core.lightning import load_hparams_from_tags_csv
+from leyden.errors import UnknownName
 from leyden.loggers import CSVLogger, Logger, LoggerCollection, TensorBoardLogger
 from leyden.profiler import Profiler
 from leyden.testing import BoringModel, random_batches
@@ -179,9 +180,6 @@ def test_arguments_of_the_hooks_of_1_x() -> None:
         ) -> None:
             seen.append(("clip", optimizer_idx, gradient_clip_val))
 
-        def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-            seen.append(("validated", dataloader_idx))
-
         def optimizer_step(  # type: ignore[override]
             self, epoch: int, batch_idx: int, optimizer: Any, optimizer_idx: int, optimizer_closure: Any,
             on_tpu: bool, using_native_amp: bool, using_lbfgs: bool,
@@ -205,5 +203,84 @@ def test_arguments_of_the_hooks_of_1_x() -> None:
     trainer = Trainer(**options, gradient_clip_val=0.5, callbacks=[Watching()])
     trainer.fit(Module(), random_batches(2), random_batches(1))
     batch = [("callback", 0), ("before", 0), ("clip", 0, 0.5), ("schedule", 0, None)]
-    assert seen == [*batch, *batch, ("validates", 0), ("validated", 0)]
+    assert seen == [*batch, *batch, ("validates", 0)]
     assert trainer.global_step == 2
+
+
+def test_a_datamodules_transforms_and_dims() -> None:
+    class Data(leyden.LightningDataModule):
+        def __init__(self, size: int = 3) -> None:
+            super().__init__(train_transforms=len, dims=(1, 28, 28))
+            self.save_hyperparameters()
+
+    class Method(leyden.LightningDataModule):
+        def train_transforms(self) -> str:
+            return "a method of its author's"
+
+    data = Data()
+    assert (data.train_transforms, data.val_transforms) == (len, None)
+    assert (data.dims, data.size(), data.size(1)) == ((1, 28, 28), (1, 28, 28), 28)
+    assert dict(data.hparams) == {"size": 3}
+    assert Method().train_transforms() == "a method of its author's"
+    with pytest.raises(UnknownName, match="train_transforms"):
+        leyden.LightningDataModule(train_transform=len)  # type: ignore[call-arg]
+
+
+def test_what_is_logged_and_returned_counts_once() -> None:
+    class Module(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.step(batch)
+            self.log("own", 1.0)
+            return {"loss": loss, "log": {"own": 2.0, "returned": float(batch_idx)}}
+
+        def training_epoch_end(self, outputs: Any) -> Any:
+            self.log("late", 3.0, prog_bar=True)
+            return {"late": 4.0, "own": 5.0, "log": {"returned": 6.0}}
+
+    trainer = Trainer(**{**QUIET, "limit_train_batches": 2})
+    trainer.fit(Module(), random_batches(2))
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name not in ("loss", "x")}
+    assert metrics == {"own": 1.0, "returned": 6.0, "late": 3.0}
+
+
+def test_default_attributes_are_all_old_arguments() -> None:
+    defaults = Trainer.default_attributes()
+    for name in ("gpus", "max_nb_epochs", "train_percent_check", "reload_dataloaders_every_epoch", "amp_level"):
+        assert name in defaults
+    Trainer(**{**defaults, "max_epochs": 1})
+
+
+def test_the_first_argument_of_a_checkpoint_callback_was_a_pattern(tmp_path: Path) -> None:
+    assert ModelCheckpoint(tmp_path / "{epoch}-{val_loss:.2f}").filename == "{epoch}-{val_loss:.2f}"
+    assert ModelCheckpoint(str(tmp_path / "ck")).filename is None
+
+
+def test_a_loggers_name_and_version_may_be_set() -> None:
+    class Mine(leyden.loggers.LightningLoggerBase):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.name, self.version = "mine", 3
+
+        def log_metrics(self, metrics: Any, step: Any) -> None: ...
+
+        def log_hyperparams(self, params: Any) -> None: ...
+
+    trainer = Trainer(**{**QUIET, "logger": Mine()})
+    trainer.fit(BoringModel(), random_batches(1))
+    assert (trainer.logger.name, trainer.logger.version) == ("mine", 3)  # type: ignore[union-attr]  # there is one
+
+
+def test_the_other_rank_zero_only_is_told_the_rank() -> None:
+    program = """
+        import os, sys
+        os.environ["RANK"] = "2"
+        import leyden
+        assert "lightning_utilities" not in sys.modules
+        from lightning_utilities.core.rank_zero import rank_zero_only
+        print(rank_zero_only.rank, rank_zero_only(lambda: 1)())
+        from leyden.utilities.rank_zero import rank_zero_only as ours
+        ours.rank = 0
+        print(rank_zero_only.rank, rank_zero_only(lambda: 1)())
+    """
+    pytest.importorskip("lightning_utilities")
+    assert kit.in_a_fresh_process(program).splitlines() == ["2 None", "0 1"]

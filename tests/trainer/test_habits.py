@@ -142,17 +142,13 @@ class HooksRequireIndex(BoringModel):
         (RequiresIndex, "validate", "validation_step"),
         (RequiresInTest, "test", "test_step"),
         (RequiresInPredict, "predict", "predict_step"),
+        (HooksRequireIndex, "fit", "on_validation_batch_start"),
+        (HooksRequireIndex, "validate", "on_validation_batch_start"),
     ],
 )
 def test_a_required_loader_number_is_refused_by_name_where_there_is_one_loader(model: Any, verb: str, name: str) -> None:
     with pytest.raises(RuntimeError, match=rf"{model.__name__}\.{name} requires.*dataloader_idx=0"):
         getattr(trainer(limit_train_batches=1), verb)(model())
-
-
-def test_hooks_that_require_it_are_told_0_where_there_is_one_loader() -> None:
-    model = HooksRequireIndex()
-    trainer().validate(model, verbose=False)
-    assert model.told == [0, 0]
 
 
 def test_with_two_loaders_it_may_be_required() -> None:

@@ -1,6 +1,7 @@
 """The callbacks' arguments of older Lightnings: what each is today."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,10 @@ def checkpoint_arguments(cls: type, legacy: Mapping[str, Any], given: dict[str, 
         notice(f"ModelCheckpoint({name}=...)", _CHECKPOINT[name])
     found = dict(given)
     filepath = legacy.get("filepath")
+    if filepath is None and given["filename"] is None and _is_filepath(given["dirpath"]):
+        filepath, found["dirpath"] = given["dirpath"], None  # 0.7's first argument
+        given = {**given, "dirpath": None}
+        notice("ModelCheckpoint(filepath)", _CHECKPOINT["filepath"])
     if filepath is not None:
         if not isinstance(filepath, str | os.PathLike):
             raise InvalidType("filepath", filepath, "a folder, or a folder and a name such as 'ck/{epoch}-{val_loss:.2f}'")
@@ -54,6 +59,11 @@ def checkpoint_arguments(cls: type, legacy: Mapping[str, Any], given: dict[str, 
         found["save_top_k"] = int(found["save_top_k"])
     found["mode"] = read_mode(found["mode"], found["monitor"])
     return found
+
+
+def _is_filepath(dirpath: Any) -> bool:
+    """Whether the last part of a path is a pattern of names, which no folder is called."""
+    return isinstance(dirpath, str | os.PathLike) and re.search(r"{\w+.*}", os.path.basename(os.fspath(dirpath))) is not None
 
 
 def read_mode(mode: Any, monitor: Any) -> Any:

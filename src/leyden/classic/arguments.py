@@ -187,7 +187,7 @@ def _distributed_backend(old: str, value: Any, classic: Classic) -> None:
 
 
 def _use_amp(old: str, value: Any, classic: Classic) -> None:
-    if check_bool(old, value):
+    if value is not None and check_bool(old, value):
         classic.set(old, "precision", 16)
 
 
@@ -305,6 +305,19 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "stochastic_weight_avg": ("torch.optim.swa_utils", _refused("Average in a callback, with its tools.", None, False)),
     "move_metrics_to_cpu": ("nothing: metrics are read in bulk", _nothing),
     "multiple_trainloader_mode": ("CombinedLoader(loaders, mode)", _loader_mode),
+}  # fmt: skip
+
+
+FORMER_DEFAULTS: dict[str, Any] = {
+    # what 0.7.1's Trainer had where nothing was passed
+    "checkpoint_callback": True, "early_stop_callback": False, "default_save_path": None, "gradient_clip": None,
+    "process_position": 0, "nb_gpu_nodes": None, "gpus": None, "num_tpu_cores": None, "log_gpu_memory": None,
+    "show_progress_bar": None, "progress_bar_refresh_rate": 1, "overfit_pct": 0.0, "track_grad_norm": -1, "max_nb_epochs": None,
+    "min_nb_epochs": None, "train_percent_check": 1.0, "val_percent_check": 1.0, "test_percent_check": 1.0,
+    "log_save_interval": 100, "row_log_interval": 10, "add_row_log_interval": None, "distributed_backend": None, "use_amp": None,
+    "print_nan_grads": False, "weights_summary": "full", "weights_save_path": None, "amp_level": "O1",
+    "nb_sanity_val_steps": None, "truncated_bptt_steps": None, "resume_from_checkpoint": None,
+    "reload_dataloaders_every_epoch": False,
 }  # fmt: skip
 
 

@@ -13,17 +13,19 @@ from leyden.errors import InvalidReturn
 from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.state.run import Run
-from leyden.state.stage import TEST, TRAIN, VAL
+from leyden.state.stage import PREDICT, TEST, TRAIN, VAL
 from leyden.tree import tree_map
 
 EPOCH_ENDS = {TRAIN.key: "training_epoch_end", VAL.key: "validation_epoch_end", TEST.key: "test_epoch_end"}
 OLDER_EPOCH_ENDS = {VAL.key: "validation_end", TEST.key: "test_end"}
 _STAGE_OF = {
     hook.__name__: stage.key
-    for stage in (TRAIN, VAL, TEST)
+    for stage in (TRAIN, VAL, TEST, PREDICT)
     for hook in (stage.hooks.epoch_start, stage.hooks.batch_end, stage.hooks.epoch_end)
 }
 SAVED = "epoch_end_outputs"  # in a checkpoint's part of ours
+KEPT = "epoch_ends_were_given"
+RETURNED_NAMES = "names_of_returned_values"
 
 
 class EpochEnds(Callback):
@@ -31,15 +33,33 @@ class EpochEnds(Callback):
 
     The list grows with the epoch: tensors are detached, and kept on their device, until the epoch's end. Return only what
     the epoch's end needs.
+
+    The hooks at an epoch's end had the same list in 1.0 to 1.9: :meth:`keep` holds it for them until the next epoch begins.
     """
 
-    def __init__(self, methods: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(self, methods: Mapping[str, Callable[..., Any]], returned: dict[str, set[str]]) -> None:
+        self.returned = returned  # stage: the names that are logged because a step returned them, kept in checkpoints
         self.methods = {stage: fitted(method, 1) for stage, method in methods.items()}  # stage: its epoch end
         self.names = {stage: getattr(method, "__qualname__", EPOCH_ENDS[stage]) for stage, method in methods.items()}
         self.outputs: dict[str, dict[int, list[Any]]] = {stage: {} for stage in methods}  # stage, loader: what steps returned
+        self._kept: dict[str, Any] = {}  # stage: what its epoch end was given, for the hooks behind it
 
     def leyden_wants(self, hook: str) -> bool:
-        return "checkpoint" in hook or _STAGE_OF.get(hook) in self.methods
+        return "checkpoint" in hook or _STAGE_OF.get(hook) in self.outputs
+
+    def keep(self, stage: str) -> None:
+        """Hold the outputs of ``stage`` for the hooks at its epoch's end."""
+        self.outputs.setdefault(stage, {})
+        self._kept.setdefault(stage, [])
+
+    def kept(self, stage: str) -> Any:
+        """The outputs of the epoch of ``stage`` that ends: of each loader a list, where there are several."""
+        return self._kept[stage]
+
+    def _open(self, stage: str) -> None:
+        self.outputs[stage] = {}
+        if stage in self._kept:
+            self._kept[stage] = []
 
     def _collect(self, stage: str, outputs: Any, loader: int = 0) -> None:
         if outputs is not None:
@@ -47,16 +67,21 @@ class EpochEnds(Callback):
 
     def _finish(self, run: Run, stage: str, loaders: int) -> None:
         collected, self.outputs[stage] = self.outputs[stage], {}
-        outputs = [collected.get(loader, []) for loader in range(loaders)]
-        returned = self.methods[stage](outputs if loaders > 1 else outputs[0])
+        each = [collected.get(loader, []) for loader in range(loaders)]
+        outputs = each if loaders > 1 or stage == PREDICT.key else each[0]  # predictions were always a list of lists
+        if stage in self._kept:
+            self._kept[stage] = outputs
+        if stage not in self.methods:
+            return
+        returned = self.methods[stage](outputs)
         if returned is None:
             return
         if not isinstance(returned, Mapping):
             raise InvalidReturn(f"{self.names[stage]} returned {type(returned).__name__}. Expected a dict or None.")
-        log_epoch_end(run, returned)
+        log_epoch_end(run, returned, self.returned.get(stage, set()))
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self.outputs["train"] = {}
+        self._open("train")
 
     def on_train_batch_end(self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if outputs:  # an empty dict stands for a batch that was skipped
@@ -66,7 +91,7 @@ class EpochEnds(Callback):
         self._finish(trainer, "train", 1)
 
     def on_validation_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self.outputs["val"] = {}
+        self._open("val")
 
     def on_validation_batch_end(
         self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -77,7 +102,7 @@ class EpochEnds(Callback):
         self._finish(trainer, "val", len(trainer.num_val_batches))
 
     def on_test_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self.outputs["test"] = {}
+        self._open("test")
 
     def on_test_batch_end(
         self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -87,10 +112,25 @@ class EpochEnds(Callback):
     def on_test_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         self._finish(trainer, "test", len(trainer.num_test_batches))
 
+    def on_predict_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        self._open("predict")
+
+    def on_predict_batch_end(
+        self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._collect("predict", outputs, dataloader_idx)
+
+    def on_predict_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
+        self._finish(trainer, "predict", len(trainer.num_predict_batches))
+
     def on_save_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         collected = {stage: [[loader, kept] for loader, kept in by_loader.items()] for stage, by_loader in self.outputs.items()}
         if any(collected.values()):
             checkpoint.setdefault("leyden", {})[SAVED] = collected
+        if any(self.returned.values()):
+            checkpoint.setdefault("leyden", {})[RETURNED_NAMES] = {stage: sorted(names) for stage, names in self.returned.items()}
+        if any(self._kept.values()):
+            checkpoint.setdefault("leyden", {})[KEPT] = dict(self._kept)
 
     def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint.get("leyden", {}).get(SAVED)
@@ -99,3 +139,8 @@ class EpochEnds(Callback):
         for stage, by_loader in (kept or {}).items():
             if stage in self.outputs:
                 self.outputs[stage] = {loader: list(outputs) for loader, outputs in by_loader}
+        for stage, names in checkpoint.get("leyden", {}).get(RETURNED_NAMES, {}).items():
+            self.returned.setdefault(stage, set()).update(names)
+        for stage, outputs in checkpoint.get("leyden", {}).get(KEPT, {}).items():
+            if stage in self._kept:
+                self._kept[stage] = outputs

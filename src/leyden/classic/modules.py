@@ -11,18 +11,17 @@ from leyden.callback import Callback
 from leyden.classic.epoch_ends import EPOCH_ENDS, OLDER_EPOCH_ENDS, EpochEnds
 from leyden.classic.in_turn import Turns, notice_turns
 from leyden.classic.old_hooks import (
+    BEFORE_SETUP,
     CALLBACKS_OLD_HOOKS,
     GONE,
     MODULES_OLD_HOOKS,
     ON_INIT,
     echo,
-    number_of,
     own_method,
     refuse_gone,
-    steps_with_numbers,
-    with_their_arguments,
 )
 from leyden.classic.returned import Reader
+from leyden.classic.signatures import Order, hooks_as_then, number_of, steps_as_then
 from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
 from leyden.notices import notice
@@ -40,7 +39,7 @@ MODULE_NAMES = frozenset(
     {*ALIASES, *EPOCH_ENDS.values(), *OLDER_EPOCH_ENDS.values(), *STEP_ENDS.values(), *MODULES_OLD_HOOKS, *GONE}
     | {"get_tqdm_dict", "get_progress_bar_dict", "tbptt_split_batch", "training_end"}
 )
-CALLBACK_NAMES = frozenset({*CALLBACKS_OLD_HOOKS, *ON_INIT})
+CALLBACK_NAMES = frozenset({*CALLBACKS_OLD_HOOKS, *ON_INIT, BEFORE_SETUP})
 RESEMBLED = frozenset(
     {"configure_optimizer", *EPOCH_ENDS.values(), *STEP_ENDS.values(), *(name for name in MODULES_OLD_HOOKS if name[:3] == "on_")}
 )
@@ -111,7 +110,7 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
         if overrides(module, getattr(LightningModule, old)):
             notice(old, today)
             adapter.bar_items = getattr(module, old)
-    adapter.steps.update(steps_with_numbers(run, module))
+    adapter.steps.update(steps_as_then(run, module))
     methods: dict[str, Callable[..., Any]] = {}
     for stage in STAGES[TrainerFn.FITTING]:
         for name in (OLDER_EPOCH_ENDS.get(stage.key), EPOCH_ENDS[stage.key]):
@@ -120,11 +119,12 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
                 methods[stage.key] = method
                 notice(name, f"{stage.hooks.epoch_end.__name__}, with self.log")
                 break
-    if methods:
-        adapter.first.append(EpochEnds(methods))
-    adapter.read_mapping = Reader(run, module, set(methods)).read
+    returned: dict[str, set[str]] = {}
+    ends = EpochEnds(methods, returned)
+    adapter.instead = hooks_as_then(run, [*run.callbacks, module], ends)
+    adapter.first.append(ends)
+    adapter.read_mapping = Reader(run, module, set(methods), returned).read
     adapter.callbacks = echo(run, module, run.callbacks)
-    adapter.instead = with_their_arguments(run, [*run.callbacks, module])
     return adapter
 
 
@@ -202,23 +202,34 @@ def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
     return step
 
 
+_BACKWARDS = (
+    # what older versions gave, in their order
+    Order(("loss",), ("loss", "optimizer", "optimizer_idx")),
+    Order(("loss",), ("trainer", "loss", "optimizer", "optimizer_idx")),
+    Order(("loss",), ("use_amp", "loss", "optimizer", "optimizer_idx")),
+)
+
+
 def _backward_of(module: LightningModule, turns: Turns | None) -> Callable[..., Any]:
     """``backward`` with the arguments that its author's version had."""
-    names = list(inspect.signature(module.backward).parameters)
-    found = [name for name in names if name in ("trainer", "optimizer", "optimizer_idx")]
-    if not found:
+    first = next(iter(inspect.signature(module.backward).parameters), "")
+    order = next((each for each in _BACKWARDS if each.then[0] == first), _BACKWARDS[0])
+    reading = order.read(module.backward)
+    if reading is None:
         return module.backward
-    notice(f"backward(..., {', '.join(found)})", "backward(loss)")
+    gone = [name for name in order.then if name != "loss" and reading.mentions(name)]
+    notice(f"backward(..., {', '.join(gone)})", "backward(loss)")
 
     def backward(loss: Any, *args: Any, **kwargs: Any) -> Any:
         optimizers = module.trainer.optimizers
         number = 0 if turns is None else turns.running
         values = {
             "trainer": module.trainer,
+            "use_amp": False,
             "loss": loss,
             "optimizer": optimizers[number] if optimizers else None,
             "optimizer_idx": number,
         }
-        return module.backward(**{name: values[name] for name in names if name in values}, **kwargs)
+        return reading.call(module.backward, values, **kwargs)
 
     return backward

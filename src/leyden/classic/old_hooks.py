@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 from leyden.callback import Callback
 from leyden.errors import Unsupported
 from leyden.former import FormerCallbackHooks, FormerHooks, FormerModuleHooks
-from leyden.hooks import MODULE_HOOKS, fitted, overrides, positional_room
+from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.notices import notice
-from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
 
 OLD_HOOKS: dict[str, str] = {
@@ -36,6 +34,7 @@ MODULES_OLD_HOOKS: dict[str, str] = {
 }
 CALLBACKS_OLD_HOOKS: dict[str, str] = {**OLD_HOOKS, "on_keyboard_interrupt": "on_exception"}
 ON_INIT = ("on_init_start", "on_init_end")
+BEFORE_SETUP = "on_before_accelerator_backend_setup"
 
 _NO_APEX = "Pass precision='16-mixed', or wrap PyTorch's own tools in a Precision plug-in."
 _NO_DDP = "Pass strategy='ddp', or a Strategy of your own."
@@ -61,14 +60,6 @@ _NOTHING = frozenset(
     for value in vars(base).values()
     if callable(value)
 )
-_ONE_MORE = {
-    # hook of 1.x that had one argument more: what it was called, and how many there are today
-    "on_train_batch_start": ("dataloader_idx", 2),
-    "on_train_batch_end": ("dataloader_idx", 3),
-    "on_before_optimizer_step": ("optimizer_idx", 1),
-    **{f"on_{stage}_batch_start": ("dataloader_idx", 2) for stage in ("validation", "test", "predict")},
-    **{f"on_{stage}_batch_end": ("dataloader_idx", 3) for stage in ("validation", "test", "predict")},
-}
 
 
 class Echo(Callback):
@@ -128,56 +119,6 @@ def _of_module(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return lambda trainer, module, *arguments: told(*arguments[:count])
 
 
-def with_their_arguments(run: Run, parts: Iterable[Any]) -> dict[tuple[int, str], Callable[..., Any]]:
-    """Today's hooks that require one argument more, as in 1.x: by owner and name, as they can be called today."""
-    adapted: dict[tuple[int, str], Callable[..., Any]] = {}
-    for part in parts:
-        base = Callback if isinstance(part, Callback) else LightningModule
-        for name, (argument, count) in _ONE_MORE.items():
-            hook = getattr(base, name)
-            if not overrides(part, hook):
-                continue
-            method = getattr(part, name)
-            given = count + (2 if base is Callback else 0)
-            if positional_room(method)[1] == given + 1:
-                if MODULE_HOOKS[name] == count:  # the others have it where there are several loaders
-                    notice(f"{name}(..., {argument})", f"{name} without {argument}")
-                if argument == "dataloader_idx":
-                    adapted[id(part), name] = partial(_with_zero, method, given + 1)
-                else:
-                    adapted[id(part), name] = partial(_with_number, run, method)
-    return adapted
-
-
-def _with_zero(method: Callable[..., Any], required: int, *arguments: Any) -> Any:
-    return method(*arguments, *(0,) * (required - len(arguments)))
-
-
-def _with_number(run: Run, method: Callable[..., Any], *arguments: Any) -> Any:
-    return method(*arguments, number_of(run, arguments[-1]))
-
-
-def number_of(run: Run, optimizer: Any) -> int:
-    """The optimizer's number among those of the fit."""
-    bare = getattr(optimizer, "optimizer", optimizer) if isinstance(optimizer, SteppingOptimizer) else optimizer
-    return next((number for number, each in enumerate(run.plan.optimizers) if each is bare), 0)
-
-
-def steps_with_numbers(run: Run, module: LightningModule) -> dict[str, Callable[..., Any]]:
-    """``lr_scheduler_step`` and ``configure_gradient_clipping`` with 1.x's ``optimizer_idx``, as they can be called today."""
-    adapted: dict[str, Callable[..., Any]] = {}
-    for name in ("lr_scheduler_step", "configure_gradient_clipping"):
-        method = getattr(module, name)
-        if "optimizer_idx" in inspect.signature(method).parameters:
-            notice(f"{name}(..., optimizer_idx)", f"{name} without optimizer_idx")
-            adapted[name] = partial(_numbered, run, method)
-    return adapted
-
-
-def _numbered(run: Run, method: Callable[..., Any], part: Any, *arguments: Any) -> Any:
-    return method(part, number_of(run, getattr(part, "optimizer", part)), *arguments)
-
-
 def refuse_gone(module: LightningModule) -> None:
     """Raise :class:`Unsupported` where ``module`` has a method of an older Lightning that cannot be honoured."""
     for name, instead in GONE.items():
@@ -193,3 +134,12 @@ def tell_init(run: Run) -> None:
             if method is not None:
                 notice(name, "setup")
                 fitted(method, 1)(run)
+
+
+def tell_before_setup(run: Run, module: LightningModule) -> None:
+    """1.x's ``on_before_accelerator_backend_setup(trainer, pl_module)`` of callbacks."""
+    for callback in run.callbacks:
+        method = own_method(callback, BEFORE_SETUP)
+        if method is not None:
+            notice(BEFORE_SETUP, "setup")
+            fitted(method, 2)(run, module)

@@ -17,7 +17,7 @@ from leyden.state.run import Run
 RETURNED = ("loss", "log", "logs", "progress_bar", "hiddens")
 NESTED = ("progress_bar", "logs", "log")  # the last one's value counts
 
-_BAR_AND_LOGGER: AskedLog = (True, True, None, None, "mean", True, False, False)
+_BAR_AND_LOGGER: AskedLog = (True, None, None, None, "mean", True, False, False)
 _BAR: AskedLog = (True, False, None, None, "mean", True, False, False)
 _NEITHER: AskedLog = (False, False, None, None, "mean", True, False, False)
 
@@ -45,13 +45,19 @@ def tell(outputs: Mapping[Any, Any]) -> Told:
     return Told(shown, plain)
 
 
-def log_epoch_end(run: Run, outputs: Mapping[str, Any]) -> None:
-    """Log what an epoch end returned."""
+def log_epoch_end(run: Run, outputs: Mapping[str, Any], returned_before: set[str]) -> None:
+    """Log what an epoch end returned, but for what the module has logged by :meth:`self.log` in it or in the steps.
+
+    ``returned_before`` are the names that were logged because the steps returned them.
+    """
     told = tell(outputs)
+    own = {name for _, name in run.metrics.names()} - returned_before
     for name, (value, asked) in told.shown.items():
-        run.metrics.log(name, value, asked, None)
+        if name not in own:
+            run.metrics.log(name, value, asked, None)
     for name, value in told.plain.items():
-        run.metrics.log(name, value, _NEITHER, None)
+        if name not in own:
+            run.metrics.log(name, value, _NEITHER, None)
 
 
 def _is_single(value: Any) -> bool:
@@ -69,12 +75,12 @@ def _is_scalar(value: Any) -> bool:
 class Reader:
     """Reads what the steps of a module return, where that is a dict."""
 
-    def __init__(self, run: Run, module: LightningModule, collected: set[str]) -> None:
+    def __init__(self, run: Run, module: LightningModule, collected: set[str], returned: dict[str, set[str]]) -> None:
         self.run = run
         self.name = type(module).__name__
         self.collected = collected  # the stages whose epoch end gets the dicts
         self._checked: set[tuple[str, Any]] = set()
-        self._ours: set[str] = set()
+        self._returned = returned  # stage: names that are logged because a step returned them
         self._left_alone: set[str] = set()  # stages in which the module logs by itself
 
     def read(self, stage: str, outputs: Any) -> Any:
@@ -93,8 +99,13 @@ class Reader:
     def _read_training(self, outputs: Mapping[str, Any]) -> None:
         told = tell(outputs)
         metrics = self.run.metrics
-        for name, (value, asked) in told.shown.items():
-            metrics.log(name, value, asked, None)
+        if told.shown:
+            returned = self._returned.setdefault("train", set())
+            own = {name for _, name in metrics.names()} - returned  # what the module logs by itself counts
+            for name, (value, asked) in told.shown.items():
+                if name not in own:
+                    returned.add(name)
+                    metrics.log(name, value, asked, None)
         plain = {name: value.detach() if isinstance(value, Tensor) else value for name, value in told.plain.items()}
         if metrics.names() and not any(key in outputs for key in NESTED):
             own = {name for _, name in metrics.names()}  # where the module logs a name, that counts
@@ -104,11 +115,12 @@ class Reader:
     def _read_evaluation(self, stage: str, outputs: Mapping[str, Any]) -> None:
         """Without an epoch end every scalar is averaged, weighted by batch size; where the module logs, that counts alone."""
         metrics = self.run.metrics
-        if {name for _, name in metrics.names()} - self._ours:
+        returned = self._returned.setdefault(stage, set())
+        if {name for _, name in metrics.names()} - returned:
             self._left_alone.add(stage)
             return
         told = tell(outputs)
-        self._ours |= {*told.shown, *told.plain}
+        returned.update(told.shown, told.plain)
         try:
             for name, (value, asked) in told.shown.items():
                 metrics.log(name, value, asked, None)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
+from leyden.distributed.rank_elsewhere import tell_elsewhere, tell_elsewhere_once_loaded
 from leyden.errors import LeydenWarning, warn_user
 
 P = ParamSpec("P")
@@ -40,6 +41,7 @@ class RankZeroOnly:
     @rank.setter
     def rank(self, rank: int | None) -> None:
         self._rank = rank
+        tell_elsewhere(self, anew=True)
 
     @overload
     def __call__(self, fn: Callable[P, T]) -> Callable[P, T | None]: ...
@@ -55,6 +57,7 @@ class RankZeroOnly:
 
 rank_zero_only = RankZeroOnly()
 """The decorator. Its attribute ``rank`` may be read and set."""
+tell_elsewhere_once_loaded(rank_zero_only)
 
 
 def print_if_open(*args: Any, **kwargs: Any) -> None:

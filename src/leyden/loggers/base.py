@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from leyden.distributed.rank_zero import rank_zero_only as rank_zero_only
-from leyden.errors import InvalidType
+from leyden.errors import InvalidType, MissingMethod
 from leyden.former_names import adopt_logger
 from leyden.spelling import exact_arguments
 
@@ -36,6 +36,11 @@ class _Settable(Generic[T]):
         return self if logger is None else self.read(logger)  # what was set is found before, in the logger itself
 
 
+def _unsaid(logger: object, name: str) -> MissingMethod:
+    kind = type(logger).__name__
+    return MissingMethod(f"{kind} does not say its {name}: give it a property `{name}`, or set self.{name} in __init__.")
+
+
 class Logger(ABC):
     """Base of all loggers. A logger of your own overrides ``name``, ``version``, ``log_metrics`` and ``log_hyperparams``."""
 
@@ -49,15 +54,15 @@ class Logger(ABC):
         super().__init_subclass__(**kwargs)
         adopt_logger(cls)
 
-    @property
-    @abstractmethod
+    @_Settable
     def name(self) -> str | None:
-        """The name of the experiment."""
+        """The name of the experiment. A logger has to say it: by a property, or by setting it in ``__init__``."""
+        raise _unsaid(self, "name")
 
-    @property
-    @abstractmethod
+    @_Settable
     def version(self) -> int | str | None:
-        """The number or name of the run within the experiment."""
+        """The number or name of the run within the experiment. Said as :attr:`name` is."""
+        raise _unsaid(self, "version")
 
     @_Settable
     def root_dir(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ def as_dict(params: Any) -> dict[str, Any]:
     if params is None:
         return {}
     if isinstance(params, Mapping):
-        return dict(params)
+        return dict(items_of(params))
     if isinstance(params, Namespace):
         return dict(vars(params))
     if is_dataclass(params) and not isinstance(params, type):
@@ -30,10 +30,18 @@ def opened(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
+def items_of(params: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
+    """The items of ``params``. OmegaConf's that are still missing, which cannot be read, stand as they were written: ``???``."""
+    raw = getattr(params, "_content", None) if type(params).__module__.startswith("omegaconf") else None
+    if not isinstance(raw, Mapping):
+        return params.items()
+    return [(key, "???" if getattr(node, "_is_missing", bool)() else params[key]) for key, node in raw.items()]
+
+
 def flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested hyper-parameters as one level, the names joined by ``/``."""
     level: dict[str, Any] = {}
-    for key, value in params.items():
+    for key, value in items_of(params):
         value = opened(value)
         if isinstance(value, Mapping) and value:
             level.update(flat(value, f"{prefix}{key}/"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.loggers.hyperparameters import opened
+from leyden.loggers.hyperparameters import items_of, opened
 
 
 def to_yaml(params: Mapping[str, Any]) -> str:
@@ -21,7 +21,7 @@ def to_yaml(params: Mapping[str, Any]) -> str:
 
 def _lines(value: Any) -> Iterable[str]:
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        for key, item in items_of(value):
             yield from _entry(f"{_scalar(key)}:", item)
     else:
         for item in value:

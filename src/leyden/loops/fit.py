@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from leyden.callback import Callback
+from leyden.inspect.hints import hint_before_training
 from leyden.loops.optimize import optimization_of
 from leyden.loops.outputs import is_skip
 from leyden.loops.resumption import Resumption
@@ -77,6 +78,7 @@ class FitLoop:
             return
         with run.in_stage(RunningStage.TRAINING), run.saving_when_signalled(self.save_if_safe):
             self.loaders.load()  # after the sanity check, which needs validation's alone
+            hint_before_training(run)
             train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
             run.metrics.open_epoch("train", progress.done > Done.CHECKED)
             progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)

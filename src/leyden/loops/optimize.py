@@ -147,7 +147,8 @@ class Automatic:
         if self.is_watched:
             self.progress.done = ZERO_TOLD
         if self.own_zero_grad:
-            self.hooks.call_module(LightningModule.optimizer_zero_grad, self.run.current_epoch, index, optimizer)
+            zero = self.run.steps["optimizer_zero_grad"]
+            self.hooks.call("optimizer_zero_grad", zero, self.run.current_epoch, index, optimizer)
         else:
             optimizer.zero_grad()
 

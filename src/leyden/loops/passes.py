@@ -87,13 +87,14 @@ class Pass:
         return results
 
     def _refuse_required_index(self) -> None:
-        """One loader's number is not told: a step that requires it could not be called. Hooks that do are told 0, as in 1.x."""
-        run, name = self.run, self.stage.step.__name__
-        if positional_room(run.steps.get(name) or getattr(run.lightning_module, name))[1] > 2:
-            raise InvalidReturn(
-                f"{type(run.lightning_module).__name__}.{name} requires the loader's number (dataloader_idx), and there is "
-                f"one loader to {self.stage.verb} with. Remove that argument, or write dataloader_idx=0."
-            )
+        """One loader's number is not told to the module: a step or hook that requires it could not be called."""
+        module, of_stage = self.run.lightning_module, self.stage.hooks
+        for name, given in ((self.stage.step.__name__, 2), (of_stage.batch_start.__name__, 2), (of_stage.batch_end.__name__, 3)):
+            if positional_room(self.run.steps.get(name) or getattr(module, name))[1] > given:
+                raise InvalidReturn(
+                    f"{type(module).__name__}.{name} requires the loader's number (dataloader_idx), and there is one loader to "
+                    f"{self.stage.verb} with. Remove that argument, or write dataloader_idx=0."
+                )
         self._checked = True
 
     def _tell(self, hook: Hook) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from leyden.datamodule import LightningDataModule
-from leyden.hooks import overrides
+from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
 from leyden.state.progress import TRANSFER
 from leyden.state.run import Run
 
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_GIVEN = dict(zip(HOOKS, (2, 3, 2), strict=True))  # arguments; older ones leave the loader's number out
 
 
 class BatchTransfer:
@@ -25,9 +26,9 @@ class BatchTransfer:
     def _owner(self, name: str) -> Any:
         datamodule, module = self.run.datamodule, self.run.lightning_module
         if datamodule is not None and overrides(datamodule, getattr(LightningDataModule, name)):
-            return getattr(datamodule, name)
+            return fitted(getattr(datamodule, name), _GIVEN[name])
         if overrides(module, getattr(LightningModule, name)):
-            return getattr(module, name)
+            return fitted(getattr(module, name), _GIVEN[name])
         return None
 
     def __call__(self, batch: Any, loader_index: int = 0) -> Any:

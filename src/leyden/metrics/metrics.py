@@ -67,6 +67,8 @@ class Metrics:
         self._cut: dict[str, Any] | None = None  # where in which stage a checkpoint was taken, until the stage goes on
         self._said_silent = False
         self.silent = False  # barebones: nothing is logged
+        self.has_loggers = True  # said when a verb begins; a smoke run's count as there
+        self._said_unlogged = False
 
     def __getstate__(self) -> dict[str, Any]:
         at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "_of_training": uncounted, "batch": None, "_processes": ALONE}
@@ -270,6 +272,13 @@ class Metrics:
 
     def _new(self, where: str | None, name: str, value: Any, asked: AskedLog) -> Entry:
         check_place(name, where, self._now is not None)
+        if asked[1] is True and not self.has_loggers and not self._said_unlogged:
+            self._said_unlogged = True
+            warn_user(
+                f"self.log({name!r}, ..., logger=True) asks for a logger, and the Trainer has none: the value goes to "
+                f"callbacks and the progress bar alone. Pass Trainer(logger=...), or leave logger=True out.",
+                LeydenWarning,
+            )
         assert self._now is not None
         assert where is not None
         return self._now.new_entry((where, name, self._loader), value, asked)

@@ -58,6 +58,7 @@ class PyTorchProfiler(Profiler):
         self.profiler: TorchProfile | None = None
         self._marks: list[tuple[str, record_function]] = []
         self._report = ""
+        self._described = ""
 
     def start(self, action_name: str) -> None:
         if self.profiler is None:
@@ -78,13 +79,19 @@ class PyTorchProfiler(Profiler):
 
     def summary(self) -> str:
         self._finish()
-        return self._report
+        return self._report or self._described
+
+    def describe(self) -> None:
+        super().describe()
+        self._described = self._report  # stays to be read after the verb, until the next one records
 
     def teardown(self, stage: str | None) -> None:
         self._finish()
         self._report = ""
 
     def _make(self) -> TorchProfile:
+        self._described = ""
+
         options: dict[str, Any] = {"record_shapes": self.group_by_input_shapes, **self.profiler_kwargs}
         if "schedule" not in options and self._stage in (None, "fit"):
             options["schedule"] = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)

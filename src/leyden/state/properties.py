@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leyden.asked import Asked, minus_one_without
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
@@ -39,6 +40,26 @@ class Properties:
     bar_items: Any
     fit_state: FitState
     _module: LightningModule | None
+
+    # -- what was asked for, and may be asked for anew between verbs
+    max_epochs = Asked[int | None]("limits", "max_epochs", minus_one_without)
+    """Epochs at which training ends; ``-1`` for no limit where another limit was given."""
+    min_epochs = Asked[int]("limits", "min_epochs")
+    max_steps = Asked[int]("limits", "max_steps", minus_one_without)
+    """Optimizer steps at which training ends; ``-1`` for no limit."""
+    min_steps = Asked[int]("limits", "min_steps")
+    limit_train_batches = Asked[int | float]("limits", "train")
+    limit_val_batches = Asked[int | float]("limits", "val")
+    limit_test_batches = Asked[int | float]("limits", "test")
+    limit_predict_batches = Asked[int | float]("limits", "predict")
+    overfit_batches = Asked[int | float]("limits", "overfit")
+    check_val_every_n_epoch = Asked[int | None]("validation", "every_n_epochs")
+    val_check_interval = Asked[Any]("validation", "interval")
+    num_sanity_val_steps = Asked[int | float]("validation", "sanity_batches", lambda most: float("inf") if most is None else most)
+    reload_dataloaders_every_n_epochs = Asked[int]("behaviour", "reload_every_n_epochs")
+    gradient_clip_val = Asked[float | None]("optimization", "clip_value")
+    gradient_clip_algorithm = Asked[str]("optimization", "clip_algorithm")
+    log_every_n_steps = Asked[int]("watching", "log_every_n_steps")
 
     # -- what is the fit's
     course = OfFit[Course]()
@@ -129,26 +150,6 @@ class Properties:
         return self.progress.step
 
     @property
-    def max_epochs(self) -> int | None:
-        """Epochs at which training ends; ``-1`` for no limit where another limit was given."""
-        limit = self.options.limits.max_epochs
-        return -1 if limit is None else limit
-
-    @property
-    def min_epochs(self) -> int:
-        return self.options.limits.min_epochs
-
-    @property
-    def max_steps(self) -> int:
-        """Optimizer steps at which training ends; ``-1`` for no limit."""
-        limit = self.options.limits.max_steps
-        return -1 if limit is None else limit
-
-    @property
-    def min_steps(self) -> int:
-        return self.options.limits.min_steps
-
-    @property
     def fast_dev_run(self) -> int | bool:
         """Of a smoke run its number of batches, or ``True`` for one; else ``False``."""
         batches = self.options.limits.fast_dev_run
@@ -157,10 +158,6 @@ class Properties:
     @property
     def barebones(self) -> bool:
         return self.options.behaviour.barebones
-
-    @property
-    def log_every_n_steps(self) -> int:
-        return self.options.watching.log_every_n_steps
 
     @property
     def training(self) -> bool:
@@ -315,51 +312,6 @@ class Properties:
     @property
     def num_predict_batches(self) -> list[int | float]:
         return self.loaders.num_eval_batches("predict")
-
-    @property
-    def limit_train_batches(self) -> int | float:
-        return self.options.limits.train
-
-    @property
-    def limit_val_batches(self) -> int | float:
-        return self.options.limits.val
-
-    @property
-    def limit_test_batches(self) -> int | float:
-        return self.options.limits.test
-
-    @property
-    def limit_predict_batches(self) -> int | float:
-        return self.options.limits.predict
-
-    @property
-    def overfit_batches(self) -> int | float:
-        return self.options.limits.overfit
-
-    @property
-    def check_val_every_n_epoch(self) -> int | None:
-        return self.options.validation.every_n_epochs
-
-    @property
-    def val_check_interval(self) -> Any:
-        return self.options.validation.interval
-
-    @property
-    def num_sanity_val_steps(self) -> int | float:
-        most = self.options.validation.sanity_batches
-        return float("inf") if most is None else most
-
-    @property
-    def reload_dataloaders_every_n_epochs(self) -> int:
-        return self.options.behaviour.reload_every_n_epochs
-
-    @property
-    def gradient_clip_val(self) -> float | None:
-        return self.options.optimization.clip_value
-
-    @property
-    def gradient_clip_algorithm(self) -> str:
-        return self.options.optimization.clip_algorithm
 
     # -- callbacks by kind, asked by attribute and not by class
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leyden.asked import Changes, ask
 from leyden.callback import Callback
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.datamodule import LightningDataModule
@@ -87,6 +88,8 @@ class Run(Properties, ABC):
         self.is_last_batch = False
         self.interrupted = False
         self.goes_on = False  # whether the next fit of the same module goes on from where the last one ended
+        self._verb_running = False
+        self._asked_meanwhile: dict[str, Changes] = {}  # options that were set while a verb ran, for the next one
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
         self.fit_state = self.fresh_fit()
 
@@ -142,12 +145,14 @@ class Run(Properties, ABC):
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Batches whose gradients make one optimizer step. May be set between epochs."""
+        """Batches whose gradients make one optimizer step. May be set between epochs, and before a verb."""
         return self.accumulation
 
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
         self.accumulation = check_count("accumulate_grad_batches", batches, 1, "a number of batches >= 1")
+        if not self._verb_running:
+            ask(self, "accumulate_grad_batches", "optimization", "accumulate", batches)
 
     def follow_accumulation_schedule(self) -> None:
         """An epoch begins: accumulate as ``accumulate_grad_batches={epoch: batches}`` says."""
@@ -369,6 +374,10 @@ class Run(Properties, ABC):
         """When a checkpoint is taken, in ns since 1970; later than all that this run took before, whatever the clock says."""
         self.fit_state.saved = max(time.time_ns(), self.fit_state.saved + 1)
         return self.fit_state.saved
+
+    @abstractmethod
+    def _options_with(self, given: Mapping[str, Any]) -> Options:
+        """The options, checked, as the constructor would read them from its keywords and these."""
 
     @abstractmethod
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:

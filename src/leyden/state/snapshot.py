@@ -21,9 +21,8 @@ from leyden.state.parts import put_parts, take_parts
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.upgrade import upgraded
-from leyden.version import __version__
+from leyden.version import LIGHTNING, __version__
 
-LIGHTNING_VERSION = "2.6.0"  # the layout of the top level is that version's, and Lightning asks for the key
 OURS = "leyden"
 FORMAT = 1
 """The number of the layout below ``leyden``. A file of a higher number is refused; 0.1.0 wrote none."""
@@ -40,7 +39,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {
         "epoch": run.progress.number,
         "global_step": run.progress.step,
-        "pytorch-lightning_version": LIGHTNING_VERSION,
+        "pytorch-lightning_version": LIGHTNING,
         "state_dict": run.strategy.model_state_dict(module),
         OURS: {"format": FORMAT, "version": __version__, "saved": run.time_of_save(), "init_arguments": module._init_arguments()},
     }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from leyden import classic
+from leyden.asked import take_asked
 from leyden.callback import Callback
 from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.random_state import preserved_random_state
@@ -58,7 +59,6 @@ class Lifecycle(Run):
     ) -> None:
         super().__init__(options=options, strategy=strategy, loggers=loggers, callbacks=callbacks, profiler=profiler)
         self._attached = AttachedCallbacks(callbacks, asked_callbacks)
-        self._verb_running = False
         self._is_trial = False
         self._fitted_module: LightningModule | None = None  # whose checkpoints the callbacks know
         self._started: list[object] = []  # the parts of the running verb that have to be torn down
@@ -80,6 +80,7 @@ class Lifecycle(Run):
         if datamodule is None and module is self._module:
             datamodule = self.datamodule
         outer = module._trainer if module._trainer is not self else None
+        take_asked(self)
         self._verb_running = True
         if not self.strategy.processes.alone:
             rank_zero_only.rank = self.strategy.processes.rank  # one owner of the rank: what the environment says may be older
@@ -107,6 +108,7 @@ class Lifecycle(Run):
                 self.bar_items = adapter.bar_items
                 self.own_optimization = adapter.optimization
                 self.metrics.begin(self.hooks, module, self.strategy.processes)
+                self.metrics.has_loggers = bool(self.loggers or self.fast_dev_run)
                 self.loaders.begin(
                     {stage.key: LoaderOrigin(stage, given.get(stage.key), datamodule, adapter.module) for stage in STAGES[fn]}
                 )
@@ -313,6 +315,7 @@ class Lifecycle(Run):
         if datamodule is not None:
             self.hooks.call("prepare_data", datamodule.prepare_data)
         self.hooks.call("prepare_data", module.prepare_data)
+        classic.tell_before_setup(self, module)
         if datamodule is not None:
             self._start(datamodule)
             self.hooks.call("setup", tell_stage, datamodule.setup, fn)
@@ -419,7 +422,7 @@ class Lifecycle(Run):
             if not callable(own):  # set to None: as good as missing
                 own = partial(getattr(LightningModule, name), module)
             steps[name] = fitted(adapter.steps.get(name, own), count)
-        called = ("configure_optimizers", "configure_model", "optimizer_step", "backward")
+        called = ("configure_optimizers", "configure_model", "optimizer_step", "optimizer_zero_grad", "backward")
         for name in (*called, "lr_scheduler_step", "configure_gradient_clipping"):
             steps[name] = adapter.steps.get(name, getattr(module, name))
         return steps

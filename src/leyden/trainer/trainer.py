@@ -18,7 +18,7 @@ from leyden.classic.loop_views import EvaluationLoopView, FitLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.empty import EmptyInit
-from leyden.errors import Unsupported
+from leyden.errors import MisconfigurationException, Unsupported
 from leyden.hooks import overrides
 from leyden.loggers.base import Logger
 from leyden.loops.evaluate import EvaluateLoop
@@ -26,7 +26,7 @@ from leyden.loops.fit import FitLoop
 from leyden.loops.predict import PredictLoop
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
-from leyden.options import refuse_with_barebones
+from leyden.options import Options, refuse_with_barebones
 from leyden.profilers.base import Profiler
 from leyden.profilers.choose import choose_profiler
 from leyden.state.loaders import Loaders
@@ -179,6 +179,15 @@ class Trainer(Lifecycle):
         )
         self.metrics.silent = options.behaviour.barebones
         classic.tell_init(self)
+
+    def _options_with(self, given: Mapping[str, Any]) -> Options:
+        """The options as the constructor would read them, were it given these too."""
+        self.classic.keywords = {**(before := self.classic.keywords), **given}
+        try:
+            return read_options(self.classic.keywords)
+        except MisconfigurationException:
+            self.classic.keywords = before
+            raise
 
     # -- verbs
     def fit(
@@ -407,8 +416,8 @@ class Trainer(Lifecycle):
 
     @classmethod
     def default_attributes(cls) -> dict[str, Any]:
-        """The Trainer's keywords with their defaults."""
-        return classic.defaults_of(cls)
+        """The Trainer's keywords with their defaults, those of 2020 too."""
+        return {**classic.FORMER_DEFAULTS, **classic.defaults_of(cls)}
 
     if not TYPE_CHECKING:  # for a type checker, a name that is not declared stays an error
 

@@ -1,0 +1,88 @@
+"""Options of the Trainer's constructor that may be set afterwards: checked like the constructor's, for the verbs to come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+from leyden.errors import LeydenWarning, warn_user
+from leyden.options import Options
+
+T = TypeVar("T")
+Shown = Callable[[Any], Any]
+Changes = dict[tuple[str, str], Any]
+"""New values, by record and field."""
+
+
+class Answers(Protocol):
+    """A trainer, as far as its options are concerned."""
+
+    options: Options
+    _asked_meanwhile: dict[str, Changes]
+    _verb_running: bool
+
+    def _options_with(self, given: Mapping[str, Any]) -> Options: ...
+
+
+class Asked(Generic[T]):
+    """``trainer.max_epochs = 3``: read off the option's record, and set in it.
+
+    What is set while a verb runs counts from the next one, which is said.
+    """
+
+    def __init__(self, record: str, field: str, shown: Shown = lambda value: value) -> None:
+        self.record, self.field, self.shown = record, field, shown
+        self.name = field
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, run: None, owner: type) -> Asked[T]: ...
+    @overload
+    def __get__(self, run: Answers, owner: type) -> T: ...
+    def __get__(self, run: Answers | None, owner: type) -> Any:
+        if run is None:
+            return self
+        return self.shown(getattr(getattr(run.options, self.record), self.field))
+
+    def __set__(self, run: Answers, value: Any) -> None:
+        ask(run, self.name, self.record, self.field, value)
+
+
+def minus_one_without(limit: int | None) -> int:
+    """A limit as Lightning shows it: ``-1`` where there is none."""
+    return -1 if limit is None else limit
+
+
+def ask(run: Answers, name: str, record: str, field: str, value: Any) -> None:
+    """Set the option ``name``, which stands in ``field`` of ``record``. Raises what the constructor would raise."""
+    before = run._options_with({})
+    after = run._options_with({name: value})
+    changes = {
+        (each.name, inner.name): getattr(getattr(after, each.name), inner.name)
+        for each in fields(Options)
+        if is_dataclass(getattr(after, each.name))
+        for inner in fields(getattr(after, each.name))
+        if (each.name, inner.name) == (record, field)  # and what follows from it: overfit_batches limits two loaders
+        or getattr(getattr(after, each.name), inner.name) != getattr(getattr(before, each.name), inner.name)
+    }
+    run._asked_meanwhile.pop(name, None)
+    if run._verb_running:
+        run._asked_meanwhile[name] = changes
+        warn_user(f"trainer.{name} = {value!r} was set while a verb runs: it counts from the next one.", LeydenWarning)
+    else:
+        _put(run, changes)
+
+
+def take_asked(run: Answers) -> None:
+    """A verb begins: what was asked while another ran counts now."""
+    for changes in run._asked_meanwhile.values():
+        _put(run, changes)
+    run._asked_meanwhile.clear()
+
+
+def _put(run: Answers, changes: Changes) -> None:
+    for (record, field), value in changes.items():
+        run.options = replace(run.options, **{record: replace(getattr(run.options, record), **{field: value})})
