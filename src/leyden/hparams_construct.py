@@ -17,6 +17,7 @@ import torch
 
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
 from leyden.checkpoint.format import Unwritable, check_parts, decode, decode_file
+from leyden.checkpoint.forms import usable
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.verified import bytes_verified
 from leyden.errors import (
@@ -193,7 +194,8 @@ def _arguments(
             if name not in named:
                 known = [*named, *arguments_of(cls.load_from_checkpoint)]  # type: ignore[attr-defined]  # both kinds have it
                 raise unknown_argument(f"{cls.__name__}.load_from_checkpoint", name, known)
-    saved = _saved(checkpoint, prefix, named, recorded)
+    with usable(where, f"{prefix}hyper_parameters"):
+        saved = _saved(checkpoint, prefix, named, recorded)
     if hparams_file is not None:
         saved = load_hparams_from_file(hparams_file)
     # Where the constructor's own call is known, what else was saved is no argument of it.

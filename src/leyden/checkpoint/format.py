@@ -350,7 +350,7 @@ def _decode_marked(plain: dict[str, Any]) -> Any:
         return Unwritable("", f"leyden kind {kind!r}")
     try:
         return decoder(plain)
-    except Malformed:
+    except (Malformed, RecursionError):
         raise
     except (
         ValueError,

@@ -59,8 +59,8 @@ def load_verified(path: str, map_location: Any = None, weights_only: bool | None
             if os.path.sameopenfile(content.fileno(), check.fileno()):
                 return read_verified(content, check, path, map_location, weights_only)
         return load_verified(path, map_location, weights_only)  # replaced between the two opens
-    except FileNotFoundError as error:
-        raise CheckpointMissing(f"There is no checkpoint at {path!r}. {_neighbours(path)}") from error
+    except FileNotFoundError:
+        raise CheckpointMissing(f"There is no checkpoint at {path!r}. {_neighbours(path)}") from None
     except LeydenError:
         raise
     except OSError as error:

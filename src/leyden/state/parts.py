@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
+from leyden.checkpoint.forms import usable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
@@ -323,7 +324,8 @@ def put_parts(run: Run, ours: Mapping[str, Any], early: bool) -> None:
     for part in PARTS:
         source = ours if part.scope == "same" else own
         if part.early is early and part.name in source:
-            part.put(run, source[part.name])
+            with usable(run.ckpt_path, part.name):
+                part.put(run, source[part.name])
 
 
 def put_random_state(run: Run) -> None:

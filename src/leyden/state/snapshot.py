@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from leyden.callback import Callback
 from leyden.checkpoint.format import check_parts, decode_file, encode, unwritable
+from leyden.checkpoint.forms import check_alike, check_forms, check_optimizer, usable
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
 from leyden.checkpoint.optimizer_states import describe, fitted, loadable, restore, scheduler_state
@@ -125,7 +127,7 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
     state = checkpoint["state_dict"]
     try:
         run.strategy.load_model_state_dict({"state_dict": state}, strict=module.strict_loading)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         if not run.fitting or not _rebuilds(run):
             raise _unfitting(run, error) from error  # else on_fit_start may rebuild it: see `put_weights_again`
         run.fit_state.weights_left = state
@@ -172,7 +174,8 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     """The callbacks' states."""
     assert run.hooks is not None
     run.hooks.tell_checkpoint(Callback.on_load_checkpoint, checkpoint)
-    states = callback_states_of(checkpoint)
+    with usable(run.ckpt_path, "callbacks"):
+        states = callback_states_of(checkpoint)
     missing = sorted(set(states) - {callback.state_key for callback in run.callbacks})
     if not run.options.watching.checkpointing:
         missing = [key for key in missing if not key.startswith("ModelCheckpoint")]  # turned off, and not forgotten
@@ -185,7 +188,11 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     for callback in run.callbacks:
         state = states.get(callback.state_key)
         if state:
-            callback.load_state_dict(fitted(dict(state), callback.state_dict, type(callback).__name__, kept))
+            is_ours = type(callback).load_state_dict.__module__.startswith("leyden.")  # what the user's raises is the user's
+            with usable(run.ckpt_path, callback.state_key) if is_ours else nullcontext():
+                if is_ours:
+                    check_alike(run.ckpt_path, callback.state_key, state, callback.state_dict())
+                callback.load_state_dict(fitted(dict(state), callback.state_dict, type(callback).__name__, kept))
     _name_kept(run, kept)
 
 
@@ -200,6 +207,11 @@ def _name_kept(run: Run, names: list[str]) -> None:
 
 def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -> None:
     """The states of optimizers, schedulers and the precision's scaler."""
+    with usable(run.ckpt_path, "optimizer_states"):
+        _put_optimizers(run, checkpoint, plan)
+
+
+def _put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -> None:
     states = checkpoint.get("optimizer_states")
     if states == [] and run.progress.done == Done.NOTHING:
         return  # written before any fit had made its optimizers
@@ -219,6 +231,8 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
     both = list(zip(plan.optimizers, states, strict=True))
     whole = [fitted(state, optimizer.state_dict, type(optimizer).__name__, kept) for optimizer, state in both]
     plain = [loadable(optimizer, state) for optimizer, state in zip(plan.optimizers, whole, strict=True)]
+    for optimizer, state in zip(plan.optimizers, plain, strict=True):
+        check_optimizer(run.ckpt_path, optimizer, state)
     try:
         run.strategy.load_optimizer_states(module, plan.optimizers, plain)
     except (ValueError, KeyError) as error:
@@ -229,6 +243,8 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
         optimizer._opt_called = True  # type: ignore[attr-defined]  # in another process: PyTorch's schedulers ask whether it was
     for scheduler, state in zip(schedulers, schedules, strict=True):
         if hasattr(scheduler, "load_state_dict"):  # one that is stepped by hand need not have any
+            if type(scheduler).__module__.startswith("torch.optim"):
+                check_alike(run.ckpt_path, type(scheduler).__name__, state, scheduler.state_dict())
             scheduler.load_state_dict(fitted(state, scheduler.state_dict, type(scheduler).__name__, kept))
     _name_kept(run, kept)
     precision = run.strategy.precision
@@ -242,7 +258,9 @@ def put_progress(run: Run, checkpoint: dict[str, Any]) -> None:
     ours = checkpoint.get(OURS)
     saved = ours.get("saved", 0) if isinstance(ours, Mapping) else 0
     run.fit_state.saved = saved if type(saved) is int else 0
-    put_parts(run, parts_of(checkpoint), early=True)
+    with usable(run.ckpt_path, "progress"):
+        parts = parts_of(checkpoint)
+    put_parts(run, parts, early=True)
 
 
 def put_training(run: Run, checkpoint: dict[str, Any]) -> None:
@@ -274,4 +292,6 @@ def read(run: Run, path: str, weights_only: bool | None) -> dict[str, Any]:
             f"({__version__}) reads formats up to {FORMAT}. Update leyden; Trainer(...).fit(ckpt_path=None) starts afresh."
         )
     check_parts(decoded, path)
+    if OURS in decoded:  # what others write is read where it fits
+        check_forms(decoded, path)
     return decoded

@@ -13,6 +13,7 @@ from leyden import classic
 from leyden.asked import take_asked
 from leyden.callback import Callback
 from leyden.checkpoint.drift import Drift
+from leyden.checkpoint.forms import usable
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.settings import asked_of
 from leyden.datamodule import LightningDataModule
@@ -301,11 +302,13 @@ class Lifecycle(Run):
             request.hold(self, begun=False)
             request.read(self, weights_only)
             if request.checkpoint is not None:
+                self.ckpt_path = request.path
                 self.fit_state.pending = dict(request.checkpoint)
                 snapshot.put_progress(self, request.checkpoint)  # before a loader is made, which may ask for the epoch
             if request.asked == "last":
-                for logger, position in self._logger_positions(request):
-                    logger.leyden_go_on(position)
+                with usable(request.path, "loggers"):
+                    for logger, position in self._logger_positions(request):
+                        logger.leyden_go_on(position)
                 for logger in filter(keeps_place, self.loggers) if request.checkpoint is None else ():
                     logger.leyden_start_over()
         self._start_loggers()
@@ -362,8 +365,9 @@ class Lifecycle(Run):
         snapshot.put_weights_again(self)
         snapshot.put_optimizers(self, request.checkpoint, self.plan)
         snapshot.put_training(self, request.checkpoint)
-        for logger, position in self._logger_positions(request):
-            logger.leyden_resume(position)
+        with usable(request.path, "loggers"):
+            for logger, position in self._logger_positions(request):
+                logger.leyden_resume(position)
         self.fit_state.pending = None
         request.forget()
 
