@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import io
 import logging
+import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import kit
@@ -629,3 +632,22 @@ def test_every_place_is_on_the_list() -> None:
     fit = {place for verb, place in BREAKS if verb == "fit"}
     for place in ("module.training_step", "dataset.__getitem__", "collate", "sampler.__iter__", "callback.on_save_checkpoint"):
         assert place in fit
+
+
+def test_nothing_piles_up_over_many_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No handlers of signals, forks or the exit, no threads, no open files."""
+    registered: list[Any] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **given: registered.append(given))
+    monkeypatch.setattr(atexit, "register", lambda *given, **more: registered.append(given))
+
+    def held() -> tuple[Any, ...]:
+        files = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+        return threading.active_count(), files, signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), len(registered)
+
+    counts = []
+    for number in range(6):
+        writer = leyden.callbacks.ModelCheckpoint(tmp_path / str(number))
+        logger = leyden.loggers.CSVLogger(tmp_path)
+        kit.trainer(writer, enable_checkpointing=None, logger=logger).fit(kit.Tiny(), kit.ones(2), ckpt_path="last")
+        counts.append(held())
+    assert counts[1:] == counts[1:2] * 5

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kit import rows
 
+from leyden.callbacks.progress.results import print_results
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning
 from leyden.loggers.csv import CSVLogger
@@ -439,3 +440,23 @@ def test_a_run_that_moved_is_found(tmp_path: Path) -> None:
     moved = CSVLogger(tmp_path / "there")
     moved.leyden_resume(position)
     assert rows(moved.log_dir) == [{"a": "1", "step": "0"}]
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\r\nb", "\r", 'a"b', "a,b"])
+def test_a_name_that_holds_what_ends_a_line(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stands in one cell, also of a run that goes on; the bar and the printed table show an escape."""
+    logger = CSVLogger(tmp_path, version=0)
+    logger.log_metrics({name: 1.0}, step=0)
+    logger.save()
+    position = logger.leyden_position()
+    logger.log_metrics({name: 2.0}, step=1)
+    logger.finalize("failed")
+    again = CSVLogger(tmp_path, version=0)
+    again.leyden_resume(position)
+    again.log_metrics({name: 3.0, "later": 1.0}, step=1)
+    again.finalize("success")
+    assert [row[name] for row in rows(again.log_dir)] == ["1.0", "3.0"]
+    print_results([{name: 1.0}], "validate")
+    shown = capsys.readouterr().out
+    assert "\r" not in shown
+    assert len(shown.splitlines()) == 5

@@ -296,12 +296,19 @@ class ExperimentWriter:
 
 def table(columns: list[str], rows: list[dict[str, Any]], *, header: bool = True) -> bytes:
     """Rows as lines of CSV; what a row lacks stays empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    lines = _Lines()
+    writer = csv.DictWriter(lines, columns, restval="", extrasaction="ignore", lineterminator="\r\n")
     if header:
         writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return "".join(lines).encode()
+
+
+class _Lines(list[str]):
+    """Lines that end in a line feed. The writer is told a carriage return too: it quotes names that hold what ends a line."""
+
+    def write(self, line: str) -> None:
+        self.append(f"{line[:-2]}\n")
 
 
 def parse(text: bytes) -> tuple[list[str], list[dict[str, Any]]]:

@@ -36,14 +36,19 @@ def number(value: Any, form: str = ".4g") -> str:
         return str(value)
 
 
+def in_a_line(name: str) -> str:
+    """``name`` with what would break a line, or go back in it, as an escape."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
 def metrics_text(metrics: Mapping[str, Any], between: str = "  ", form: str = ".4g") -> str:
     """All metrics as ``name: value``; a dict's values come with its name before theirs."""
     parts = []
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            parts += [f"{name}/{inner}: {number(part, form)}" for inner, part in value.items()]
+            parts += [f"{in_a_line(f'{name}/{inner}')}: {number(part, form)}" for inner, part in value.items()]
         else:
-            parts.append(f"{name}: {number(value, form)}")
+            parts.append(f"{in_a_line(name)}: {number(value, form)}")
     return between.join(parts)
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 
+from leyden.callbacks.progress.lines import in_a_line
 from leyden.distributed.rank_zero import rank_zero_print
 
 TITLES = {"validate": "Validate metric", "test": "Test metric"}
@@ -19,7 +20,7 @@ def results_table(results: Sequence[Mapping[str, float]], title: str, width: int
     columns = []
     names: dict[str, None] = {}
     for index, result in enumerate(results):
-        values = {re.sub(r"/dataloader_idx_\d+$", "", name): str(value) for name, value in result.items()}
+        values = {in_a_line(re.sub(r"/dataloader_idx_\d+$", "", name)): str(value) for name, value in result.items()}
         if values:
             columns.append((f"DataLoader {index}", values))
             names.update(dict.fromkeys(sorted(values)))

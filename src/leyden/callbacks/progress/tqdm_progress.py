@@ -93,7 +93,9 @@ class Tqdm:
     def set_postfix(self, ordered_dict: Mapping[str, Any] | None = None, refresh: bool = True, **more: Any) -> None:
         """Show values by name at the line's end."""
         values = {**(ordered_dict or {}), **more}
-        self.set_postfix_str(", ".join(f"{name}={lines.number(value)}" for name, value in values.items()), refresh)
+        self.set_postfix_str(
+            ", ".join(f"{lines.in_a_line(name)}={lines.number(value)}" for name, value in values.items()), refresh
+        )
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         self.postfix = s
