@@ -115,7 +115,6 @@ _ANY: Form = lambda value, path: None  # noqa: E731  # as the others are
 _LIST = _of(lambda value: isinstance(value, list | tuple), "a list")
 _DICT = _of(lambda value: isinstance(value, Mapping), "names and values")
 _COUNT = _of(_is_count, "a count")
-_POSITIVE = _of(lambda value: _is_count(value) and value > 0, "a count above 0")
 _BOOL = _of(lambda value: type(value) is bool, "true or false")
 _FLAG = _of(lambda value: type(value) is bool or value in (0, 1), "true or false")
 _TEXT = _of(lambda value: type(value) is str, "a text")
@@ -268,7 +267,6 @@ _OURS = _maybe(
     _with(
         format_=_COUNT,
         progress_=_PROGRESS,
-        accumulate_=_POSITIVE,
         stop_=_with(wished=_BOOL, because=_maybe(_TEXT)),
         told_=_maybe(_each(_TEXT)),
         history_=_each(_with(epoch=_COUNT, step=_COUNT)),
