@@ -106,7 +106,7 @@ class LearningRateMonitor(Callback):
         if not values:
             return
         trainer.metrics.publish(values, logged=True)
-        trainer.log_row(values, trainer.progress.stepped_batches)
+        trainer.leyden_log_row(values, trainer.progress.stepped_batches)
 
 
 def _named_optimizers(run: Run) -> Iterator[tuple[str, Optimizer, str | None]]:

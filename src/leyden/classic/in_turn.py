@@ -191,7 +191,7 @@ class InTurn:
         run, progress, turns = self.run, self.progress, self.turns
         if progress.window == 0:
             self._window = run.accumulation
-            batches = 1 if self._window == 1 else run.window_length(index)
+            batches = 1 if self._window == 1 else run.leyden_window_length(index)
             for each in self.all:
                 each.open_window(batches)
         full = is_last or progress.window + 1 >= self._window
@@ -264,7 +264,7 @@ class InTurn:
         self._window = run.accumulate_grad_batches
         kept = self.contributed if progress.window else [0] * len(self.all)
         for each, contributed in zip(self.all, kept, strict=True):
-            each.open_window(each.divisor or run.window_length(progress.batch - progress.window))
+            each.open_window(each.divisor or run.leyden_window_length(progress.batch - progress.window))
             each.contributed = contributed
 
     def end_window(self, at: int = OPENED) -> None:

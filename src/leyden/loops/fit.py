@@ -214,7 +214,7 @@ class FitLoop:
         if self.logs and progress.window == 0 and (self.log_due(progress.stepped_batches) or course.agreed & Wish.STOP):
             row = run.metrics.step_row()
             if row:
-                run.log_row(row)
+                run.leyden_log_row(row)
         if progress.batches >= run.losses.due:
             run.losses.check()
         run.validation_follows = self.validation.is_due()
@@ -257,8 +257,8 @@ class FitLoop:
         run.metrics.close()
         row = run.metrics.epoch_row()
         if row:
-            run.log_row(row)
-        run.note_epoch()
+            run.leyden_log_row(row)
+        run.leyden_note_epoch()
 
     def step_epoch_plateaus(self) -> None:
         if self.progress.closed:

@@ -158,7 +158,7 @@ class Automatic:
         progress = self.progress
         if progress.window == 0 and at < FORWARD:
             self._window = self.run.accumulation
-            self.divisor = 1 if self._window == 1 else self.run.window_length(index)
+            self.divisor = 1 if self._window == 1 else self.run.leyden_window_length(index)
             self.contributed = 0
         full = is_last or progress.window + 1 >= self._window or at >= ACCUMULATED
         if full and self.must_close:
@@ -231,7 +231,7 @@ class Automatic:
         """A resumed run begins inside a window, or inside a batch: what the earlier batches brought is there already."""
         progress, flight = self.progress, self.flight
         self._window = self.run.accumulate_grad_batches  # another than before the cut leaves the divisor of what is there
-        self.divisor = self.divisor or self.run.window_length(progress.batch - progress.window)
+        self.divisor = self.divisor or self.run.leyden_window_length(progress.batch - progress.window)
         if not carried:
             return
         if FORWARD <= progress.done < BACKWARD and carried.get("value") is not None:

@@ -172,7 +172,7 @@ class Pass:
         if self.rows_to_skip:
             self.rows_to_skip -= 1
             return
-        self.run.log_row(row, step)
+        self.run.leyden_log_row(row, step)
 
     def _publish(self) -> None:
         """Write the epoch's values."""

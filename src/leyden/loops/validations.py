@@ -31,7 +31,7 @@ class Validations:
         run, progress, hooks = self.run, self.progress, self.hooks
         most = run.options.validation.sanity_batches
         if self.loop is not None and most != 0:
-            with run.in_stage(RunningStage.SANITY_CHECKING), undrawn(run), run.aside():
+            with run.in_stage(RunningStage.SANITY_CHECKING), undrawn(run), run.leyden_aside():
                 if progress.done == Done.NOTHING:
                     hooks.emit(Callback.on_sanity_check_start)
                     progress.done = Done.SANITY_TOLD
@@ -59,7 +59,7 @@ class Validations:
             progress.done = Done.VALIDATION_TOLD
             return
         run.validation_follows = False
-        with undrawn(run), run.aside(), run.in_stage(RunningStage.VALIDATING):
+        with undrawn(run), run.leyden_aside(), run.in_stage(RunningStage.VALIDATING):
             if progress.done < Done.VALIDATING:
                 run.losses.check()  # a validation with weights that are NaN already would be hours for nothing
                 if progress.window == 0:  # else gradients wait, which nobody may free

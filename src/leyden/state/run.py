@@ -91,9 +91,9 @@ class Run(Properties, ABC):
         self._verb_running = False
         self._asked_meanwhile: dict[str, Changes] = {}  # options that were set while a verb ran, for the next one
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
-        self.fit_state = self.fresh_fit()
+        self.fit_state = self.leyden_fresh_fit()
 
-    def fresh_fit(self) -> FitState:
+    def leyden_fresh_fit(self) -> FitState:
         """What a fit begins with."""
         return FitState(
             course=Course(self.strategy.processes),
@@ -168,7 +168,7 @@ class Run(Properties, ABC):
         schedules = (asked.schedule or {}, self.accumulation_schedule() or {})
         return [asked.accumulate, *([list(item) for item in sorted(each.items())] for each in schedules)]
 
-    def window_length(self, index: int) -> int:
+    def leyden_window_length(self, index: int) -> int:
         """Batches in the accumulation window that begins at batch ``index``: the epoch's last may be shorter."""
         source = self.loaders.train
         if self.accumulation == 1 or source is None or source.stop is None or not source.knows_last:
@@ -218,7 +218,7 @@ class Run(Properties, ABC):
             raise
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def leyden_aside(self) -> Iterator[None]:
         """What runs inside leaves training's random state as it was. A validation that was cut has its own put back first."""
         with preserved_random_state():
             self.random_outside = random_state()
@@ -235,11 +235,11 @@ class Run(Properties, ABC):
             finally:
                 self.random_outside = None
 
-    def note_epoch(self) -> None:
+    def leyden_note_epoch(self) -> None:
         """Write the running epoch's metrics into the history. Waits for the device."""
         self.history.append({"epoch": self.current_epoch, "step": self.global_step, **read_numbers(self.callback_metrics)})
 
-    def begin(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
+    def leyden_begin(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
         """A verb starts: attach its module and its data."""
         self._module = module
         self.datamodule = datamodule
@@ -250,10 +250,10 @@ class Run(Properties, ABC):
         self.interrupted = False
         self.course.forget_signals()
 
-    def begin_fit(self) -> None:
+    def leyden_begin_fit(self) -> None:
         """A fit starts from nothing: forget how far the last one came."""
         arrived = self.course.signal
-        self.fit_state = self.fresh_fit()
+        self.fit_state = self.leyden_fresh_fit()
         if arrived is not None:
             self.course.note_signal(arrived)
         self.losses.open_capsule()
@@ -285,7 +285,7 @@ class Run(Properties, ABC):
         """The evaluation is over, and the module in the modes that its hook left it in."""
         self._modes = {}
 
-    def log_row(self, row: Mapping[str, Any], step: int | None = None) -> None:
+    def leyden_log_row(self, row: Mapping[str, Any], step: int | None = None) -> None:
         """Send values to every logger.
 
         ``step`` is by default what the module logged under the name ``step``, else the number of the batch that last ended
@@ -297,7 +297,7 @@ class Run(Properties, ABC):
             row = dict(row)
             step = int(row.pop("step"))
         if step is None:
-            step = self.log_axis
+            step = self.leyden_log_axis
         complete = {**row, "epoch": row.get("epoch", self.current_epoch)}
         numbers: dict[str, Any] | None = None
         for logger in self.loggers:
@@ -310,7 +310,7 @@ class Run(Properties, ABC):
                 logger.save()
 
     @property
-    def log_axis(self) -> int:
+    def leyden_log_axis(self) -> int:
         """The loggers' x: batches that ended with a step, counted from 0."""
         done = self.progress.stepped_batches
         return max(0, done - 1) if self.fitting and self.progress.window == 0 else done
@@ -370,7 +370,7 @@ class Run(Properties, ABC):
         checkpoint = self._checkpoint(bool(weights_only))
         self.strategy.save_checkpoint(checkpoint, filepath, storage_options)
 
-    def time_of_save(self) -> int:
+    def leyden_time_of_save(self) -> int:
         """When a checkpoint is taken, in ns since 1970; later than all that this run took before, whatever the clock says."""
         self.fit_state.saved = max(time.time_ns(), self.fit_state.saved + 1)
         return self.fit_state.saved

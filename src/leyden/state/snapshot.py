@@ -43,7 +43,12 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         "global_step": run.progress.step,
         "pytorch-lightning_version": LIGHTNING,
         "state_dict": run.strategy.model_state_dict(module),
-        OURS: {"format": FORMAT, "version": __version__, "saved": run.time_of_save(), "init_arguments": module._init_arguments()},
+        OURS: {
+            "format": FORMAT,
+            "version": __version__,
+            "saved": run.leyden_time_of_save(),
+            "init_arguments": module._init_arguments(),
+        },
     }
     if not weights_only:
         checkpoint[OURS].update(take_parts(run))

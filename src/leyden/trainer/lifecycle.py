@@ -97,7 +97,7 @@ class Lifecycle(Run):
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(noted(self._hear, interrupts=fn is TrainerFn.FITTING))
-                self.begin(module, datamodule)
+                self.leyden_begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
                 self._lend_log(module)
@@ -454,7 +454,7 @@ class Lifecycle(Run):
         self.loggers = []
         try:
             with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
-                self.begin_fit()
+                self.leyden_begin_fit()
                 self.keep_modes()  # put back with the verb's other things: a fit begins in train mode
                 self._prepare(module, choose_checkpoint(self, None), None)
                 with trying(self, steps) as trial:

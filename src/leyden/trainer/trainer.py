@@ -239,7 +239,7 @@ class Trainer(Lifecycle):
         self.goes_on = False
         story = Story(self, self._result)
         with closing(request), story.ending(), self._verb(TrainerFn.FITTING, module, job.datamodule, job.loaders):
-            self.begin_fit()
+            self.leyden_begin_fit()
             check_fit(self, module)
             self._fitted_module = module
             self._prepare(module, request, job.weights_only)

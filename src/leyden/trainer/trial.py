@@ -102,7 +102,7 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
     generators = take_generators(run)
     kept = run.fit_state, run.metrics, run.hooks, run.loggers, run.is_last_batch
     with preserved_random_state():
-        run.fit_state, run.metrics, run.loggers = run.fresh_fit(), Metrics(), []
+        run.fit_state, run.metrics, run.loggers = run.leyden_fresh_fit(), Metrics(), []
         run.plan = plan
         try:
             run.hooks = Hooks(run, [], module)
