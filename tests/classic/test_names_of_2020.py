@@ -29,6 +29,10 @@ QUIET: dict[str, Any] = {
     "num_sanity_val_steps": 0,
 }  # fmt: skip
 PLACES = [
+    "core.model_saving:ModelIO", "core.saving:ModelIO", "core.hooks:ModelHooks", "core.grads:GradInformation",
+    "core.lightning:data_loader", "root_module.model_saving:ModelIO", "root_module.hooks:ModelHooks",
+    "root_module.grads:GradInformation", "callbacks.pt_callbacks:ModelCheckpoint", "profiler.profiler:Profiler",
+    "profiler.profilers:SimpleProfiler",
     "profiler:Profiler", "profiler:SimpleProfiler", "profiler:AdvancedProfiler", "profiler:BaseProfiler",
     "utilities.debugging:MisconfigurationException", "utilities.distributed:rank_zero_only",
     "utilities.apply_func:apply_to_collection", "utilities.apply_func:move_data_to_device",

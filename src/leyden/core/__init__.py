@@ -11,7 +11,7 @@ from leyden.not_offered import absent
 
 __all__ = ["LightningDataModule", "LightningModule"]
 
-_FILES = ("decorators", "hooks", "lightning", "memory", "mixins", "optimizer", "root_module", "saving")
+_FILES = ("decorators", "grads", "hooks", "lightning", "memory", "mixins", "model_saving", "optimizer", "root_module", "saving")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,10 @@
+"""Profilers, where 0.7 had them; ``Profiler`` is the simple one."""
+
+from leyden.profilers.advanced import AdvancedProfiler
+from leyden.profilers.base import PassThroughProfiler
+from leyden.profilers.base import Profiler as BaseProfiler
+from leyden.profilers.pytorch import PyTorchProfiler
+from leyden.profilers.simple import SimpleProfiler
+from leyden.profilers.simple import SimpleProfiler as Profiler
+
+__all__ = ["AdvancedProfiler", "BaseProfiler", "PassThroughProfiler", "Profiler", "PyTorchProfiler", "SimpleProfiler"]
