@@ -22,7 +22,7 @@ from leyden.loggers import CSVLogger
 
 OF_A_PROCESS = frozenset(
     {
-        *("setup", "teardown", "prepare_data", "on_fit_start", "on_train_start", "on_fit_end", "on_exception"),
+        *("setup", "teardown", "prepare_data", "on_fit_start", "on_train_start", "on_exception"),
         *("on_save_checkpoint", "on_load_checkpoint", "state_dict", "load_state_dict"),
         *("train_dataloader", "val_dataloader", "configure_optimizers", "configure_callbacks", "configure_model"),
     }
@@ -51,15 +51,17 @@ class Unsynced(Disk):
 class Log:
     """Who heard of what, and the checkpoints that were saved meanwhile."""
 
-    def __init__(self, folder: Path, owner: str | None) -> None:
-        self.folder, self.owner = folder, owner
+    def __init__(self, folder: Path, owner: str | None, only: frozenset[str] | None = None) -> None:
+        self.folder, self.owner, self.only = folder, owner, only
         self.heard: list[tuple[str, str]] = []
         self.saved: list[tuple[str, str, int]] = []  # path, hook, how much had been heard
         self.saving = False
 
     def note(self, who: str, hook: str, trainer: Any) -> None:
         self.heard.append((who, hook))
-        if who == self.owner and not self.saving and trainer is not None and hook not in ("state_dict", "load_state_dict"):
+        if trainer is None or self.saving or hook in ("state_dict", "load_state_dict"):
+            return
+        if self.owner in (who, "everybody") and (self.only is None or hook in self.only):
             self.saving = True
             path = str(self.folder / f"{len(self.saved)}-{hook}.ckpt")
             trainer.save_checkpoint(path)
@@ -279,3 +281,44 @@ def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin
             wrong.append(f"{Path(path).name}: {problems}")
     assert not wrong, "\n".join([f"{len(wrong)} of {len(log.saved[begin::every])}", *wrong[:40]])
     assert len(log.saved) > 5
+
+
+ENDS = frozenset({"on_train_epoch_end", "on_train_end", "on_fit_end", "teardown"})
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 1}, {"max_steps": 2}], ids=["after an epoch", "inside an epoch"])
+def test_a_save_at_the_end(limit: dict[str, Any], tmp_path: Path) -> None:
+    """With the same command those are told of the end who were not, and where all were, nobody is told again.
+
+    With a higher limit the end that was told is taken back: the rest is told as if it had not been, to everybody, and what it
+    left (an epoch's row, its values) is not there. What is left is the run that had the higher limit from the beginning.
+    """
+    higher = {"max_epochs": 2, "max_steps": 5}
+    ended = fit(tmp_path, Log(tmp_path, None), "ended", RecordingNet, **limit)
+    log = Log(tmp_path, None)
+    whole = fit(tmp_path, log, "whole", RecordingNet, **higher)
+    expected = told(log.heard)
+    log = Log(tmp_path, "everybody", ENDS)
+    saving = fit(tmp_path, log, "saving", RecordingNet, **limit)
+    assert differing(ended, saving) == []
+    saving["trainer"].save_checkpoint(tmp_path / "after.ckpt")
+    points = [*log.saved, (str(tmp_path / "after.ckpt"), "after", len(log.heard))]
+    assert {hook for _, hook, _ in points} == {*ENDS, "after"}
+    every = int(os.environ.get("LEYDEN_SAVES_EVERY", "3"))
+    wrong = []
+    for number, (path, _, mark) in enumerate(points):
+        before = told(log.heard[:mark])
+        if number % every == 0 or path == points[-1][0]:
+            after = Log(tmp_path, None)
+            resumed = fit(tmp_path, after, f"same-{number}", RecordingNet, ckpt_path=path, **limit)
+            if differing(ended, resumed) or before + told(after.heard) != told(log.heard):
+                wrong.append(f"{Path(path).name}, again: {differing(ended, resumed)}, {told(after.heard)}")
+        if number % every == 1 % every or path == points[-1][0]:
+            after = Log(tmp_path, None)
+            resumed = fit(tmp_path, after, f"more-{number}", RecordingNet, ckpt_path=path, **higher)
+            taken_back = ENDS if "max_steps" in limit else ENDS - {"on_train_epoch_end"}
+            while before and before[-1][1] in taken_back:
+                before.pop()
+            if differing(whole, resumed) or before + told(after.heard) != expected:
+                wrong.append(f"{Path(path).name}, further: {differing(whole, resumed)}, {told(after.heard)[:5]}")
+    assert not wrong, "\n".join(wrong)

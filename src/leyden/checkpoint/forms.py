@@ -246,17 +246,19 @@ _EVALUATION = _maybe(
 _GRADIENTS = lambda value, path: (  # noqa: E731  # as the others are
     None if value == {} else _with(contributed=_maybe(_VALUE), gradients=_named(_TENSOR))(value, path)
 )
-_PROCESS = _with(
-    random_=_maybe(_RANDOM),
-    generators_=_named(_OWN),
-    data_=_DATA,
-    losses_=_each(_SCALAR),
-    gradients_=_GRADIENTS,
-    flight_=_FLIGHT,
-    evaluation_=_EVALUATION,
-    metrics_=_METRICS,
-    metric_objects_=_named(_DICT),
-)
+_HISTORY, _POSITIONS = _each(_with(epoch=_COUNT, step=_COUNT)), _each(_named(_ANY))
+_PARTS = {
+    "random_": _maybe(_RANDOM),
+    "generators_": _named(_OWN),
+    "data_": _DATA,
+    "losses_": _each(_SCALAR),
+    "gradients_": _GRADIENTS,
+    "flight_": _FLIGHT,
+    "evaluation_": _EVALUATION,
+    "metrics_": _METRICS,
+    "metric_objects_": _named(_DICT),
+}
+_PROCESS = _with(**_PARTS, inside_=_maybe(_with(**_PARTS, history_=_HISTORY, loggers_=_POSITIONS)))
 _COUNTS = ("epoch", "batch", "step", "batches", "window", "stepped_batches", "loader", "evaluated", "told")
 _PROGRESS = _with(
     **{f"{name}_": _COUNT for name in _COUNTS},
@@ -269,8 +271,8 @@ _OURS = _maybe(
         progress_=_PROGRESS,
         stop_=_with(wished=_BOOL, because=_maybe(_TEXT)),
         told_=_maybe(_each(_TEXT)),
-        history_=_each(_with(epoch=_COUNT, step=_COUNT)),
-        loggers_=_each(_named(_ANY)),
+        history_=_HISTORY,
+        loggers_=_POSITIONS,
         described_=_maybe(_with(dtypes_=_named(_ANY), optimizers_=_each(_DICT), schedulers_=_LIST)),
         processes_=_each(_PROCESS),
     )

@@ -73,27 +73,29 @@ class FitLoop:
         if progress.checking:
             hooks.heard = progress.cut_hook(run.told_names)
             self.validation.check_sanity()
-        if run.options.limits.train == 0 or self.resumption.has_nothing_left():
-            hooks.emit(Callback.on_fit_end)
-            return
         with run.in_stage(RunningStage.TRAINING), run.saving_when_signalled(self.save_if_safe):
-            self.loaders.load()  # after the sanity check, which needs validation's alone
-            hint_before_training(run)
-            train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
-            run.metrics.open_epoch("train", progress.done > Done.CHECKED)
-            progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
-            try:
-                hooks.emit(Callback.on_train_start)
-            finally:
-                progress.show_next(False)
-            put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
-            hooks.heard = progress.cut_hook(run.told_names)
-            while not self.end.is_here():
-                train_epoch()
-            progress.done = Done.EPOCH_TOLD
-            hooks.emit(Callback.on_train_end)
-            progress.done = Done.ENDED
-            hooks.emit(Callback.on_fit_end)
+            if run.options.limits.train != 0 and not self.resumption.has_nothing_left():
+                self.train()
+            self.resumption.tell_fit_end()
+
+    def train(self) -> None:
+        """All epochs that are left."""
+        run, progress, hooks = self.run, self.progress, self.hooks
+        self.loaders.load()  # after the sanity check, which needs validation's alone
+        hint_before_training(run)
+        train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
+        run.metrics.open_epoch("train", progress.done > Done.CHECKED)
+        progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
+        try:
+            hooks.emit(Callback.on_train_start)
+        finally:
+            progress.show_next(False)
+        put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
+        hooks.heard = progress.cut_hook(run.told_names)
+        while not self.end.is_here():
+            train_epoch()
+        progress.done = Done.EPOCH_TOLD
+        hooks.emit(Callback.on_train_end)
 
     def train_epoch(self) -> None:
         """One epoch, or what is left of it."""
@@ -116,7 +118,7 @@ class FitLoop:
         run.losses.check()
         run.course.decide(progress.batches, at_once=True)  # an epoch's end is the same point on all processes
         run.losses.raise_if_agreed()
-        progress.done = max(progress.done, Done.PLATEAUS)
+        self.resumption.end_batches()
         self.go_through(self.after_epoch)
         if progress.closed:
             run.metrics.end_epoch()

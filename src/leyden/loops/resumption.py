@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.hooks import Hooks
@@ -12,8 +15,10 @@ from leyden.loops.validations import Validations
 from leyden.state.end import End
 from leyden.state.fit_loaders import FitLoaders
 from leyden.state.fit_state import Stepping
+from leyden.state.parts import take_all
 from leyden.state.progress import Done
 from leyden.state.run import Run
+from leyden.tree import tree_map
 
 
 class Resumable(Protocol):
@@ -41,8 +46,7 @@ class Resumption:
     def has_nothing_left(self) -> bool:
         """Whether there is nothing to train, and nobody to be told of it. A raised limit lets the epoch that it cut go on."""
         run, progress, end = self.run, self.run.progress, self.loop.end
-        is_cut_inside = progress.batch > 0 and not progress.closed and progress.done >= Done.PLATEAUS
-        if (is_cut_inside and not end.is_cut()) or (progress.done >= Done.EPOCH_TOLD and not end.is_cut()):
+        if end.is_raised():
             progress.reopen()
             run.history = [row for row in run.history if row["epoch"] != progress.epoch]
         passed = end.is_passed()
@@ -52,6 +56,25 @@ class Resumption:
             return True
         told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, run.told_names or [])
         return end.is_here() and told_all
+
+    def end_batches(self) -> None:
+        """No batch follows. Where the epoch is not over, keep how things stand, for a run with a higher limit."""
+        progress, state = self.run.progress, self.run.fit_state
+        if progress.done <= Done.PLATEAUS and not progress.closed and state.inside is None:
+            with suppress(Exception):  # what cannot be taken will say so when somebody saves
+                state.inside = tree_map(take_all(self.run), Tensor, lambda tensor: tensor.detach().clone())
+        progress.done = max(progress.done, Done.PLATEAUS)
+
+    def tell_fit_end(self) -> None:
+        """Tell those who have not heard of it. Of a run that ended before nobody hears again, unless it was trained further."""
+        hooks, progress = self.loop.hooks, self.run.progress
+        hooks.heard = progress.cut_hook(self.run.told_names)
+        if progress.between_epochs:  # else a lower limit than the checkpoint's ends the fit in the middle of one
+            progress.done = max(progress.done, Done.ENDED)
+        if progress.done != Done.FIT_TOLD:
+            hooks.emit(Callback.on_fit_end)
+        if progress.done == Done.ENDED:
+            progress.done = Done.FIT_TOLD
 
     def finish_batch(self) -> None:
         """Finish the batch that was counted, and what was to follow it; one that was not is left to :meth:`batches`."""

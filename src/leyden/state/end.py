@@ -25,6 +25,12 @@ class End:
             return False
         return self.is_idle or (progress.epoch >= limits.min_epochs and progress.step >= limits.min_steps)
 
+    def is_raised(self) -> bool:
+        """Whether a resumed run goes on from where a limit had ended it, inside an epoch or after one."""
+        progress = self.run.progress
+        is_cut_inside = progress.batch > 0 and not progress.closed and progress.done >= Done.PLATEAUS
+        return (is_cut_inside or progress.done >= Done.EPOCH_TOLD) and not self.is_cut()
+
     def is_here(self) -> bool:
         """Whether training is over, and the epoch in which that was is ended too."""
         return self.run.progress.between_epochs and self.is_cut()

@@ -59,6 +59,8 @@ class FitState:
     optimization: Stepping | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """One row of metrics an epoch."""
+    inside: dict[str, Any] | None = None
+    """The parts of a checkpoint as they were when a limit ended training inside an epoch, before that epoch's end was told."""
     validation_follows: bool = False
     """Whether the batch that just ended is followed by a validation."""
     asked: Any = None
@@ -77,6 +79,8 @@ class FitState:
     """Training's random state while a validation draws from its own."""
     random_state_to_restore: dict[str, Any] | None = None
     """A checkpoint's, put back once nothing else draws."""
+    logged: list[dict[str, Any]] | None = None
+    """Of a resumed run: how far each logger had written."""
     carried: Mapping[str, Any] | None = None
     """Of a resumed run: the batch in which it was cut."""
     evaluation_to_resume: Mapping[str, Any] | None = None

@@ -16,6 +16,7 @@ from leyden.checkpoint.forms import usable
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
+from leyden.state.end import End
 from leyden.state.flight import detached, flow_of
 from leyden.state.generators import put_generators, take_generators
 from leyden.state.making import put_made, take_made
@@ -88,6 +89,15 @@ def put_accumulation(run: Run, kept: Any) -> None:
 
 def put_history(run: Run, history: Any) -> None:
     run.history = list(history)
+
+
+# -- loggers
+def take_positions(run: Run) -> list[dict[str, Any]]:
+    return [logger.leyden_position() if keeps_place(logger) else {} for logger in run.loggers]
+
+
+def put_positions(run: Run, positions: Any) -> None:
+    run.fit_state.logged = positions  # once all of the checkpoint is put back
 
 
 # -- random state, and where the data is
@@ -277,6 +287,10 @@ def collected(run: Run) -> dict[str, Any]:
     }
 
 
+def put_inside(run: Run, parts: Any) -> None:
+    run.fit_state.inside = parts
+
+
 PARTS = (
     Part("flight", "own", take_flight, put_flight),  # first: it may find that more is done than the loop knows
     Part("progress", "same", take_progress, put_progress, early=True),
@@ -284,12 +298,7 @@ PARTS = (
     Part("told", "same", take_told, put_told),
     Part("accumulate", "same", take_accumulation, put_accumulation),
     Part("history", "same", lambda run: run.history, put_history),
-    Part(
-        "loggers",
-        "same",
-        lambda run: [logger.leyden_position() if keeps_place(logger) else {} for logger in run.loggers],
-        lambda run, positions: None,
-    ),
+    Part("loggers", "same", take_positions, put_positions),
     Part("random", "own", take_random, put_random),
     Part("data", "own", take_data, put_data),
     Part("generators", "own", take_own_random, put_own_random),
@@ -300,6 +309,7 @@ PARTS = (
     Part("drift", "own", take_drift, put_drift),
     Part("gradients", "own", take_gradients, put_gradients),
     Part("evaluation", "own", take_evaluation, put_evaluation),
+    Part("inside", "own", lambda run: run.fit_state.inside, put_inside),
 )
 """Everything that an exact continuation needs besides weights, optimizers and callbacks. New state is a new row."""
 
@@ -318,9 +328,14 @@ def take_parts(run: Run) -> dict[str, Any]:
 
 
 def put_parts(run: Run, ours: Mapping[str, Any], early: bool) -> None:
-    """Put back what :func:`take_parts` took: the early parts, or the others."""
+    """Put back what :func:`take_parts` took: the early parts, or the others.
+
+    Where a limit that ended training inside an epoch is higher now, they are as before that epoch's end, which is still to come.
+    """
     rank, kept = run.strategy.processes.rank, ours["processes"]
     own = kept[rank] if rank < len(kept) else {}
+    if not early and own.get("inside") and End(run).is_raised():
+        ours = own = own["inside"]
     for part in PARTS:
         source = ours if part.scope == "same" else own
         if part.early is early and part.name in source:

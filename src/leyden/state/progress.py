@@ -59,7 +59,8 @@ class Done(IntEnum):
     EPOCH_ROW = 39  # on_train_epoch_end, of callbacks that save
     # -- the end
     EPOCH_TOLD = 40  # the epoch is counted: CHECKED. Or, where a limit ended training inside it: on_train_end
-    ENDED = 41  # nothing
+    ENDED = 41  # on_fit_end
+    FIT_TOLD = 42  # nothing
 
 
 TRANSFER = "batch transfer"
@@ -89,6 +90,7 @@ NEXT_HOOK: dict[Done, str] = {
     Done.EPOCH_WRITTEN: "lr_scheduler_step",
     Done.EPOCH_ROW: "on_train_epoch_end",
     Done.EPOCH_TOLD: "on_train_end",
+    Done.ENDED: "on_fit_end",
 }
 """The hook that is told after a point, where one is; of a batch's transfer, three of them in turn."""
 

@@ -366,8 +366,9 @@ class Lifecycle(Run):
         snapshot.put_optimizers(self, request.checkpoint, self.plan)
         snapshot.put_training(self, request.checkpoint)
         with usable(request.path, "loggers"):
-            for logger, position in self._logger_positions(request):
-                logger.leyden_resume(position)
+            for logger, position in zip(self.loggers, self.fit_state.logged or [], strict=False):
+                if keeps_place(logger):
+                    logger.leyden_resume(position)
         self.fit_state.pending = None
         request.forget()
 
