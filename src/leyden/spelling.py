@@ -75,7 +75,7 @@ def refuse_misspelt(
     That is one edit from a hook, says the same in other words, begins as only hooks do (``on_train_...``), or is a hook of
     other parts: ``elsewhere`` says of which. ``legacy`` names are known, but for those ``passed_over`` because today's stands
     beside them. A method marked by :func:`not_a_hook` is left alone, and so is one that its author's own code calls. Where the
-    class has the hook that it means beside it, the word is a warning.
+    class has the hook that it means beside it, or the name lacks an old hook's ``on_`` (``epoch_end``), the word is a warning.
     ``attributes`` are what may be set on ``part``: one that is one edit from them is refused too.
     """
     hooks = sorted({name for name in known if not name.startswith("_")})
@@ -88,7 +88,8 @@ def refuse_misspelt(
         near = [] if others else nearest(name, hooks)
         if not (near or others or name.startswith(FAMILIES)) or calls_itself(part, name):
             continue
-        beside = name in passed_over or (
+        doubtful = name in passed_over or f"on_{name}" in legacy
+        beside = doubtful or (
             owner is not base and any(hook in vars(owner) and vars(owner)[hook] is not getattr(base, hook, None) for hook in near)
         )
         if beside and name[-1].isdigit():

@@ -575,3 +575,70 @@ def test_print_nan_grads_names_the_parameter(capsys: pytest.CaptureFixture[str])
 
     fit(Bad(), print_nan_grads=True, terminate_on_nan=False, limit_train_batches=1)
     assert "layer.weight: gradient is not finite" in capsys.readouterr().out
+
+
+class HandsOn(BoringModel):
+    """Written today: what older Lightnings called is this class's own here, with arguments of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.training_step_end(self.step(batch), "train")
+
+    def training_step_end(self, loss: Tensor, stage: str) -> Tensor:
+        self.told.append(stage)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._close("epoch")
+
+    def _close(self, what: str) -> None:
+        [self.on_epoch_end(each) for each in [what]]
+
+    def on_epoch_end(self, what: str) -> None:
+        super().on_epoch_end()
+        self.told.append(what)
+
+    def on_train_dataloader(self) -> None:
+        self.told.append("data")
+
+    def train_dataloader(self) -> Any:
+        self.on_train_dataloader()
+        return super().train_dataloader()
+
+
+class WatchHandsOn(Callback):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.on_batch_end(trainer, "train", batch_idx)
+
+    def on_batch_end(self, trainer: Any, stage: str, batch_idx: int) -> None:
+        self.told.append(stage)
+
+
+def test_what_today_s_hooks_call_by_an_old_name_is_not_called_by_us() -> None:
+    module, watching = HandsOn(), WatchHandsOn()
+    Trainer(**{**kit.QUIET, "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 0, "callbacks": watching}).fit(module)
+    assert module.told == ["data", "train", "train", "epoch"]
+    assert watching.told == ["train", "train"]
+    assert not waiting
+
+
+def test_old_hooks_that_old_hooks_call_are_called_by_us() -> None:
+    class Mine(BoringModel):
+        told = 0
+
+        def on_epoch_start(self) -> None:
+            self.on_epoch_end()
+
+        def on_epoch_end(self) -> None:
+            self.told += 1
+
+    module = Mine()
+    with pytest.warns(LegacyNotice):
+        Trainer(**{**kit.QUIET, "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 0}).fit(module)
+    assert module.told == 2

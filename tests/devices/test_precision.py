@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor, nn
 
+from leyden import Trainer
 from leyden.devices.precision import (
     PRECISIONS,
     DoublePrecision,
@@ -19,6 +21,7 @@ from leyden.devices.precision import (
     make_precision,
 )
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MisconfigurationException, Unsupported
+from leyden.testing import BoringModel
 
 CLIP = 0.05
 
@@ -355,6 +358,32 @@ def test_a_subclass_of_the_users_own_runs() -> None:
     policy.backward(policy.scale(weight.sum()), None, None)
     assert weight.grad is not None
     assert weight.grad.item() == 2.0
+
+
+def test_methods_of_a_subclass_are_called_whether_it_says_so_or_not() -> None:
+    class Noting(Precision):
+        told = 0
+
+        def convert_input(self, data: Any) -> Any:
+            self.told += 1
+            return super().convert_input(data)
+
+        def forward_context(self) -> Any:
+            self.told += 100
+            return super().forward_context()
+
+        def scale(self, loss: Tensor) -> Tensor:
+            self.told += 10_000
+            return loss
+
+    class Silent(Noting):
+        converts_input = has_forward_context = scales = False
+
+    for cls, told in ((Noting, 20_202), (Silent, 0)):
+        policy = cls()
+        options = {**kit.QUIET, "max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 0, "plugins": policy}
+        Trainer(**options).fit(BoringModel())
+        assert policy.told == told
 
 
 @pytest.mark.gpu

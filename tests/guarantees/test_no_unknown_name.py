@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import keyword
 import string
@@ -441,6 +442,78 @@ def test_what_its_author_calls_is_no_hook() -> None:
 
     module = Called()
     Trainer(**QUIET).fit(module, module.get_train_loader())
+
+
+class CallingByName(BoringModel):
+    """Hooks of its own: called by a name that stands elsewhere in the class."""
+
+    stages = ("before_epoch", "after_epoch")
+
+    def call(self, name: str) -> None:
+        getattr(self, name)()
+
+    def on_train_start(self) -> None:
+        self.call("on_train_begin")
+        for name in self.stages:
+            self.call(name)
+
+    def on_train_begin(self) -> None:
+        pass
+
+    def before_epoch(self) -> None:
+        pass
+
+    def after_epoch(self) -> None:
+        pass
+
+
+def test_what_is_called_by_a_name_from_elsewhere_in_the_class() -> None:
+    fit(type("Mine", (CallingByName,), {"on_train_begin": method})())
+    with pytest.raises(UnknownName, match="on_validation_begin"):
+        fit(type("Mine", (CallingByName,), {"on_validation_begin": method})())
+
+
+NET = """
+from leyden.testing import BoringModel
+{imports}
+class Net(BoringModel):
+    def valid_step(self, batch):
+        return self.step(batch)
+    def training_step(self, batch, batch_idx):
+        return {loss}
+    def get_train_loader(self):
+        return BoringModel.train_dataloader(self)
+"""
+USE = "def loss(net, batch):\n    return net.valid_step(batch)\ndef data(net):\n    return net.get_train_loader()\n"
+
+
+@pytest.mark.parametrize(
+    ("net", "other"),
+    [
+        (NET.format(imports="import NAME_other as engine", loss="engine.loss(self, batch)"), USE),
+        (NET.format(imports="from NAME_other import loss", loss="loss(self, batch)"), USE),
+        (NET.format(imports="", loss="self.step(batch)"), "from NAME_net import Net\n" + USE),
+    ],
+    ids=["imported", "imported from", "imports it"],
+)
+def test_what_another_file_of_its_author_calls(net: str, other: str, tmp_path: Any, monkeypatch: Any) -> None:
+    name = f"author_{tmp_path.name}"
+    monkeypatch.syspath_prepend(tmp_path)
+    for what, text in (("net", net), ("other", other)):
+        (tmp_path / f"{name}_{what}.py").write_text(text.replace("NAME", name))
+    module = importlib.import_module(f"{name}_net").Net()
+    importlib.import_module(f"{name}_other")
+    fit(module)
+    (tmp_path / f"{name}_other.py").write_text("")
+    with pytest.raises(UnknownName, match=r"get_train_loader|valid_step"):
+        fit(module)
+
+
+@pytest.mark.parametrize("name", ["epoch_end", "epoch_start", "batch_end"])
+def test_an_old_hook_without_its_on_may_be_a_method_of_one_s_own(name: str) -> None:
+    for key, base in (("module", BoringModel), ("callbacks", Callback)):
+        with pytest.warns(PossibleUserWarning, match=rf"Mine\.{name} is no hook"):
+            fit(**{key: type("Mine", (base,), {name: method})()})
 
 
 def test_what_the_class_only_hands_on_is_not_called() -> None:

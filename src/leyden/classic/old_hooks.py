@@ -9,9 +9,11 @@ from typing import Any
 from leyden.callback import Callback
 from leyden.errors import Unsupported
 from leyden.former import FormerCallbackHooks, FormerHooks, FormerModuleHooks
+from leyden.hook_facts import hooks_of
 from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.notices import notice
+from leyden.own_calls import hands_on
 from leyden.state.run import Run
 
 OLD_HOOKS: dict[str, str] = {
@@ -54,6 +56,7 @@ GONE: dict[str, str] = {
     "get_from_queue": "Processes that fit starts return nothing by a queue. Read what they should return from a file.",
 }
 _ALSO = {"on_pre_performance_check": "on_test_start", "on_post_performance_check": "on_test_end"}  # fired there too
+_TODAYS = {*hooks_of(Callback), *hooks_of(LightningModule)}.difference(MODULES_OLD_HOOKS, CALLBACKS_OLD_HOOKS, GONE)
 _NOTHING = frozenset(
     value
     for base in (FormerHooks, FormerModuleHooks, FormerCallbackHooks, Callback)
@@ -79,9 +82,14 @@ class Echo(Callback):
 
 
 def own_method(part: object, name: str) -> Callable[..., Any] | None:
-    """The method ``name`` of ``part``. A submodule that happens to have the name is none, nor is a base's that does nothing."""
+    """The method ``name`` of ``part``, where it is there for us to call.
+
+    A submodule that happens to have the name is none, nor is a base's that does nothing, nor one that today's hooks call.
+    """
     value = getattr(part, name, None)
-    return value if inspect.isroutine(value) and getattr(value, "__func__", None) not in _NOTHING else None
+    if not inspect.isroutine(value) or getattr(value, "__func__", None) in _NOTHING or hands_on(part, name, _TODAYS):
+        return None
+    return value
 
 
 def echo(run: Run, module: LightningModule, callbacks: Iterable[Callback]) -> list[Callback]:

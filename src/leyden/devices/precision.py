@@ -29,6 +29,14 @@ class Precision:
     scales: bool = False
     """Whether the loss is scaled, so that gradients must be unscaled before they are read."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A class that brings one of these methods need not say so besides."""
+        super().__init_subclass__(**kwargs)
+        flags = {"converts_input": "convert_input", "has_forward_context": "forward_context", "scales": "scale"}
+        for flag, method in flags.items():
+            if method in vars(cls) and flag not in vars(cls):
+                setattr(cls, flag, True)
+
     @property
     def precision(self) -> str:
         """Lightning's word for :attr:`name`."""

@@ -88,7 +88,8 @@ def _elsewhere(base: type) -> dict[str, str]:
 
 def check_callback_names(callbacks: Iterable[Callback]) -> None:
     for callback in callbacks:
-        refuse_misspelt(callback, Callback, {*HOOK_NAMES, *classic.CALLBACK_NAMES}, elsewhere=_elsewhere(Callback))
+        old = classic.CALLBACK_NAMES
+        refuse_misspelt(callback, Callback, {*HOOK_NAMES, *old}, old, elsewhere=_elsewhere(Callback))
 
 
 def check_fit(run: Run, module: LightningModule) -> None:
