@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
@@ -177,6 +177,15 @@ class Hooks:
     def left(self, hook: Hook, checkpoint_phase: bool = False) -> int:
         """How many receivers of the running ``hook`` are still to be told."""
         return len((self._checkpoint_phase if checkpoint_phase else self._receivers)[hook]) - self.told
+
+    @contextmanager
+    def unfinished(self) -> Iterator[None]:
+        """The running receiver calls something whose answer it needs: until it has that, it does not count as told."""
+        self.told -= 1
+        try:
+            yield
+        finally:
+            self.told += 1
 
     def ask(self, hook: Callable[Concatenate[Any, Any, Any, P], Any], *args: P.args, **kwargs: P.kwargs) -> list[Any]:
         """As :meth:`emit`, and return the answers. Only ``on_train_batch_start`` has one: ``-1`` ends the epoch."""

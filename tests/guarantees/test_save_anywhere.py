@@ -322,3 +322,75 @@ def test_a_save_at_the_end(limit: dict[str, Any], tmp_path: Path) -> None:
             if differing(whole, resumed) or before + told(after.heard) != expected:
                 wrong.append(f"{Path(path).name}, further: {differing(whole, resumed)}, {told(after.heard)[:5]}")
     assert not wrong, "\n".join(wrong)
+
+
+class Of2020(Net):
+    """What its epoch ends return is all that is logged of an epoch; ``save`` is called inside them."""
+
+    def __init__(self, save: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.save = save
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return {"loss": nn.functional.mse_loss(self(x), y)}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return {"val_loss": nn.functional.mse_loss(self(x), y)}
+
+    def training_epoch_end(self, outputs: Any) -> Any:
+        mean = torch.stack([each["loss"] for each in outputs]).mean()
+        self.log("batches", len(outputs), reduce_fx="sum")
+        outputs.clear()
+        self.save(self.trainer)
+        return {"mean": mean, "log": {"logged_mean": mean}}
+
+    def ended(self, outputs: Any) -> Any:
+        mean = torch.stack([each["val_loss"] for each in outputs]).mean()
+        self.log("val_batches", len(outputs), reduce_fx="sum")
+        self.save(self.trainer)
+        return {"val_loss": mean, "log": {"logged_val_loss": mean}}
+
+    def on_validation_epoch_end(self) -> None:
+        pass
+
+
+class Of2020Later(Of2020):
+    validation_epoch_end = Of2020.ended
+
+
+class Of2020Early(Of2020):
+    validation_end = Of2020.ended
+
+
+@pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
+@pytest.mark.parametrize("kind", [Of2020Later, Of2020Early], ids=["validation_epoch_end", "validation_end"])
+def test_a_save_in_an_epoch_end_of_2020(kind: Any, tmp_path: Path) -> None:
+    """What it returns counts, so the one that was running is called again, with all that the steps had returned."""
+
+    def run(name: str, save: Callable[[Any], None] = lambda trainer: None, **options: Any) -> dict[str, Any]:
+        return fit(tmp_path, Log(tmp_path, None), name, lambda: kind(save), **options)
+
+    saved: list[str] = []
+
+    def save(trainer: Any) -> None:
+        saved.append(str(tmp_path / f"{len(saved)}.ckpt"))
+        trainer.save_checkpoint(saved[-1])
+
+    whole = run("whole")
+    assert differing(whole, run("saving", save)) == []
+    assert "logged_mean" in whole["rows"]
+    wrong = {path: differing(whole, run(f"resumed-{number}", ckpt_path=path)) for number, path in enumerate(saved)}
+    assert not any(wrong.values()), wrong
+    cut: list[str] = []
+
+    def save_cut(trainer: Any) -> None:
+        cut.append(str(tmp_path / f"cut-{len(cut)}.ckpt"))
+        trainer.save_checkpoint(cut[-1])
+
+    ended = run("cut", save_cut, max_steps=2)
+    ended["trainer"].save_checkpoint(tmp_path / "after.ckpt")
+    for number, path in enumerate([cut[-1], str(tmp_path / "after.ckpt")]):
+        assert differing(ended, run(f"again-{number}", ckpt_path=path, max_steps=2)) == []
+        assert differing(whole, run(f"further-{number}", ckpt_path=path)) == []

@@ -66,14 +66,21 @@ class EpochEnds(Callback):
             self.outputs[stage].setdefault(loader, []).append(tree_map(outputs, Tensor, Tensor.detach))
 
     def _finish(self, run: Run, stage: str, loaders: int) -> None:
-        collected, self.outputs[stage] = self.outputs[stage], {}
-        each = [collected.get(loader, []) for loader in range(loaders)]
+        each = [list(self.outputs[stage].get(loader, [])) for loader in range(loaders)]
         outputs = each if loaders > 1 or stage == PREDICT.key else each[0]  # predictions were always a list of lists
         if stage in self._kept:
             self._kept[stage] = outputs
-        if stage not in self.methods:
-            return
-        returned = self.methods[stage](outputs)
+        if stage in self.methods:
+            self._call(run, stage, outputs)
+        if stage != TRAIN.key or run.progress.closed:  # else a limit ended training inside the epoch, and may be raised
+            self.outputs[stage] = {}
+
+    def _call(self, run: Run, stage: str, outputs: Any) -> None:
+        """Call the epoch end. What it returns counts, so a run that goes on from a checkpoint saved inside calls it again."""
+        assert run.hooks is not None
+        run.metrics.forget_hook(str(run.hooks.where))
+        with run.hooks.unfinished():
+            returned = self.methods[stage](outputs)
         if returned is None:
             return
         if not isinstance(returned, Mapping):

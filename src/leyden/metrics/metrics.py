@@ -150,6 +150,12 @@ class Metrics:
         self._evaluated, self._seen = {}, {}
         self._newest = Newest()
 
+    def forget_hook(self, hook: str) -> None:
+        """Drop what was logged in ``hook`` in the running epoch: it is called again, because a checkpoint was taken inside it."""
+        for key, entry in self._entries.items():
+            if key[0] == hook:
+                entry.reset()
+
     def start_batches(self, sample_count: Callable[[], SampleCount | None]) -> None:
         """Training batches follow: each is set as :attr:`batch`, with :attr:`size` to be read when it is asked for."""
         self._begin_batches()
