@@ -74,28 +74,25 @@ class FitLoop:
             hooks.heard = progress.cut_hook(run.told_names)
             self.validation.check_sanity()
         with run.in_stage(RunningStage.TRAINING), run.saving_when_signalled(self.save_if_safe):
-            if run.options.limits.train != 0 and not self.resumption.has_nothing_left():
-                self.train()
+            if run.options.limits.train == 0 or self.resumption.has_nothing_left():
+                self.resumption.tell_fit_end()
+                return
+            self.loaders.load()  # after the sanity check, which needs validation's alone
+            hint_before_training(run)
+            train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
+            run.metrics.open_epoch("train", progress.done > Done.CHECKED)
+            progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
+            try:
+                hooks.emit(Callback.on_train_start)
+            finally:
+                progress.show_next(False)
+            put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
+            hooks.heard = progress.cut_hook(run.told_names)
+            while not self.end.is_here():
+                train_epoch()
+            progress.done = Done.EPOCH_TOLD
+            hooks.emit(Callback.on_train_end)
             self.resumption.tell_fit_end()
-
-    def train(self) -> None:
-        """All epochs that are left."""
-        run, progress, hooks = self.run, self.progress, self.hooks
-        self.loaders.load()  # after the sanity check, which needs validation's alone
-        hint_before_training(run)
-        train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
-        run.metrics.open_epoch("train", progress.done > Done.CHECKED)
-        progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
-        try:
-            hooks.emit(Callback.on_train_start)
-        finally:
-            progress.show_next(False)
-        put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
-        hooks.heard = progress.cut_hook(run.told_names)
-        while not self.end.is_here():
-            train_epoch()
-        progress.done = Done.EPOCH_TOLD
-        hooks.emit(Callback.on_train_end)
 
     def train_epoch(self) -> None:
         """One epoch, or what is left of it."""
