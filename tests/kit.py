@@ -52,7 +52,7 @@ class Crash(Exception):
 
 def at_batch(number: int, deed: Callable[[], Any]) -> Recorder:
     """A callback that does ``deed`` at the start of the training batch ``number``, counted from 0 over all epochs."""
-    return Recorder(on_train_batch_start=lambda run, *_: deed() if run.progress.batches == number else None)
+    return Recorder(on_train_batch_start=lambda run, *_: deed() if run.leyden_fit.progress.batches == number else None)
 
 
 def in_a_fresh_process(program: str, *arguments: Any, folder: Path | None = None) -> str:

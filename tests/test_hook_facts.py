@@ -97,7 +97,7 @@ def test_a_hook_added_in_one_place_is_known_everywhere(tmp_path: Path) -> None:
                 print("module")
 
         def rises(trainer, module):
-            trainer.hooks.emit(leyden.Callback.on_full_moon, 0.5)
+            trainer.leyden_hooks.emit(leyden.Callback.on_full_moon, 0.5)
 
         def trainer(*callbacks):
             return leyden.Trainer(

@@ -18,7 +18,7 @@ Changes = dict[tuple[str, str], Any]
 class Answers(Protocol):
     """A trainer, as far as its options are concerned."""
 
-    options: Options
+    leyden_options: Options
     _asked_meanwhile: dict[str, Changes]
     _verb_running: bool
 
@@ -45,7 +45,7 @@ class Asked(Generic[T]):
     def __get__(self, run: Answers | None, owner: type) -> Any:
         if run is None:
             return self
-        return self.shown(getattr(getattr(run.options, self.record), self.field))
+        return self.shown(getattr(getattr(run.leyden_options, self.record), self.field))
 
     def __set__(self, run: Answers, value: Any) -> None:
         ask(run, self.name, self.record, self.field, value)
@@ -85,4 +85,6 @@ def take_asked(run: Answers) -> None:
 
 def _put(run: Answers, changes: Changes) -> None:
     for (record, field), value in changes.items():
-        run.options = replace(run.options, **{record: replace(getattr(run.options, record), **{field: value})})
+        run.leyden_options = replace(
+            run.leyden_options, **{record: replace(getattr(run.leyden_options, record), **{field: value})}
+        )

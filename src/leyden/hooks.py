@@ -55,7 +55,7 @@ class Hooks:
     ) -> None:
         self.run = run
         self._instead = instead or {}  # by owner's id and hook's name: what to call where the signature is another year's
-        self._profiler = run.profiler if run.profiler.active else None
+        self._profiler = run.profiler if run.profiler.leyden_active else None
         self.where: str | None = None  # the hook or step that runs now: `self.log` asks
         self.told = 0  # receivers of the running hook that were called, the one that runs included
         self.broken: str | None = None  # the hook in which something raised
@@ -94,7 +94,7 @@ class Hooks:
         return self._instead.get((id(owner), name)) or getattr(owner, name)
 
     def _measured(self, owner: object, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        return function if self._profiler is None else self._profiler.around(self._action(owner, name), function)
+        return function if self._profiler is None else self._profiler.leyden_around(self._action(owner, name), function)
 
     def _action(self, owner: object, name: str) -> str:
         """The profiler's name of what ``owner`` does under ``name``."""
@@ -238,7 +238,7 @@ class Hooks:
         """Call a module's method with ``name`` noted as the place where we are."""
         if self._profiler is not None:
             method = args[0] if function is tell_stage else function
-            function = self._profiler.around(self._action(getattr(method, "__self__", None), name), function)
+            function = self._profiler.leyden_around(self._action(getattr(method, "__self__", None), name), function)
         before, self.where = self.where, name
         try:
             return function(*args, **kwargs)

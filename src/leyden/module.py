@@ -379,7 +379,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     @hook()
     def on_validation_model_train(self) -> None:
         """Puts every submodule back into the mode it had before validation."""
-        self.trainer.restore_modes()
+        self.trainer.leyden_restore_modes()
 
     @hook()
     def on_validation_model_zero_grad(self) -> None:
@@ -393,7 +393,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     @hook()
     def on_test_model_train(self) -> None:
         """Puts every submodule back into the mode it had before testing."""
-        self.trainer.restore_modes()
+        self.trainer.leyden_restore_modes()
 
     @hook()
     def on_predict_model_eval(self) -> None:
@@ -403,7 +403,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
     @hook()
     def on_predict_model_train(self) -> None:
         """Puts every submodule back into the mode it had before predicting."""
-        self.trainer.restore_modes()
+        self.trainer.leyden_restore_modes()
 
     @hook()
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -434,7 +434,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
 
         Their ``step`` counts steps, fires hooks and heeds the precision. ``use_pl_optimizer=False`` returns them bare.
         """
-        found = self.trainer.optimizers_for_user(use_pl_optimizer)
+        found = self.trainer.leyden_optimizers_for_user(use_pl_optimizer)
         return found[0] if len(found) == 1 else found
 
     def lr_schedulers(self) -> Any:
@@ -448,7 +448,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
         """``loss.backward()`` with hooks and precision heeded, for manual optimization."""
         if args or kwargs:
             loss, args, kwargs = loss_among((loss, *args), kwargs)
-        self.trainer.manual_backward(loss, *args, **kwargs)
+        self.trainer.leyden_manual_backward(loss, *args, **kwargs)
 
     @hook(log=STEP)
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -494,7 +494,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: ClipAlgorithm | None = None
     ) -> None:
         """Clip the gradients of ``optimizer``'s parameters, by total norm (``"norm"``) or element-wise (``"value"``)."""
-        self.trainer.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.trainer.leyden_clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def toggle_optimizer(self, optimizer: Any, optimizer_idx: int | None = None) -> None:
         """Let only ``optimizer``'s parameters require gradients, until :meth:`untoggle_optimizer`."""
@@ -572,7 +572,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
         if trainer is None:
             self._say_unattached(name)
             return
-        trainer.metrics.log(
+        trainer.leyden_metrics.log(
             name,
             value,
             (
@@ -616,7 +616,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
         if not hasattr(dictionary, "items"):
             raise IllegalLog(f"log_dict needs a mapping of names to values, and got {type(dictionary).__name__}.")
         for name, value in flattened(dictionary):
-            trainer.metrics.log(name, value, asked, batch_size)
+            trainer.leyden_metrics.log(name, value, asked, batch_size)
 
     def _say_unattached(self, name: str) -> None:
         if not self._said_unattached:
@@ -632,7 +632,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
 
     def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
         """Gather tensors of every process, stacked along a new first dimension; with one process, ``data`` itself."""
-        return self.trainer.all_gather(data, group, sync_grads)
+        return self.trainer.leyden_all_gather(data, group, sync_grads)
 
     # -- shown
     def summarize(self, mode: Literal["top", "full"] | None = "top", max_depth: int | None = None) -> Any:
@@ -643,7 +643,7 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
 
     def get_progress_bar_dict(self) -> dict[str, Any]:
         """What the bar shows by itself: the loss and the logger's version. Override it to change that."""
-        loss = self.trainer.latest_loss
+        loss = self.trainer.leyden_fit.losses.latest
         shown: dict[str, Any] = {"loss": float("nan") if loss is None else float(loss)}
         if self.logger is not None and self.logger.version is not None:
             shown["v_num"] = self.logger.version

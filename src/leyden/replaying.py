@@ -54,9 +54,11 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
     )
     different = [name for name, value in versions().items() if capsule["versions"].get(name) != value]
     if different:
-        trainer.warn(f"The capsule was written with other versions of {', '.join(different)}: bits may differ.", LeydenWarning)
+        trainer.leyden_warn(
+            f"The capsule was written with other versions of {', '.join(different)}: bits may differ.", LeydenWarning
+        )
     if not capsule.get("batch_as_it_was", True) and not given:
-        trainer.warn(
+        trainer.leyden_warn(
             "The batch in the capsule was changed in place before it was written. Pass batch= to be sure.", LeydenWarning
         )
     own = generators_in(module)
@@ -65,7 +67,7 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
             module.load_state_dict(capsule["weights"])
         for name, child in module.named_modules():
             child.training = capsule["modes"].get(name, child.training)
-        trainer.progress.epoch, trainer.progress.step = capsule["epoch"], capsule["global_step"]
+        trainer.leyden_fit.progress.epoch, trainer.leyden_fit.progress.step = capsule["epoch"], capsule["global_step"]
         set_random_state(capsule["random"])
         put_states(own, capsule.get("generators", {}))
         return trial.step(batch, capsule["batch_idx"], is_last=True)

@@ -52,7 +52,7 @@ def test_the_name_alone_is_enough() -> None:
     assert stopping.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
     assert str(stopping.stopping_reason_message) == "val_loss has not improved for 3 epochs, best 1 at epoch 2."
     assert stopping.best_epoch == 1
-    assert trainer.stop_reason == stopping.stopping_reason_message
+    assert trainer.leyden_stop_reason == stopping.stopping_reason_message
 
 
 def test_improvement_begins_the_wait_anew() -> None:

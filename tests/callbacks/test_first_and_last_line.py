@@ -217,7 +217,7 @@ def test_a_step_that_failed_and_was_got_past_is_pointed_at(capsys: pytest.Captur
 
     class Broken(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            if self.trainer.progress.batches == 5:
+            if self.trainer.leyden_fit.progress.batches == 5:
                 raise Crash
             return super().training_step(batch, batch_idx)
 
@@ -272,7 +272,7 @@ def test_the_default_run_is_found_again(own_folder: Path) -> None:
         trainer = kit.trainer(logger=True, enable_checkpointing=True, max_epochs=epochs)
         trainer.fit(Net(), data(), data(), ckpt_path="last")
     assert os.listdir(own_folder / "lightning_logs") == ["version_0"]
-    assert trainer.progress.step == 8
+    assert trainer.leyden_fit.progress.step == 8
     trainer.logger.experiment.add_histogram("weights", torch.ones(3))  # type: ignore[union-attr]  # there is one
     assert [name for name in os.listdir(trainer.log_dir or "") if "tfevents" in name]
 

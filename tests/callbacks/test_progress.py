@@ -41,11 +41,11 @@ class FakeRun:
         self.num_test_batches = self.num_predict_batches = list(val)
         self.is_global_zero = True
         self.sanity_checking = False
-        self.fitting = self.training = False
+        self.leyden_fitting = self.training = False
         self.check_val_every_n_epoch = 1
         self.current_epoch = 0
         self.max_epochs = epochs
-        self.progress = SimpleNamespace(batch=0)
+        self.leyden_fit = SimpleNamespace(progress=SimpleNamespace(batch=0))
         self.loggers: list[Any] = [SimpleNamespace(version=12)]
         self.metrics: dict[str, float] = {"loss": 0.41239}
         self.reads = 0
@@ -70,7 +70,7 @@ class FakeRun:
         self.call(f"on_{stage}_end")
 
     def fit(self, epochs: int = 2, validate: bool = True, first: int = 0) -> None:
-        self.fitting = True
+        self.leyden_fitting = True
         self.call("setup", "fit")
         if validate:
             self.sanity_checking = True
@@ -81,7 +81,7 @@ class FakeRun:
         self.call("on_train_start")
         for epoch in range(epochs):
             self.current_epoch = epoch
-            self.progress.batch = first
+            self.leyden_fit.progress.batch = first
             self.call("on_train_epoch_start")
             self.batches("train", [self.num_training_batches], first)
             if validate:
@@ -90,7 +90,7 @@ class FakeRun:
             first = 0
         self.call("on_train_end")
         self.call("teardown", "fit")
-        self.fitting = False
+        self.leyden_fitting = False
 
     def verb(self, name: str, stage: str) -> None:
         self.call("setup", name)

@@ -66,7 +66,7 @@ def test_it_ends_training(interval: str, steps: int) -> None:
     trainer.fit(slow(clock), ones(4))
     assert trainer.global_step == steps
     assert timer.time_remaining() == 6 - steps
-    assert "time limit of 0:00:06" in trainer.stop_reason
+    assert "time limit of 0:00:06" in trainer.leyden_stop_reason
 
 
 def test_a_resumed_run_has_what_was_left() -> None:

@@ -272,7 +272,7 @@ def test_a_cut_run_goes_on_exactly(every: int, accumulate: int, own_folder: Path
 
     class Save(leyden.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            if trainer.progress.batches == every + 1:
+            if trainer.leyden_fit.progress.batches == every + 1:
                 trainer.save_checkpoint("cut.ckpt")
 
     whole = Shuffled()

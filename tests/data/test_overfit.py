@@ -96,7 +96,7 @@ def test_the_same_first_batches_in_every_epoch(name: str, tmp_path: Path) -> Non
     net = fit(make(data))
     assert len(net.seen[0]) == 2
     assert net.seen[0] == net.seen[1] == net.seen[2]
-    saves = Recorder(on_train_batch_end=lambda run, *_: run.save_checkpoint(tmp_path / f"{run.progress.batches}.ckpt"))
+    saves = Recorder(on_train_batch_end=lambda run, *_: run.save_checkpoint(tmp_path / f"{run.leyden_fit.progress.batches}.ckpt"))
     whole = fit(make(Ledger(allowed)), 2, saves)
     for done in (1, 2, 3):
         rest = fit(make(Ledger(allowed)), 2, path=tmp_path / f"{done}.ckpt", seed=99)

@@ -82,7 +82,7 @@ class SavesAt(leyden.Callback):
         self.batches, self.path = batches, path
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.progress.batches == self.batches:
+        if trainer.leyden_fit.progress.batches == self.batches:
             trainer.save_checkpoint(self.path)
 
 

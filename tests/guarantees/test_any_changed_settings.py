@@ -163,7 +163,7 @@ def run(command: Command, folder: str, *callbacks: Any, path: Any = None) -> tup
 
 def end_at(batches: int, how: str, path: Path) -> Recorder:
     def end(trainer: Any, *_: Any) -> None:
-        if trainer.progress.batches != batches:
+        if trainer.leyden_fit.progress.batches != batches:
             return
         if how == "stop":
             trainer.should_stop = True

@@ -194,7 +194,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
     def saves(moment: str) -> Recorder:
         def save(run: Any, *_: Any) -> None:
-            if run.progress.batches >= 6 and not os.path.exists(moment):
+            if run.leyden_fit.progress.batches >= 6 and not os.path.exists(moment):
                 run.save_checkpoint(moment)
 
         return Recorder(**{moment: save})

@@ -74,7 +74,9 @@ def fit(
 
 def cut(path: Path, batches: int, **options: Any) -> Net:
     """A run that is broken off after so many batches, and was saved then."""
-    stop = Recorder(on_train_batch_end=lambda run, *_: _save_and_crash(run, path) if run.progress.batches == batches else None)
+    stop = Recorder(
+        on_train_batch_end=lambda run, *_: _save_and_crash(run, path) if run.leyden_fit.progress.batches == batches else None
+    )
     callbacks = [stop, *options.pop("callbacks", [])]
     module = options.pop("model", None) or Net()
     with pytest.raises(kit.Crash):
@@ -160,7 +162,7 @@ def test_a_lower_limit_of_batches_ends_the_epoch(limit: int, inside: bool, tmp_p
     path = tmp_path / "a.ckpt"
     if inside:  # in the middle of the fourth batch
         saves = Recorder(
-            on_before_optimizer_step=lambda run, *_: _save_and_crash(run, path) if run.progress.batches == 3 else None
+            on_before_optimizer_step=lambda run, *_: _save_and_crash(run, path) if run.leyden_fit.progress.batches == 3 else None
         )
         with pytest.raises(kit.Crash):
             fit(callbacks=[saves])

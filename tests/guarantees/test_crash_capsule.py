@@ -252,7 +252,7 @@ def test_no_batch_is_held_longer_than_the_next_one_needs(tmp_path: Path, sizes: 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             held = batch[0] if isinstance(batch, list) else batch
             alive.append(weakref.ref(held))
-            capsule = self.trainer.losses.capsule
+            capsule = self.trainer.leyden_fit.losses.capsule
             copies = sum(noted.batch.nbytes for noted in capsule.kept if hasattr(noted.batch, "nbytes"))
             most[:] = [max(most[0], sum(ref() is not None for ref in alive)), max(most[1], copies)]
             return self.layer(torch.ones(1, 2)).sum()

@@ -401,7 +401,7 @@ def run(case: Case, folder: Path, name: str, *, ckpt_path: str | None = None, sa
         "history": result.history,
         "status": (result.status, result.reason, result.epochs, result.steps),
         "metrics": dict(trainer.callback_metrics),
-        "progress": trainer.progress.state_dict(),
+        "progress": trainer.leyden_fit.progress.state_dict(),
         "callbacks": [callback.state_dict() for callback in own if not isinstance(callback, ModelCheckpoint)],
         "stepping": trainer.estimated_stepping_batches,
         "random": end.random,

@@ -101,7 +101,7 @@ class Clock(Callback):
         self.reads = reads
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.reads.batch = trainer.progress.batches
+        self.reads.batch = trainer.leyden_fit.progress.batches
 
 
 class Net(leyden.LightningModule):

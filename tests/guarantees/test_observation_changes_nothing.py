@@ -627,7 +627,7 @@ def test_any_verb_of_another_trainer_in_any_hook(verb: str, hook: str) -> None:
         trainer = leyden.Trainer(max_epochs=2, callbacks=callbacks, **quiet)
         trainer.fit(module, data, data)
         assert (trainer.global_step, trainer.current_epoch) == (6, 2)
-        return module.state_dict(), trainer.history
+        return module.state_dict(), trainer.leyden_fit.history
 
     looks = Looks()
     with_it, rows = trained([looks])

@@ -59,7 +59,7 @@ class Doing(leyden.Callback):
         self.deed, self.at = deed, at
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.at is None or trainer.progress.batches == self.at:
+        if self.at is None or trainer.leyden_fit.progress.batches == self.at:
             self.deed(trainer)
 
 
@@ -121,7 +121,7 @@ class Skipping(leyden.Callback):
         self.at = at
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Any:
-        return -1 if trainer.progress.batches >= self.at and trainer.current_epoch == 0 else None
+        return -1 if trainer.leyden_fit.progress.batches >= self.at and trainer.current_epoch == 0 else None
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -148,12 +148,12 @@ def test_a_signal_on_one_alone(number: int, rank: int, tmp_path: Path) -> None:
         seen.append(processes)
         callbacks: list[Any] = [checkpoint(tmp_path)]
         if processes.rank == rank:
-            callbacks.append(Doing(lambda run: run.course.note_signal(number), 3))
+            callbacks.append(Doing(lambda run: run.leyden_fit.course.note_signal(number), 3))
         run = trainer(processes, tmp_path, callbacks=callbacks, max_epochs=50, enable_checkpointing=True)
         try:
             run.fit(Net(processes.rank), batches(), batches(4))
         finally:
-            ended[processes.rank] = run.progress.batches, run.interrupted
+            ended[processes.rank] = run.leyden_fit.progress.batches, run.interrupted
 
     outcomes = outcomes_together(2, body)
     assert seen[0].exchanges == seen[1].exchanges

@@ -59,7 +59,7 @@ class Saver(Checkpoint):
         return "saver"
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.progress.batches == self.at:
+        if trainer.leyden_fit.progress.batches == self.at:
             trainer.save_checkpoint(self.path)
 
 
@@ -349,7 +349,7 @@ class Hears(leyden.Callback):
         return self.name
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.progress.batches == 3:
+        if trainer.leyden_fit.progress.batches == 3:
             self.heard.append(self.name)
             if self.path is not None:
                 trainer.save_checkpoint(self.path)
@@ -438,7 +438,7 @@ def test_a_batch_that_no_file_can_hold_is_read_again(hook: str, tmp_path: Path) 
             told.append((batch_idx, float(outputs["loss"])))
 
     def save(self: Any, trainer: Any, *_: Any) -> None:
-        if self.path is not None and trainer.progress.batches == 2:
+        if self.path is not None and trainer.leyden_fit.progress.batches == 2:
             trainer.save_checkpoint(self.path)
 
     setattr(Saves, hook, save)

@@ -143,7 +143,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         leyden_phase = "checkpoint"
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            if trainer.progress.batches == 7:
+            if trainer.leyden_fit.progress.batches == 7:
                 trainer.save_checkpoint(path)
 
     leyden.seed_everything(1)

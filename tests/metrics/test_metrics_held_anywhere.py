@@ -86,7 +86,7 @@ def fit(holder: str, logs: bool, path: Path, cut: int | None = None, resume: boo
     data = list(torch.arange(12.0))
     with suppress(Cut):
         trainer.fit(module, DataLoader(data, 3), DataLoader(data[:8], 3), ckpt_path=path if resume else None)  # type: ignore[arg-type]
-    return module.told, trainer.history
+    return module.told, trainer.leyden_fit.history
 
 
 @pytest.mark.parametrize("holder", HOLDERS)

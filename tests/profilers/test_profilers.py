@@ -39,7 +39,7 @@ def quick_sum() -> int:
 def test_a_profiler_by_name(given: str | None, kind: type[Profiler]) -> None:
     profiler = choose_profiler(given)
     assert type(profiler) is kind
-    assert profiler.active == (given is not None)
+    assert profiler.leyden_active == (given is not None)
     assert repr(profiler) == f"{kind.__name__}()"
 
 

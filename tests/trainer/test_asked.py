@@ -44,13 +44,13 @@ def test_an_option_that_is_set_is_as_if_it_had_been_passed(data: Any) -> None:
     try:
         passed = kit.trainer(**{"max_epochs": 2, name: value})
     except MisconfigurationException as error:
-        before = changed.options
+        before = changed.leyden_options
         with pytest.raises(type(error)):
             setattr(changed, name, value)
-        assert changed.options == before
+        assert changed.leyden_options == before
     else:
         setattr(changed, name, value)
-        assert changed.options == passed.options
+        assert changed.leyden_options == passed.leyden_options
         assert getattr(changed, name) == getattr(passed, name)
 
 
@@ -89,9 +89,9 @@ def test_what_is_set_inside_a_verb_waits_for_the_next_and_is_said() -> None:
     trainer = kit.trainer(max_epochs=2)
     with pytest.warns(LeydenWarning, match="limit_train_batches = 1 was set while a verb runs"):
         trainer.fit(Module(), random_batches(3))
-    assert trainer.progress.batches == 6
+    assert trainer.leyden_fit.progress.batches == 6
     trainer.fit(BoringModel(), random_batches(3))
-    assert trainer.progress.batches == 2
+    assert trainer.leyden_fit.progress.batches == 2
 
 
 def test_a_subclass_and_a_copy_keep_it() -> None:

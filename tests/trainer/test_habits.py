@@ -274,7 +274,7 @@ def test_fast_dev_run_reads_as_it_was_meant(given: Any, shown: Any) -> None:
 
 @pytest.mark.parametrize(("given", "seconds"), [("00:00:90:00", 5400), ("00:30:00:00", 108000), ("00:00:00:75", 75)])
 def test_parts_of_a_duration_may_be_large(given: str, seconds: float) -> None:
-    limit = trainer(max_time=given).options.limits.max_time
+    limit = trainer(max_time=given).leyden_options.limits.max_time
     assert limit is not None
     assert limit.total_seconds() == seconds
 

@@ -196,8 +196,8 @@ def test_nothing_is_wrapped_when_nothing_is_measured() -> None:
 
     trainer = quiet(profiler=Off(), callbacks=[Watcher()])
     trainer.fit(Watched())
-    assert trainer.hooks is not None
-    receivers = trainer.hooks.receivers(leyden.Callback.on_train_batch_end)
+    assert trainer.leyden_hooks is not None
+    receivers = trainer.leyden_hooks.receivers(leyden.Callback.on_train_batch_end)
     assert all("measured" not in repr(receiver) for receiver in receivers)
 
 

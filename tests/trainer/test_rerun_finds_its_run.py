@@ -40,7 +40,7 @@ def crashes(at: int) -> Recorder:
 def fit(run: leyden.Trainer, ckpt_path: Any = "last") -> int:
     """Train, or go on; the batch at which that began."""
     began: list[int] = []
-    run.callbacks.insert(0, Recorder(on_train_batch_start=lambda run, *_: began.append(run.progress.batches)))
+    run.callbacks.insert(0, Recorder(on_train_batch_start=lambda run, *_: began.append(run.leyden_fit.progress.batches)))
     with contextlib.suppress(Crash):
         run.fit(kit.Tiny(), kit.ones(4), ckpt_path=ckpt_path)
     return began[0]

@@ -310,12 +310,3 @@ def test_a_callback_with_a_state_and_mixins(tmp_path: Path) -> None:
     second = Mixed()
     leyden.Trainer(**{**QUIET, "max_epochs": 2, "callbacks": [second]}).fit(Logging(), ckpt_path=tmp_path / "mine.ckpt")
     assert (first.count, second.count) == (2, 4)
-
-
-def test_a_trainer_of_one_s_own_may_call_its_methods_as_it_likes() -> None:
-    names = ("begin", "begin_fit", "log_row", "note_epoch", "time_of_save", "fresh_fit", "aside", "log_axis", "window_length")
-    mine: Any = type("Mine", (leyden.Trainer,), dict.fromkeys(names, "mine"))
-    run = mine(**{**QUIET, "max_epochs": 1, "enable_checkpointing": True})
-    run.fit(Logging())
-    assert [getattr(run, name) for name in names] == ["mine"] * len(names)
-    assert run.state.finished

@@ -66,7 +66,7 @@ def everything(trainer: leyden.Trainer, module: Net) -> dict[str, Any]:
         "schedulers": [each.scheduler.state_dict() for each in trainer.lr_scheduler_configs],
         "random": random_state(),
         "own": module.own.get_state(),
-        "progress": trainer.progress.state_dict(),
+        "progress": trainer.leyden_fit.progress.state_dict(),
         "metrics": dict(trainer.callback_metrics),
         "callbacks": len(trainer.callbacks),
         "loggers": len(trainer.loggers),

@@ -149,7 +149,7 @@ class EarlyStopping(Callback):
         if not resumed or self.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
             return
         if self._still_holds() and not _are_raised(self._limits, _limits_of(trainer)):
-            trainer.stop(because=self.stopping_reason_message or "EarlyStopping asked for it")
+            trainer.leyden_stop(because=self.stopping_reason_message or "EarlyStopping asked for it")
         else:
             self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
             self.stopping_reason_message = self._judged = self._limits = None
@@ -170,11 +170,11 @@ class EarlyStopping(Callback):
         self._has_run = True
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        if trainer.fitting:
+        if trainer.leyden_fitting:
             self._metric.validation_starts(trainer)
 
     def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        if not trainer.fitting:
+        if not trainer.leyden_fitting:
             return
         self._metric.validation_ends(trainer)
         if not self._should_skip_check(trainer) and not self._checks_on_train_epoch_end(trainer):
@@ -189,7 +189,7 @@ class EarlyStopping(Callback):
             self._say_missing(trainer, epoch_over=True)
 
     def _should_skip_check(self, trainer: Run) -> bool:
-        return not trainer.fitting or trainer.sanity_checking or bool(trainer.fast_dev_run)
+        return not trainer.leyden_fitting or trainer.sanity_checking or bool(trainer.fast_dev_run)
 
     def _checks_on_train_epoch_end(self, trainer: Run) -> bool:
         if self._check_on_train_epoch_end is not None:
@@ -228,7 +228,7 @@ class EarlyStopping(Callback):
             self.stopped_epoch = trainer.current_epoch
             self.stopping_reason_message = reason
             self._judged, self._limits = float(current), _limits_of(trainer)
-            trainer.stop(because=reason or "EarlyStopping asked for it")
+            trainer.leyden_stop(because=reason or "EarlyStopping asked for it")
         if reason and self.verbose:
             self._log_info(trainer, reason)
 

@@ -52,7 +52,7 @@ class GradientAccumulationScheduler(Callback):
                 "GradientAccumulationScheduler sets when automatic optimization steps, and this module has "
                 "automatic_optimization=False. Remove the callback and step the optimizers in training_step when you want to."
             )
-        asked = trainer.options.optimization
+        asked = trainer.leyden_options.optimization
         fixed: Any = asked.accumulate if asked.schedule is None else dict(asked.schedule)
         if fixed != 1 and not (asked.schedule is not None and {0: 1, **asked.schedule} == self.scheduling):
             raise ConflictingOptions(

@@ -76,7 +76,7 @@ class LearningRateMonitor(Callback):
     def on_train_batch_start(self, trainer: Run, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         every = self._every
         if every:
-            progress = trainer.progress
+            progress = trainer.leyden_fit.progress
             # once a step, at the first batch of its window
             if (progress.stepped_batches + 1) % every == 0 and progress.window == 0:
                 self._log(trainer, "step")
@@ -105,8 +105,8 @@ class LearningRateMonitor(Callback):
                     self.last_weight_decay_values[f"{key}-weight_decay"] = values[f"{key}-weight_decay"] = decay
         if not values:
             return
-        trainer.metrics.publish(values, logged=True)
-        trainer.leyden_log_row(values, trainer.progress.stepped_batches)
+        trainer.leyden_metrics.publish(values, logged=True)
+        trainer.leyden_log_row(values, trainer.leyden_fit.progress.stepped_batches)
 
 
 def _named_optimizers(run: Run) -> Iterator[tuple[str, Optimizer, str | None]]:

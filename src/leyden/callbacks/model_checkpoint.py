@@ -201,28 +201,28 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     ) -> None:
         steps = self._every_n_train_steps
         if steps:
-            step = trainer.progress.step
+            step = trainer.leyden_fit.progress.step
             if step % steps or step == 0:
                 return
         elif self._time is None or not self._time(self._now(trainer)):
             return
         if self._should_skip_saving_checkpoint(trainer):
             return
-        if self.monitor is not None and trainer.validation_follows:
+        if self.monitor is not None and trainer.leyden_fit.validation_follows:
             self._moments.pending = True  # the metric will be this step's, and no older one
             return
         self._save(trainer, epoch_over=False)
 
     def _now(self, trainer: Run) -> float:
         """Seconds on the clock that all processes agree on; alone, on this callback's own."""
-        return self._clock() if trainer.course.alone else trainer.course.now
+        return self._clock() if trainer.leyden_fit.course.alone else trainer.leyden_fit.course.now
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        if trainer.fitting:
+        if trainer.leyden_fitting:
             self._metric.validation_starts(trainer)
 
     def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        if not trainer.fitting:
+        if not trainer.leyden_fitting:
             return
         self._metric.validation_ends(trainer)
         if self._should_skip_saving_checkpoint(trainer):
@@ -237,7 +237,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             self._save(trainer, epoch_over=True)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        batches = trainer.progress.batches
+        batches = trainer.leyden_fit.progress.batches
         # a quick run without validation has no metric to judge by: what it has trained is kept all the same
         unjudged = self.monitor is not None and trainer.limit_val_batches == 0 and self.save_top_k and not self.best_model_path
         keeps_last = (self.save_last or unjudged) and not trainer.fast_dev_run
@@ -261,7 +261,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
 
         It goes to ``last.ckpt`` where that is kept, else to ``interrupted.ckpt``, which the next save removes.
         """
-        if not trainer.fitting or trainer.fast_dev_run or self.dirpath is None:
+        if not trainer.leyden_fitting or trainer.fast_dev_run or self.dirpath is None:
             return
         if self.save_last:
             self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)), planned=False)
@@ -275,7 +275,9 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             self.retention.interim = ""
 
     def _should_skip_saving_checkpoint(self, trainer: Run) -> bool:
-        return not trainer.fitting or trainer.sanity_checking or bool(trainer.fast_dev_run) or self._moments.is_saved(trainer)
+        return (
+            not trainer.leyden_fitting or trainer.sanity_checking or bool(trainer.fast_dev_run) or self._moments.is_saved(trainer)
+        )
 
     def _should_save_on_train_epoch_end(self, trainer: Run) -> bool:
         if self._save_on_train_epoch_end is not None:
@@ -406,7 +408,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     def _write(self, trainer: Run, path: str | None, last: str | None, planned: bool = True) -> None:
         if planned:  # else what is due at this moment is still to come
             self._moments.planned = moment(trainer)
-        self._moments.batches = trainer.progress.batches, trainer.progress.epoch_ended
+        self._moments.batches = trainer.leyden_fit.progress.batches, trainer.leyden_fit.progress.epoch_ended
         self.retention.claim((path, last))
         if path is not None:
             self._save_checkpoint(trainer, path)
@@ -425,10 +427,10 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
 
     def _remove_checkpoint(self, trainer: Run, filepath: str) -> None:
         """Remove a file of this run that is no longer wanted."""
-        trainer.remove_checkpoint(filepath)
+        trainer.leyden_remove_checkpoint(filepath)
 
     def _remove_outdated(self, trainer: Run, spare: str | None = None) -> None:
-        if trainer.ckpt_is_named and trainer.ckpt_path is not None:
+        if trainer.leyden_ckpt_is_named and trainer.ckpt_path is not None:
             spare = absolute(trainer.ckpt_path)  # the same command may be given again
         for path in self.retention.unwanted(self.dirpath, spare):
             self._remove_checkpoint(trainer, path)

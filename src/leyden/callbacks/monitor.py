@@ -54,13 +54,13 @@ class Monitor:
 
     def is_new(self, run: Run) -> bool:
         """Whether it may have changed since :meth:`taken`: a batch ran, and a validation where that brings the metric."""
-        return not self._stale and self._judged != (run.global_step, run.progress.batches)
+        return not self._stale and self._judged != (run.global_step, run.leyden_fit.progress.batches)
 
     def taken(self, run: Run) -> None:
         """Its present value has been judged."""
         self._stale = self._from_validation
         # kept across a resume, so that a value judged before the file was written is not judged again after it is read
-        self._judged = (run.global_step, run.progress.batches)
+        self._judged = (run.global_step, run.leyden_fit.progress.batches)
 
     def may_still_come(self, run: Run, epoch_over: bool) -> bool:
         """Whether a metric that is not there now can have its first value ahead of it, and so is not missing yet."""
@@ -122,7 +122,7 @@ class Monitor:
         if self._validated or sum(run.num_val_batches) > 0:
             return ""
         why = "there is no validation loader" if run.limit_val_batches else "limit_val_batches is 0"
-        if run.limit_val_batches and run.loaders.exists("val"):
+        if run.limit_val_batches and run.leyden_loaders.exists("val"):
             why = "the module has no `validation_step`" if not run.val_dataloaders else "its loaders yield no batch"
         return f" Validation never ran: {why}."
 

@@ -40,5 +40,9 @@ class OnExceptionCheckpoint(Checkpoint):
         return os.path.join(self.dirpath, self.filename + self.FILE_EXTENSION)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.fitting and not trainer.fast_dev_run and not isinstance(exception, CheckpointWriteFailed | CheckpointError):
+        if (
+            trainer.leyden_fitting
+            and not trainer.fast_dev_run
+            and not isinstance(exception, CheckpointWriteFailed | CheckpointError)
+        ):
             trainer.save_checkpoint(self.ckpt_path)

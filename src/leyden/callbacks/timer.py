@@ -134,7 +134,7 @@ class Timer(Callback):
             return
         if self._verbose and not trainer.should_stop:
             rank_zero_info(f"The time is over: training took {timedelta(seconds=int(self.time_elapsed()))}.")
-        trainer.stop(because=f"the time limit of {timedelta(seconds=self._duration or 0)} was reached")
+        trainer.leyden_stop(because=f"the time limit of {timedelta(seconds=self._duration or 0)} was reached")
 
 
 def _stage(given: str) -> RunningStage:

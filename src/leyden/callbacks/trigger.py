@@ -80,4 +80,4 @@ class Moments:
 def moment(run: Run) -> int:
     """A number that tells one moment of a fit from another."""
     # without an optimizer the steps stay at 0, and the batches tell moments apart
-    return run.progress.step or -run.progress.batches
+    return run.leyden_fit.progress.step or -run.leyden_fit.progress.batches

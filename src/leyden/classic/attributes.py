@@ -15,27 +15,27 @@ from leyden.state.run import Run
 
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     # old name: (today's, in words), how it is read off a trainer
-    "benchmark": ("Trainer(benchmark=...)", lambda run: bool(run.options.behaviour.benchmark)),
-    "batch_idx": ("the hook's batch_idx", lambda run: max(0, run.progress.batch - 1)),
+    "benchmark": ("Trainer(benchmark=...)", lambda run: bool(run.leyden_options.behaviour.benchmark)),
+    "batch_idx": ("the hook's batch_idx", lambda run: max(0, run.leyden_fit.progress.batch - 1)),
     "data_parallel": ("world_size > 1", lambda run: run.world_size > 1),
     "default_save_path": ("default_root_dir", lambda run: run.default_root_dir),
     "early_stop_callback": ("early_stopping_callback", lambda run: run.early_stopping_callback),
     "get_model": ("lightning_module", lambda run: lambda: run.lightning_module),
     "gpus": ("num_devices", lambda run: run.num_devices if run.strategy.root_device.type == "cuda" else None),
     "log_gpu_memory": ("DeviceStatsMonitor", lambda run: None),
-    "lr_schedulers": ("lr_scheduler_configs", lambda run: [scheduler_dict(plan) for plan in run.plan.schedulers]),
+    "lr_schedulers": ("lr_scheduler_configs", lambda run: [scheduler_dict(plan) for plan in run.leyden_fit.plan.schedulers]),
     "num_gpus": ("num_devices", lambda run: run.num_devices if run.strategy.root_device.type == "cuda" else 0),
     "num_val_dataloaders": ("len(num_val_batches)", lambda run: len(run.num_val_batches)),
     "on_gpu": ("strategy.root_device", lambda run: run.strategy.root_device.type == "cuda"),
     "on_tpu": ("strategy.root_device", lambda run: False),
     "proc_rank": ("global_rank", lambda run: run.global_rank),
     "progress_bar_dict": ("progress_bar_metrics", lambda run: run.progress_bar_metrics),
-    "resume_from_checkpoint": ("ckpt_path", lambda run: run.ckpt_path or run.classic.resume_from),
+    "resume_from_checkpoint": ("ckpt_path", lambda run: run.ckpt_path or run.leyden_classic.resume_from),
     "root_gpu": ("strategy.root_device", lambda run: run.strategy.root_device.index),
     "running_loss": ("callback_metrics", lambda run: RunningLoss(run)),
     "running_sanity_check": ("sanity_checking", lambda run: run.sanity_checking),
     "tng_tqdm_dic": ("progress_bar_metrics", lambda run: tqdm_dict(run)),
-    "total_batch_idx": ("global_step", lambda run: max(0, run.progress.batches - 1)),
+    "total_batch_idx": ("global_step", lambda run: max(0, run.leyden_fit.progress.batches - 1)),
     "total_batches": ("num_training_batches", lambda run: run.num_training_batches),
     "tqdm_metrics": ("progress_bar_metrics", lambda run: run.progress_bar_metrics),
     "train_dataloaders": ("train_dataloader", lambda run: run.train_dataloader),
@@ -52,23 +52,23 @@ _ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "overfit_pct": lambda run: run.overfit_batches,
     "row_log_interval": lambda run: run.log_every_n_steps,
     "add_row_log_interval": lambda run: run.log_every_n_steps,
-    "show_progress_bar": lambda run: run.options.watching.progress_bar,
+    "show_progress_bar": lambda run: run.leyden_options.watching.progress_bar,
     "gradient_clip": lambda run: run.gradient_clip_val or 0,
     "nb_gpu_nodes": lambda run: run.num_nodes,
     "max_nb_epochs": lambda run: run.max_epochs,
     "min_nb_epochs": lambda run: run.min_epochs,
     "nb_sanity_val_steps": lambda run: run.num_sanity_val_steps,
     "reload_dataloaders_every_epoch": lambda run: run.reload_dataloaders_every_n_epochs == 1,
-    "truncated_bptt_steps": lambda run: run.classic.stretch,
+    "truncated_bptt_steps": lambda run: run.leyden_classic.stretch,
     # these have nothing of today to be read off: what the constructor was given, else 0.7.1's default
-    "log_save_interval": lambda run: run.classic.legacy.get("log_save_interval", 100),
-    "progress_bar_refresh_rate": lambda run: run.classic.legacy.get("progress_bar_refresh_rate", 50),
-    "process_position": lambda run: run.classic.legacy.get("process_position", 0),
-    "weights_summary": lambda run: run.classic.legacy.get("weights_summary", "full"),
-    "distributed_backend": lambda run: run.classic.legacy.get("distributed_backend"),
-    "amp_level": lambda run: run.classic.legacy.get("amp_level", "O1"),
-    "track_grad_norm": lambda run: run.classic.legacy.get("track_grad_norm", -1),
-    "print_nan_grads": lambda run: run.classic.legacy.get("print_nan_grads", False),
+    "log_save_interval": lambda run: run.leyden_classic.legacy.get("log_save_interval", 100),
+    "progress_bar_refresh_rate": lambda run: run.leyden_classic.legacy.get("progress_bar_refresh_rate", 50),
+    "process_position": lambda run: run.leyden_classic.legacy.get("process_position", 0),
+    "weights_summary": lambda run: run.leyden_classic.legacy.get("weights_summary", "full"),
+    "distributed_backend": lambda run: run.leyden_classic.legacy.get("distributed_backend"),
+    "amp_level": lambda run: run.leyden_classic.legacy.get("amp_level", "O1"),
+    "track_grad_norm": lambda run: run.leyden_classic.legacy.get("track_grad_norm", -1),
+    "print_nan_grads": lambda run: run.leyden_classic.legacy.get("print_nan_grads", False),
     "num_tpu_cores": lambda run: None,
 }
 ATTRIBUTES.update({name: (TRAINER[name][0], read) for name, read in _ARGUMENTS.items()})
@@ -98,7 +98,7 @@ def scheduler_dict(plan: SchedulerPlan) -> dict[str, Any]:
 
 def tqdm_dict(run: Run) -> dict[str, Any]:
     """Plain numbers, ``loss`` among them. Waits for the device."""
-    shown: dict[str, Any] = {} if run.latest_loss is None else {"loss": float(run.latest_loss)}
+    shown: dict[str, Any] = {} if run.leyden_fit.losses.latest is None else {"loss": float(run.leyden_fit.losses.latest)}
     return {**shown, **run.progress_bar_metrics}
 
 
@@ -109,11 +109,11 @@ class RunningLoss:
         self.run = run
 
     def last(self) -> Any:
-        return self.run.latest_loss
+        return self.run.leyden_fit.losses.latest
 
     def mean(self) -> Any:
-        waiting = self.run.losses.waiting
-        return stack_scalars(waiting).mean() if waiting else self.run.latest_loss
+        waiting = self.run.leyden_fit.losses.waiting
+        return stack_scalars(waiting).mean() if waiting else self.run.leyden_fit.losses.latest
 
 
 _GONE = {
@@ -136,10 +136,19 @@ _GONE = {
 }
 
 
+_OWN: dict[str, Callable[[Run], Any]] = {
+    # what a trainer of ours showed, and a subclass may have for itself
+    "progress": lambda run: run.leyden_fit.progress,
+    "stop_reason": lambda run: run.leyden_stop_reason,
+}
+
+
 def old_attribute(run: Run, name: str) -> Any:
     """What a trainer showed as ``name``. Raises :class:`AttributeError` for a name that it never had."""
     if name.removeprefix("_") in _GONE:
         raise UnknownName(f"trainer.{name} is gone. {_GONE[name.removeprefix('_')]}")
+    if name in _OWN:
+        return _OWN[name](run)
     if name not in ATTRIBUTES:
         return object.__getattribute__(run, name)  # raises what reading it raised in the first place
     today, read = ATTRIBUTES[name]

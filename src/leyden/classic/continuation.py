@@ -24,15 +24,16 @@ class Continuation:
     @classmethod
     def of(cls, run: Run) -> Continuation | None:
         """That of the newest fit, where it has come to its end."""
+        fit = run.leyden_fit
         ended = run.state.status is TrainerStatus.FINISHED or run.interrupted
-        if not ended or run.at_rest is None or not run.progress.batches:
+        if not ended or fit.at_rest is None or not fit.progress.batches:
             return None
-        return cls(take_parts(run), run.fit_state, [(callback, callback.state_dict()) for callback in run.callbacks])
+        return cls(take_parts(run), fit, [(callback, callback.state_dict()) for callback in run.callbacks])
 
     def begin(self, run: Run) -> None:
         """How far training was, and with which optimizers, before anything asks."""
         put_parts(run, self.parts, early=True)
-        now, then = run.fit_state, self.fit
+        now, then = run.leyden_fit, self.fit
         now.plan, now.asked, now.drift = then.plan, then.asked, then.drift
         for callback, state in self.callbacks:
             if state and any(callback is each for each in run.callbacks):

@@ -72,14 +72,16 @@ class EpochEnds(Callback):
             self._kept[stage] = outputs
         if stage in self.methods:
             self._call(run, stage, outputs)
-        if stage != TRAIN.key or run.progress.closed:  # else a limit ended training inside the epoch, and may be raised
+        if (
+            stage != TRAIN.key or run.leyden_fit.progress.closed
+        ):  # else a limit ended training inside the epoch, and may be raised
             self.outputs[stage] = {}
 
     def _call(self, run: Run, stage: str, outputs: Any) -> None:
         """Call the epoch end. What it returns counts, so a run that goes on from a checkpoint saved inside calls it again."""
-        assert run.hooks is not None
-        run.metrics.forget_hook(str(run.hooks.where))
-        with run.hooks.unfinished():
+        assert run.leyden_hooks is not None
+        run.leyden_metrics.forget_hook(str(run.leyden_hooks.where))
+        with run.leyden_hooks.unfinished():
             returned = self.methods[stage](outputs)
         if returned is None:
             return

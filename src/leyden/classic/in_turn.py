@@ -51,7 +51,7 @@ class Turns:
             return None
         parameters = inspect.signature(step).parameters
         index = next((name for name in INDEX if name in parameters), None)
-        asked = getattr(run, "classic", None)
+        asked = getattr(run, "leyden_classic", None)
         stretch = getattr(module, "truncated_bptt_steps", None) or getattr(asked, "stretch", None)
         hidden = next((name for name in HIDDEN if name in parameters), None)
         if not module.automatic_optimization:
@@ -109,7 +109,7 @@ class Turns:
 
     def optimization(self, run: Run) -> Stepping:
         """How ``run`` optimizes: one optimizer that gets every batch whole needs no turns."""
-        self.several = len(run.plan.optimizers) > 1
+        self.several = len(run.leyden_fit.plan.optimizers) > 1
         if not self.several and self.stretch is None:
             return Automatic(run)
         return InTurn(run, self)
@@ -135,9 +135,9 @@ class InTurn:
     """
 
     def __init__(self, run: Run, turns: Turns) -> None:
-        self.run, self.turns, self.progress = run, turns, run.progress
+        self.run, self.turns, self.progress = run, turns, run.leyden_fit.progress
         self.module = module = run.lightning_module
-        optimizers = run.plan.optimizers
+        optimizers = run.leyden_fit.plan.optimizers
         if len(optimizers) > 1 and turns.index is None:
             raise InvalidReturn(
                 f"configure_optimizers returned {len(optimizers)} optimizers, and {type(module).__name__}.training_step does not "
@@ -147,12 +147,12 @@ class InTurn:
         self.wrapped = [wrapped for each in self.all for wrapped in each.wrapped]
         self._window = 1
         self._stepped: set[int] = set()  # numbers of the optimizers that stepped in the newest batch
-        if run.accumulate_grad_batches != 1 or run.options.optimization.schedule:
+        if run.accumulate_grad_batches != 1 or run.leyden_options.optimization.schedule:
             self._check_accumulation()
 
     def _check_accumulation(self) -> None:
-        batches = self.run.options.optimization.schedule or self.run.accumulate_grad_batches
-        owned = [id(p) for each in self.run.plan.optimizers for group in each.param_groups for p in group["params"]]
+        batches = self.run.leyden_options.optimization.schedule or self.run.accumulate_grad_batches
+        owned = [id(p) for each in self.run.leyden_fit.plan.optimizers for group in each.param_groups for p in group["params"]]
         what = None
         if self.turns.stretch is not None:
             what = "truncated_bptt_steps, which steps after every stretch of a batch"
@@ -190,7 +190,7 @@ class InTurn:
         """Train on a batch; returns what ``training_step`` returned, in a list where it was called several times."""
         run, progress, turns = self.run, self.progress, self.turns
         if progress.window == 0:
-            self._window = run.accumulation
+            self._window = run.leyden_fit.accumulation
             batches = 1 if self._window == 1 else run.leyden_window_length(index)
             for each in self.all:
                 each.open_window(batches)
@@ -213,7 +213,7 @@ class InTurn:
             progress.window = 0
             self.all[0].stepped = bool(self._stepped)
             progress.step += bool(self._stepped)
-        if run.plan.schedulers:
+        if run.leyden_fit.plan.schedulers:
             progress.done = STEPPED
             self.all[0].step_due(is_last, self._concerned)
         return self._told(outputs)

@@ -64,7 +64,7 @@ class FitLoopView:
     @property
     def batch_idx(self) -> int:
         """The running batch of the epoch, or the last that ended."""
-        progress = self.trainer.progress
+        progress = self.trainer.leyden_fit.progress
         if not self.trainer.training and progress.batch == 0 and progress.batches and self.max_batches != float("inf"):
             return int(self.max_batches) - 1  # between epochs, the last one's
         return max(0, progress.batch - (0 if self.trainer.training else 1))
@@ -72,7 +72,7 @@ class FitLoopView:
     @property
     def total_batch_idx(self) -> int:
         """The newest batch that ended, counted from 0 over all epochs; -1 before the first."""
-        return self.trainer.progress.batches - 1
+        return self.trainer.leyden_fit.progress.batches - 1
 
     @property
     def max_batches(self) -> int | float:
@@ -94,10 +94,10 @@ class FitLoopView:
         return EvaluationLoopView(self.trainer, "val")
 
     def _limit(self, **limits: Any) -> None:
-        options = self.trainer.options
+        options = self.trainer.leyden_options
         limits["epochs_by_default"] = False
-        self.trainer.options = replace(options, limits=replace(options.limits, **limits))
-        self.trainer.goes_on = not self.trainer.training
+        self.trainer.leyden_options = replace(options, limits=replace(options.limits, **limits))
+        self.trainer.leyden_goes_on = not self.trainer.training
 
 
 class EvaluationLoopView:
@@ -110,7 +110,7 @@ class EvaluationLoopView:
     @property
     def max_batches(self) -> list[int | float]:
         """Batches of each loader, limits included; infinity where unknown."""
-        return self.trainer.loaders.num_eval_batches(self.stage)
+        return self.trainer.leyden_loaders.num_eval_batches(self.stage)
 
     @property
     def num_dataloaders(self) -> int:
@@ -118,4 +118,4 @@ class EvaluationLoopView:
 
     @property
     def inference_mode(self) -> bool:
-        return self.trainer.options.behaviour.inference_mode
+        return self.trainer.leyden_options.behaviour.inference_mode

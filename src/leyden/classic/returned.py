@@ -51,13 +51,13 @@ def log_epoch_end(run: Run, outputs: Mapping[str, Any], returned_before: set[str
     ``returned_before`` are the names that were logged because the steps returned them.
     """
     told = tell(outputs)
-    own = {name for _, name in run.metrics.names()} - returned_before
+    own = {name for _, name in run.leyden_metrics.names()} - returned_before
     for name, (value, asked) in told.shown.items():
         if name not in own:
-            run.metrics.log(name, value, asked, None)
+            run.leyden_metrics.log(name, value, asked, None)
     for name, value in told.plain.items():
         if name not in own:
-            run.metrics.log(name, value, _NEITHER, None)
+            run.leyden_metrics.log(name, value, _NEITHER, None)
 
 
 def _is_single(value: Any) -> bool:
@@ -98,7 +98,7 @@ class Reader:
 
     def _read_training(self, outputs: Mapping[str, Any]) -> None:
         told = tell(outputs)
-        metrics = self.run.metrics
+        metrics = self.run.leyden_metrics
         if told.shown:
             returned = self._returned.setdefault("train", set())
             own = {name for _, name in metrics.names()} - returned  # what the module logs by itself counts
@@ -114,7 +114,7 @@ class Reader:
 
     def _read_evaluation(self, stage: str, outputs: Mapping[str, Any]) -> None:
         """Without an epoch end every scalar is averaged, weighted by batch size; where the module logs, that counts alone."""
-        metrics = self.run.metrics
+        metrics = self.run.leyden_metrics
         returned = self._returned.setdefault(stage, set())
         if {name for _, name in metrics.names()} - returned:
             self._left_alone.add(stage)
@@ -128,7 +128,7 @@ class Reader:
                 metrics.log(name, value, _NEITHER, None)
         except AmbiguousBatchSize:
             self._left_alone.add(stage)
-            self.run.warn(
+            self.run.leyden_warn(
                 f"A step of {self.name} returned {', '.join([*told.shown, *told.plain])}, and the batch does not tell its size, "
                 f"so there is no exact mean. Log them: self.log(name, value, batch_size=...).",
                 PossibleUserWarning,

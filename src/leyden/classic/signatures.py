@@ -168,7 +168,7 @@ def _as_then(
 def number_of(run: Run, optimizer: Any) -> int:
     """The optimizer's number among those of the fit."""
     bare = getattr(optimizer, "optimizer", optimizer) if isinstance(optimizer, SteppingOptimizer) else optimizer
-    return next((number for number, each in enumerate(run.plan.optimizers) if each is bare), 0)
+    return next((number for number, each in enumerate(run.leyden_fit.plan.optimizers) if each is bare), 0)
 
 
 def steps_as_then(run: Run, module: LightningModule) -> dict[str, Callable[..., Any]]:

@@ -41,13 +41,20 @@ _CHANGED = 64 * 2**20  # one of this size where the step was seen to change it
 _FLUSHES_BETWEEN_LOOKS = 10  # at generators from which nothing was drawn
 
 
-class Failing(Protocol):
-    """The run whose steps are noted, as far as it is asked."""
+class Steps(Protocol):
+    """A fit, as far as its steps are noted."""
 
     flight: Flight
     progress: Progress
+
+
+class Failing(Protocol):
+    """The run whose steps are noted, as far as it is asked."""
+
     loggers: list[Logger]
 
+    @property
+    def leyden_fit(self) -> Steps: ...
     @property
     def lightning_module(self) -> Any: ...
     @property
@@ -65,7 +72,7 @@ class Failing(Protocol):
     @property
     def default_root_dir(self) -> str: ...
 
-    def warn(self, text: str) -> None: ...
+    def leyden_warn(self, text: str) -> None: ...
 
     def print(self, *args: Any) -> None: ...
 
@@ -148,7 +155,7 @@ class Capsule:
         self.held = 0
         self._flushes += 1
         if self.copy is not None and self._limit > _SMALL:
-            self._changes = self._changes or not same(self.copy, self.run.flight.batch)
+            self._changes = self._changes or not same(self.copy, self.run.leyden_fit.flight.batch)
             if not self.weights:
                 self._limit = _CHANGED if self._changes else _SMALL
         self.copy = None
@@ -187,7 +194,7 @@ class Capsule:
             "precision": self.run.precision,
             "accumulate": self.run.accumulate_grad_batches,
             "gradients": {name: p.grad.cpu() for name, p in module.named_parameters() if p.grad is not None}
-            if self.weights and self.run.progress.window
+            if self.weights and self.run.leyden_fit.progress.window
             else {},
             "error": {"type": type(error).__qualname__, "text": str(error)},
             "loss": loss,
@@ -201,14 +208,14 @@ class Capsule:
                 file.write("".join(traceback.format_exception(error)))
                 file.write("\n" + "\n".join(f"{name}: {value}" for name, value in versions().items()) + "\n")
         except Exception as trouble:
-            self.run.warn(f"The crash capsule could not be written to {folder}: {trouble}")
+            self.run.leyden_warn(f"The crash capsule could not be written to {folder}: {trouble}")
             return None
         self.run.print(f"The step that failed was kept. To run it again: leyden.replay({folder!r}, module)")
         return folder
 
     def _failed(self, at: int | None, of: int) -> tuple[Any, int, dict[str, Any], bool]:
         """The failed step's batch, its index, the random states before it, and whether the batch is as it was then."""
-        flight = self.run.flight
+        flight = self.run.leyden_fit.flight
         newest = self.kept[-1] if self.kept else None
         noted = newest if at is None else next((each for each in reversed(self.kept) if each.losses <= at), None)
         if noted is not None and noted is not newest:
@@ -235,7 +242,7 @@ class Capsule:
             place = run.default_root_dir
         if place is None or "://" in place:
             return None
-        return os.path.join(place, FOLDER, f"epoch={run.current_epoch}-batch={run.progress.batch}-{int(time.time())}")
+        return os.path.join(place, FOLDER, f"epoch={run.current_epoch}-batch={run.leyden_fit.progress.batch}-{int(time.time())}")
 
 
 def capsules_of(run: Failing) -> str | None:

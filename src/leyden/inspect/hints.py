@@ -11,22 +11,22 @@ def hint_before_training(run: Run) -> None:
     """Warn of submodules in eval mode, of limits that nobody set, and of more steps between rows than an epoch has batches."""
     resting = [name for name, child in run.lightning_module.named_modules() if not child.training]
     if resting:
-        run.warn(
+        run.leyden_warn(
             f"{len(resting)} module(s) of {type(run.lightning_module).__name__} are in eval mode at the start of training, "
             f"such as {resting[0]!r}, and stay so. If that is not meant, call the module's train() first.",
             PossibleUserWarning,
         )
     if run.fast_dev_run:
         return
-    if run.options.limits.epochs_by_default and run.max_epochs == DEFAULT_EPOCHS:
-        run.warn(
+    if run.leyden_options.limits.epochs_by_default and run.max_epochs == DEFAULT_EPOCHS:
+        run.leyden_warn(
             f"Trainer was given no max_epochs, max_steps or max_time: {DEFAULT_EPOCHS} epochs are meant. "
             f"Pass max_epochs=... (-1 for no limit).",
             PossibleUserWarning,
         )
     batches, every = run.num_training_batches, run.log_every_n_steps
     if run.loggers and 0 < batches < every:
-        run.warn(
+        run.leyden_warn(
             f"An epoch has {batches} training batches, and Trainer(log_every_n_steps={every}) writes a row of step metrics every "
             f"{every} steps. Lower log_every_n_steps to see rows of each epoch.",
             PossibleUserWarning,

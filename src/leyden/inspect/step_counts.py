@@ -26,7 +26,7 @@ class StepCounts:
         self._stepped.clear()
         if several < 2:
             return False
-        self.run.warn(
+        self.run.leyden_warn(
             f"{several} optimizers stepped in this batch, and global_step, {self.run.global_step} now, counts it as 1 step, and "
             f"not as {several}, as Lightning does. {self.what} counts such batches: multiply or divide by {several} to have the "
             f"same.",
@@ -38,13 +38,13 @@ class StepCounts:
 def step_counts(run: Run) -> StepCounts | None:
     """``None`` where there is one optimizer, or nothing goes by steps."""
     counts = StepCounts(run)
-    return counts if len(run.plan.optimizers) > 1 and counts.what else None
+    return counts if len(run.leyden_fit.plan.optimizers) > 1 and counts.what else None
 
 
 def _what_counts(run: Run) -> str:
-    limit = run.options.limits.max_steps
+    limit = run.leyden_options.limits.max_steps
     found = [] if limit is None else [f"max_steps={limit}"]
     every = [getattr(callback, "_every_n_train_steps", 0) for callback in run.callbacks]
     found += [f"every_n_train_steps={steps}" for steps in every if steps]
-    found += ["a schedule with interval='step'" for plan in run.plan.schedulers[:1] if plan.interval == "step"]
+    found += ["a schedule with interval='step'" for plan in run.leyden_fit.plan.schedulers[:1] if plan.interval == "step"]
     return " and ".join(found)

@@ -23,5 +23,5 @@ class EvaluateLoop:
 
     def _read_returned(self, outputs: Any) -> Any:
         if isinstance(outputs, dict):
-            return self.run.read_returned(self.stage.step.__name__, self.stage.key, outputs)
+            return self.run.leyden_read_returned(self.stage.step.__name__, self.stage.key, outputs)
         return outputs

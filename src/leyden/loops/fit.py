@@ -33,18 +33,19 @@ STEP, BATCH_TOLD = int(Done.STEP), int(Done.BATCH_TOLD)
 
 
 class FitLoop:
-    """Trains. What is finished is counted in ``run.progress``; a resumed run goes on from there."""
+    """Trains. What is finished is counted in ``run.leyden_fit.progress``; a resumed run goes on from there."""
 
     def __init__(self, run: Run, validates: bool) -> None:
-        assert run.hooks is not None
-        self.run, self.hooks, self.progress, self.flight = run, run.hooks, run.progress, run.flight
+        fit = run.leyden_fit
+        assert run.leyden_hooks is not None
+        self.run, self.fit, self.hooks, self.progress, self.flight = run, fit, run.leyden_hooks, fit.progress, fit.flight
         self.transfer = BatchTransfer(run)
-        self.schedule = ValidationSchedule(run.options.validation, validates)
-        self.optimization = run.optimization = optimization_of(run)
-        self.log_due = EveryN(run.options.watching.log_every_n_steps)
-        self.logs = bool(run.loggers) or not run.course.alone  # step values that are reduced over processes concern all of them
+        self.schedule = ValidationSchedule(run.leyden_options.validation, validates)
+        self.optimization = fit.optimization = optimization_of(run)
+        self.log_due = EveryN(run.leyden_options.watching.log_every_n_steps)
+        self.logs = bool(run.loggers) or not fit.course.alone  # step values that are reduced over processes concern all of them
         self.has_checkpoint_phase = self.hooks.has_checkpoint_phase(Callback.on_train_batch_end)
-        limit = run.options.limits.max_steps
+        limit = run.leyden_options.limits.max_steps
         self.max_steps: float = float("inf") if limit is None else limit
         self.loaders = FitLoaders(run, self.schedule)
         self.end = End(run)
@@ -71,23 +72,23 @@ class FitLoop:
         hooks.emit(Callback.on_fit_start)
         restore()  # after a hook that may add parameter groups, whose states the file holds
         if progress.checking:
-            hooks.heard = progress.cut_hook(run.told_names)
+            hooks.heard = progress.cut_hook(self.fit.told_names)
             self.validation.check_sanity()
-        with run.in_stage(RunningStage.TRAINING), run.saving_when_signalled(self.save_if_safe):
-            if run.options.limits.train == 0 or self.resumption.has_nothing_left():
+        with run.leyden_in_stage(RunningStage.TRAINING), run.leyden_saving_when_signalled(self.save_if_safe):
+            if run.leyden_options.limits.train == 0 or self.resumption.has_nothing_left():
                 self.resumption.tell_fit_end()
                 return
             self.loaders.load()  # after the sanity check, which needs validation's alone
             hint_before_training(run)
-            train_epoch = run.profiler.around("run_training_epoch", self.train_epoch)
-            run.metrics.open_epoch("train", progress.done > Done.CHECKED)
+            train_epoch = run.profiler.leyden_around("run_training_epoch", self.train_epoch)
+            run.leyden_metrics.open_epoch("train", progress.done > Done.CHECKED)
             progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
             try:
                 hooks.emit(Callback.on_train_start)
             finally:
                 progress.show_next(False)
             put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
-            hooks.heard = progress.cut_hook(run.told_names)
+            hooks.heard = progress.cut_hook(self.fit.told_names)
             while not self.end.is_here():
                 train_epoch()
             progress.done = Done.EPOCH_TOLD
@@ -96,45 +97,45 @@ class FitLoop:
 
     def train_epoch(self) -> None:
         """One epoch, or what is left of it."""
-        run, hooks, progress = self.run, self.hooks, self.progress
+        run, fit, hooks, progress = self.run, self.fit, self.hooks, self.progress
         self.loaders.reload_if_due()
         if progress.done <= Done.CHECKED:
-            run.metrics.start_epoch("train")
-            run.follow_accumulation_schedule()
+            run.leyden_metrics.start_epoch("train")
+            run.leyden_follow_accumulation_schedule()
             hooks.emit(Callback.on_train_epoch_start)
             progress.done = Done.OPENED
         else:
-            run.metrics.enter("train")
+            run.leyden_metrics.enter("train")
             self.resumption.finish_batch()
         steps, whole = progress.step, progress.batch == 0
         if progress.done <= Done.PLATEAUS and not progress.closed and not self.end.is_cut():
             self.train_batches()
         if whole and progress.closed and progress.batch and progress.step == steps:
             self.end.is_idle = self.optimization.tell_idle_epoch()
-        run.metrics.end_batches()
-        run.losses.check()
-        run.course.decide(progress.batches, at_once=True)  # an epoch's end is the same point on all processes
-        run.losses.raise_if_agreed()
+        run.leyden_metrics.end_batches()
+        fit.losses.check()
+        fit.course.decide(progress.batches, at_once=True)  # an epoch's end is the same point on all processes
+        fit.losses.raise_if_agreed()
         self.resumption.end_batches()
         self.go_through(self.after_epoch)
         if progress.closed:
-            run.metrics.end_epoch()
+            run.leyden_metrics.end_epoch()
             progress.start_next_epoch()
 
     def train_batches(self) -> None:
         """The batches of an epoch."""
-        run, hooks, progress, metrics, flight = self.run, self.hooks, self.progress, self.run.metrics, self.flight
+        run, hooks, progress, metrics, flight = self.run, self.hooks, self.progress, self.run.leyden_metrics, self.flight
         moves = not self.transfer.idle
-        move = run.profiler.around("batch_to_device", self.transfer)
-        step = run.profiler.around("run_training_batch", self.optimization.step)
+        move = run.profiler.leyden_around("batch_to_device", self.transfer)
+        step = run.profiler.leyden_around("run_training_batch", self.optimization.step)
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
         tells_any = tells or self.has_checkpoint_phase
-        losses, course, capsule, waiting = run.losses, run.course, run.losses.capsule, run.losses.waiting
+        losses, course, capsule, waiting = self.fit.losses, self.fit.course, self.fit.losses.capsule, self.fit.losses.waiting
         due, is_last = self.next_due(), False
         metrics.start_batches(self.loaders.counter())
         batches, at = self.resumption.batches()
-        for batch, index, is_last in run.profiler.along("train_dataloader_next", batches):
+        for batch, index, is_last in run.profiler.leyden_along("train_dataloader_next", batches):
             run.is_last_batch = is_last
             flight.index, flight.is_last = index, is_last
             if batch is None:
@@ -195,11 +196,11 @@ class FitLoop:
 
     def next_due(self) -> float:
         """The count of batches after which something follows a batch; 0 where that has to be asked after each."""
-        run, progress = self.run, self.progress
-        has_plateaus = any(plan.reduce_on_plateau for plan in run.plan.schedulers)
-        if self.schedule.watches_batches or self.has_checkpoint_phase or has_plateaus or run.accumulation != 1:
+        fit, progress = self.fit, self.progress
+        has_plateaus = any(plan.reduce_on_plateau for plan in fit.plan.schedulers)
+        if self.schedule.watches_batches or self.has_checkpoint_phase or has_plateaus or fit.accumulation != 1:
             return 0
-        due: float = min(run.losses.due, run.course.next)
+        due: float = min(fit.losses.due, fit.course.next)
         every = self.log_due.n
         if not self.logs or not every:
             return due
@@ -207,16 +208,15 @@ class FitLoop:
 
     def write_row(self) -> None:
         """The step's values go to the loggers; losses are looked at; wishes are exchanged."""
-        run, progress = self.run, self.progress
-        course = run.course
+        run, fit, course, progress = self.run, self.fit, self.fit.course, self.progress
         course.decide(progress.batches)
         if self.logs and progress.window == 0 and (self.log_due(progress.stepped_batches) or course.agreed & Wish.STOP):
-            row = run.metrics.step_row()
+            row = run.leyden_metrics.step_row()
             if row:
                 run.leyden_log_row(row)
-        if progress.batches >= run.losses.due:
-            run.losses.check()
-        run.validation_follows = self.validation.is_due()
+        if progress.batches >= fit.losses.due:
+            fit.losses.check()
+        fit.validation_follows = self.validation.is_due()
 
     def tell_checkpoint_phase(self) -> None:
         flight = self.flight
@@ -224,11 +224,11 @@ class FitLoop:
 
     def must_leave(self) -> bool:
         """Obey what was agreed on: whether the epoch's batches end here."""
-        run = self.run
-        run.raise_if_signalled()
-        run.losses.raise_if_agreed()
-        if run.course.agreed & Wish.SKIP:
-            run.course.withdraw(Wish.SKIP)
+        fit = self.fit
+        self.run.leyden_raise_if_signalled()
+        fit.losses.raise_if_agreed()
+        if fit.course.agreed & Wish.SKIP:
+            fit.course.withdraw(Wish.SKIP)
             self.skip_rest()
             return True
         return self.end.is_cut()
@@ -241,7 +241,7 @@ class FitLoop:
         self.optimization.end_window(at)
         progress.done = Done.TOLD
         # an interval that counts batches has had its validation after the last of them
-        run.validation_follows = self.schedule.every is None and self.validation.is_due()
+        self.fit.validation_follows = self.schedule.every is None and self.validation.is_due()
         self.follow_batch()
 
     def skip_rest(self) -> None:
@@ -253,8 +253,8 @@ class FitLoop:
     def write_epoch_row(self) -> None:
         """The epoch's values go to the loggers and into the history, and schedulers that wait for a metric get it."""
         run = self.run
-        run.metrics.close()
-        row = run.metrics.epoch_row()
+        run.leyden_metrics.close()
+        row = run.leyden_metrics.epoch_row()
         if row:
             run.leyden_log_row(row)
         run.leyden_note_epoch()
@@ -265,13 +265,13 @@ class FitLoop:
 
     def save_if_safe(self) -> None:
         """A signal ends the run between two batches: keep all that was done."""
-        if self.run.course.at_safe_place and self.progress.batches:
+        if self.fit.course.at_safe_place and self.progress.batches:
             for writer in self.run.checkpoint_callbacks[:1]:
                 writer.save_now(self.run)
 
     def close(self) -> None:
         """Let go of what was hooked onto the optimizers, and of the loaders' workers."""
         with suppress(Exception):  # what cannot be taken will say so when somebody saves
-            self.run.at_rest = take_all(self.run)
+            self.fit.at_rest = take_all(self.run)
         self.optimization.close()
         self.loaders.close()

@@ -20,7 +20,7 @@ class Manual:
     """``training_step`` does backward and steps; steps are counted, hooks fired and precision heeded here."""
 
     def __init__(self, run: Run) -> None:
-        options = run.options.optimization
+        options = run.leyden_options.optimization
         if run.accumulate_grad_batches != 1 or options.schedule:
             raise ConflictingOptions(
                 f"accumulate_grad_batches={options.schedule or run.accumulate_grad_batches} does not go with manual optimization "
@@ -31,22 +31,23 @@ class Manual:
                 f"gradient_clip_val={options.clip_value} does not go with manual optimization (automatic_optimization = False). "
                 f"Call self.clip_gradients(optimizer, gradient_clip_val=..., gradient_clip_algorithm=...) in training_step."
             )
-        assert run.hooks is not None
+        assert run.leyden_hooks is not None
         self.run = run
-        self.hooks = run.hooks
+        self.hooks = run.leyden_hooks
         self.module = run.lightning_module
         self.precision = run.strategy.precision
-        self.forward = run.ready_step("training_step")
-        self.step_optimizer = run.profiler.around("optimizer_step", run.strategy.stepping(self.precision.step))
+        self.forward = run.leyden_ready_step("training_step")
+        self.step_optimizer = run.profiler.leyden_around("optimizer_step", run.strategy.stepping(self.precision.step))
         self.wrapped = [
-            SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer) for optimizer in run.plan.optimizers
+            SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer)
+            for optimizer in run.leyden_fit.plan.optimizers
         ]
         self.contributed, self.divisor = 0, 1
         self.has_stepped_scheduler = False
         self._stepped = False
         self._counts = step_counts(run)
         self._handles = []
-        for optimizer in run.plan.optimizers:
+        for optimizer in run.leyden_fit.plan.optimizers:
             register = getattr(optimizer, "register_step_post_hook", None)
             if register is not None:
                 self._handles.append(register(self._count))
@@ -63,7 +64,7 @@ class Manual:
         if batch is not None and not self.wrapped and not self._stepped:
             self._count()  # optimizers that we never saw: the batch is the step
         if isinstance(outputs, Mapping):
-            outputs = self.run.read_returned("training_step", "train", outputs)
+            outputs = self.run.leyden_read_returned("training_step", "train", outputs)
         elif outputs is not None and not isinstance(outputs, Tensor):
             raise InvalidReturn(
                 f"{type(self.module).__name__}.training_step returned {outputs!r} ({type(outputs).__name__}). In manual "
@@ -71,7 +72,7 @@ class Manual:
             )
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            self.run.losses.waiting.append(loss.detach())
+            self.run.leyden_fit.losses.waiting.append(loss.detach())
         return outputs
 
     def _count(self, optimizer: Any = None, *_: Any) -> None:
@@ -79,7 +80,7 @@ class Manual:
             self._counts.note(optimizer)
         if not self._stepped:
             self._stepped = True  # whatever other optimizers step in this batch
-            self.run.progress.step += 1
+            self.run.leyden_fit.progress.step += 1
 
     def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
         def complete() -> Any:
@@ -103,7 +104,7 @@ class Manual:
         self.hooks.emit(Callback.on_before_backward, loss)
         if self.precision.scales:
             loss = self.precision.scale(loss)
-        self.hooks.call("backward", self.run.backward, loss, *args, **kwargs)
+        self.hooks.call("backward", self.run.leyden_backward, loss, *args, **kwargs)
         self.hooks.emit(Callback.on_after_backward)
 
     def take_up(self, carried: Any) -> None:

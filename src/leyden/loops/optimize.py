@@ -45,16 +45,17 @@ class Automatic:
     """
 
     def __init__(self, run: Run, optimizer: Optimizer | None = None) -> None:
-        assert run.hooks is not None
+        fit = run.leyden_fit
+        assert run.leyden_hooks is not None
         self.run = run
         self.module = module = run.lightning_module
-        self.hooks = hooks = run.hooks
-        self.progress = run.progress
-        self.flight = run.flight
-        self.optimizer = optimizer or next(iter(run.plan.optimizers), None)
+        self.hooks = hooks = run.leyden_hooks
+        self.progress = fit.progress
+        self.flight = fit.flight
+        self.optimizer = optimizer or next(iter(fit.plan.optimizers), None)
         self.precision = run.strategy.precision
-        self.note_loss = run.losses.waiting.append
-        self.forward = run.ready_step("training_step")
+        self.note_loss = fit.losses.waiting.append
+        self.forward = run.leyden_ready_step("training_step")
         self.accumulating = None if type(run.strategy).accumulating is Strategy.accumulating else run.strategy.accumulating
         self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
         self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
@@ -64,7 +65,7 @@ class Automatic:
         self.must_close = self.optimizer is not None and (
             overrides(module, LightningModule.optimizer_step) or requires_closure(self.optimizer)
         )
-        options = run.options.optimization
+        options = run.leyden_options.optimization
         self.clips = self.own_clipping or options.clip_value is not None
         self.tells_before_backward = hooks.listens(Callback.on_before_backward)
         self.tells_after_backward = hooks.listens(Callback.on_after_backward)
@@ -80,7 +81,7 @@ class Automatic:
             [] if self.optimizer is None else [SteppingOptimizer(self.optimizer, self._step_wrapped, module.toggled_optimizer)]
         )
         plain_step = type(self.precision).step is Precision.step
-        self.step_optimizer: Callable[..., Any] = run.profiler.around(
+        self.step_optimizer: Callable[..., Any] = run.profiler.leyden_around(
             "optimizer_step", run.strategy.stepping(_step_plainly if plain_step else self.precision.step)
         )
         self._window = 1  # batches that make a step
@@ -102,7 +103,7 @@ class Automatic:
             or self.precision.scales
             or type(run.strategy).backward is not SingleDeviceStrategy.backward
             or "backward" in vars(run.strategy)
-            or run.profiler.active
+            or run.profiler.leyden_active
         ):
             return self._backward_by_hook
         return self._backward_plainly
@@ -115,7 +116,7 @@ class Automatic:
             raise
 
     def _backward_by_hook(self, loss: Tensor) -> None:
-        self.hooks.call("backward", self.run.backward, self.precision.scale(loss) if self.precision.scales else loss)
+        self.hooks.call("backward", self.run.leyden_backward, self.precision.scale(loss) if self.precision.scales else loss)
 
     def _chosen_zero(self) -> Callable[[int, int], Any] | None:
         """How gradients are reset before a window's first backward; ``None`` without an optimizer."""
@@ -126,7 +127,7 @@ class Automatic:
             self.own_zero_grad
             or type(optimizer).zero_grad is not Optimizer.zero_grad
             or "zero_grad" in vars(optimizer)
-            or self.run.profiler.active
+            or self.run.profiler.leyden_active
             or self.hooks.listens(Callback.on_before_zero_grad)
         ):
             return self._zero_by_hook
@@ -147,7 +148,7 @@ class Automatic:
         if self.is_watched:
             self.progress.done = ZERO_TOLD
         if self.own_zero_grad:
-            zero = self.run.steps["optimizer_zero_grad"]
+            zero = self.run.leyden_steps["optimizer_zero_grad"]
             self.hooks.call("optimizer_zero_grad", zero, self.run.current_epoch, index, optimizer)
         else:
             optimizer.zero_grad()
@@ -157,7 +158,7 @@ class Automatic:
         """Train on a batch; returns what ``training_step`` returned."""
         progress = self.progress
         if progress.window == 0 and at < FORWARD:
-            self._window = self.run.accumulation
+            self._window = self.run.leyden_fit.accumulation
             self.divisor = 1 if self._window == 1 else self.run.leyden_window_length(index)
             self.contributed = 0
         full = is_last or progress.window + 1 >= self._window or at >= ACCUMULATED
@@ -180,7 +181,7 @@ class Automatic:
             progress.window = 0
             if self.stepped:
                 progress.step += 1
-        if self.run.plan.schedulers:
+        if self.run.leyden_fit.plan.schedulers:
             progress.done = STEPPED
             self.step_due(is_last)
         return outputs
@@ -198,7 +199,7 @@ class Automatic:
             loss: Any = outputs
             if type(outputs) is not Tensor:
                 if outputs is not None:
-                    outputs = self.run.read_returned("training_step", "train", outputs)
+                    outputs = self.run.leyden_read_returned("training_step", "train", outputs)
                 loss = read_loss(outputs, self.run)
             if loss is None:
                 flight.outputs = None
@@ -264,10 +265,10 @@ class Automatic:
             self.clip(optimizer)
 
     def clip(self, optimizer: Optimizer) -> None:
-        options = self.run.options.optimization
-        clip: Callable[..., Any] = self.run.clip_gradients
+        options = self.run.leyden_options.optimization
+        clip: Callable[..., Any] = self.run.leyden_clip_gradients
         if self.own_clipping:
-            clip = partial(self.hooks.call, "configure_gradient_clipping", self.run.steps["configure_gradient_clipping"])
+            clip = partial(self.hooks.call, "configure_gradient_clipping", self.run.leyden_steps["configure_gradient_clipping"])
         clip(optimizer, options.clip_value, options.clip_algorithm)
 
     # -- optimizers and modules that want a closure
@@ -306,7 +307,7 @@ class Automatic:
     def _step_by_hook(self, closure: Callable[[], Any], index: int, at: int = OPENED) -> None:
         self._closure, self._at = closure, at
         try:
-            step = self.run.steps["optimizer_step"]
+            step = self.run.leyden_steps["optimizer_step"]
             self.hooks.call("optimizer_step", step, self.run.current_epoch, index, self.wrapped[0], closure)
         finally:
             self._closure = None
@@ -364,7 +365,8 @@ class Automatic:
     # -- schedulers
     def step_due(self, is_last: bool, concerned: Callable[[SchedulerPlan], bool] = lambda plan: True) -> None:
         """Step the schedulers that count steps, where there was one, and after an epoch's last batch those that count epochs."""
-        plan, told = self.run.plan, self.hooks.take_heard("lr_scheduler_step")[0] if self.hooks.heard is not None else 0
+        plan = self.run.leyden_fit.plan
+        told = self.hooks.take_heard("lr_scheduler_step")[0] if self.hooks.heard is not None else 0
         due = list(filter(concerned, plan.due("step", self.progress.step))) if self.stepped else []
         if is_last:
             due += plan.due("epoch", self.run.current_epoch + 1)
@@ -380,17 +382,17 @@ class Automatic:
 
     def tell_idle_epoch(self) -> bool:
         """A whole epoch went by without a step: every batch was skipped. Whether nothing would end that but a number of steps."""
-        run, limits = self.run, self.run.options.limits
+        run, limits = self.run, self.run.leyden_options.limits
         endless = limits.max_epochs is None and limits.max_time is None
         if not self._told_idle and (self.optimizer is not None or endless):
             self._told_idle = True
-            run.warn(
-                f"{type(self.module).__name__}.training_step returned None for each of the {run.progress.batch} batches of epoch "
-                f"{run.current_epoch}: no step was taken, and no weight changed. Return the loss, or a dict with the key 'loss'."
-                + (" Nothing but steps limits this run, and there are none: it ends here." if endless else "")
+            run.leyden_warn(
+                f"{type(self.module).__name__}.training_step returned None for each of the {self.progress.batch} batches of "
+                f"epoch {run.current_epoch}: no step was taken, and no weight changed. Return the loss, or a dict with the key "
+                f"'loss'." + (" Nothing but steps limits this run, and there are none: it ends here." if endless else "")
             )
         if endless:
-            run.stop("no step was taken in a whole epoch")
+            run.leyden_stop("no step was taken in a whole epoch")
         return endless
 
     def step_plateaus(self, interval: str) -> None:
@@ -399,7 +401,7 @@ class Automatic:
             return
         count = self.run.current_epoch + 1 if interval == "epoch" else self.run.global_step
         told = self.hooks.take_heard("lr_scheduler_step")[0] if self.hooks.heard is not None else 0
-        for number, plan in enumerate(self.run.plan.due(interval, count, plateaus=True)):
+        for number, plan in enumerate(self.run.leyden_fit.plan.due(interval, count, plateaus=True)):
             if number >= told:
                 self.hooks.told = number
                 self.step_scheduler(plan)
@@ -417,11 +419,11 @@ class Automatic:
                 )
                 if plan.strict:
                     raise MissingMonitor(f"{text} Log it, monitor another, or set strict=False in the lr_scheduler_config.")
-                self.run.warn(f"{text} Its step is left out.")
+                self.run.leyden_warn(f"{text} Its step is left out.")
                 return
         if self.own_scheduler_step:
             self._stepping = plan.scheduler, getattr(plan.scheduler, "last_epoch", None)
-            self.hooks.call("lr_scheduler_step", self.run.steps["lr_scheduler_step"], plan.scheduler, metric)
+            self.hooks.call("lr_scheduler_step", self.run.leyden_steps["lr_scheduler_step"], plan.scheduler, metric)
             self._stepping = None
         else:
             plan.step(metric)
@@ -445,7 +447,7 @@ def optimization_of(run: Run) -> Stepping:
     """How the module of ``run`` is optimized."""
     if not run.lightning_module.automatic_optimization:
         return Manual(run)
-    return (run.own_optimization or Automatic)(run)
+    return (run.leyden_own_optimization or Automatic)(run)
 
 
 def _step_plainly(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:

@@ -28,39 +28,39 @@ EVAL_STEP, EVAL_COUNTED = int(Done.EVAL_STEP), int(Done.EVAL_COUNTED)
 
 def gradient_free(run: Run) -> AbstractContextManager[Any]:
     """No gradients: inference mode, or ``no_grad`` where ``inference_mode=False`` was asked for."""
-    return torch.inference_mode() if run.options.behaviour.inference_mode else torch.no_grad()
+    return torch.inference_mode() if run.leyden_options.behaviour.inference_mode else torch.no_grad()
 
 
 class Pass:
     """Goes over the loaders once per call of :meth:`go`: ``take`` gets what the step returned, and says what hooks are told.
 
-    Inside a fit it goes on where ``run.progress`` says, when that is in the middle of a validation.
+    Inside a fit it goes on where ``run.leyden_fit.progress`` says, when that is in the middle of a validation.
     """
 
     def __init__(self, run: Run, stage: Stage, take: Callable[[Any], Any]) -> None:
-        assert run.hooks is not None
-        self.run, self.stage, self.take, self.hooks, self.flight = run, stage, take, run.hooks, run.flight
-        self.progress = run.progress if run.fitting else Progress()  # of a verb of its own, nothing is kept
-        self.step = run.ready_step(stage.step.__name__)
+        assert run.leyden_hooks is not None
+        self.run, self.stage, self.take, self.hooks, self.flight = run, stage, take, run.leyden_hooks, run.leyden_fit.flight
+        self.progress = run.leyden_fit.progress if run.leyden_fitting else Progress()  # of a verb of its own, nothing is kept
+        self.step = run.leyden_ready_step(stage.step.__name__)
         self.transfer = BatchTransfer(run)
         self._checked = False
         self.rows_to_skip = 0  # which the run of an older version, cut in the middle of this validation, has written already
 
     def go(self, most: int | None = None) -> list[dict[str, float]]:
         """At most ``most`` batches of each loader; returns what was logged, a dict of numbers for each loader."""
-        run, metrics, progress, hooks = self.run, self.run.metrics, self.progress, self.hooks
+        run, metrics, progress, hooks = self.run, self.run.leyden_metrics, self.progress, self.hooks
         of_stage = self.stage.hooks
         assert of_stage.model_eval is not None
         assert of_stage.model_train is not None
-        source = run.loaders.eval[self.stage.key]
+        source = run.leyden_loaders.eval[self.stage.key]
         source.measure()  # a dataset may have grown since it was loaded
         if len(source.readers) == 1 and not self._checked:
             self._refuse_required_index()
         at = progress.done
-        self.rows_to_skip = (run.evaluation_cut or {}).get("rows_to_skip", 0)
+        self.rows_to_skip = (run.leyden_fit.evaluation_cut or {}).get("rows_to_skip", 0)
         if not progress.validating:
             at = Done.EVAL
-            run.keep_modes()  # a module that goes on in the middle had them kept, and put back out of the checkpoint
+            run.leyden_keep_modes()  # a module that goes on in the middle had them kept, and put back out of the checkpoint
             hooks.call_module(of_stage.model_eval)
             progress.loader = progress.evaluated = 0
             progress.done = Done.EVAL
@@ -80,17 +80,17 @@ class Pass:
                     progress.done = point
             results = self._results(len(source.readers))  # while metrics still have what they are computed from
             metrics.end_epoch()
-        if run.options.behaviour.inference_mode:
+        if run.leyden_options.behaviour.inference_mode:
             make_normal(run.lightning_module)  # what it made in a forward and kept is trained with
         hooks.call_module(of_stage.model_train)
-        run.forget_modes()
+        run.leyden_forget_modes()
         return results
 
     def _refuse_required_index(self) -> None:
         """One loader's number is not told to the module: a step or hook that requires it could not be called."""
         module, of_stage = self.run.lightning_module, self.stage.hooks
         for name, given in ((self.stage.step.__name__, 2), (of_stage.batch_start.__name__, 2), (of_stage.batch_end.__name__, 3)):
-            if positional_room(self.run.steps.get(name) or getattr(module, name))[1] > given:
+            if positional_room(self.run.leyden_steps.get(name) or getattr(module, name))[1] > given:
                 raise InvalidReturn(
                     f"{type(module).__name__}.{name} requires the loader's number (dataloader_idx), and there is one loader to "
                     f"{self.stage.verb} with. Remove that argument, or write dataloader_idx=0."
@@ -106,16 +106,16 @@ class Pass:
             progress.loader = position
             self._read(source, position, most, at)
             at, progress.evaluated = EVAL_OPENED, 0
-        self.run.metrics.end_batches()
+        self.run.leyden_metrics.end_batches()
 
     def _read(self, source: Source, position: int, most: int | None, at: int) -> None:
-        run, metrics, several, hooks, progress = self.run, self.run.metrics, len(source.readers) > 1, self.hooks, self.progress
-        flight, of_stage, step, take = self.flight, self.stage.hooks, self.step, self.take
+        run, metrics, hooks, progress, flight = self.run, self.run.leyden_metrics, self.hooks, self.progress, self.flight
+        several, of_stage, step, take = len(source.readers) > 1, self.stage.hooks, self.step, self.take
         number = position if several else None
         count = source.readers[position].counter()
-        move = run.profiler.around("batch_to_device", self.transfer)
+        move = run.profiler.leyden_around("batch_to_device", self.transfer)
         moves = not self.transfer.idle
-        inside_fit, course = run.fitting, run.course  # in a fit `is_last_batch` keeps speaking of training
+        inside_fit, course = run.leyden_fitting, run.leyden_fit.course  # in a fit `is_last_batch` keeps speaking of training
         # what a validation has done between two training batches could not be told from what is still to come
         interruptible = not inside_fit or run.sanity_checking
         logs = bool(run.loggers) and not run.sanity_checking and self.stage is not PREDICT  # where nothing can be logged
@@ -123,7 +123,7 @@ class Pass:
         index, is_last = progress.evaluated - 1, True
         for batch, index, is_last in self._batches(source, position, most, at):
             if course.agreed and interruptible:
-                run.raise_if_signalled()
+                run.leyden_raise_if_signalled()
             if not inside_fit:
                 run.is_last_batch = is_last
             flight.index, flight.is_last = index, is_last
@@ -157,7 +157,7 @@ class Pass:
     def _batches(self, source: Source, position: int, most: int | None, at: int) -> Iterator[tuple[Any, int, bool]]:
         """What is left of a loader's batches; the first of them may be one that was cut."""
         run, flight, start = self.run, self.flight, self.progress.evaluated
-        cut, run.evaluation_cut = run.evaluation_cut, None
+        cut, run.leyden_fit.evaluation_cut = run.leyden_fit.evaluation_cut, None
         first: list[tuple[Any, int, bool]] = []
         if cut is not None and "data" in cut:
             source.restore(cut["data"])
@@ -165,7 +165,7 @@ class Pass:
                 first = [(flight.batch, flight.index, flight.is_last)]
         epoch = 0 if self.stage is PREDICT else run.current_epoch  # predictions come in one order, whatever was trained before
         batches = source.read(epoch, start + len(first), reader=position, most=most)
-        return run.profiler.along(f"{self.stage.key}_dataloader_next", chain(first, batches) if first else batches)
+        return run.profiler.leyden_along(f"{self.stage.key}_dataloader_next", chain(first, batches) if first else batches)
 
     def _log_row(self, row: dict[str, Any], step: int | None = None) -> None:
         """Send a row to the loggers."""
@@ -176,7 +176,7 @@ class Pass:
 
     def _publish(self) -> None:
         """Write the epoch's values."""
-        metrics = self.run.metrics
+        metrics = self.run.leyden_metrics
         metrics.close()
         if not self.run.sanity_checking:
             row = metrics.epoch_row()
@@ -185,7 +185,7 @@ class Pass:
 
     def _results(self, loaders: int) -> list[dict[str, float]]:
         """The epoch's values as numbers, one dict a loader."""
-        metrics = self.run.metrics
+        metrics = self.run.leyden_metrics
         common = metrics.epoch_results(None)
         if loaders == 1:
             return [read_numbers(common)]

@@ -19,7 +19,7 @@ class PredictLoop:
         self.run = run
         self.keep = keep
         self.one_pass = Pass(run, PREDICT, self._take)
-        self.predictions: list[list[Any]] = [[] for _ in run.loaders.eval[PREDICT.key].readers]
+        self.predictions: list[list[Any]] = [[] for _ in run.leyden_loaders.eval[PREDICT.key].readers]
 
     def run_epoch(self) -> list[list[Any]]:
         """Predictions of each loader, a list of what ``predict_step`` returned for each batch, on the CPU."""

@@ -45,30 +45,31 @@ class Resumption:
 
     def has_nothing_left(self) -> bool:
         """Whether there is nothing to train, and nobody to be told of it. A raised limit lets the epoch that it cut go on."""
-        run, progress, end = self.run, self.run.progress, self.loop.end
+        run, fit, end = self.run, self.run.leyden_fit, self.loop.end
+        progress = fit.progress
         if end.is_raised():
             progress.reopen()
-            run.history = [row for row in run.history if row["epoch"] != progress.epoch]
+            fit.history = [row for row in fit.history if row["epoch"] != progress.epoch]
         passed = end.is_passed()
         if run.ckpt_path is not None and (passed or end.has_trained()):
             run.print(f"The run in {run.ckpt_path} is finished: {end.why()}.")
         if passed:
             return True
-        told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, run.told_names or [])
+        told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, fit.told_names or [])
         return end.is_here() and told_all
 
     def end_batches(self) -> None:
         """No batch follows. Where the epoch is not over, keep how things stand, for a run with a higher limit."""
-        progress, state = self.run.progress, self.run.fit_state
-        if progress.done <= Done.PLATEAUS and not progress.closed and state.inside is None:
+        fit, progress = self.run.leyden_fit, self.run.leyden_fit.progress
+        if progress.done <= Done.PLATEAUS and not progress.closed and fit.inside is None:
             with suppress(Exception):  # what cannot be taken will say so when somebody saves
-                state.inside = tree_map(take_all(self.run), Tensor, lambda tensor: tensor.detach().clone())
+                fit.inside = tree_map(take_all(self.run), Tensor, lambda tensor: tensor.detach().clone())
         progress.done = max(progress.done, Done.PLATEAUS)
 
     def tell_fit_end(self) -> None:
         """Tell those who have not heard of it. Of a run that ended before nobody hears again, unless it was trained further."""
-        hooks, progress = self.loop.hooks, self.run.progress
-        hooks.heard = progress.cut_hook(self.run.told_names)
+        hooks, progress = self.loop.hooks, self.run.leyden_fit.progress
+        hooks.heard = progress.cut_hook(self.run.leyden_fit.told_names)
         if progress.between_epochs:  # else a lower limit than the checkpoint's ends the fit in the middle of one
             progress.done = max(progress.done, Done.ENDED)
         if progress.done != Done.FIT_TOLD:
@@ -78,8 +79,8 @@ class Resumption:
 
     def finish_batch(self) -> None:
         """Finish the batch that was counted, and what was to follow it; one that was not is left to :meth:`batches`."""
-        run, loop, progress, flight = self.run, self.loop, self.run.progress, self.run.flight
-        loop.optimization.take_up(run.carried)
+        run, loop, progress, flight = self.run, self.loop, self.run.leyden_fit.progress, self.run.leyden_fit.flight
+        loop.optimization.take_up(run.leyden_fit.carried)
         if progress.in_batch:
             if progress.closed:
                 loop.close_epoch(progress.done)
@@ -88,14 +89,15 @@ class Resumption:
             loop.hooks.emit(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
             progress.done = Done.BATCH_TOLD
         if Done.ROW <= progress.done <= Done.TOLD:
-            run.validation_follows = loop.validation.is_due()
+            run.leyden_fit.validation_follows = loop.validation.is_due()
         if progress.done >= Done.BATCH_TOLD:
             loop.follow_batch()
 
     def batches(self) -> tuple[Iterator[tuple[Any, int, bool]], int]:
         """What is left of the epoch's batches, and the point at which the first of them was cut."""
-        progress, flight, carried, loaders = self.run.progress, self.run.flight, self.run.carried, self.loop.loaders
-        self.run.carried = None
+        fit = self.run.leyden_fit
+        progress, flight, carried, loaders = fit.progress, fit.flight, fit.carried, self.loop.loaders
+        fit.carried = None
         at = int(progress.done) if progress.in_batch else int(Done.OPENED)
         if not progress.in_batch or carried is None or "batch" not in carried:
             return loaders.read(progress.epoch, progress.batch), at

@@ -32,9 +32,9 @@ class BatchTransfer:
         return None
 
     def __call__(self, batch: Any, loader_index: int = 0) -> Any:
-        hooks = self.run.hooks
+        hooks = self.run.leyden_hooks
         assert hooks is not None
-        strategy, flight, start = self.run.strategy, self.run.flight, 0
+        strategy, flight, start = self.run.strategy, self.run.leyden_fit.flight, 0
         if hooks.heard is not None:
             start = hooks.take_heard(TRANSFER)[0]
         outer, flight.batch, hooks.told = hooks.told, batch, start

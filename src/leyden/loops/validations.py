@@ -21,55 +21,55 @@ class Validations:
     """Runs them, and leaves training as it was: its random state, its metrics, its modes."""
 
     def __init__(self, run: Run, schedule: ValidationSchedule, loaders: FitLoaders, end: End) -> None:
-        assert run.hooks is not None
-        self.run, self.hooks, self.progress = run, run.hooks, run.progress
+        assert run.leyden_hooks is not None
+        self.run, self.hooks, self.progress = run, run.leyden_hooks, run.leyden_fit.progress
         self.schedule, self.loaders, self.end = schedule, loaders, end
         self.loop = EvaluateLoop(run, VAL) if schedule.active else None
 
     def check_sanity(self) -> None:
         """A few validation batches before training, so that its mistakes show now. Leaves no trace."""
         run, progress, hooks = self.run, self.progress, self.hooks
-        most = run.options.validation.sanity_batches
+        most = run.leyden_options.validation.sanity_batches
         if self.loop is not None and most != 0:
-            with run.in_stage(RunningStage.SANITY_CHECKING), undrawn(run), run.leyden_aside():
+            with run.leyden_in_stage(RunningStage.SANITY_CHECKING), undrawn(run), run.leyden_aside():
                 if progress.done == Done.NOTHING:
                     hooks.emit(Callback.on_sanity_check_start)
                     progress.done = Done.SANITY_TOLD
                 if progress.done == Done.SANITY_TOLD or progress.validating:  # or it was cut in the middle, and goes on
                     if self.loaders.load_validation():
-                        with kept(run.loaders.generators[VAL.key]), unmoved(run.loaders.eval[VAL.key].carried):
+                        with kept(run.leyden_loaders.generators[VAL.key]), unmoved(run.leyden_loaders.eval[VAL.key].carried):
                             self.loop.run_epoch(most)
                     progress.done = Done.SANITY_RUN
-                run.metrics.forget(VAL.key)
+                run.leyden_metrics.forget(VAL.key)
                 hooks.emit(Callback.on_sanity_check_end)
-        run.evaluation_to_resume = None  # of a check in which the run was cut, and that is left out now
+        run.leyden_fit.evaluation_to_resume = None  # of a check in which the run was cut, and that is left out now
         progress.done = Done.CHECKED
 
     def is_due(self) -> bool:
         """Whether a validation follows the batch that ended. Asked once a batch: a clock starts anew when it says yes."""
-        stopping = bool(self.run.course.agreed & Wish.STOP) and self.end.is_cut()
-        return self.schedule.is_due(self.progress, self.progress.closed, stopping, self.run.course.now)
+        stopping = bool(self.run.leyden_fit.course.agreed & Wish.STOP) and self.end.is_cut()
+        return self.schedule.is_due(self.progress, self.progress.closed, stopping, self.run.leyden_fit.course.now)
 
     def validate(self) -> None:
         """Validate in the middle of training. Training's random state is put back afterwards, so validation changes nothing."""
-        run, progress = self.run, self.progress
-        is_due = progress.validating or progress.done == Done.VALIDATING or run.validation_follows
+        run, fit, progress = self.run, self.run.leyden_fit, self.progress
+        is_due = progress.validating or progress.done == Done.VALIDATING or fit.validation_follows
         if self.loop is None or not is_due:  # the run may have been cut inside one, and have none any more
-            run.evaluation_to_resume = None
+            fit.evaluation_to_resume = None
             progress.done = Done.VALIDATION_TOLD
             return
-        run.validation_follows = False
-        with undrawn(run), run.leyden_aside(), run.in_stage(RunningStage.VALIDATING):
+        fit.validation_follows = False
+        with undrawn(run), run.leyden_aside(), run.leyden_in_stage(RunningStage.VALIDATING):
             if progress.done < Done.VALIDATING:
-                run.losses.check()  # a validation with weights that are NaN already would be hours for nothing
+                fit.losses.check()  # a validation with weights that are NaN already would be hours for nothing
                 if progress.window == 0:  # else gradients wait, which nobody may free
                     self.hooks.call_module(LightningModule.on_validation_model_zero_grad)
                 progress.done = Done.VALIDATING
             if self.loaders.load_validation():
                 self.loop.run_epoch()
         progress.done = Done.VALIDATED
-        run.metrics.leave("train")
+        run.leyden_metrics.leave("train")
 
     def tell_end(self) -> None:
-        with self.run.in_stage(RunningStage.VALIDATING):
+        with self.run.leyden_in_stage(RunningStage.VALIDATING):
             self.hooks.emit_checkpoint_phase(Callback.on_validation_end)

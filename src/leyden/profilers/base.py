@@ -24,7 +24,7 @@ class Profiler(ABC):
     ``dirpath`` the run's own folder is used, and :attr:`dirpath` says which that is.
     """
 
-    active: bool = True
+    leyden_active: bool = True
     """Whether it measures anything. Where it does not, a run calls nothing of it."""
 
     def __init__(self, dirpath: str | os.PathLike[str] | None = None, filename: str | None = None) -> None:
@@ -51,9 +51,9 @@ class Profiler(ABC):
         finally:
             self.stop(action_name)
 
-    def around(self, action_name: str, function: Callable[..., T]) -> Callable[..., T]:
+    def leyden_around(self, action_name: str, function: Callable[..., T]) -> Callable[..., T]:
         """``function``, measured at each call; the function itself where nothing is measured."""
-        if not self.active:
+        if not self.leyden_active:
             return function
 
         @wraps(function)
@@ -63,9 +63,9 @@ class Profiler(ABC):
 
         return measured
 
-    def along(self, action_name: str, iterator: Iterator[T]) -> Iterator[T]:
+    def leyden_along(self, action_name: str, iterator: Iterator[T]) -> Iterator[T]:
         """``iterator``, with each fetch measured; the iterator itself where nothing is measured."""
-        return self._fetches(action_name, iterator) if self.active else iterator
+        return self._fetches(action_name, iterator) if self.leyden_active else iterator
 
     def _fetches(self, action_name: str, iterator: Iterator[T]) -> Iterator[T]:
         while True:
@@ -119,7 +119,7 @@ class Profiler(ABC):
 class PassThroughProfiler(Profiler):
     """Measures nothing."""
 
-    active = False
+    leyden_active = False
 
     def __init__(self, dirpath: Any = None, filename: Any = None) -> None:
         super().__init__(None, None)

@@ -16,7 +16,7 @@ _KINDS: dict[str, type[Profiler]] = {
 
 
 def choose_profiler(profiler: str | Profiler | None) -> Profiler:
-    """The profiler asked for; with ``None`` one that measures nothing (its ``active`` is False).
+    """The profiler asked for; with ``None`` one that measures nothing (its ``leyden_active`` is False).
 
     Raises :class:`InvalidOption` for an unknown name and :class:`Unsupported` for ``"xla"``.
     """

@@ -16,45 +16,45 @@ class End:
 
     def is_cut(self) -> bool:
         """Whether training ends here, in the middle of an epoch or not."""
-        run, limits, progress = self.run, self.run.options.limits, self.run.progress
+        run, limits, progress = self.run, self.run.leyden_options.limits, self.run.leyden_fit.progress
         if limits.max_steps is not None and progress.step >= limits.max_steps:
             return True
         if limits.max_epochs is not None and progress.epoch >= limits.max_epochs:
             return True  # inside an epoch only where a resumed run has a lower limit
-        if not run.course.agreed & Wish.STOP:
+        if not run.leyden_fit.course.agreed & Wish.STOP:
             return False
         return self.is_idle or (progress.epoch >= limits.min_epochs and progress.step >= limits.min_steps)
 
     def is_raised(self) -> bool:
         """Whether a resumed run goes on from where a limit had ended it, inside an epoch or after one."""
-        progress = self.run.progress
+        progress = self.run.leyden_fit.progress
         is_cut_inside = progress.batch > 0 and not progress.closed and progress.done >= Done.PLATEAUS
         return (is_cut_inside or progress.done >= Done.EPOCH_TOLD) and not self.is_cut()
 
     def is_here(self) -> bool:
         """Whether training is over, and the epoch in which that was is ended too."""
-        return self.run.progress.between_epochs and self.is_cut()
+        return self.run.leyden_fit.progress.between_epochs and self.is_cut()
 
     def is_passed(self) -> bool:
         """Whether a resumed run had come further than its limits now allow."""
-        limits, progress = self.run.options.limits, self.run.progress
+        limits, progress = self.run.leyden_options.limits, self.run.leyden_fit.progress
         return (limits.max_epochs is not None and progress.epoch >= limits.max_epochs and not progress.between_epochs) or (
             limits.max_steps is not None and progress.step > limits.max_steps
         )
 
     def why(self) -> str:
         """The reason for the end, in a sentence's part."""
-        run, limits, progress = self.run, self.run.options.limits, self.run.progress
+        run, limits, progress = self.run, self.run.leyden_options.limits, self.run.leyden_fit.progress
         if limits.max_steps is not None and progress.step >= limits.max_steps:
             return f"{progress.step} steps are done, and max_steps={limits.max_steps}"
         epochs = progress.epoch + (Done.EPOCH_HOOKS <= progress.done <= Done.EPOCH_ROW and progress.closed)
         if limits.max_epochs is not None and epochs >= limits.max_epochs:
             return f"{epochs} epochs are done, and max_epochs={limits.max_epochs}"
-        return (run.course.reason or "it was asked to stop").rstrip(".")
+        return (run.leyden_fit.course.reason or "it was asked to stop").rstrip(".")
 
     def has_trained(self) -> bool:
         """Whether no batch is to follow: at most callbacks are left to be told of the end."""
-        limits, progress = self.run.options.limits, self.run.progress
+        limits, progress = self.run.leyden_options.limits, self.run.leyden_fit.progress
         if not Done.EPOCH_HOOKS <= progress.done <= Done.EPOCH_ROW:
             return self.is_here()
         return self.is_cut() or (limits.max_epochs is not None and progress.epoch + 1 >= limits.max_epochs)

@@ -27,7 +27,7 @@ class FitLoaders:
     @property
     def source(self) -> Source:
         """What trains."""
-        source = self.run.loaders.train
+        source = self.run.leyden_loaders.train
         if source is None:
             raise MissingMethod("There is no training loader yet: fit loads one before its first epoch.")
         return source
@@ -35,19 +35,19 @@ class FitLoaders:
     def load(self) -> None:
         """Load training's loader, and read when validation is due; validation's too, where it is to be made but once."""
         run = self.run
-        if run.loaders.train is None:
+        if run.leyden_loaders.train is None:
             load_train(run)
-        if self.schedule.active and not run.options.behaviour.reload_every_n_epochs:
+        if self.schedule.active and not run.leyden_options.behaviour.reload_every_n_epochs:
             self.load_validation()
         self._read_interval()
 
     def load_validation(self) -> bool:
         """Validation's loader, made now where there is none, or one that is too old; whether there is one."""
-        run, loaders, epoch = self.run, self.run.loaders, self.run.progress.epoch
-        every, made = run.options.behaviour.reload_every_n_epochs, self.validation_loaded_in
+        run, loaders, epoch = self.run, self.run.leyden_loaders, self.run.leyden_fit.progress.epoch
+        every, made = run.leyden_options.behaviour.reload_every_n_epochs, self.validation_loaded_in
         too_old = bool(every) and not run.sanity_checking and (made is None or epoch - made >= every)
         before = loaders.to_be_made.get(VAL.key)
-        if before is not None and every and epoch - before["epoch"] >= every and not run.progress.validating:
+        if before is not None and every and epoch - before["epoch"] >= every and not run.leyden_fit.progress.validating:
             del loaders.to_be_made[VAL.key]  # another is made now
         if VAL.key not in loaders.eval or too_old:
             resumed = made is None and epoch > 0
@@ -65,17 +65,17 @@ class FitLoaders:
 
     def reload_if_due(self) -> None:
         """An epoch begins, or goes on: make its loader anew where ``reload_dataloaders_every_n_epochs`` says so."""
-        run, epoch = self.run, self.run.progress.epoch
-        every = run.options.behaviour.reload_every_n_epochs
+        run, epoch = self.run, self.run.leyden_fit.progress.epoch
+        every = run.leyden_options.behaviour.reload_every_n_epochs
         if every and epoch % every == 0 and epoch != self.loaded_in:
             load_train(run)
             self._read_interval()
-        elif run.progress.batch == 0 and self.source.measure(begins=True) and self.schedule.is_share:
+        elif run.leyden_fit.progress.batch == 0 and self.source.measure(begins=True) and self.schedule.is_share:
             self._read_interval()  # a share of another length
 
     def _read_interval(self) -> None:
-        self.loaded_in = self.run.loaders.made.get("train", {}).get("epoch", self.run.progress.epoch)
-        self.schedule.read(self.source.stop, self.run.course.now)
+        self.loaded_in = self.run.leyden_loaders.made.get("train", {}).get("epoch", self.run.leyden_fit.progress.epoch)
+        self.schedule.read(self.source.stop, self.run.leyden_fit.course.now)
 
     def read(self, epoch: int, start: int) -> Iterator[tuple[Any, int, bool]]:
         """An epoch's batches, from ``start``."""
@@ -83,19 +83,19 @@ class FitLoaders:
 
     def counter(self) -> Callable[[], SampleCount | None]:
         """How many samples the running batch has, where the loader knows: asked anew in each pass."""
-        count, flight = self.source.readers[0].counter(), self.run.flight
+        count, flight = self.source.readers[0].counter(), self.run.leyden_fit.flight
         return lambda: count(flight.index, flight.is_last)
 
     def report_short(self) -> None:
         """The loader ended before its own length, or a resumed epoch is to have no more batches than it had: say so."""
-        source, progress = self.source, self.run.progress
+        source, progress = self.source, self.run.leyden_fit.progress
         if source.stop is not None and progress.batch >= source.stop:
-            self.run.warn(
+            self.run.leyden_warn(
                 f"Epoch {progress.epoch} had {progress.batch} batches when the run was cut, and is to have {source.stop} now: it "
                 f"ends there."
             )
         elif source.length is not None:
-            self.run.warn(
+            self.run.leyden_warn(
                 f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
                 f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
             )
@@ -104,12 +104,13 @@ class FitLoaders:
         """The loader gave None for a batch: say so, once."""
         if not self._said_none:
             self._said_none = True
-            self.run.warn(
-                f"{self.source.name} yielded None for batch {self.run.flight.index} of epoch {self.run.progress.epoch}. Such "
+            fit = self.run.leyden_fit
+            self.run.leyden_warn(
+                f"{self.source.name} yielded None for batch {fit.flight.index} of epoch {fit.progress.epoch}. Such "
                 f"batches are passed over: on_train_batch_start and training_step are not called for them."
             )
 
     def close(self) -> None:
         """Let go of the workers."""
-        if self.run.loaders.train is not None:
-            self.run.loaders.train.close()
+        if self.run.leyden_loaders.train is not None:
+            self.run.leyden_loaders.train.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -93,26 +93,3 @@ class FitState:
     """When the newest checkpoint was taken, in ns since 1970; of a resumed run, at first, the one from which it goes on."""
     at_rest: dict[str, Any] | None = None
     """The parts of a checkpoint as they were when the fit ended: what is saved later says where training can go on."""
-
-
-class HasFit(Protocol):
-    """A run."""
-
-    fit_state: FitState
-
-
-class OfFit(Generic[T]):
-    """An attribute of a run that is its fit's."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, run: None, owner: type) -> OfFit[T]: ...
-    @overload
-    def __get__(self, run: HasFit, owner: type) -> T: ...
-    def __get__(self, run: HasFit | None, owner: type) -> Any:
-        return self if run is None else getattr(run.fit_state, self.name)
-
-    def __set__(self, run: HasFit, value: T) -> None:
-        setattr(run.fit_state, self.name, value)

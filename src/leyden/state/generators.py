@@ -17,14 +17,14 @@ OWNERS = ("module", "callbacks", "optimizers", "datamodule")
 def generators_of(run: Run) -> dict[str, dict[str, Any]]:
     """Random generators by owner and path. One that several own stands with each of them."""
     callbacks = {f"{number}.{type(callback).__name__}": callback for number, callback in enumerate(run.callbacks)}
-    plan = run.plan
+    plan = run.leyden_fit.plan
     parts: dict[str, Any] = {
         "module": run.lightning_module,
         "callbacks": callbacks,
         "optimizers": [plan.optimizers, [scheduled.scheduler for scheduled in plan.schedulers]],
         "datamodule": run.datamodule,
     }
-    return {**{owner: generators_in(part) for owner, part in parts.items()}, **run.loaders.generators}
+    return {**{owner: generators_in(part) for owner, part in parts.items()}, **run.leyden_loaders.generators}
 
 
 def take_generators(run: Run) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def put_generators(run: Run, states: Mapping[str, Any]) -> None:
     for owner, found in generators_of(run).items():
         if owner in OWNERS:
             put_states(found, states.get(owner, {}))
-    run.loaders.restore_generators(states)
+    run.leyden_loaders.restore_generators(states)
 
 
 @contextmanager
@@ -57,11 +57,12 @@ def undrawn(run: Run) -> Iterator[None]:
 
     A validation that was cut has its own states put back first.
     """
+    fit = run.leyden_fit
     owners = generators_of(run)
-    run.generators_outside = _states_once(owners)
-    resumed = run.evaluation_to_resume
+    fit.generators_outside = _states_once(owners)
+    resumed = fit.evaluation_to_resume
     with ExitStack() as stack:
-        stack.enter_context(unmoved([] if run.loaders.train is None else run.loaders.train.carried))
+        stack.enter_context(unmoved([] if run.leyden_loaders.train is None else run.leyden_loaders.train.carried))
         for owner, held in owners.items():
             if owner in (*OWNERS, "train"):
                 stack.enter_context(kept(held))
@@ -70,4 +71,4 @@ def undrawn(run: Run) -> Iterator[None]:
         try:
             yield
         finally:
-            run.generators_outside = None
+            fit.generators_outside = None

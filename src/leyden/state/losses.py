@@ -7,18 +7,26 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from leyden.crash.capsule import KEPT, Capsule, Failing
+from leyden.crash.capsule import KEPT, Capsule, Failing, Steps
 from leyden.errors import NonFiniteLoss
 from leyden.metrics.newest import stack_scalars
 from leyden.options import Options
 from leyden.state.course import Course, Wish
 
 
+class Watched(Steps, Protocol):
+    """A fit, as far as its losses are watched."""
+
+    course: Course
+
+
 class Training(Failing, Protocol):
     """The run whose losses are watched, as far as it is asked."""
 
-    options: Options
-    course: Course
+    leyden_options: Options
+
+    @property
+    def leyden_fit(self) -> Watched: ...
 
 
 class LossWatch:
@@ -39,7 +47,7 @@ class LossWatch:
 
     def open_capsule(self) -> None:
         """A fit begins: keep its newest steps, where that was asked for and there is a place to write them to."""
-        asked = self.run.options.crash_capsule
+        asked = self.run.leyden_options.crash_capsule
         if asked:
             capsule = Capsule(self.run, weights=asked == "weights")
             self.capsule = capsule if capsule.has_place else None
@@ -70,12 +78,12 @@ class LossWatch:
         """Raise :class:`NonFiniteLoss` where a loss since the last check was NaN or infinite. Waits for the device."""
         losses = list(self.waiting)
         self.waiting.clear()
-        batches = self.run.progress.batches
+        batches = self.run.leyden_fit.progress.batches
         first, self._from = self._from, batches
         self.due = batches + self.between_checks
         if losses:
             self._checked = losses[-1]
-        if losses and self.run.options.optimization.check_finite:
+        if losses and self.run.leyden_options.optimization.check_finite:
             values = stack_scalars(losses)
             if not bool(torch.isfinite(values).all()):
                 self._refuse(values.tolist(), first, batches)
@@ -99,15 +107,15 @@ class LossWatch:
         if self.capsule is not None:
             self.capsule.write(error, "training_step", at, shown[at], of=len(shown))
             self.capsule = None
-        if run.course.alone:
+        if run.leyden_fit.course.alone:
             raise error
         # the others have to leave at the same batch: it is raised when all have heard of it
         self._bad = error
-        run.course.wish(Wish.NOT_FINITE)
+        run.leyden_fit.course.wish(Wish.NOT_FINITE)
 
     def raise_if_agreed(self) -> None:
         """Among several processes: raise what one of them saw, on all."""
-        if self.run.course.agreed & Wish.NOT_FINITE:
+        if self.run.leyden_fit.course.agreed & Wish.NOT_FINITE:
             raise self._bad or NonFiniteLoss(
                 "The training loss of another process became NaN or infinite: its own message says in which batch."
             )
@@ -115,5 +123,5 @@ class LossWatch:
     def restore(self, losses: list[Tensor]) -> None:
         """The losses that were not checked when a checkpoint was taken."""
         self.waiting[:] = losses
-        self._from = self.run.progress.batches - len(losses)
+        self._from = self.run.leyden_fit.progress.batches - len(losses)
         self.due = self._from + self.between_checks

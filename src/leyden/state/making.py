@@ -17,7 +17,7 @@ from leyden.state.stage import VAL
 
 def load_train(run: Run) -> Source:
     """Make training's loader, now or (in a resumed run) as it was made before the cut."""
-    loaders, limits = run.loaders, run.options.limits
+    loaders, limits = run.leyden_loaders, run.leyden_options.limits
     with as_it_was_made(run, "train"):
         source = loaders.load_train(limits)
     if loaders.first_batches is None:
@@ -28,25 +28,25 @@ def load_train(run: Run) -> Source:
 def load_validation(run: Run) -> Source | None:
     """Make validation's, in the same way. Nothing that its method draws is seen outside."""
     with preserved_random_state(), as_it_was_made(run, VAL.key):
-        return run.loaders.load_eval(VAL, run.options.limits)
+        return run.leyden_loaders.load_eval(VAL, run.leyden_options.limits)
 
 
 @contextmanager
 def as_it_was_made(run: Run, stage: str) -> Iterator[None]:
     """What is made inside is made as in the epoch, and with the random states, of the file; else these are noted."""
-    loaders = run.loaders
+    loaders = run.leyden_loaders
     if not loaders.is_made(stage):
         yield
         return
     then = loaders.to_be_made.pop(stage, None)
     if then is None:
-        progress = run.progress
+        progress = run.leyden_fit.progress
         made = {"epoch": progress.number, "step": progress.step, "random": random_state(), "generators": take_generators(run)}
         loaders.made[stage] = made
         yield
         return
     loaders.made[stage] = then
-    with preserved_random_state(), unmoved_generators(run), shown_at(run.progress, then["epoch"], then["step"]):
+    with preserved_random_state(), unmoved_generators(run), shown_at(run.leyden_fit.progress, then["epoch"], then["step"]):
         set_random_state(then["random"])
         put_generators(run, then["generators"])
         yield
@@ -74,11 +74,11 @@ def unmoved_generators(run: Run) -> Iterator[None]:
 
 def take_made(run: Run) -> dict[str, Any]:
     """For a checkpoint: when the loaders were made, and how many batches the first one had."""
-    loaders = run.loaders
+    loaders = run.leyden_loaders
     return {"first_batches": loaders.first_batches, "stages": {**loaders.to_be_made, **loaders.made}}
 
 
 def put_made(run: Run, state: Mapping[str, Any]) -> None:
-    run.loaders.to_be_made = dict(state["stages"])
-    if run.options.behaviour.reload_every_n_epochs:  # else the one that is made now is the first
-        run.loaders.first_batches = state["first_batches"]
+    run.leyden_loaders.to_be_made = dict(state["stages"])
+    if run.leyden_options.behaviour.reload_every_n_epochs:  # else the one that is made now is the first
+        run.leyden_loaders.first_batches = state["first_batches"]

@@ -45,50 +45,51 @@ class Part:
 # -- how far
 def take_progress(run: Run) -> dict[str, Any]:
     """The counts, and who was told of the hook that runs."""
-    hooks, done, told = run.hooks, run.progress.done, 0
+    fit = run.leyden_fit
+    hooks, done, told = run.leyden_hooks, fit.progress.done, 0
     if hooks is not None and (is_telling(run) or done in (Done.FETCHED, Done.EVAL_FETCHED)):
         told = hooks.told
-    optimization = run.optimization
+    optimization = fit.optimization
     if NEXT_HOOK.get(Done(done)) == "lr_scheduler_step" and optimization is not None and optimization.has_stepped_scheduler:
         told += 1
-    return {**run.progress.state_dict(), "told": told}
+    return {**fit.progress.state_dict(), "told": told}
 
 
 def is_telling(run: Run) -> bool:
     """Whether the hook that comes next is being told, or broke off in an error."""
-    hooks, following = run.hooks, NEXT_HOOK.get(Done(run.progress.done))
+    hooks, following = run.leyden_hooks, NEXT_HOOK.get(Done(run.leyden_fit.progress.done))
     return hooks is not None and following is not None and following in (hooks.where, hooks.broken)
 
 
 def take_told(run: Run) -> list[str] | None:
     """Who was told of the hook that runs, by name: the run that goes on may have other callbacks."""
-    following, done = NEXT_HOOK.get(Done(run.progress.done)), run.progress.done
-    if run.hooks is None or not is_telling(run) or not hasattr(Callback, following or ""):
+    following, done = NEXT_HOOK.get(Done(run.leyden_fit.progress.done)), run.leyden_fit.progress.done
+    if run.leyden_hooks is None or not is_telling(run) or not hasattr(Callback, following or ""):
         return None
-    return run.hooks.names_told(getattr(Callback, following or ""), done in (Done.ROW, Done.VALIDATED, Done.EPOCH_ROW))
+    return run.leyden_hooks.names_told(getattr(Callback, following or ""), done in (Done.ROW, Done.VALIDATED, Done.EPOCH_ROW))
 
 
 def put_told(run: Run, names: Any) -> None:
-    run.told_names = names
+    run.leyden_fit.told_names = names
 
 
 def put_progress(run: Run, state: Any) -> None:
-    run.progress.load_state_dict(state)
+    run.leyden_fit.progress.load_state_dict(state)
 
 
 def take_accumulation(run: Run) -> dict[str, Any]:
-    return {"asked": run.asked_accumulation(), "now": run.accumulate_grad_batches}
+    return {"asked": run.leyden_asked_accumulation(), "now": run.accumulate_grad_batches}
 
 
 def put_accumulation(run: Run, kept: Any) -> None:
     """What the command says counts; where it says what it said before, what a hook has made of it since."""
-    run.follow_accumulation_schedule()
-    if isinstance(kept, Mapping) and kept["asked"] == run.asked_accumulation():
+    run.leyden_follow_accumulation_schedule()
+    if isinstance(kept, Mapping) and kept["asked"] == run.leyden_asked_accumulation():
         run.accumulate_grad_batches = kept["now"]
 
 
 def put_history(run: Run, history: Any) -> None:
-    run.history = list(history)
+    run.leyden_fit.history = list(history)
 
 
 # -- loggers
@@ -97,69 +98,73 @@ def take_positions(run: Run) -> list[dict[str, Any]]:
 
 
 def put_positions(run: Run, positions: Any) -> None:
-    run.fit_state.logged = positions  # once all of the checkpoint is put back
+    run.leyden_fit.logged = positions  # once all of the checkpoint is put back
 
 
 # -- random state, and where the data is
 def take_random(run: Run) -> Any:
     """Training's; a validation that runs draws from its own."""
-    return run.random_outside or random_state()
+    return run.leyden_fit.random_outside or random_state()
 
 
 def put_random(run: Run, state: Any) -> None:
-    run.random_state_to_restore = state  # once nothing else draws
+    run.leyden_fit.random_state_to_restore = state  # once nothing else draws
 
 
 def take_data(run: Run) -> dict[str, Any] | None:
     """Where training is in its data, in the epoch that was opened last."""
-    source, progress = run.loaders.train, run.progress
+    source, progress = run.leyden_loaders.train, run.leyden_fit.progress
     if source is None:
         return None
-    carried = progress.in_batch and not progress.closed and is_writable(run.flight.batch)
+    carried = progress.in_batch and not progress.closed and is_writable(run.leyden_fit.flight.batch)
     return source.state_dict(0, progress.batch + carried)
 
 
 def put_data(run: Run, cut: Any) -> None:
-    run.loaders.restore(cut)
+    run.leyden_loaders.restore(cut)
 
 
 def take_own_random(run: Run) -> Any:
     """Training's; a validation that runs draws from its own."""
-    return take_generators(run) if run.generators_outside is None else run.generators_outside
+    return take_generators(run) if run.leyden_fit.generators_outside is None else run.leyden_fit.generators_outside
 
 
 def put_own_random(run: Run, states: Any) -> None:
-    run.generators_to_restore = states  # again once nothing else draws
+    run.leyden_fit.generators_to_restore = states  # again once nothing else draws
     put_generators(run, states)
 
 
 # -- what state_dict() does not hold
 def take_drift(run: Run) -> dict[str, Any] | None:
-    return None if run.fit_state.drift is None else run.fit_state.drift.state_dict(run.lightning_module)
+    return None if run.leyden_fit.drift is None else run.leyden_fit.drift.state_dict(run.lightning_module)
 
 
 def put_drift(run: Run, state: Any) -> None:
-    if state is not None and run.fit_state.drift is not None:
-        run.fit_state.drift.load_state_dict(run.lightning_module, state)
+    if state is not None and run.leyden_fit.drift is not None:
+        run.leyden_fit.drift.load_state_dict(run.lightning_module, state)
 
 
 # -- gradients
 def take_gradients(run: Run) -> dict[str, Any]:
     """Gradients that wait for a step: a half-filled accumulation window, or whatever manual optimization left."""
-    module, progress = run.lightning_module, run.progress
+    module, progress = run.lightning_module, run.leyden_fit.progress
     if progress.window == 0 and not progress.in_batch and module.automatic_optimization:
         return {}
     found = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
-    stepping = run.optimization
+    stepping = run.leyden_fit.optimization
     contributed, divisor = (0, 0) if stepping is None else (stepping.contributed, stepping.divisor)
     return {"contributed": contributed, "divisor": divisor, "gradients": found}
 
 
 def put_gradients(run: Run, state: Any) -> None:
+    fit = run.leyden_fit
     if not state:
         return
-    if run.optimization is not None:
-        run.optimization.contributed, run.optimization.divisor = state["contributed"], state.get("divisor", 0)
+    if fit.optimization is not None:
+        fit.optimization.contributed, fit.optimization.divisor = (
+            state["contributed"],
+            state.get("divisor", 0),
+        )
     parameters = dict(run.lightning_module.named_parameters())
     for name, gradient in state["gradients"].items():
         if name in parameters:
@@ -170,7 +175,7 @@ def put_gradients(run: Run, state: Any) -> None:
 def take_metric_objects(run: Run) -> dict[str, Any]:
     """The states of torchmetrics metrics inside the module: they are no part of its ``state_dict``."""
     children = children_of(run.lightning_module)
-    return {name: run.metrics.set_aside(child) or state_of(child) for name, child in children.items() if is_part(child)}
+    return {name: run.leyden_metrics.set_aside(child) or state_of(child) for name, child in children.items() if is_part(child)}
 
 
 def put_metric_objects(run: Run, found: Any) -> None:
@@ -195,8 +200,9 @@ def is_writable(batch: Any) -> bool:
 
 def take_flight(run: Run) -> dict[str, Any] | None:
     """The batch that a loop is at, where there is more to do with it or somebody more to be told of it."""
-    progress, flight, hooks = run.progress, run.flight, run.hooks
-    if hooks is None or not run.fitting:
+    fit = run.leyden_fit
+    progress, flight, hooks = fit.progress, fit.flight, run.leyden_hooks
+    if hooks is None or not run.leyden_fitting:
         return None
     done = progress.done
     of_batch = progress.in_batch or Done.EVAL_FETCHED <= done <= Done.EVAL_STEP
@@ -212,7 +218,7 @@ def take_flight(run: Run) -> dict[str, Any] | None:
     if progress.in_batch and progress.closed:
         return None
     if done == Done.STARTED and not run.lightning_module.automatic_optimization and hooks.where is not None:
-        run.warn(
+        run.leyden_warn(
             "A checkpoint was saved inside training_step of manual optimization: nobody but the module knows how far that was. A "
             "run that goes on from it calls training_step again, with what has changed so far. Save at a batch's end instead."
         )
@@ -229,7 +235,7 @@ def take_flight(run: Run) -> dict[str, Any] | None:
             kept.update(value=flight.loss.detach(), flow=_flow(run, flight.loss))
         except RuntimeError:
             # the graph is gone: an override of `backward` saves after its own call, and the gradients are in
-            run.progress.done = Done.BACKWARD
+            fit.progress.done = Done.BACKWARD
     return kept
 
 
@@ -244,10 +250,10 @@ def _flow(run: Run, loss: Tensor) -> dict[str, Tensor]:
 
 def put_flight(run: Run, kept: Any) -> None:
     """Bring the batch back onto the device."""
-    run.carried = kept
+    run.leyden_fit.carried = kept
     if kept is None:
         return
-    flight, strategy = run.flight, run.strategy
+    flight, strategy = run.leyden_fit.flight, run.strategy
     if "batch" in kept:
         flight.batch = strategy.move(kept["batch"]) if strategy.moves else kept["batch"]
     flight.index, flight.is_last = kept["index"], kept["is_last"]
@@ -259,15 +265,16 @@ def put_flight(run: Run, kept: Any) -> None:
 
 def take_evaluation(run: Run) -> dict[str, Any] | None:
     """Of a validation that runs: what the rest of it depends on, and training does not."""
-    if not run.progress.validating:
+    fit = run.leyden_fit
+    if not fit.progress.validating:
         return None
-    progress, source = run.progress, run.loaders.eval.get("val")
-    carried = Done.EVAL_FETCHED <= progress.done <= Done.EVAL_STEP and is_writable(run.flight.batch)
+    progress, source = fit.progress, run.leyden_loaders.eval.get("val")
+    carried = Done.EVAL_FETCHED <= progress.done <= Done.EVAL_STEP and is_writable(fit.flight.batch)
     opened = source is not None and (progress.evaluated > 0 or Done.EVAL_FETCHED <= progress.done <= Done.EVAL_STEP)
     return {
         "random": random_state(),
         "generators": take_generators(run),
-        "modes": run.modes_by_name(),
+        "modes": run.leyden_modes_by_name(),
         "attributes": collected(run),
         "data": None if source is None or not opened else source.state_dict(progress.loader, progress.evaluated + carried),
         "carried": carried,
@@ -275,7 +282,7 @@ def take_evaluation(run: Run) -> dict[str, Any] | None:
 
 
 def put_evaluation(run: Run, state: Any) -> None:
-    run.evaluation_to_resume = state
+    run.leyden_fit.evaluation_to_resume = state
 
 
 def collected(run: Run) -> dict[str, Any]:
@@ -288,7 +295,7 @@ def collected(run: Run) -> dict[str, Any]:
 
 
 def put_inside(run: Run, parts: Any) -> None:
-    run.fit_state.inside = parts
+    run.leyden_fit.inside = parts
 
 
 PARTS = (
@@ -297,19 +304,31 @@ PARTS = (
     Part("made", "own", take_made, put_made, early=True),
     Part("told", "same", take_told, put_told),
     Part("accumulate", "same", take_accumulation, put_accumulation),
-    Part("history", "same", lambda run: run.history, put_history),
+    Part("history", "same", lambda run: run.leyden_fit.history, put_history),
     Part("loggers", "same", take_positions, put_positions),
     Part("random", "own", take_random, put_random),
     Part("data", "own", take_data, put_data),
     Part("generators", "own", take_own_random, put_own_random),
-    Part("samplers", "own", lambda run: run.loaders.carried, lambda run, states: run.loaders.restore_carried(states)),
-    Part("metrics", "own", lambda run: run.metrics.state_dict(), lambda run, state: run.metrics.load_state_dict(state)),
+    Part(
+        "samplers", "own", lambda run: run.leyden_loaders.carried, lambda run, states: run.leyden_loaders.restore_carried(states)
+    ),
+    Part(
+        "metrics",
+        "own",
+        lambda run: run.leyden_metrics.state_dict(),
+        lambda run, state: run.leyden_metrics.load_state_dict(state),
+    ),
     Part("metric_objects", "own", take_metric_objects, put_metric_objects),
-    Part("losses", "own", lambda run: list(run.losses.waiting), lambda run, losses: run.losses.restore(losses)),
+    Part(
+        "losses",
+        "own",
+        lambda run: list(run.leyden_fit.losses.waiting),
+        lambda run, losses: run.leyden_fit.losses.restore(losses),
+    ),
     Part("drift", "own", take_drift, put_drift),
     Part("gradients", "own", take_gradients, put_gradients),
     Part("evaluation", "own", take_evaluation, put_evaluation),
-    Part("inside", "own", lambda run: run.fit_state.inside, put_inside),
+    Part("inside", "own", lambda run: run.leyden_fit.inside, put_inside),
 )
 """Everything that an exact continuation needs besides weights, optimizers and callbacks. New state is a new row."""
 
@@ -321,7 +340,7 @@ def take_all(run: Run) -> dict[str, Any]:
 
 def take_parts(run: Run) -> dict[str, Any]:
     """The parts of this run, those that are each process's own under ``processes``, by rank."""
-    taken = take_all(run) if run.at_rest is None else run.at_rest
+    taken = take_all(run) if run.leyden_fit.at_rest is None else run.leyden_fit.at_rest
     same = {part.name: taken[part.name] for part in PARTS if part.scope == "same"}
     own = {part.name: taken[part.name] for part in PARTS if part.scope == "own"}
     return {**same, "processes": run.strategy.processes.gather_objects(own)}
@@ -345,9 +364,10 @@ def put_parts(run: Run, ours: Mapping[str, Any], early: bool) -> None:
 
 def put_random_state(run: Run) -> None:
     """Last of all, when nothing else will draw."""
-    if run.random_state_to_restore is not None:
-        set_random_state(run.random_state_to_restore)
-        run.random_state_to_restore = None
-    if run.generators_to_restore is not None:
-        put_generators(run, run.generators_to_restore)
-        run.generators_to_restore = None
+    fit = run.leyden_fit
+    if fit.random_state_to_restore is not None:
+        set_random_state(fit.random_state_to_restore)
+        fit.random_state_to_restore = None
+    if fit.generators_to_restore is not None:
+        put_generators(run, fit.generators_to_restore)
+        fit.generators_to_restore = None

@@ -1,6 +1,6 @@
 """What may be read off a run: every property that a trainer shows, derived from the parts that own the facts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,9 @@ from leyden.loggers.base import Logger, folder_of
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.options import Options
-from leyden.state.course import Course
-from leyden.state.fit_state import FitState, OfFit, Stepping
-from leyden.state.flight import Flight
+from leyden.state.fit_state import FitState
 from leyden.state.loaders import Loaders
-from leyden.state.losses import LossWatch
-from leyden.state.optimizers import OptimizerPlan, SchedulerPlan
-from leyden.state.progress import Progress
+from leyden.state.optimizers import SchedulerPlan
 from leyden.state.stage import RunningStage, TrainerFn, TrainerState
 from leyden.strategies.base import Strategy
 
@@ -29,16 +25,16 @@ from leyden.strategies.base import Strategy
 class Properties:
     """The readable face of a :class:`~leyden.state.run.Run`. It holds nothing: the attributes below are Run's."""
 
-    options: Options
+    leyden_options: Options
     strategy: Strategy
     _loggers: list[Logger]
     callbacks: list[Callback]
     datamodule: LightningDataModule | None
     state: TrainerState
-    metrics: Metrics
-    loaders: Loaders
-    bar_items: Any
-    fit_state: FitState
+    leyden_metrics: Metrics
+    leyden_loaders: Loaders
+    leyden_bar_items: Any
+    leyden_fit: FitState
     _module: LightningModule | None
 
     # -- what was asked for, and may be asked for anew between verbs
@@ -60,26 +56,6 @@ class Properties:
     gradient_clip_val = Asked[float | None]("optimization", "clip_value")
     gradient_clip_algorithm = Asked[str]("optimization", "clip_algorithm")
     log_every_n_steps = Asked[int]("watching", "log_every_n_steps")
-
-    # -- what is the fit's
-    course = OfFit[Course]()
-    losses = OfFit[LossWatch]()
-    progress = OfFit[Progress]()
-    accumulation = OfFit[int]()
-    plan = OfFit[OptimizerPlan]()
-    flight = OfFit[Flight]()
-    optimization = OfFit[Stepping | None]()
-    history = OfFit[list[dict[str, float]]]()
-    validation_follows = OfFit[bool]()
-    generators_outside = OfFit[dict[str, Any] | None]()
-    generators_to_restore = OfFit[dict[str, Any] | None]()
-    random_outside = OfFit[dict[str, Any] | None]()
-    random_state_to_restore = OfFit[dict[str, Any] | None]()
-    carried = OfFit[Mapping[str, Any] | None]()
-    evaluation_to_resume = OfFit[Mapping[str, Any] | None]()
-    told_names = OfFit[list[str] | None]()
-    evaluation_cut = OfFit[Mapping[str, Any] | None]()
-    at_rest = OfFit[dict[str, Any] | None]()
 
     # -- parts
     @property
@@ -113,12 +89,12 @@ class Properties:
     @property
     def optimizers(self) -> list[Optimizer]:
         """The optimizers that ``configure_optimizers`` returned."""
-        return self.plan.optimizers
+        return self.leyden_fit.plan.optimizers
 
     @property
     def lr_scheduler_configs(self) -> list[SchedulerPlan]:
         """The schedulers that ``configure_optimizers`` returned, each with its interval, frequency and monitor."""
-        return self.plan.schedulers
+        return self.leyden_fit.plan.schedulers
 
     @property
     def precision_plugin(self) -> Precision:
@@ -142,22 +118,22 @@ class Properties:
     @property
     def current_epoch(self) -> int:
         """Epochs that have ended; during an epoch, its number from 0."""
-        return self.progress.number
+        return self.leyden_fit.progress.number
 
     @property
     def global_step(self) -> int:
         """Optimizer steps taken in training, however many optimizers there are."""
-        return self.progress.step
+        return self.leyden_fit.progress.step
 
     @property
     def fast_dev_run(self) -> int | bool:
         """Of a smoke run its number of batches, or ``True`` for one; else ``False``."""
-        batches = self.options.limits.fast_dev_run
+        batches = self.leyden_options.limits.fast_dev_run
         return batches if batches > 1 else batches == 1
 
     @property
     def barebones(self) -> bool:
-        return self.options.behaviour.barebones
+        return self.leyden_options.behaviour.barebones
 
     @property
     def training(self) -> bool:
@@ -184,11 +160,11 @@ class Properties:
         return self.state.stage is not None and self.state.stage.evaluating
 
     @property
-    def fitting(self) -> bool:
+    def leyden_fitting(self) -> bool:
         return self.state.fn is TrainerFn.FITTING
 
     @contextmanager
-    def in_stage(self, stage: RunningStage) -> Iterator[None]:
+    def leyden_in_stage(self, stage: RunningStage) -> Iterator[None]:
         """Be in ``stage`` for a while."""
         before, self.state.stage = self.state.stage, stage
         try:
@@ -196,33 +172,28 @@ class Properties:
         finally:
             self.state.stage = before
 
-    @property
-    def latest_loss(self) -> Tensor | None:
-        """The newest training loss, on its device."""
-        return self.losses.latest
-
     # -- metrics
     @property
     def callback_metrics(self) -> dict[str, Tensor]:
         """The newest value of everything that was logged, as 0-dim tensors on their device."""
-        return self.metrics.callback()
+        return self.leyden_metrics.callback()
 
     @property
     def logged_metrics(self) -> dict[str, Tensor]:
         """What was last sent to the loggers."""
-        return self.metrics.logged()
+        return self.leyden_metrics.logged()
 
     @property
     def progress_bar_metrics(self) -> dict[str, float]:
         """What the progress bar shows. Reading it waits for the device."""
-        shown = self.metrics.bar(self.latest_loss)
-        return shown if self.bar_items is None else {**shown, **self.bar_items()}
+        shown = self.leyden_metrics.bar(self.leyden_fit.losses.latest)
+        return shown if self.leyden_bar_items is None else {**shown, **self.leyden_bar_items()}
 
     # -- places
     @property
     def default_root_dir(self) -> str:
         """The folder under which everything is written."""
-        return self.options.default_root_dir
+        return self.leyden_options.default_root_dir
 
     @property
     def log_dir(self) -> str | None:
@@ -275,43 +246,43 @@ class Properties:
     @property
     def train_dataloader(self) -> Any:
         """What trains, as the user gave it."""
-        return self.loaders.train_given
+        return self.leyden_loaders.train_given
 
     @property
     def val_dataloaders(self) -> Any:
-        return self.loaders.eval_given.get("val")
+        return self.leyden_loaders.eval_given.get("val")
 
     @property
     def test_dataloaders(self) -> Any:
-        return self.loaders.eval_given.get("test")
+        return self.leyden_loaders.eval_given.get("test")
 
     @property
     def predict_dataloaders(self) -> Any:
-        return self.loaders.eval_given.get("predict")
+        return self.leyden_loaders.eval_given.get("predict")
 
     @property
     def num_training_batches(self) -> int | float:
         """Batches of one training epoch, limits included; infinity where the loader does not tell."""
-        return self.loaders.num_training_batches
+        return self.leyden_loaders.num_training_batches
 
     @property
     def num_val_batches(self) -> list[int | float]:
         """Validation batches of each loader, limits included."""
-        return self.loaders.num_eval_batches("val")
+        return self.leyden_loaders.num_eval_batches("val")
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:
         """Sanity-check batches of each validation loader."""
-        most = self.options.validation.sanity_batches
+        most = self.leyden_options.validation.sanity_batches
         return [batches if most is None else min(batches, most) for batches in self.num_val_batches]
 
     @property
     def num_test_batches(self) -> list[int | float]:
-        return self.loaders.num_eval_batches("test")
+        return self.leyden_loaders.num_eval_batches("test")
 
     @property
     def num_predict_batches(self) -> list[int | float]:
-        return self.loaders.num_eval_batches("predict")
+        return self.leyden_loaders.num_eval_batches("predict")
 
     # -- callbacks by kind, asked by attribute and not by class
     @property

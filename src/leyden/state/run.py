@@ -67,31 +67,33 @@ class Run(Properties, ABC):
         profiler: Profiler,
     ) -> None:
         # parts
-        self.options = options
+        self.leyden_options = options
         self.strategy = strategy
         self._loggers = loggers
         self.callbacks = callbacks
         self.profiler = profiler
         self.datamodule: LightningDataModule | None = None
         self._module: LightningModule | None = None
-        self.hooks: Hooks | None = None
-        self.steps: dict[str, Callable[..., Any]] = {}
-        self.read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = as_returned
-        self.bar_items: Callable[[], Mapping[str, Any]] | None = None  # what the module wants the bar to show
-        self.own_optimization: Callable[[Run], Stepping] | None = None  # how batches become steps, where it is the module's way
+        self.leyden_hooks: Hooks | None = None
+        self.leyden_steps: dict[str, Callable[..., Any]] = {}
+        self.leyden_read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = as_returned
+        self.leyden_bar_items: Callable[[], Mapping[str, Any]] | None = None  # what the module wants the bar to show
+        self.leyden_own_optimization: Callable[[Run], Stepping] | None = (
+            None  # how batches become steps, where it is the module's way
+        )
         # where we are
         self.state = TrainerState()
-        self.metrics = Metrics()
-        self.loaders = Loaders()
+        self.leyden_metrics = Metrics()
+        self.leyden_loaders = Loaders()
         self.ckpt_path: str | None = None
-        self.ckpt_is_named = False  # whether that path is the one which the user gave
+        self.leyden_ckpt_is_named = False  # whether that path is the one which the user gave
         self.is_last_batch = False
         self.interrupted = False
-        self.goes_on = False  # whether the next fit of the same module goes on from where the last one ended
+        self.leyden_goes_on = False  # whether the next fit of the same module goes on from where the last one ended
         self._verb_running = False
         self._asked_meanwhile: dict[str, Changes] = {}  # options that were set while a verb ran, for the next one
         self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
-        self.fit_state = self.leyden_fresh_fit()
+        self.leyden_fit = self.leyden_fresh_fit()
 
     def leyden_fresh_fit(self) -> FitState:
         """What a fit begins with."""
@@ -99,15 +101,15 @@ class Run(Properties, ABC):
             course=Course(self.strategy.processes),
             losses=LossWatch(self),
             progress=Progress(),
-            accumulation=self.options.optimization.accumulate,
+            accumulation=self.leyden_options.optimization.accumulate,
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to a running verb: a copy, or what is pickled, is a run at rest."""
         at_rest: dict[str, Any] = {"hooks": None, "steps": {}, "read_mapping": as_returned, "bar_items": None}
         at_rest["own_optimization"] = None
-        at_rest["fit_state"] = replace(self.fit_state, optimization=None, flight=Flight())
-        return {**self.__dict__, **at_rest}
+        at_rest["fit"] = replace(self.leyden_fit, optimization=None, flight=Flight())
+        return {**self.__dict__, **{f"leyden_{name}": value for name, value in at_rest.items()}}
 
     # -- wishes
     def stop(self, because: str = "trainer.stop() was called") -> None:
@@ -115,86 +117,91 @@ class Run(Properties, ABC):
 
         That ends this run only: one that goes on from its checkpoint trains on, unless it is asked again.
         """
-        self.course.wish(Wish.STOP, because)
+        self.leyden_stop(because)
+
+    def leyden_stop(self, because: str) -> None:
+        """:meth:`stop`, for those who ask a trainer whose ``stop`` may be the user's own."""
+        self.leyden_fit.course.wish(Wish.STOP, because)
 
     @property
     def should_stop(self) -> bool:
         """Whether training is asked to end. May be set: ``True`` is :meth:`stop`, ``False`` takes the wish back."""
-        return self.course.wishes(Wish.STOP)
+        return self.leyden_fit.course.wishes(Wish.STOP)
 
     @should_stop.setter
     def should_stop(self, wished: bool) -> None:
         if wished:
-            self.course.wish(Wish.STOP)
+            self.leyden_fit.course.wish(Wish.STOP)
         else:
-            self.course.withdraw(Wish.STOP)
+            self.leyden_fit.course.withdraw(Wish.STOP)
 
     @property
-    def stop_reason(self) -> str | None:
+    def leyden_stop_reason(self) -> str | None:
         """Why training was asked to end."""
-        return self.course.reason
+        return self.leyden_fit.course.reason
 
     @property
     def received_sigterm(self) -> bool:
         """Whether SIGTERM or SIGUSR1 arrived in the newest verb."""
-        return self.course.was_terminated
+        return self.leyden_fit.course.was_terminated
 
-    def raise_if_signalled(self) -> None:
+    def leyden_raise_if_signalled(self) -> None:
         """Raise what a signal stands for that all processes have heard of: KeyboardInterrupt, or TrainingTerminated."""
-        self.course.raise_if_signalled(self.progress.batches)
+        self.leyden_fit.course.raise_if_signalled(self.leyden_fit.progress.batches)
 
     @property
     def accumulate_grad_batches(self) -> int:
         """Batches whose gradients make one optimizer step. May be set between epochs, and before a verb."""
-        return self.accumulation
+        return self.leyden_fit.accumulation
 
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
-        self.accumulation = check_count("accumulate_grad_batches", batches, 1, "a number of batches >= 1")
+        self.leyden_fit.accumulation = check_count("accumulate_grad_batches", batches, 1, "a number of batches >= 1")
         if not self._verb_running:
             ask(self, "accumulate_grad_batches", "optimization", "accumulate", batches)
 
-    def follow_accumulation_schedule(self) -> None:
+    def leyden_follow_accumulation_schedule(self) -> None:
         """An epoch begins: accumulate as ``accumulate_grad_batches={epoch: batches}`` says."""
-        schedule = self.options.optimization.schedule
+        schedule = self.leyden_options.optimization.schedule
         if schedule:
             self.accumulate_grad_batches = next(
-                batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.progress.epoch
+                batches for epoch, batches in reversed([(0, 1), *schedule.items()]) if epoch <= self.leyden_fit.progress.epoch
             )
 
-    def asked_accumulation(self) -> list[Any]:
+    def leyden_asked_accumulation(self) -> list[Any]:
         """What the command says of accumulation."""
-        asked = self.options.optimization
-        schedules = (asked.schedule or {}, self.accumulation_schedule() or {})
+        asked = self.leyden_options.optimization
+        schedules = (asked.schedule or {}, self.leyden_accumulation_schedule() or {})
         return [asked.accumulate, *([list(item) for item in sorted(each.items())] for each in schedules)]
 
     def leyden_window_length(self, index: int) -> int:
         """Batches in the accumulation window that begins at batch ``index``: the epoch's last may be shorter."""
-        source = self.loaders.train
-        if self.accumulation == 1 or source is None or source.stop is None or not source.knows_last:
-            return self.accumulation
-        return max(1, min(self.accumulation, source.stop - index))
+        fit = self.leyden_fit
+        source = self.leyden_loaders.train
+        if fit.accumulation == 1 or source is None or source.stop is None or not source.knows_last:
+            return fit.accumulation
+        return max(1, min(fit.accumulation, source.stop - index))
 
     # -- what the loops tell
-    def ready_step(self, name: str) -> Callable[..., Any]:
+    def leyden_ready_step(self, name: str) -> Callable[..., Any]:
         """What a loop calls for the module's step ``name``: led through the strategy, measured, in the precision's context."""
-        assert self.hooks is not None
-        routed = self.strategy.route(name, self.steps[name])
-        measured = self.profiler.around(f"[LightningModule]{type(self.lightning_module).__name__}.{name}", routed)
+        assert self.leyden_hooks is not None
+        routed = self.strategy.route(name, self.leyden_steps[name])
+        measured = self.profiler.leyden_around(f"[LightningModule]{type(self.lightning_module).__name__}.{name}", routed)
         precision = self.strategy.precision
-        return self.hooks.inside(name, measured, precision.forward_context if precision.has_forward_context else None)
+        return self.leyden_hooks.inside(name, measured, precision.forward_context if precision.has_forward_context else None)
 
-    def read_returned(self, step: str, stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def leyden_read_returned(self, step: str, stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a step returned as a dict: 2020's are read, and what stands in them counts as logged in the step."""
-        assert self.hooks is not None
-        before, self.hooks.where = self.hooks.where, step
+        assert self.leyden_hooks is not None
+        before, self.leyden_hooks.where = self.leyden_hooks.where, step
         try:
-            return self.read_mapping(stage, outputs)
+            return self.leyden_read_mapping(stage, outputs)
         finally:
-            self.hooks.where = before
+            self.leyden_hooks.where = before
 
     @contextmanager
-    def saving_when_signalled(self, save: Callable[[], None]) -> Iterator[None]:
+    def leyden_saving_when_signalled(self, save: Callable[[], None]) -> Iterator[None]:
         """Call ``save`` when the body raises.
 
         A signal to the whole process group ends a loader's workers too, and PyTorch raises that wherever this process is: while
@@ -204,9 +211,9 @@ class Run(Properties, ABC):
             try:
                 yield
             except RuntimeError as error:
-                if not self.course.is_signalled or not is_of_worker(error):
+                if not self.leyden_fit.course.is_signalled or not is_of_worker(error):
                     raise
-                self.raise_if_signalled()
+                self.leyden_raise_if_signalled()
         except BaseException:
             for _ in range(MOST_WORKER_ERRORS):
                 try:
@@ -220,10 +227,11 @@ class Run(Properties, ABC):
     @contextmanager
     def leyden_aside(self) -> Iterator[None]:
         """What runs inside leaves training's random state as it was. A validation that was cut has its own put back first."""
+        fit = self.leyden_fit
         with preserved_random_state():
-            self.random_outside = random_state()
-            resumed, self.evaluation_to_resume = self.evaluation_to_resume, None
-            self.evaluation_cut = resumed
+            fit.random_outside = random_state()
+            resumed, fit.evaluation_to_resume = fit.evaluation_to_resume, None
+            fit.evaluation_cut = resumed
             if resumed is not None and "random" in resumed:
                 set_random_state(resumed["random"])
                 self._put_modes(resumed["modes"])
@@ -233,11 +241,13 @@ class Run(Properties, ABC):
             try:
                 yield
             finally:
-                self.random_outside = None
+                fit.random_outside = None
 
     def leyden_note_epoch(self) -> None:
         """Write the running epoch's metrics into the history. Waits for the device."""
-        self.history.append({"epoch": self.current_epoch, "step": self.global_step, **read_numbers(self.callback_metrics)})
+        self.leyden_fit.history.append(
+            {"epoch": self.current_epoch, "step": self.global_step, **read_numbers(self.callback_metrics)}
+        )
 
     def leyden_begin(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
         """A verb starts: attach its module and its data."""
@@ -248,27 +258,27 @@ class Run(Properties, ABC):
             datamodule.trainer = self  # type: ignore[assignment]  # as above
         self._modes = {}
         self.interrupted = False
-        self.course.forget_signals()
+        self.leyden_fit.course.forget_signals()
 
     def leyden_begin_fit(self) -> None:
         """A fit starts from nothing: forget how far the last one came."""
-        arrived = self.course.signal
-        self.fit_state = self.leyden_fresh_fit()
+        arrived = self.leyden_fit.course.signal
+        self.leyden_fit = self.leyden_fresh_fit()
         if arrived is not None:
-            self.course.note_signal(arrived)
-        self.losses.open_capsule()
+            self.leyden_fit.course.note_signal(arrived)
+        self.leyden_fit.losses.open_capsule()
         self.is_last_batch = False
 
-    def keep_modes(self) -> None:
+    def leyden_keep_modes(self) -> None:
         """Remember which submodules are in train mode, until :meth:`restore_modes`."""
         self._modes = {child: child.training for child in self.lightning_module.modules()}
 
-    def restore_modes(self) -> None:
+    def leyden_restore_modes(self) -> None:
         """Put every submodule back into the mode it had at the last :meth:`keep_modes`."""
         for child, mode in self._modes.items():
             child.training = mode
 
-    def modes_by_name(self) -> dict[str, list[str]]:
+    def leyden_modes_by_name(self) -> dict[str, list[str]]:
         """Which submodules are in train mode now, and which were before the evaluation that runs."""
         names = {child: name for name, child in self.lightning_module.named_modules()}
         return {
@@ -281,7 +291,7 @@ class Run(Properties, ABC):
             self._modes[child] = name in modes["before"]
             child.training = name in modes["now"]
 
-    def forget_modes(self) -> None:
+    def leyden_forget_modes(self) -> None:
         """The evaluation is over, and the module in the modes that its hook left it in."""
         self._modes = {}
 
@@ -312,35 +322,35 @@ class Run(Properties, ABC):
     @property
     def leyden_log_axis(self) -> int:
         """The loggers' x: batches that ended with a step, counted from 0."""
-        done = self.progress.stepped_batches
-        return max(0, done - 1) if self.fitting and self.progress.window == 0 else done
+        done = self.leyden_fit.progress.stepped_batches
+        return max(0, done - 1) if self.leyden_fitting and self.leyden_fit.progress.window == 0 else done
 
     # -- optimization
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    def leyden_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The module's ``backward`` where it has its own, else the strategy's."""
         module = self.lightning_module
         if overrides(module, LightningModule.backward):
-            self.steps["backward"](loss, *args, **kwargs)
+            self.leyden_steps["backward"](loss, *args, **kwargs)
         else:
             self.strategy.backward(loss, None, *args, **kwargs)
 
-    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    def leyden_manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward in manual optimization."""
-        if self.optimization is None:
+        if self.leyden_fit.optimization is None:
             raise MisconfigurationException("manual_backward() works inside fit only.")
-        self.optimization.manual_backward(loss, *args, **kwargs)
+        self.leyden_fit.optimization.manual_backward(loss, *args, **kwargs)
 
-    def optimizers_for_user(self, wrapped: bool) -> list[Any]:
+    def leyden_optimizers_for_user(self, wrapped: bool) -> list[Any]:
         """The optimizers, as hooks and ``training_step`` get them."""
-        if wrapped and self.optimization is not None:
-            return list(self.optimization.wrapped)
-        return list(self.plan.optimizers)
+        if wrapped and self.leyden_fit.optimization is not None:
+            return list(self.leyden_fit.optimization.wrapped)
+        return list(self.leyden_fit.plan.optimizers)
 
-    def clip_gradients(
+    def leyden_clip_gradients(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: ClipAlgorithm | None = None
     ) -> None:
         """Clip the gradients of ``optimizer``'s parameters."""
-        mine = self.options.optimization
+        mine = self.leyden_options.optimization
         if gradient_clip_val is None:
             gradient_clip_val = mine.clip_value
         elif mine.clip_value is not None and mine.clip_value != gradient_clip_val:
@@ -366,14 +376,15 @@ class Run(Properties, ABC):
 
         With ``weights_only`` the optimizers', schedulers', loops' and callbacks' states are left out.
         """
-        self.losses.check()
+        self.leyden_fit.losses.check()
         checkpoint = self._checkpoint(bool(weights_only))
         self.strategy.save_checkpoint(checkpoint, filepath, storage_options)
 
     def leyden_time_of_save(self) -> int:
         """When a checkpoint is taken, in ns since 1970; later than all that this run took before, whatever the clock says."""
-        self.fit_state.saved = max(time.time_ns(), self.fit_state.saved + 1)
-        return self.fit_state.saved
+        fit = self.leyden_fit
+        fit.saved = max(time.time_ns(), fit.saved + 1)
+        return fit.saved
 
     @abstractmethod
     def _options_with(self, given: Mapping[str, Any]) -> Options:
@@ -383,12 +394,12 @@ class Run(Properties, ABC):
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
         """Everything that a file has to hold. Those who put it together read every part of a run, this file included."""
 
-    def remove_checkpoint(self, filepath: str | os.PathLike[str]) -> None:
+    def leyden_remove_checkpoint(self, filepath: str | os.PathLike[str]) -> None:
         """Remove a checkpoint that was written before."""
         if self.is_global_zero:
             self.strategy.remove_checkpoint(filepath)
 
-    def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+    def leyden_all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
         """``data`` of every process; see :meth:`LightningModule.all_gather`."""
         from leyden.tree import tree_map
 
@@ -404,13 +415,13 @@ class Run(Properties, ABC):
         else:
             rank_zero_print(*args, **kwargs)
 
-    def warn(self, text: str, category: type[LeydenWarning] = LeydenWarning) -> None:
+    def leyden_warn(self, text: str, category: type[LeydenWarning] = LeydenWarning) -> None:
         """Issue a warning of ours, on the first process."""
         if not self.is_global_zero:
             return
         warn_user(text, category)
 
-    def accumulation_schedule(self) -> Mapping[int, int] | None:
+    def leyden_accumulation_schedule(self) -> Mapping[int, int] | None:
         """The schedule of a callback that changes accumulation over epochs, where there is one."""
         for callback in self.callbacks:
             schedule: Mapping[int, int] | None = getattr(callback, "scheduling", None)

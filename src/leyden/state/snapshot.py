@@ -34,13 +34,14 @@ _named_once: set[str] = set()
 
 def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     """Everything of ``run`` that a file has to hold, in plain values that load without running code."""
-    module, pending = run.lightning_module, run.fit_state.pending
+    fit = run.leyden_fit
+    module, pending = run.lightning_module, fit.pending
     if pending is not None:  # nothing has been trained yet, and not all is put back: what is there is the file's
         whole: dict[str, Any] = encode(dict(pending))
         return {name: value for name, value in whole.items() if name not in _OF_TRAINING} if weights_only else whole
     checkpoint: dict[str, Any] = {
-        "epoch": run.progress.number,
-        "global_step": run.progress.step,
+        "epoch": fit.progress.number,
+        "global_step": fit.progress.step,
         "pytorch-lightning_version": LIGHTNING,
         "state_dict": run.strategy.model_state_dict(module),
         OURS: {
@@ -54,10 +55,10 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         checkpoint[OURS].update(take_parts(run))
         checkpoint["loops"] = lightning_loops(run)
         checkpoint["callbacks"] = callback_states(run)
-        checkpoint["optimizer_states"] = run.strategy.optimizer_states(module, run.plan.optimizers)
-        schedulers = [each.scheduler for each in run.plan.schedulers]
+        checkpoint["optimizer_states"] = run.strategy.optimizer_states(module, fit.plan.optimizers)
+        schedulers = [each.scheduler for each in fit.plan.schedulers]
         checkpoint["lr_schedulers"] = [scheduler_state(scheduler) for scheduler in schedulers]
-        checkpoint[OURS]["described"] = describe(module, run.plan.optimizers, schedulers, run.fit_state.asked)
+        checkpoint[OURS]["described"] = describe(module, fit.plan.optimizers, schedulers, fit.asked)
         precision = run.strategy.precision
         state = precision.state_dict()
         if state:
@@ -70,8 +71,8 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         state = datamodule.state_dict()
         if state:
             checkpoint[type(datamodule).__qualname__] = state
-    if not weights_only and run.hooks is not None:
-        run.hooks.tell_checkpoint(Callback.on_save_checkpoint, checkpoint)
+    if not weights_only and run.leyden_hooks is not None:
+        run.leyden_hooks.tell_checkpoint(Callback.on_save_checkpoint, checkpoint)
     module.on_save_checkpoint(checkpoint)
     if datamodule is not None and overrides(datamodule, LightningDataModule.on_save_checkpoint):
         datamodule.on_save_checkpoint(checkpoint)
@@ -111,14 +112,14 @@ def callback_states(run: Run) -> dict[str, Any]:
 
 def lightning_loops(run: Run) -> dict[str, Any]:
     """The loops' progress in Lightning's words, for Lightning."""
-    source, progress = run.loaders.train, run.progress
+    source, progress = run.leyden_loaders.train, run.leyden_fit.progress
     return written_for_lightning(
         {
             **progress.state_dict(),
             "epoch": progress.number,
             "epoch_ended": progress.done >= Done.EPOCH_ROW and progress.batch > 0,
         },
-        optimizers=max(1, len(run.plan.optimizers)),
+        optimizers=max(1, len(run.leyden_fit.plan.optimizers)),
         automatic=run.lightning_module.automatic_optimization,
         epoch_batches=None if source is None else source.stop,
     )
@@ -133,9 +134,9 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
     try:
         run.strategy.load_model_state_dict({"state_dict": state}, strict=module.strict_loading)
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        if not run.fitting or not _rebuilds(run):
+        if not run.leyden_fitting or not _rebuilds(run):
             raise _unfitting(run, error) from error  # else on_fit_start may rebuild it: see `put_weights_again`
-        run.fit_state.weights_left = state
+        run.leyden_fit.weights_left = state
     datamodule = run.datamodule
     if datamodule is not None:
         if overrides(datamodule, LightningDataModule.on_load_checkpoint):
@@ -156,7 +157,7 @@ def _rebuilds(run: Run) -> bool:
 
 def put_weights_again(run: Run) -> None:
     """After ``on_fit_start``, which may have rebuilt what the weights did not fit."""
-    state, run.fit_state.weights_left = run.fit_state.weights_left, None
+    state, run.leyden_fit.weights_left = run.leyden_fit.weights_left, None
     if state is None:
         return
     module = run.lightning_module
@@ -177,15 +178,15 @@ def _unfitting(run: Run, error: Exception) -> CheckpointMismatch:
 
 def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     """The callbacks' states."""
-    assert run.hooks is not None
-    run.hooks.tell_checkpoint(Callback.on_load_checkpoint, checkpoint)
+    assert run.leyden_hooks is not None
+    run.leyden_hooks.tell_checkpoint(Callback.on_load_checkpoint, checkpoint)
     with usable(run.ckpt_path, "callbacks"):
         states = callback_states_of(checkpoint)
     missing = sorted(set(states) - {callback.state_key for callback in run.callbacks})
-    if not run.options.watching.checkpointing:
+    if not run.leyden_options.watching.checkpointing:
         missing = [key for key in missing if not key.startswith("ModelCheckpoint")]  # turned off, and not forgotten
     if missing and OURS in checkpoint:  # Lightning's callbacks have other names, and their states are taken where they fit
-        run.warn(
+        run.leyden_warn(
             f"{run.ckpt_path} holds the states of callbacks that this Trainer has not, or has with other arguments, and they "
             f"are left out: {', '.join(missing)}."
         )
@@ -204,7 +205,7 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
 def _name_kept(run: Run, names: list[str]) -> None:
     """Say what no file could hold, and is in this run as its own code made it."""
     if names:
-        run.warn(
+        run.leyden_warn(
             f"{run.ckpt_path} could not hold {', '.join(names)}, which only pickle could write: what this process built is kept "
             f"in their place. Where training changes it, this run is not the uninterrupted one."
         )
@@ -217,8 +218,9 @@ def put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) ->
 
 
 def _put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -> None:
+    fit = run.leyden_fit
     states = checkpoint.get("optimizer_states")
-    if states == [] and run.progress.done == Done.NOTHING:
+    if states == [] and fit.progress.done == Done.NOTHING:
         return  # written before any fit had made its optimizers
     if states is None:
         raise CheckpointPartial(
@@ -228,9 +230,9 @@ def _put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -
     module, kept = run.lightning_module, list[str]()
     described: Mapping[str, Any] = (checkpoint.get(OURS) or {}).get("described") or {}
     schedulers, schedules = [each.scheduler for each in plan.schedulers], checkpoint.get("lr_schedulers") or []
-    settings = Settings(module, plan.optimizers, schedulers, described, run.fit_state.asked, str(run.ckpt_path))
+    settings = Settings(module, plan.optimizers, schedulers, described, fit.asked, str(run.ckpt_path))
     states, schedules = settings.put_into(states, schedules)
-    for text, say in ((settings.taken_said(), run.print), (settings.kept_said(), run.warn)):
+    for text, say in ((settings.taken_said(), run.print), (settings.kept_said(), run.leyden_warn)):
         if text:
             say(text)
     both = list(zip(plan.optimizers, states, strict=True))
@@ -244,7 +246,7 @@ def _put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -
         raise CheckpointMismatch(f"An optimizer's state in {run.ckpt_path} does not fit: {error}") from error
     for optimizer, state in zip(plan.optimizers, whole, strict=True):
         restore(optimizer, state, described.get("dtypes") or {}, module)
-    for optimizer in plan.optimizers if run.progress.step else ():
+    for optimizer in plan.optimizers if fit.progress.step else ():
         optimizer._opt_called = True  # type: ignore[attr-defined]  # in another process: PyTorch's schedulers ask whether it was
     for scheduler, state in zip(schedulers, schedules, strict=True):
         if hasattr(scheduler, "load_state_dict"):  # one that is stepped by hand need not have any
@@ -262,7 +264,7 @@ def put_progress(run: Run, checkpoint: dict[str, Any]) -> None:
     """How far training was: known before configure_optimizers and on_fit_start, which may ask."""
     ours = checkpoint.get(OURS)
     saved = ours.get("saved", 0) if isinstance(ours, Mapping) else 0
-    run.fit_state.saved = saved if type(saved) is int else 0
+    run.leyden_fit.saved = saved if type(saved) is int else 0
     with usable(run.ckpt_path, "progress"):
         parts = parts_of(checkpoint)
     put_parts(run, parts, early=True)

@@ -114,7 +114,7 @@ class CheckpointRequest:
             except CheckpointDamaged as error:
                 moved = self.store.quarantine(path)
                 where = "It could not be moved aside" if moved is None else f"It was moved to {moved}"
-                run.warn(f"{error} {where}, and the next good checkpoint is used.", LeydenWarning)
+                run.leyden_warn(f"{error} {where}, and the next good checkpoint is used.", LeydenWarning)
                 continue
             except (CheckpointMissing, FileNotFoundError):
                 if self.asked != "last":

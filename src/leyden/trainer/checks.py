@@ -100,13 +100,13 @@ def check_fit(run: Run, module: LightningModule) -> None:
         hint = f" Did you mean to call {own[0]!r} that?" if own else ""
         raise MissingMethod(f"{name} has no `training_step`, which fit needs: def training_step(self, batch, batch_idx).{hint}")
     if not overrides(module, LightningModule.configure_optimizers) and (
-        run.steps["configure_optimizers"] == module.configure_optimizers
+        run.leyden_steps["configure_optimizers"] == module.configure_optimizers
     ):
         raise MissingMethod(
             f"{name} has no `configure_optimizers`, which fit needs: def configure_optimizers(self): return "
             f"torch.optim.Adam(self.parameters()). To train without an optimizer, let it return None."
         )
-    if not run.loaders.exists("train"):
+    if not run.leyden_loaders.exists("train"):
         raise MissingMethod(
             f"fit has nothing to train on: pass train_dataloaders=, or give {name} (or the datamodule) a `train_dataloader`."
         )
@@ -120,9 +120,9 @@ def require_step(run: Run, module: LightningModule, stage: Stage) -> None:
     """Raise where ``module`` or its data lack what an evaluation needs."""
     step, name = stage.step.__name__, type(module).__name__
     own = getattr(module, step)
-    if (not callable(own) or run.steps[step] == fitted(own, 3)) and not overrides(module, stage.step):
+    if (not callable(own) or run.leyden_steps[step] == fitted(own, 3)) and not overrides(module, stage.step):
         raise MissingMethod(f"{name} has no `{step}`, which {stage.verb} needs: def {step}(self, batch, batch_idx).")
-    if not run.loaders.exists(stage.key):
+    if not run.leyden_loaders.exists(stage.key):
         raise MissingMethod(
             f"{stage.verb} has no data: pass dataloaders=, or give {name} (or the datamodule) a `{stage.loader.__name__}`."
         )
@@ -141,27 +141,31 @@ def require_predict(module: LightningModule) -> None:
 
 def validates(run: Run, module: LightningModule) -> bool:
     """Whether fit validates; where data or step is missing, says which."""
-    if run.options.limits.val == 0:
+    if run.leyden_options.limits.val == 0:
         return False
-    has_loader = run.loaders.exists("val")
-    has_step = overrides(module, LightningModule.validation_step) or run.steps["validation_step"] != module.validation_step
+    has_loader = run.leyden_loaders.exists("val")
+    has_step = overrides(module, LightningModule.validation_step) or run.leyden_steps["validation_step"] != module.validation_step
     name = type(module).__name__
     if has_loader and not has_step:
-        run.warn(f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning)
+        run.leyden_warn(
+            f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning
+        )
     elif has_step and not has_loader:
-        run.warn(f"{name} has a `validation_step`, and there is no validation loader: no validation runs.", PossibleUserWarning)
+        run.leyden_warn(
+            f"{name} has a `validation_step`, and there is no validation loader: no validation runs.", PossibleUserWarning
+        )
     return has_loader and has_step
 
 
 def load_eval(run: Run, stage: Stage) -> None:
     """Load the loaders of an evaluation or prediction; raise where there are none."""
-    if not run.loaders.exists(stage.key):
+    if not run.leyden_loaders.exists(stage.key):
         raise MissingMethod(
             f"There is no data to {stage.verb}: pass dataloaders=, or give the module (or the datamodule) a "
             f"`{stage.loader.__name__}`."
         )
-    if run.loaders.load_eval(stage, run.options.limits) is None:
-        origin = run.loaders.origins[stage.key]
+    if run.leyden_loaders.load_eval(stage, run.leyden_options.limits) is None:
+        origin = run.leyden_loaders.origins[stage.key]
         raise EmptyLoader(
             f"{origin.name} {'returned' if origin.given is None else 'is'} no loader at all: None, or an empty list."
         )

@@ -87,13 +87,13 @@ class Lifecycle(Run):
             rank_zero_only.rank = self.strategy.processes.rank  # one owner of the rank: what the environment says may be older
         self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, STAGES[fn][0].running
         self._started.clear()
-        self.hooks = None
+        self.leyden_hooks = None
         status = "failed"
         failure: BaseException | None = None
         begun = False
         try:
             with ExitStack() as stack:
-                stack.enter_context(torch_switches(self.options.behaviour))
+                stack.enter_context(torch_switches(self.leyden_options.behaviour))
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(noted(self._hear, interrupts=fn is TrainerFn.FITTING))
@@ -103,20 +103,20 @@ class Lifecycle(Run):
                 self._lend_log(module)
                 adapter = classic.adapt(self, module)
                 tell_notices()
-                self.hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
-                self.steps = self._find_steps(module, adapter)
-                self.read_mapping = adapter.read_mapping
-                self.bar_items = adapter.bar_items
-                self.own_optimization = adapter.optimization
-                self.metrics.begin(self.hooks, module, self.strategy.processes)
-                self.metrics.has_loggers = bool(self.loggers or self.fast_dev_run)
-                self.loaders.begin(
+                self.leyden_hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
+                self.leyden_steps = self._find_steps(module, adapter)
+                self.leyden_read_mapping = adapter.read_mapping
+                self.leyden_bar_items = adapter.bar_items
+                self.leyden_own_optimization = adapter.optimization
+                self.leyden_metrics.begin(self.leyden_hooks, module, self.strategy.processes)
+                self.leyden_metrics.has_loggers = bool(self.loggers or self.fast_dev_run)
+                self.leyden_loaders.begin(
                     {stage.key: LoaderOrigin(stage, given.get(stage.key), datamodule, adapter.module) for stage in STAGES[fn]}
                 )
                 begun = True
                 yield
                 if self.received_sigterm:
-                    self.raise_if_signalled()  # it came when no batch followed
+                    self.leyden_raise_if_signalled()  # it came when no batch followed
                 status = "success"
                 self.state.status = TrainerStatus.FINISHED
         except KeyboardInterrupt as error:
@@ -127,7 +127,7 @@ class Lifecycle(Run):
             self._tell_exception(error)
             if failure is not None:
                 raise
-            self.print(f"Ctrl-C: training ends at step {self.progress.step}. The weights are kept.")
+            self.print(f"Ctrl-C: training ends at step {self.leyden_fit.progress.step}. The weights are kept.")
         except StopIteration:
             self.state.status = TrainerStatus.INTERRUPTED
             leak = LeakedStopIteration(
@@ -166,20 +166,20 @@ class Lifecycle(Run):
 
     def _hear(self, number: int) -> None:
         """A signal is there. Called by its handler: what it asks for is done at the next safe place, and said now."""
-        self.course.note_signal(number)
+        self.leyden_fit.course.note_signal(number)
         stage = self.state.stage
-        doing = "validation" if self.fitting and stage is not None and stage.evaluating else "batch"
+        doing = "validation" if self.leyden_fitting and stage is not None and stage.evaluating else "batch"
         if self.state.status is not TrainerStatus.RUNNING:
             doing = "teardown"
         say_at_once(self.print, first_words(number, doing))
 
     def _obey_late(self, failure: BaseException | None) -> None:
         """The verb has ended: raise for a signal that came while it was being ended."""
-        waits = self.course.signal
+        waits = self.leyden_fit.course.signal
         if waits is None or isinstance(failure, TrainingTerminated) or (failure is not None and waits == signal.SIGINT):
             return
         try:
-            self.raise_if_signalled()
+            self.leyden_raise_if_signalled()
         except TrainingTerminated as late:
             self.print(str(late))
             if failure is not None:  # an exit would hide it
@@ -204,7 +204,7 @@ class Lifecycle(Run):
     ) -> None:
         """Teardown and finalization of all that was started."""
         teardown = Teardown(failure)
-        teardown.call(self.restore_modes)
+        teardown.call(self.leyden_restore_modes)
         if "_toggled" in module.__dict__:
             teardown.call(module.untoggle_optimizer, None)
         if datamodule is not None and self._has_started(datamodule):
@@ -278,16 +278,16 @@ class Lifecycle(Run):
         while self._lent:
             attributes, name = self._lent.pop()
             attributes.pop(name, None)
-        self.optimization = None
-        if self.hooks is not None:
-            self.hooks.where = None
+        self.leyden_fit.optimization = None
+        if self.leyden_hooks is not None:
+            self.leyden_hooks.where = None
 
     def _tell_exception(self, error: BaseException) -> None:
-        if self.hooks is None:
+        if self.leyden_hooks is None:
             return
         teardown = Teardown(error)
         with noted(self._hear, interrupts=False):
-            for receiver in self.hooks.receivers(Callback.on_exception):
+            for receiver in self.leyden_hooks.receivers(Callback.on_exception):
                 teardown.call(receiver, error)
             if self.datamodule is not None:
                 teardown.call(self.datamodule.on_exception, error)
@@ -295,15 +295,16 @@ class Lifecycle(Run):
 
     def _prepare(self, module: LightningModule, request: CheckpointRequest, weights_only: bool | None) -> None:
         """From the user's objects to a module on its device, with its data and the checkpoint's state."""
+        fit = self.leyden_fit
         datamodule, fn = self.datamodule, self.state.fn
-        assert self.hooks is not None
+        assert self.leyden_hooks is not None
         assert fn is not None
         if fn is TrainerFn.FITTING:
             request.hold(self, begun=False)
             request.read(self, weights_only)
             if request.checkpoint is not None:
                 self.ckpt_path = request.path
-                self.fit_state.pending = dict(request.checkpoint)
+                fit.pending = dict(request.checkpoint)
                 snapshot.put_progress(self, request.checkpoint)  # before a loader is made, which may ask for the epoch
             if request.asked == "last":
                 with usable(request.path, "loggers"):
@@ -312,33 +313,33 @@ class Lifecycle(Run):
                 for logger in filter(keeps_place, self.loggers) if request.checkpoint is None else ():
                     logger.leyden_start_over()
         self._start_loggers()
-        if self.profiler.active:
+        if self.profiler.leyden_active:
             self._start(self.profiler)
             self.profiler.setup(str(fn), self.local_rank, self.log_dir)
         if datamodule is not None:
-            self.hooks.call("prepare_data", datamodule.prepare_data)
-        self.hooks.call("prepare_data", module.prepare_data)
+            self.leyden_hooks.call("prepare_data", datamodule.prepare_data)
+        self.leyden_hooks.call("prepare_data", module.prepare_data)
         classic.tell_before_setup(self, module)
         if datamodule is not None:
             self._start(datamodule)
-            self.hooks.call("setup", tell_stage, datamodule.setup, fn)
+            self.leyden_hooks.call("setup", tell_stage, datamodule.setup, fn)
         for callback in self.callbacks:
             self._start(callback)
-            self.hooks.call("setup", callback.setup, self, module, stage=fn)
+            self.leyden_hooks.call("setup", callback.setup, self, module, stage=fn)
         if fn is TrainerFn.FITTING:
             request.hold(self, begun=True)
         self._start(module)
-        self.hooks.call("setup", tell_stage, module.setup, fn)
+        self.leyden_hooks.call("setup", tell_stage, module.setup, fn)
         with self.strategy.precision.init_context():
-            self.hooks.call("configure_model", self.steps["configure_model"])
+            self.leyden_hooks.call("configure_model", self.leyden_steps["configure_model"])
         self._log_hyperparameters(module)
         if fn is not TrainerFn.FITTING:
             request.read(self, weights_only)
         self.ckpt_path = request.path
-        self.ckpt_is_named = request.asked not in (None, "best", "last")
+        self.leyden_ckpt_is_named = request.asked not in (None, "best", "last")
         self.strategy.place(module)
         if request.checkpoint is not None:
-            self.hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
+            self.leyden_hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
         if fn is TrainerFn.FITTING:
             if request.checkpoint is not None:
                 snapshot.put_callbacks(self, request.checkpoint)
@@ -346,11 +347,11 @@ class Lifecycle(Run):
                 request.continuation.begin(self)  # with its optimizers
                 self._train_mode(module)
                 return
-            returned = self.hooks.call("configure_optimizers", self.steps["configure_optimizers"])
-            self.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.own_optimization is not None)
-            self.fit_state.asked = asked_of(self.plan.optimizers, [each.scheduler for each in self.plan.schedulers])
-            if not self.plan.optimizers and module.automatic_optimization:
-                self.warn(
+            returned = self.leyden_hooks.call("configure_optimizers", self.leyden_steps["configure_optimizers"])
+            fit.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.leyden_own_optimization is not None)
+            fit.asked = asked_of(fit.plan.optimizers, [each.scheduler for each in fit.plan.schedulers])
+            if not fit.plan.optimizers and module.automatic_optimization:
+                self.leyden_warn(
                     f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
                 )
             self._train_mode(module)
@@ -359,17 +360,17 @@ class Lifecycle(Run):
         if request.continuation is not None:
             request.continuation.restore(self)
             return
-        self.fit_state.drift = Drift(self.lightning_module)
+        self.leyden_fit.drift = Drift(self.lightning_module)
         if request.checkpoint is None:
             return
         snapshot.put_weights_again(self)
-        snapshot.put_optimizers(self, request.checkpoint, self.plan)
+        snapshot.put_optimizers(self, request.checkpoint, self.leyden_fit.plan)
         snapshot.put_training(self, request.checkpoint)
         with usable(request.path, "loggers"):
-            for logger, position in zip(self.loggers, self.fit_state.logged or [], strict=False):
+            for logger, position in zip(self.loggers, self.leyden_fit.logged or [], strict=False):
                 if keeps_place(logger):
                     logger.leyden_resume(position)
-        self.fit_state.pending = None
+        self.leyden_fit.pending = None
         request.forget()
 
     def _logger_positions(self, request: CheckpointRequest) -> Iterator[tuple[Logger, Any]]:
@@ -377,7 +378,7 @@ class Lifecycle(Run):
         return ((logger, position) for logger, position in positions if keeps_place(logger))
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
-        if not self.loggers or self.fast_dev_run or not self.options.watching.autolog_hparams:
+        if not self.loggers or self.fast_dev_run or not self.leyden_options.watching.autolog_hparams:
             return
         merged: Any = {}
         for owner in (self.datamodule, module):
@@ -403,7 +404,7 @@ class Lifecycle(Run):
         """Train mode, but for submodules that the user put into eval mode on purpose."""
         if not module.training:
             module.train()
-            self.warn(
+            self.leyden_warn(
                 f"{type(module).__name__} was in eval mode when fit began: it was put into train mode, with all its submodules. "
                 f"To keep one in eval mode, call its eval() in on_train_epoch_start or leave the module itself in train mode."
             )
@@ -449,19 +450,19 @@ class Lifecycle(Run):
             with trying(self, steps) as trial:
                 yield trial
             return
-        loggers, callbacks, kept, fit_state = self.loggers, self.callbacks, module.state_dict(), self.fit_state
+        loggers, callbacks, kept, fit_state = self.loggers, self.callbacks, module.state_dict(), self.leyden_fit
         self._is_trial = True
         before = {name: value.detach().clone() for name, value in kept.items()}
         self.loggers = []
         try:
             with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
                 self.leyden_begin_fit()
-                self.keep_modes()  # put back with the verb's other things: a fit begins in train mode
+                self.leyden_keep_modes()  # put back with the verb's other things: a fit begins in train mode
                 self._prepare(module, choose_checkpoint(self, None), None)
                 with trying(self, steps) as trial:
                     yield trial
         finally:
-            self.loggers, self.callbacks, self.fit_state, self._is_trial = loggers, callbacks, fit_state, False
+            self.loggers, self.callbacks, self.leyden_fit, self._is_trial = loggers, callbacks, fit_state, False
             module.load_state_dict(before, strict=False)
 
     @property
@@ -470,19 +471,19 @@ class Lifecycle(Run):
 
         Loads the training loader where that has not happened yet. The same before and after a resume.
         """
-        limits = self.options.limits
+        limits = self.leyden_options.limits
         steps = float("inf") if limits.max_steps is None else limits.max_steps
         if limits.max_epochs is None:
             return steps
-        source = self.loaders.train
+        source = self.leyden_loaders.train
         if source is None:
             source = load_train(self)
-        stop = self.loaders.first_batches if self.options.behaviour.reload_every_n_epochs else source.stop
+        stop = self.leyden_loaders.first_batches if self.leyden_options.behaviour.reload_every_n_epochs else source.stop
         if stop is None:
             return steps
-        schedule = self.options.optimization.schedule or self.accumulation_schedule()
+        schedule = self.leyden_options.optimization.schedule or self.leyden_accumulation_schedule()
         if not schedule:
-            total = -(-stop // self.accumulation) * limits.max_epochs
+            total = -(-stop // self.leyden_fit.accumulation) * limits.max_epochs
         else:
             total, window = 0, 1
             for epoch in range(limits.max_epochs):

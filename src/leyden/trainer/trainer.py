@@ -146,8 +146,8 @@ class Trainer(Lifecycle):
         **legacy: Any,
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "legacy", "__class__")}
-        self.classic = classic.translate(legacy, given, classic.defaults_of(Trainer))
-        given = self.classic.keywords
+        self.leyden_classic = classic.translate(legacy, given, classic.defaults_of(Trainer))
+        given = self.leyden_classic.keywords
         if model_registry is not None:
             raise Unsupported(f"model_registry={model_registry!r}: model registries are not offered. Save with ModelCheckpoint.")
         if given["barebones"] is True:
@@ -177,16 +177,16 @@ class Trainer(Lifecycle):
             asked_callbacks=as_callbacks(given["callbacks"], "callbacks"),
             profiler=choose_profiler(given["profiler"]),
         )
-        self.metrics.silent = options.behaviour.barebones
+        self.leyden_metrics.silent = options.behaviour.barebones
         classic.tell_init(self)
 
     def _options_with(self, given: Mapping[str, Any]) -> Options:
         """The options as the constructor would read them, were it given these too."""
-        self.classic.keywords = {**(before := self.classic.keywords), **given}
+        self.leyden_classic.keywords = {**(before := self.leyden_classic.keywords), **given}
         try:
-            return read_options(self.classic.keywords)
+            return read_options(self.leyden_classic.keywords)
         except MisconfigurationException:
-            self.classic.keywords = before
+            self.leyden_classic.keywords = before
             raise
 
     # -- verbs
@@ -219,14 +219,14 @@ class Trainer(Lifecycle):
         Raises:
             MisconfigurationException, CheckpointError, NonFiniteLoss, and whatever the module's code raises.
         """
-        loaders = classic.fit_loaders(self.classic, legacy, train_dataloaders, val_dataloaders)
+        loaders = classic.fit_loaders(self.leyden_classic, legacy, train_dataloaders, val_dataloaders)
         train_dataloaders, datamodule = take_datamodule(loaders["train"], datamodule, "train_dataloaders")
         take_datamodule(loaders["val"], datamodule, "val_dataloaders")
         job = Job(
             module=check_module(model),
             loaders={"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]},
             datamodule=datamodule,
-            ckpt_path=ckpt_path if ckpt_path is not None else self.classic.resume_from,
+            ckpt_path=ckpt_path if ckpt_path is not None else self.leyden_classic.resume_from,
             weights_only=weights_only,
         )
         return self.strategy.processes.launched(self._fit)(job)
@@ -234,9 +234,9 @@ class Trainer(Lifecycle):
     def _fit(self, job: Job) -> FitResult:
         module = job.module
         request = choose_checkpoint(self, job.ckpt_path, fitting=True)
-        if self.goes_on and job.ckpt_path is None and module is self._fitted_module:
+        if self.leyden_goes_on and job.ckpt_path is None and module is self._fitted_module:
             request.continuation = Continuation.of(self)
-        self.goes_on = False
+        self.leyden_goes_on = False
         story = Story(self, self._result)
         with closing(request), story.ending(), self._verb(TrainerFn.FITTING, module, job.datamodule, job.loaders):
             self.leyden_begin_fit()
@@ -283,7 +283,7 @@ class Trainer(Lifecycle):
         **legacy: Any,
     ) -> list[dict[str, float]]:
         """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
-        dataloaders = classic.test_loaders(self.classic, legacy, dataloaders, datamodule)
+        dataloaders = classic.test_loaders(self.leyden_classic, legacy, dataloaders, datamodule)
         job = self._evaluation(TEST, model, dataloaders, ckpt_path, datamodule, weights_only)
         return self.strategy.processes.launched(self._evaluate)(replace(job, verbose=verbose))
 
@@ -312,7 +312,7 @@ class Trainer(Lifecycle):
             load_eval(self, PREDICT)
             if not any(self.num_predict_batches):
                 return []
-            with self.in_stage(PREDICT.running):
+            with self.leyden_in_stage(PREDICT.running):
                 predictions = PredictLoop(self, job.keep).run_epoch()
         if not job.keep:
             return None
@@ -335,7 +335,7 @@ class Trainer(Lifecycle):
             module=module,
             loaders={stage.key: dataloaders},
             datamodule=datamodule,
-            ckpt_path=ckpt_path if ckpt_path is not None else self.classic.resume_from,
+            ckpt_path=ckpt_path if ckpt_path is not None else self.leyden_classic.resume_from,
             weights_only=weights_only,
             stage=stage,
             implicit=not asked and module is self._fitted_module,
@@ -349,12 +349,12 @@ class Trainer(Lifecycle):
             request = choose_checkpoint(self, job.ckpt_path, implicit=job.implicit, verbose=job.verbose)
             self._prepare(job.module, request, job.weights_only)
             load_eval(self, stage)
-            if not any(self.loaders.num_eval_batches(stage.key)):
+            if not any(self.leyden_loaders.num_eval_batches(stage.key)):
                 return []
-            with self.in_stage(stage.running):
+            with self.leyden_in_stage(stage.running):
                 results = EvaluateLoop(self, stage).run_epoch()
-                assert self.hooks is not None
-                self.hooks.emit_checkpoint_phase(stage.hooks.end)
+                assert self.leyden_hooks is not None
+                self.leyden_hooks.emit_checkpoint_phase(stage.hooks.end)
             if job.verbose and self.is_global_zero and any(results):
                 from leyden.callbacks.progress.results import print_results
 
@@ -367,17 +367,17 @@ class Trainer(Lifecycle):
         if not self.fast_dev_run or self.interrupted:
             return
         has_step = overrides(module, LightningModule.test_step)
-        origin = self.loaders.origins.get("test")
-        if has_step and origin is not None and origin.exists and self.options.limits.test:
-            kept = self.loaders, self.metrics
-            self.loaders, self.metrics = Loaders(), Metrics()
+        origin = self.leyden_loaders.origins.get("test")
+        if has_step and origin is not None and origin.exists and self.leyden_options.limits.test:
+            kept = self.leyden_loaders, self.leyden_metrics
+            self.leyden_loaders, self.leyden_metrics = Loaders(), Metrics()
             try:
                 self.test(module, dataloaders=origin.given, datamodule=datamodule)
                 tested = self.callback_metrics
             finally:
-                self.loaders, self.metrics = kept  # what fit measured and read stays to be seen
+                self.leyden_loaders, self.leyden_metrics = kept  # what fit measured and read stays to be seen
                 self.state.fn = TrainerFn.FITTING
-            self.metrics.publish(tested)
+            self.leyden_metrics.publish(tested)
 
     def _result(self) -> FitResult:
         writer = self.checkpoint_callback
@@ -389,15 +389,15 @@ class Trainer(Lifecycle):
         if self.interrupted:
             status, reason = "interrupted", "Ctrl-C"
         elif self.should_stop:
-            status, reason = "stopped", self.stop_reason
+            status, reason = "stopped", self.leyden_stop_reason
         else:
             status, reason = "finished", None
         return FitResult(
             status=status,
             reason=reason,
             epochs=self.current_epoch,
-            steps=self.progress.step,
-            history=list(self.history),
+            steps=self.leyden_fit.progress.step,
+            history=list(self.leyden_fit.history),
             best_checkpoint=best,
             best_score=float(score) if score is not None else None,
             last_checkpoint=last,
@@ -445,9 +445,9 @@ class Trainer(Lifecycle):
     @property
     def enable_validation(self) -> bool:
         """Whether fit validates: there is a validation loader, a ``validation_step``, and the limits leave batches."""
-        if self._module is None or self.options.limits.val == 0:
+        if self._module is None or self.leyden_options.limits.val == 0:
             return False
-        return self.loaders.exists("val") and overrides(self._module, LightningModule.validation_step)
+        return self.leyden_loaders.exists("val") and overrides(self._module, LightningModule.validation_step)
 
     @contextmanager
     def init_module(self, empty_init: bool | None = None) -> Iterator[None]:

@@ -33,21 +33,21 @@ class Trial:
     def __init__(self, run: Run, steps: int | None) -> None:
         self.run = run
         self.steps = steps
-        self.optimization = run.optimization = optimization_of(run)
+        self.optimization = run.leyden_fit.optimization = optimization_of(run)
         self._transfer = BatchTransfer(run)
 
     @property
     def optimizers(self) -> list[Any]:
         """The optimizers, whose settings may be changed: they come back as they were."""
-        return self.run.plan.optimizers
+        return self.run.leyden_fit.plan.optimizers
 
     def batches(self) -> Iterator[Any]:
         """Batches of the training data from its beginning, over and over, ``steps`` of them in all."""
         run, taken = self.run, 0
-        loaders = run.loaders
+        loaders = run.leyden_loaders
         if loaders.train is None:
             raise MissingMethod("There is nothing to train on: pass train_dataloaders=, or give the module a `train_dataloader`.")
-        limits, name = run.options.limits, loaders.train.name
+        limits, name = run.leyden_options.limits, loaders.train.name
         # of its own: the run's keeps its place
         source = Source(
             loaders.train_given, name, limits.train, "limit_train_batches", training=True, in_order=bool(limits.overfit)
@@ -62,14 +62,15 @@ class Trial:
     def step(self, batch: Any, index: int | None = None, is_last: bool = False) -> Tensor | None:
         """One training step, with its hooks of the module, precision, accumulation and clipping; returns the loss, detached."""
         run = self.run
-        index = run.progress.batch if index is None else index
+        fit = run.leyden_fit
+        index = fit.progress.batch if index is None else index
         batch = self._transfer(batch)
-        run.flight.batch, run.flight.index, run.flight.is_last = batch, index, is_last
-        run.metrics.at(batch, None, lambda: None)
-        run.losses.waiting.clear()
+        fit.flight.batch, fit.flight.index, fit.flight.is_last = batch, index, is_last
+        run.leyden_metrics.at(batch, None, lambda: None)
+        fit.losses.waiting.clear()
         self.optimization.step(batch, index, is_last)
-        run.progress.count_batch(is_last)
-        return run.losses.waiting[-1] if run.losses.waiting else None
+        fit.progress.count_batch(is_last)
+        return fit.losses.waiting[-1] if fit.losses.waiting else None
 
 
 @contextmanager
@@ -79,14 +80,14 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
     Callbacks and loggers hear nothing. Put back, bit for bit: weights, buffers, gradients, modes, optimizers, schedulers,
     precision, random states, the module's and the loaders' own generators, metrics, and how far the fit was.
     """
-    module, plan, precision = run.lightning_module, run.plan, run.strategy.precision
-    where = run.hooks.where if run.hooks is not None and run.fitting else None
-    if where is not None and Done.STARTED <= run.progress.done < Done.BACKWARD:
+    module, plan, precision = run.lightning_module, run.leyden_fit.plan, run.strategy.precision
+    where = run.leyden_hooks.where if run.leyden_hooks is not None and run.leyden_fitting else None
+    if where is not None and Done.STARTED <= run.leyden_fit.progress.done < Done.BACKWARD:
         raise ConflictingOptions(
             f"trial_run() was called in {where}: its steps would change weights that the running batch's backward still needs. "
             f"Call it before a batch or after it."
         )
-    if run.loaders.train is None and run.loaders.exists("train"):
+    if run.leyden_loaders.train is None and run.leyden_loaders.exists("train"):
         with preserved_random_state():  # what is made once is made now: its generators are among what is put back
             load_train(run)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -100,17 +101,17 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
     scaling = copy.deepcopy(precision.state_dict())
     objects = copy.deepcopy(take_metric_objects(run))
     generators = take_generators(run)
-    kept = run.fit_state, run.metrics, run.hooks, run.loggers, run.is_last_batch
+    kept = run.leyden_fit, run.leyden_metrics, run.leyden_hooks, run.loggers, run.is_last_batch
     with preserved_random_state():
-        run.fit_state, run.metrics, run.loggers = run.leyden_fresh_fit(), Metrics(), []
-        run.plan = plan
+        run.leyden_fit, run.leyden_metrics, run.loggers = run.leyden_fresh_fit(), Metrics(), []
+        run.leyden_fit.plan = plan
         try:
-            run.hooks = Hooks(run, [], module)
-            run.metrics.begin(run.hooks, module)
+            run.leyden_hooks = Hooks(run, [], module)
+            run.leyden_metrics.begin(run.leyden_hooks, module)
             for parameter in module.parameters():
                 parameter.grad = None
-            with run.in_stage(RunningStage.TRAINING), torch.inference_mode(mode=False), torch.enable_grad():
-                run.metrics.start_epoch("train")
+            with run.leyden_in_stage(RunningStage.TRAINING), torch.inference_mode(mode=False), torch.enable_grad():
+                run.leyden_metrics.start_epoch("train")
                 module.train()
                 trial = Trial(run, steps)
                 try:
@@ -118,7 +119,7 @@ def trying(run: Run, steps: int | None) -> Iterator[Trial]:
                 finally:
                     trial.optimization.close()
         finally:
-            run.fit_state, run.metrics, run.hooks, run.loggers, run.is_last_batch = kept
+            run.leyden_fit, run.leyden_metrics, run.leyden_hooks, run.loggers, run.is_last_batch = kept
             with torch.no_grad():
                 for name, tensor in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
                     if name in weights:

@@ -38,7 +38,7 @@ class Story:
     def __init__(self, run: Run, kept: Callable[[], Kept]) -> None:
         self.run = run
         self.kept = kept
-        self.tells = run.options.watching.progress_bar or run.options.watching.model_summary
+        self.tells = run.leyden_options.watching.progress_bar or run.leyden_options.watching.model_summary
         self.began: float | None = None
 
     def begin(self) -> None:
@@ -88,14 +88,14 @@ def first_line(run: Run) -> str:
         parts.append(f"fast_dev_run: {batches} {'batch' if batches == 1 else 'batches'} of each, and nothing is written.")
         return " ".join(parts)
     parts.append(f"Logs: {logs(run)}. Checkpoints: {checkpoints(run)}.")
-    if run.options.limits.epochs_by_default:
+    if run.leyden_options.limits.epochs_by_default:
         parts.append(f"Up to {run.max_epochs} epochs, which is only the default: max_epochs= sets another limit.")
     return " ".join(parts)
 
 
 def last_line(run: Run, seconds: float, failure: BaseException | None, kept: Kept) -> str:
     """Why training ended, how far it was and how long that took, and where its best and last checkpoints are."""
-    epochs, steps = run.current_epoch, run.progress.step
+    epochs, steps = run.current_epoch, run.leyden_fit.progress.step
     how_far = f"{counted(epochs, 'epoch')} and {counted(steps, 'step')}"
     text = f"Training ended after {how_far} in {duration(seconds)}: {reason(run, failure)}."
     files = []
@@ -119,11 +119,11 @@ def reason(run: Run, failure: BaseException | None) -> str:
     if failure is not None:
         return f"{type(failure).__name__} was raised"
     if run.should_stop:
-        return (run.stop_reason or "a stop was wished (trainer.should_stop was set)").rstrip(".")
-    limits = run.options.limits
+        return (run.leyden_stop_reason or "a stop was wished (trainer.should_stop was set)").rstrip(".")
+    limits = run.leyden_options.limits
     if run.fast_dev_run:
         return "fast_dev_run has run its batches"
-    if limits.max_steps is not None and run.progress.step >= limits.max_steps:
+    if limits.max_steps is not None and run.leyden_fit.progress.step >= limits.max_steps:
         return f"max_steps={limits.max_steps} was reached"
     if limits.max_epochs is not None and run.current_epoch >= limits.max_epochs:
         return f"max_epochs={limits.max_epochs} was reached"

@@ -138,7 +138,7 @@ class ThrottledProgressBar(ProgressBar):
         self._begin_loader(stage, self._evaluated_at)
 
     def _begin_loader(self, stage: str, now: float) -> None:
-        done = self.trainer.progress.batch if stage == "train" else 0
+        done = self.trainer.leyden_fit.progress.batch if stage == "train" else 0
         pace = self._train_pace if stage == "train" else self._pace
         pace.start(now, done)
         self._unless_broken(self._begin, stage, self._description(stage), self._total(stage), done)
@@ -282,7 +282,7 @@ class ThrottledProgressBar(ProgressBar):
         self._start("train", trainer)
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._train_done = trainer.progress.batch
+        self._train_done = trainer.leyden_fit.progress.batch
         if self._active:
             self._begin_loader("train", self.clock())
 
@@ -330,7 +330,7 @@ class ThrottledProgressBar(ProgressBar):
     def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._finish("validation", trainer, pl_module)
-            if trainer.fitting:
+            if trainer.leyden_fitting:
                 self._train_pace.skip(self.clock(), self._train_done)
                 if self._active:
                     self._enter("train", self._train_done)

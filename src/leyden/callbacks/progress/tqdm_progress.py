@@ -206,7 +206,7 @@ class TQDMProgressBar(ThrottledProgressBar):
 
     def init_validation_tqdm(self) -> Tqdm:
         """The bar of one validation."""
-        return self._bar(self.validation_description, leave=self._leave and not self.trainer.fitting)
+        return self._bar(self.validation_description, leave=self._leave and not self.trainer.leyden_fitting)
 
     def init_test_tqdm(self) -> Tqdm:
         """The bar of a test."""
