@@ -24,7 +24,7 @@ from leyden.state.parts import put_random_state, take_all
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
-from leyden.state.validation_schedule import ValidationSchedule
+from leyden.validation_schedule import ValidationSchedule
 
 # Looked up in every batch: plain numbers of this file cost less than an enum's members.
 OPENED, FETCHED = int(Done.OPENED), int(Done.FETCHED)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
+from leyden.checkpoint.loss_flow import carried_loss
 from leyden.devices.precision import Precision
 from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
@@ -18,7 +19,6 @@ from leyden.loops.manual import Manual
 from leyden.loops.outputs import read_loss, refuse_loss
 from leyden.module import LightningModule
 from leyden.state.fit_state import Stepping
-from leyden.state.flight import carried_loss
 from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure, takes_closure
 from leyden.state.progress import Done
 from leyden.state.run import Run

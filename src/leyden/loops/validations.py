@@ -14,7 +14,7 @@ from leyden.state.generators import undrawn
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import VAL, RunningStage
-from leyden.state.validation_schedule import ValidationSchedule
+from leyden.validation_schedule import ValidationSchedule
 
 
 class Validations:

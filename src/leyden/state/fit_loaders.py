@@ -11,7 +11,7 @@ from leyden.metrics.batch_size import SampleCount
 from leyden.state.making import load_train, load_validation
 from leyden.state.run import Run
 from leyden.state.stage import VAL
-from leyden.state.validation_schedule import ValidationSchedule
+from leyden.validation_schedule import ValidationSchedule
 
 
 class FitLoaders:

@@ -13,11 +13,12 @@ from torch import Tensor
 from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.forms import usable
+from leyden.checkpoint.loss_flow import flow_of
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
 from leyden.state.end import End
-from leyden.state.flight import detached, flow_of
+from leyden.state.flight import detached
 from leyden.state.generators import put_generators, take_generators
 from leyden.state.making import put_made, take_made
 from leyden.state.progress import NEXT_HOOK, Done

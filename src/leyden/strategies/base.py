@@ -16,7 +16,7 @@ from leyden.devices.precision import Precision
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException
 from leyden.spelling import exact_arguments
-from leyden.strategies.lightning_names import LightningNames, heed_overrides
+from leyden.strategies.lightning_names import Entered, LightningNames, heed_overrides
 from leyden.strategies.storage import OneFile, Storage
 
 
@@ -99,51 +99,6 @@ class Strategy(LightningNames, ABC):
             setattr(self, f"_{name}", asked)
 
     # -- processes
-    @property
-    def world_size(self) -> int:
-        """Processes that train together."""
-        return self.processes.world
-
-    @world_size.setter
-    def world_size(self, number: int) -> None:
-        self.processes.world = number
-
-    @property
-    def global_rank(self) -> int:
-        """This process among all of them."""
-        return self.processes.rank
-
-    @global_rank.setter
-    def global_rank(self, number: int) -> None:
-        self.processes.rank = number
-
-    @property
-    def local_rank(self) -> int:
-        """This process among those of its node."""
-        return self.processes.local_rank
-
-    @local_rank.setter
-    def local_rank(self, number: int) -> None:
-        self.processes.local_rank = number
-
-    @property
-    def node_rank(self) -> int:
-        """This node among all nodes."""
-        return self.processes.node_rank
-
-    @node_rank.setter
-    def node_rank(self, number: int) -> None:
-        self.processes.node_rank = number
-
-    @property
-    def num_nodes(self) -> int:
-        """How many nodes there are."""
-        return self.processes.nodes
-
-    @num_nodes.setter
-    def num_nodes(self, number: int) -> None:
-        self.processes.nodes = number
-
     @property
     def is_global_zero(self) -> bool:
         """Whether this is the process that writes files and speaks to the user."""
@@ -293,23 +248,3 @@ class Strategy(LightningNames, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(device={str(self.root_device)!r})"
-
-
-class Entered:
-    """A step that is reached through a wrapper's ``forward``."""
-
-    def __init__(self, wrapper: nn.Module, module: nn.Module, step: Callable[..., Any]) -> None:
-        self.wrapper, self.module, self.step = wrapper, module, step
-
-    def __call__(self, *args: Any) -> Any:
-        module = self.module
-
-        def entered(*inner: Any, **named: Any) -> Any:
-            del module.__dict__["forward"]  # inside the step, the module's own forward is meant
-            return self.step(*inner, **named)
-
-        module.__dict__["forward"] = entered
-        try:
-            return self.wrapper(*args)
-        finally:
-            module.__dict__.pop("forward", None)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.distributed.processes import Processes
+
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -24,6 +26,7 @@ class LightningNames:
     _module: nn.Module | None
     _steps: dict[str, Callable[..., Any]]
     precision: Any
+    processes: Processes
     optimizers: Sequence[Optimizer] = ()
     """The optimizers of the fit, once their states are loaded or one is stepped."""
 
@@ -35,6 +38,51 @@ class LightningNames:
     @property
     def precision_plugin(self) -> Any:
         return self.precision
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.processes.world
+
+    @world_size.setter
+    def world_size(self, number: int) -> None:
+        self.processes.world = number
+
+    @property
+    def global_rank(self) -> int:
+        """This process among all of them."""
+        return self.processes.rank
+
+    @global_rank.setter
+    def global_rank(self, number: int) -> None:
+        self.processes.rank = number
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its node."""
+        return self.processes.local_rank
+
+    @local_rank.setter
+    def local_rank(self, number: int) -> None:
+        self.processes.local_rank = number
+
+    @property
+    def node_rank(self) -> int:
+        """This node among all nodes."""
+        return self.processes.node_rank
+
+    @node_rank.setter
+    def node_rank(self, number: int) -> None:
+        self.processes.node_rank = number
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are."""
+        return self.processes.nodes
+
+    @num_nodes.setter
+    def num_nodes(self, number: int) -> None:
+        self.processes.nodes = number
 
     def setup_environment(self) -> None:
         """Before the module is placed."""
@@ -142,3 +190,23 @@ def _ours(strategy: LightningNames, name: str) -> Callable[..., Any]:
     """The house's method, of the class: the instance's leads to an override of Lightning's name."""
     method: Callable[..., Any] = getattr(type(strategy), name).__get__(strategy)
     return method
+
+
+class Entered:
+    """A step that is reached through a wrapper's ``forward``."""
+
+    def __init__(self, wrapper: nn.Module, module: nn.Module, step: Callable[..., Any]) -> None:
+        self.wrapper, self.module, self.step = wrapper, module, step
+
+    def __call__(self, *args: Any) -> Any:
+        module = self.module
+
+        def entered(*inner: Any, **named: Any) -> Any:
+            del module.__dict__["forward"]  # inside the step, the module's own forward is meant
+            return self.step(*inner, **named)
+
+        module.__dict__["forward"] = entered
+        try:
+            return self.wrapper(*args)
+        finally:
+            module.__dict__.pop("forward", None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leyden.callbacks.checkpoint import store_of
+from leyden.callbacks.places import best_candidates, folders_to_hold, newest_of_unmonitored, places_of, usual_places
 from leyden.checkpoint.files import absolute, is_remote
 from leyden.checkpoint.store import CheckpointStore
 from leyden.classic.continuation import Continuation
@@ -23,7 +24,6 @@ from leyden.errors import (
 )
 from leyden.state import snapshot
 from leyden.state.run import Run
-from leyden.trainer.candidates import best_candidates, folders_to_hold, newest_of_unmonitored, places_of, usual_places
 
 
 @dataclass

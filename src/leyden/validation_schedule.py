@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Protocol
 
 from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.options import Validation
 from leyden.schedule import EveryDuration
-from leyden.state.progress import Progress
+
+
+class Counts(Protocol):
+    """How far training is."""
+
+    epoch: int
+    batch: int
+    """Batches done in the epoch."""
+    batches: int
+    """Batches done in all."""
 
 
 class ValidationSchedule:
@@ -61,7 +71,7 @@ class ValidationSchedule:
         every = self.options.every_n_epochs
         return every is None or (epoch + 1) % every == 0
 
-    def is_due(self, progress: Progress, is_last: bool, is_cut: bool, now: float) -> bool:
+    def is_due(self, progress: Counts, is_last: bool, is_cut: bool, now: float) -> bool:
         """Whether validation follows the batch that ended. ``is_cut``: training was stopped, and ends after it."""
         options = self.options
         if not self.active or not self.validates(progress.epoch):
