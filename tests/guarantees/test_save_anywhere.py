@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -172,6 +173,7 @@ RecordingData: Any = recording(Data, DATA_HOOKS, lambda self, args: self.trainer
 
 def fit(folder: Path, log: Log, name: str, net: Any, ckpt_path: str | None = None, **options: Any) -> dict[str, Any]:
     """One fit, and what can be seen of it afterwards."""
+    patience = options.pop("patience", 3)
     leyden.seed_everything(3 if ckpt_path is None else 99)
     callbacks = []
     for who in ("first", "between", "late"):
@@ -183,7 +185,7 @@ def fit(folder: Path, log: Log, name: str, net: Any, ckpt_path: str | None = Non
             )
         callbacks.append(callback)
         if who == "first":
-            callbacks.append(EarlyStopping("val_loss", patience=3))
+            callbacks.append(EarlyStopping("val_loss", patience=patience))
     module, data = net(), RecordingData()
     module.log_of = data.log_of = log
     module.who, data.who = "module", "data"
@@ -394,3 +396,104 @@ def test_a_save_in_an_epoch_end_of_2020(kind: Any, tmp_path: Path) -> None:
     for number, path in enumerate([cut[-1], str(tmp_path / "after.ckpt")]):
         assert differing(ended, run(f"again-{number}", ckpt_path=path, max_steps=2)) == []
         assert differing(whole, run(f"further-{number}", ckpt_path=path)) == []
+
+
+class SharingNet(Net):
+    """Training and validation count in the same torchmetrics objects: one of its own, one of a collection, one in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = torchmetrics.MeanMetric()
+        self.several = torchmetrics.MetricCollection([torchmetrics.MeanSquaredError(), torchmetrics.MeanAbsoluteError()])
+        self.listed = [torchmetrics.MinMetric()]
+
+    def configure_optimizers(self) -> Any:
+        optimizers, schedules = super().configure_optimizers()
+        schedules[-1].update(interval="epoch", frequency=1)
+        return optimizers, schedules
+
+    def count(self, stage: str, batch: Any, loss: Tensor) -> None:
+        x, y = batch
+        self.shared(loss)
+        self.several(self(x).detach(), y)
+        self.listed[0].update(loss)
+        asked = {"on_step": False, "on_epoch": True}
+        self.log(f"{stage}_shared", self.shared, **asked)
+        self.log_dict({f"{stage}_{name}": metric for name, metric in self.several.items()}, **asked)
+        self.log(f"{stage}_listed", self.listed[0], **asked)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.count("train", batch, loss.detach())
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.count("val", batch, self.collected[-1])
+
+
+@pytest.mark.parametrize("interval", [2, 1.0], ids=["validation inside an epoch", "validation at its end"])
+def test_one_metric_object_of_training_and_validation(interval: Any, tmp_path: Path) -> None:
+    hooks = {"on_train_batch_start", "on_train_batch_end", "on_validation_start", "on_validation_batch_start"}
+    hooks |= {
+        "on_validation_batch_end",
+        "on_validation_epoch_end",
+        "on_validation_end",
+        "on_train_epoch_end",
+        "on_train_epoch_start",
+    }
+    whole = fit(tmp_path, Log(tmp_path, None), "whole", SharingNet, val_check_interval=interval)
+    for owner in ("first", "late"):
+        log = Log(tmp_path, owner, frozenset(hooks))
+        assert differing(whole, fit(tmp_path, log, f"saving-{owner}", SharingNet, val_check_interval=interval)) == []
+        every = int(os.environ.get("LEYDEN_SAVES_EVERY", "13"))
+        wrong = {}
+        for number, (path, _, _) in enumerate(log.saved[::every]):
+            name = f"{owner}-{number}"
+            resumed = fit(tmp_path, Log(tmp_path, None), name, SharingNet, ckpt_path=path, val_check_interval=interval)
+            wrong[Path(path).name] = differing(whole, resumed)
+        assert not any(wrong.values()), {path: problems for path, problems in wrong.items() if problems}
+
+
+def test_a_save_before_the_fit(tmp_path: Path) -> None:
+    """After another verb, or in the hooks before training begins: what is saved is where the fit begins."""
+    logs = [Log(tmp_path, None) for _ in range(3)]
+    module, data = RecordingNet(), RecordingData()
+    module.log_of = data.log_of = logs[0]
+    module.who, data.who = "module", "data"
+    other = leyden.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    other.validate(module, datamodule=data, verbose=False)
+    module.first.bias.data += 1.0
+    path = tmp_path / "before.ckpt"
+    other.save_checkpoint(path)
+    found = [fit(tmp_path, logs[number], f"run-{number}", RecordingNet, ckpt_path=str(path)) for number in (1, 2)]
+    assert differing(*found) == []
+    assert found[0]["counts"] == (2, 6, "finished")
+    assert told(logs[1].heard) == told(logs[2].heard)
+    assert ("first", "on_fit_end") in logs[1].heard
+    log = Log(tmp_path, "everybody", frozenset({"setup", "on_fit_start", "on_train_start", "prepare_data"}))
+    whole = fit(tmp_path, log, "whole", RecordingNet)
+    assert {hook for _, hook, _ in log.saved} >= {"setup", "on_fit_start", "on_train_start"}
+    for number, (path, _, mark) in enumerate(log.saved):
+        after = Log(tmp_path, None)
+        resumed = fit(tmp_path, after, f"begun-{number}", RecordingNet, ckpt_path=path)
+        assert differing(whole, resumed) == [], path
+        assert told(log.heard[:mark]) + told(after.heard) == told(log.heard), path
+
+
+@pytest.mark.parametrize("owner", ["between", "late"])
+def test_a_save_in_a_fit_that_early_stopping_ends(owner: str, tmp_path: Path) -> None:
+    hooks = frozenset({"on_validation_end", "on_train_epoch_end", "on_train_end", "on_fit_end", "teardown", "on_train_batch_end"})
+    options: dict[str, Any] = {"max_epochs": 9, "patience": 1, "check_val_every_n_epoch": 1}
+    log = Log(tmp_path, owner, hooks)
+    whole = fit(tmp_path, log, "whole", RecordingNet, **options)
+    assert whole["counts"][2] == "stopped"
+    expected = told(log.heard)
+    every = int(os.environ.get("LEYDEN_SAVES_EVERY", "9"))
+    for number, (path, _, mark) in enumerate(reversed(log.saved)):
+        if number % every and number > 2:
+            continue
+        after = Log(tmp_path, None)
+        resumed = fit(tmp_path, after, f"resumed-{number}", RecordingNet, ckpt_path=path, **options)
+        assert differing(whole, resumed) == [], path
+        assert told(log.heard[:mark]) + told(after.heard) == expected, path
