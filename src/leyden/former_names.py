@@ -25,6 +25,16 @@ _PHASES = {"first": "first", "given": "given", "last": "checkpoint"}
 _LOGGERS_METHODS = {"start": ("agree",), "go_on": ("position",), "resume": ("position",), "start_over": (), "position": ()}
 
 
+class OlderName:
+    """An attribute that reads another, of today's name, until somebody sets something of their own by the older one."""
+
+    def __init__(self, today: str) -> None:
+        self.today = today
+
+    def __get__(self, part: Any, owner: type) -> Any:
+        return self if part is None else getattr(part, self.today)
+
+
 def adopt_callback(cls: type) -> None:
     """Let a callback's class say under today's names what it says under those of 0.1.0. Called once, when it is defined."""
     phase = _said(cls, "place")

@@ -13,6 +13,7 @@ from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
 from leyden.callbacks.older import read_mode
 from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_warn_user
 from leyden.errors import InvalidOption, InvalidType
+from leyden.former_names import OlderName
 from leyden.module import LightningModule
 from leyden.options import check_count, check_number
 from leyden.spelling import exact_arguments
@@ -103,28 +104,25 @@ class EarlyStopping(Callback):
         )
         self.log_rank_zero_only = log_rank_zero_only
         self._check_on_train_epoch_end = check_on_train_epoch_end
-        self._metric = Monitor(monitor)
-        self._has_run = False
-        self._resumed = False
-        self._begin()
+        self.__metric = Monitor(monitor)
+        self.__has_run = False
+        self.__resumed = False
+        self.__begin()
 
-    def _begin(self) -> None:
+    def __begin(self) -> None:
         self.wait_count = 0
         self.stopped_epoch = 0
         self.best_score = torch.tensor(math.inf if self.mode == "min" else -math.inf)
         self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
         self.stopping_reason_message: str | None = None
         self.best_epoch: int | None = None
-        self._each_epoch = False  # whether every epoch ends with one check
-        self._judged: float | None = None  # the value that ended training
-        self._limits: list[int] | None = None  # max_epochs and max_steps of the run that it ended
-        self._warned = False
-        self._metric.forget()
+        self.__each_epoch = False  # whether every epoch ends with one check
+        self.__judged: float | None = None  # the value that ended training
+        self.__limits: list[int] | None = None  # max_epochs and max_steps of the run that it ended
+        self.__warned = False
+        self.__metric.forget()
 
-    @property
-    def wait(self) -> int:
-        """``wait_count``, by its older name."""
-        return self.wait_count
+    wait = OlderName("wait_count")
 
     @property
     def state_key(self) -> str:
@@ -139,24 +137,24 @@ class EarlyStopping(Callback):
     def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if self._has_run:  # another fit is judged by itself
-            self._begin()
-            self._has_run = False
+        if self.__has_run:  # another fit is judged by itself
+            self.__begin()
+            self.__has_run = False
 
     def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
         """A run that goes on after the end that this callback brought about: ask for it again, where it still holds."""
-        resumed, self._resumed = self._resumed, False
+        resumed, self.__resumed = self.__resumed, False
         if not resumed or self.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
             return
-        if self._still_holds() and not _are_raised(self._limits, _limits_of(trainer)):
+        if self.__still_holds() and not _are_raised(self.__limits, _limits_of(trainer)):
             trainer.leyden_stop(because=self.stopping_reason_message or "EarlyStopping asked for it")
         else:
             self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
-            self.stopping_reason_message = self._judged = self._limits = None
+            self.stopping_reason_message = self.__judged = self.__limits = None
 
-    def _still_holds(self) -> bool:
+    def __still_holds(self) -> bool:
         """Whether what ended training would end it with the arguments of today."""
-        value = math.nan if self._judged is None else self._judged  # NaN: a file of an earlier version
+        value = math.nan if self.__judged is None else self.__judged  # NaN: a file of an earlier version
         reason, sign = self.stopping_reason, -1.0 if self.mode == "min" else 1.0
         if reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
             return self.wait_count >= self.patience
@@ -167,59 +165,59 @@ class EarlyStopping(Callback):
         return self.divergence_threshold is not None and not sign * value >= sign * self.divergence_threshold
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._has_run = True
+        self.__has_run = True
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if trainer.leyden_fitting:
-            self._metric.validation_starts(trainer)
+            self.__metric.validation_starts(trainer)
 
     def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if not trainer.leyden_fitting:
             return
-        self._metric.validation_ends(trainer)
-        if not self._should_skip_check(trainer) and not self._checks_on_train_epoch_end(trainer):
-            self._check_if_new(trainer, epoch_over=False)
+        self.__metric.validation_ends(trainer)
+        if not self._should_skip_check(trainer) and not self.__checks_on_train_epoch_end(trainer):
+            self.__check_if_new(trainer, epoch_over=False)
 
     def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if self._should_skip_check(trainer):
             return
-        if self._checks_on_train_epoch_end(trainer):
-            self._check_if_new(trainer, epoch_over=True)
+        if self.__checks_on_train_epoch_end(trainer):
+            self.__check_if_new(trainer, epoch_over=True)
         elif self.monitor not in trainer.callback_metrics:
-            self._say_missing(trainer, epoch_over=True)
+            self.__say_missing(trainer, epoch_over=True)
 
     def _should_skip_check(self, trainer: Run) -> bool:
         return not trainer.leyden_fitting or trainer.sanity_checking or bool(trainer.fast_dev_run)
 
-    def _checks_on_train_epoch_end(self, trainer: Run) -> bool:
+    def __checks_on_train_epoch_end(self, trainer: Run) -> bool:
         if self._check_on_train_epoch_end is not None:
             return self._check_on_train_epoch_end
         return validates_at_epoch_end(trainer)
 
-    def _check_if_new(self, trainer: Run, epoch_over: bool) -> None:
+    def __check_if_new(self, trainer: Run, epoch_over: bool) -> None:
         if self.monitor not in trainer.callback_metrics:
-            self._say_missing(trainer, epoch_over)
-        elif self._metric.is_new(trainer):
+            self.__say_missing(trainer, epoch_over)
+        elif self.__metric.is_new(trainer):
             self._run_early_stopping_check(trainer)
-            self._metric.taken(trainer)
+            self.__metric.taken(trainer)
 
-    def _say_missing(self, trainer: Run, epoch_over: bool) -> None:
-        if self._metric.may_still_come(trainer, epoch_over):
+    def __say_missing(self, trainer: Run, epoch_over: bool) -> None:
+        if self.__metric.may_still_come(trainer, epoch_over):
             return
-        error = self._metric.missing("EarlyStopping", trainer)
+        error = self.__metric.missing("EarlyStopping", trainer)
         if self.strict:
             raise error
-        if not self._warned:
-            self._warned = True
+        if not self.__warned:
+            self.__warned = True
             rank_zero_warn_user(f"{error} Until it is, EarlyStopping stops nothing.")
 
     # -- whether
     def _run_early_stopping_check(self, trainer: Run) -> None:
         """Judge the metric's present value, and ask for the end where it says so."""
-        current = self._metric.read(trainer)
+        current = self.__metric.read(trainer)
         if current is None:
             return
-        self._each_epoch = validates_at_epoch_end(trainer)
+        self.__each_epoch = validates_at_epoch_end(trainer)
         best = self.best_score
         should_stop, reason = self._evaluate_stopping_criteria(current)
         if self.best_score is not best:
@@ -227,7 +225,7 @@ class EarlyStopping(Callback):
         if should_stop:  # epoch values are the same on all processes, and a wish of one alone is heard by the others
             self.stopped_epoch = trainer.current_epoch
             self.stopping_reason_message = reason
-            self._judged, self._limits = float(current), _limits_of(trainer)
+            self.__judged, self.__limits = float(current), _limits_of(trainer)
             trainer.leyden_stop(because=reason or "EarlyStopping asked for it")
         if reason and self.verbose:
             self._log_info(trainer, reason)
@@ -255,7 +253,7 @@ class EarlyStopping(Callback):
             self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
             by = f" by more than {abs(self.min_delta):g}" if self.min_delta else ""
             checks = "check" if self.wait_count == 1 else "checks"
-            each = checks.replace("check", "epoch") if self._each_epoch else checks
+            each = checks.replace("check", "epoch") if self.__each_epoch else checks
             where = "" if self.best_epoch is None else f" at epoch {self.best_epoch + 1}"
             return True, f"{name} has not improved{by} for {self.wait_count} {each}, best {best:.4g}{where}."
         return False, None
@@ -282,22 +280,22 @@ class EarlyStopping(Callback):
             "patience": self.patience,
             "stopping_reason": self.stopping_reason.value,
             "stopping_reason_message": self.stopping_reason_message,
-            "judged": self._judged,
-            "limits": self._limits,
-            "metric": self._metric.state_dict(),
+            "judged": self.__judged,
+            "limits": self.__limits,
+            "metric": self.__metric.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._begin()
-        self._has_run, self._resumed = False, True
+        self.__begin()
+        self.__has_run, self.__resumed = False, True
         self.wait_count = state_dict["wait_count"]
         self.stopped_epoch = state_dict["stopped_epoch"]
         self.best_score = torch.as_tensor(state_dict["best_score"])
         self.best_epoch = state_dict.get("best_epoch")
         self.stopping_reason = EarlyStoppingReason(state_dict.get("stopping_reason", 0))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
-        self._judged, self._limits = state_dict.get("judged"), state_dict.get("limits")
-        self._metric.load_state_dict(state_dict.get("metric", {}))
+        self.__judged, self.__limits = state_dict.get("judged"), state_dict.get("limits")
+        self.__metric.load_state_dict(state_dict.get("metric", {}))
 
 
 def _limits_of(trainer: Run) -> list[int]:

@@ -65,10 +65,10 @@ class GradientAccumulationScheduler(Callback):
                     f"{type(pl_module).__name__} overrides {hook.__name__}: it is called only when a window of batches is full.",
                     category=LeydenWarning,
                 )
-        self._apply(trainer)  # a run that resumes in the middle of an epoch starts none
+        self.__apply(trainer)  # a run that resumes in the middle of an epoch starts none
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._apply(trainer)
+        self.__apply(trainer)
 
-    def _apply(self, trainer: Run) -> None:
+    def __apply(self, trainer: Run) -> None:
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)

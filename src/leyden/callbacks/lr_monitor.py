@@ -51,8 +51,8 @@ class LearningRateMonitor(Callback):
         self.lrs: dict[str, list[Any]] = {}
         self.last_momentum_values: dict[str, Any] = {}
         self.last_weight_decay_values: dict[str, Any] = {}
-        self._watched: list[tuple[str, Optimizer, str | None]] = []  # name, optimizer, its scheduler's interval
-        self._every = 0
+        self.__watched: list[tuple[str, Optimizer, str | None]] = []  # name, optimizer, its scheduler's interval
+        self.__every = 0
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if not trainer.loggers:
@@ -60,35 +60,35 @@ class LearningRateMonitor(Callback):
                 "LearningRateMonitor writes to a logger, and Trainer(logger=False) has none. Remove the callback, or give the "
                 "Trainer a logger."
             )
-        self._watched = list(_named_optimizers(trainer))
-        for name, optimizer, _ in self._watched:
+        self.__watched = list(_named_optimizers(trainer))
+        for name, optimizer, _ in self.__watched:
             repeated = [each for each, times in Counter(_group_names(optimizer)).items() if times > 1]
             if repeated:
                 raise InvalidReturn(
                     f"The parameter groups of {name} share the name {repeated[0]!r}, so their learning rates could not be told "
                     f"apart. Give each group its own 'name', or none."
                 )
-        self._every = trainer.log_every_n_steps if self.logging_interval != "epoch" and self._watched else 0
-        self.lrs = {f"{name}{group}": [] for name, optimizer, _ in self._watched for group in _suffixes(optimizer)}
+        self.__every = trainer.log_every_n_steps if self.logging_interval != "epoch" and self.__watched else 0
+        self.lrs = {f"{name}{group}": [] for name, optimizer, _ in self.__watched for group in _suffixes(optimizer)}
         self.last_momentum_values = {f"{name}-momentum": None for name in self.lrs}
         self.last_weight_decay_values = {f"{name}-weight_decay": None for name in self.lrs}
 
     def on_train_batch_start(self, trainer: Run, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        every = self._every
+        every = self.__every
         if every:
             progress = trainer.leyden_fit.progress
             # once a step, at the first batch of its window
             if (progress.stepped_batches + 1) % every == 0 and progress.window == 0:
-                self._log(trainer, "step")
+                self.__log(trainer, "step")
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if self.logging_interval != "step":
-            self._log(trainer, "epoch")
+            self.__log(trainer, "epoch")
 
-    def _log(self, trainer: Run, when: str) -> None:
+    def __log(self, trainer: Run, when: str) -> None:
         chosen = [
             (name, optimizer)
-            for name, optimizer, interval in self._watched
+            for name, optimizer, interval in self.__watched
             if self.logging_interval is not None or interval in (None, when)
         ]
         values: dict[str, Any] = {}

@@ -125,25 +125,25 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         self._enable_version_counter = enable_version_counter
         trigger = read_trigger(every_n_train_steps, every_n_epochs, train_time_interval)
         self._every_n_train_steps, self._every_n_epochs, self._train_time_interval = trigger
-        self._time = None if trigger.interval is None else EveryDuration(trigger.interval.total_seconds())
-        self._clock = clock
+        self.__time = None if trigger.interval is None else EveryDuration(trigger.interval.total_seconds())
+        self.__clock = clock
         self._given_dirpath = self.dirpath
-        self._chooses_monitor = False
-        self._key_monitor = self.monitor
-        self._metric = Monitor(self.monitor or "")
-        self._has_run = False
-        self._upkeep = Upkeep(self.retention)
-        self._begin()
+        self.__chooses_monitor = False
+        self.__key_monitor = self.monitor
+        self.__metric = Monitor(self.monitor or "")
+        self.__has_run = False
+        self.__upkeep = Upkeep(self.retention)
+        self.__begin()
 
     def choose_monitor(self) -> None:
         """Watch the validation loss, where there is one and no monitor was named: the best by it is kept, not the newest."""
-        self._chooses_monitor = self.monitor is None and self.save_top_k >= 1
+        self.__chooses_monitor = self.monitor is None and self.save_top_k >= 1
 
-    def _begin(self) -> None:
+    def __begin(self) -> None:
         """Start records for a new fit."""
-        self._upkeep.forget()
-        self._moments = Moments()
-        self._metric.forget()
+        self.__upkeep.forget()
+        self.__moments = Moments()
+        self.__metric.forget()
 
     @property
     def every_n_epochs(self) -> int:
@@ -153,7 +153,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     @property
     def state_key(self) -> str:
         return self._generate_state_key(
-            monitor=self._key_monitor,
+            monitor=self.__key_monitor,
             mode=self.mode,
             every_n_train_steps=self._every_n_train_steps,
             every_n_epochs=self._every_n_epochs,
@@ -164,11 +164,11 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        refuse_unranked(self.monitor, self.save_top_k, self._chooses_monitor)
-        self._upkeep.store = store_of(trainer)
-        if self._has_run:  # another fit has its own best, and its own files
-            self._begin()
-            self._has_run = False
+        refuse_unranked(self.monitor, self.save_top_k, self.__chooses_monitor)
+        self.__upkeep.store = store_of(trainer)
+        if self.__has_run:  # another fit has its own best, and its own files
+            self.__begin()
+            self.__has_run = False
         if self._given_dirpath is None:
             self.dirpath = trainer.strategy.broadcast(usual_folder(trainer))
 
@@ -176,23 +176,23 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         if trainer.fast_dev_run:
             return
         if self.dirpath is not None:
-            self._upkeep.store.clean(self.dirpath)
-        if self._upkeep.resumed:
+            self.__upkeep.store.clean(self.dirpath)
+        if self.__upkeep.resumed:
             source = None if trainer.ckpt_path is None else absolute(trainer.ckpt_path)
             if source is not None and self.dirpath is not None:
-                self._upkeep.settle(source, self.dirpath, keeps_last=bool(self.save_last))
-            self._remove_outdated(trainer, spare=source)
+                self.__upkeep.settle(source, self.dirpath, keeps_last=bool(self.save_last))
+            self.__remove_outdated(trainer, spare=source)
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._has_run = True
-        if self._time is not None:
-            self._time.last = self._now(trainer)
-        folder, begins = self._given_dirpath, not trainer.ckpt_path and not self._upkeep.resumed
+        self.__has_run = True
+        if self.__time is not None:
+            self.__time.last = self.__now(trainer)
+        folder, begins = self._given_dirpath, not trainer.ckpt_path and not self.__upkeep.resumed
         if folder is not None and begins and self.save_top_k != 0 and not trainer.fast_dev_run:
-            self._upkeep.warn_if_not_empty(folder)
+            self.__upkeep.warn_if_not_empty(folder)
 
     def leyden_wants(self, hook: str) -> bool:
-        by_steps = bool(self._every_n_train_steps) or self._time is not None
+        by_steps = bool(self._every_n_train_steps) or self.__time is not None
         mine = type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
         return hook != "on_train_batch_end" or by_steps or not mine
 
@@ -204,48 +204,48 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             step = trainer.leyden_fit.progress.step
             if step % steps or step == 0:
                 return
-        elif self._time is None or not self._time(self._now(trainer)):
+        elif self.__time is None or not self.__time(self.__now(trainer)):
             return
         if self._should_skip_saving_checkpoint(trainer):
             return
         if self.monitor is not None and trainer.leyden_fit.validation_follows:
-            self._moments.pending = True  # the metric will be this step's, and no older one
+            self.__moments.pending = True  # the metric will be this step's, and no older one
             return
-        self._save(trainer, epoch_over=False)
+        self.__save(trainer, epoch_over=False)
 
-    def _now(self, trainer: Run) -> float:
+    def __now(self, trainer: Run) -> float:
         """Seconds on the clock that all processes agree on; alone, on this callback's own."""
-        return self._clock() if trainer.leyden_fit.course.alone else trainer.leyden_fit.course.now
+        return self.__clock() if trainer.leyden_fit.course.alone else trainer.leyden_fit.course.now
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if trainer.leyden_fitting:
-            self._metric.validation_starts(trainer)
+            self.__metric.validation_starts(trainer)
 
     def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if not trainer.leyden_fitting:
             return
-        self._metric.validation_ends(trainer)
+        self.__metric.validation_ends(trainer)
         if self._should_skip_saving_checkpoint(trainer):
             return
-        pending, self._moments.pending = self._moments.pending, False
-        if pending or (not self._should_save_on_train_epoch_end(trainer) and self._is_epoch_due(trainer)):
-            self._save(trainer, epoch_over=False)
+        pending, self.__moments.pending = self.__moments.pending, False
+        if pending or (not self._should_save_on_train_epoch_end(trainer) and self.__is_epoch_due(trainer)):
+            self.__save(trainer, epoch_over=False)
 
     def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        due = self._is_epoch_due(trainer) and self._should_save_on_train_epoch_end(trainer)
+        due = self.__is_epoch_due(trainer) and self._should_save_on_train_epoch_end(trainer)
         if due and not self._should_skip_saving_checkpoint(trainer):
-            self._save(trainer, epoch_over=True)
+            self.__save(trainer, epoch_over=True)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
         batches = trainer.leyden_fit.progress.batches
         # a quick run without validation has no metric to judge by: what it has trained is kept all the same
         unjudged = self.monitor is not None and trainer.limit_val_batches == 0 and self.save_top_k and not self.best_model_path
         keeps_last = (self.save_last or unjudged) and not trainer.fast_dev_run
-        if keeps_last and batches and self._moments.batches != (batches, True):
+        if keeps_last and batches and self.__moments.batches != (batches, True):
             # a run that is started again has to know that it is over
-            self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)))
-            self._remove_outdated(trainer)
-        self._drop_interim(trainer)
+            self.__write(trainer, None, self.__last_path(trainer, self._monitor_candidates(trainer)))
+            self.__remove_outdated(trainer)
+        self.__drop_interim(trainer)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
         if not self.save_on_exception or isinstance(exception, CheckpointWriteFailed | CheckpointError):
@@ -253,8 +253,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         if self._should_skip_saving_checkpoint(trainer):
             return
         candidates = self._monitor_candidates(trainer)
-        path = self._free_path(trainer, candidates, None, ())
-        self._write(trainer, path, self._last_path(trainer, candidates) if self.save_last else None, planned=False)
+        path = self.__free_path(trainer, candidates, None, ())
+        self.__write(trainer, path, self.__last_path(trainer, candidates) if self.save_last else None, planned=False)
 
     def save_now(self, trainer: Run) -> None:
         """Write the present state: the run is about to be ended by a signal.
@@ -264,19 +264,22 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         if not trainer.leyden_fitting or trainer.fast_dev_run or self.dirpath is None:
             return
         if self.save_last:
-            self._write(trainer, None, self._last_path(trainer, self._monitor_candidates(trainer)), planned=False)
+            self.__write(trainer, None, self.__last_path(trainer, self._monitor_candidates(trainer)), planned=False)
         else:
             self.retention.interim = os.path.join(self.dirpath, self.CHECKPOINT_NAME_INTERRUPTED + self.FILE_EXTENSION)
             trainer.save_checkpoint(self.retention.interim)
 
-    def _drop_interim(self, trainer: Run) -> None:
+    def __drop_interim(self, trainer: Run) -> None:
         if self.retention.interim:
             self._remove_checkpoint(trainer, self.retention.interim)
             self.retention.interim = ""
 
     def _should_skip_saving_checkpoint(self, trainer: Run) -> bool:
         return (
-            not trainer.leyden_fitting or trainer.sanity_checking or bool(trainer.fast_dev_run) or self._moments.is_saved(trainer)
+            not trainer.leyden_fitting
+            or trainer.sanity_checking
+            or bool(trainer.fast_dev_run)
+            or self.__moments.is_saved(trainer)
         )
 
     def _should_save_on_train_epoch_end(self, trainer: Run) -> bool:
@@ -284,67 +287,67 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             return self._save_on_train_epoch_end
         return validates_at_epoch_end(trainer)
 
-    def _is_epoch_due(self, trainer: Run) -> bool:
+    def __is_epoch_due(self, trainer: Run) -> bool:
         return EveryN(self._every_n_epochs)(trainer.current_epoch + 1)
 
     # -- what to save
-    def _save(self, trainer: Run, epoch_over: bool) -> None:
+    def __save(self, trainer: Run, epoch_over: bool) -> None:
         """A save is due: write what is wanted, and remove what is not any more."""
-        if self._chooses_monitor and self.monitor is None:
-            self._choose_monitor(trainer)
-        candidates = self._metric.all_named(self, self._monitor_candidates(trainer), trainer, epoch_over)
+        if self.__chooses_monitor and self.monitor is None:
+            self.__choose_monitor(trainer)
+        candidates = self.__metric.all_named(self, self._monitor_candidates(trainer), trainer, epoch_over)
         before = ModelCheckpoint.state_dict(self)
-        path = self._take_in(trainer, candidates, epoch_over)
-        last = self._last_path(trainer, candidates) if self.save_last else None
+        path = self.__take_in(trainer, candidates, epoch_over)
+        last = self.__last_path(trainer, candidates) if self.save_last else None
         if path is None and last is None:
             return
         try:
-            self._write(trainer, path, last)
+            self.__write(trainer, path, last)
         except BaseException:
             self.retention.load_state_dict(before)
-            self._read(before)
+            self.__read(before)
             raise
         if path is not None and self.verbose:
             score = "" if self.monitor is None else f": {self.monitor} = {float(self.best_k_models[path]):.6g}"
             rank_zero_info(f"Epoch {trainer.current_epoch}, step {trainer.global_step}{score}; saved {path!r}.")
-        self._remove_outdated(trainer)
-        self._drop_interim(trainer)
+        self.__remove_outdated(trainer)
+        self.__drop_interim(trainer)
 
-    def _take_in(self, trainer: Run, candidates: dict[str, Tensor], epoch_over: bool) -> str | None:
+    def __take_in(self, trainer: Run, candidates: dict[str, Tensor], epoch_over: bool) -> str | None:
         """Enter the present state into the records; the path under which to write it, ``None`` where it is not wanted."""
         if self.save_top_k == 0:
             return None
         score = None
         if self.monitor is not None:
-            score = self._score(trainer, candidates, epoch_over)
+            score = self.__score(trainer, candidates, epoch_over)
             if score is None:
                 return None
             if not self.retention.wants(score):
                 if self.verbose:
                     rank_zero_info(f"{self.monitor} = {float(score):.6g} is not among the best {self.save_top_k}.")
                 return None
-        path = self._free_path(trainer, candidates, self.filename, self.retention.replaced(score))
+        path = self.__free_path(trainer, candidates, self.filename, self.retention.replaced(score))
         self.retention.offer(path, score)
         return path
 
-    def _score(self, trainer: Run, candidates: dict[str, Tensor], epoch_over: bool) -> Tensor | None:
+    def __score(self, trainer: Run, candidates: dict[str, Tensor], epoch_over: bool) -> Tensor | None:
         assert self.monitor is not None
         if self.monitor not in candidates:
-            self._metric.wait_for_first(trainer, epoch_over, "ModelCheckpoint", "no best file is written")
+            self.__metric.wait_for_first(trainer, epoch_over, "ModelCheckpoint", "no best file is written")
             return None
-        if not self._metric.is_new(trainer):
+        if not self.__metric.is_new(trainer):
             return None
-        self._metric.taken(trainer)
+        self.__metric.taken(trainer)
         return self.retention.judge(candidates[self.monitor])
 
-    def _choose_monitor(self, trainer: Run) -> None:
+    def __choose_monitor(self, trainer: Run) -> None:
         name = validation_loss(trainer.callback_metrics)
         if name is not None:
-            self._monitor_by(name)
+            self.__monitor_by(name)
             self.retention.start_ranking()
 
-    def _monitor_by(self, name: str) -> None:
-        self.monitor = self._metric.name = name
+    def __monitor_by(self, name: str) -> None:
+        self.monitor = self.__metric.name = name
 
     def _monitor_candidates(self, trainer: Run) -> dict[str, Tensor]:
         """Everything that a name or ``monitor`` may ask for: the metrics, ``epoch`` and ``step``."""
@@ -375,28 +378,28 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         )
         return name if self.dirpath is None else os.path.join(self.dirpath, name)
 
-    def _free_path(self, trainer: Run, candidates: dict[str, Tensor], filename: str | None, replaced: Collection[str]) -> str:
+    def __free_path(self, trainer: Run, candidates: dict[str, Tensor], filename: str | None, replaced: Collection[str]) -> str:
         """The first name, counting versions, that is free or this run's to replace."""
         path = self.format_checkpoint_name(candidates, filename)
         version = self.STARTING_VERSION
-        while self._enable_version_counter and path not in replaced and self._is_taken(trainer, path):
+        while self._enable_version_counter and path not in replaced and self.__is_taken(trainer, path):
             path = self.format_checkpoint_name(candidates, filename, ver=version)
             version += 1
         return path
 
-    def _is_taken(self, trainer: Run, path: str) -> bool:
+    def __is_taken(self, trainer: Run, path: str) -> bool:
         if path in self.retention.outdated:
             return False
         others = [writer for writer in trainer.checkpoint_callbacks if writer is not self]
         if self.retention.holds(path) or any(_holds(writer, path) for writer in others):
             return True
-        return self.file_exists(path, trainer) and not self._upkeep.is_given_up(path)
+        return self.file_exists(path, trainer) and not self.__upkeep.is_given_up(path)
 
-    def _last_path(self, trainer: Run, candidates: dict[str, Tensor]) -> str:
+    def __last_path(self, trainer: Run, candidates: dict[str, Tensor]) -> str:
         """Where the newest state goes. Enters it into the records."""
-        path = self._free_path(trainer, candidates, self.CHECKPOINT_NAME_LAST, (self.last_model_path,))
+        path = self.__free_path(trainer, candidates, self.CHECKPOINT_NAME_LAST, (self.last_model_path,))
         self.retention.renew_last(path)
-        if self._chooses_monitor and self.monitor is None and not self.best_model_path:
+        if self.__chooses_monitor and self.monitor is None and not self.best_model_path:
             self.best_model_path = path
         return path
 
@@ -405,16 +408,16 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         return store_of(trainer).exists(os.fspath(filepath))
 
     # -- to the disk
-    def _write(self, trainer: Run, path: str | None, last: str | None, planned: bool = True) -> None:
+    def __write(self, trainer: Run, path: str | None, last: str | None, planned: bool = True) -> None:
         if planned:  # else what is due at this moment is still to come
-            self._moments.planned = moment(trainer)
-        self._moments.batches = trainer.leyden_fit.progress.batches, trainer.leyden_fit.progress.epoch_ended
+            self.__moments.planned = moment(trainer)
+        self.__moments.batches = trainer.leyden_fit.progress.batches, trainer.leyden_fit.progress.epoch_ended
         self.retention.claim((path, last))
         if path is not None:
             self._save_checkpoint(trainer, path)
             self.retention.written.add(path)
         if last is not None:
-            if path is None or not self._upkeep.store.duplicate(path, last, just_saved=True):
+            if path is None or not self.__upkeep.store.duplicate(path, last, just_saved=True):
                 self._save_checkpoint(trainer, last)
             self.retention.written.add(last)
 
@@ -429,7 +432,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         """Remove a file of this run that is no longer wanted."""
         trainer.leyden_remove_checkpoint(filepath)
 
-    def _remove_outdated(self, trainer: Run, spare: str | None = None) -> None:
+    def __remove_outdated(self, trainer: Run, spare: str | None = None) -> None:
         if trainer.leyden_ckpt_is_named and trainer.ckpt_path is not None:
             spare = absolute(trainer.ckpt_path)  # the same command may be given again
         for path in self.retention.unwanted(self.dirpath, spare):
@@ -439,7 +442,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
 
     def to_yaml(self, filepath: Path | None = None) -> None:
         """Write ``best_k_models``, path to score, as YAML to ``filepath`` or ``dirpath/best_k_models.yaml``."""
-        self._upkeep.write_yaml(filepath, self.dirpath)
+        self.__upkeep.write_yaml(filepath, self.dirpath)
 
     # -- kept
     def state_dict(self) -> dict[str, Any]:
@@ -447,8 +450,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             "monitor": self.monitor,
             "dirpath": self.dirpath,
             **self.retention.state_dict(),
-            **self._moments.state_dict(),
-            "metric": self._metric.state_dict(),
+            **self.__moments.state_dict(),
+            "metric": self.__metric.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -457,18 +460,18 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         Files in another folder count among the best, and are never removed: there the logger of a resumed run has begun a
         folder of its own. Where ``dirpath`` itself was set to another folder, only ``best_model_path`` is taken.
         """
-        self._begin()
-        self._has_run = False
-        if self._upkeep.take_over(state_dict, self.dirpath, fixed=self._given_dirpath is not None):
-            self._read(state_dict)
+        self.__begin()
+        self.__has_run = False
+        if self.__upkeep.take_over(state_dict, self.dirpath, fixed=self._given_dirpath is not None):
+            self.__read(state_dict)
             if self.monitor is not None:
                 self.retention.trim()  # fewer are kept where save_top_k was lowered
 
-    def _read(self, state: Mapping[str, Any]) -> None:
-        self._moments.load_state_dict(state)
-        self._metric.load_state_dict(state.get("metric", {}))
-        if self._chooses_monitor and state.get("monitor") is not None:
-            self._monitor_by(state["monitor"])
+    def __read(self, state: Mapping[str, Any]) -> None:
+        self.__moments.load_state_dict(state)
+        self.__metric.load_state_dict(state.get("metric", {}))
+        if self.__chooses_monitor and state.get("monitor") is not None:
+            self.__monitor_by(state["monitor"])
 
 
 def _holds(writer: Any, path: str) -> bool:

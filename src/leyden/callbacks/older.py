@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from leyden.errors import ConflictingOptions, InvalidType
+from leyden.former_names import OlderName
 from leyden.notices import notice
 from leyden.options import check_bool, check_count
 from leyden.spelling import arguments_of, unknown_argument
@@ -85,15 +84,5 @@ def _refuse_both(old: str, given: Mapping[str, Any], *today: str) -> None:
 class FormerCheckpointNames:
     """What ModelCheckpoint's attributes were called before."""
 
-    best_model_score: Tensor | None
-    kth_best_model_path: str
-
-    @property
-    def best(self) -> Tensor | None:
-        """``best_model_score``, by its older name."""
-        return self.best_model_score
-
-    @property
-    def kth_best_model(self) -> str:
-        """``kth_best_model_path``, by its older name."""
-        return self.kth_best_model_path
+    best = OlderName("best_model_score")
+    kth_best_model = OlderName("kth_best_model_path")

@@ -45,90 +45,90 @@ class Timer(Callback):
             raise InvalidOption("interval", interval, '"step" or "epoch"')
         self._interval = interval
         self._verbose = verbose
-        self._clock = clock
-        self._start: dict[RunningStage, float] = {}
-        self._end: dict[RunningStage, float] = {}
+        self.__clock = clock
+        self.__start: dict[RunningStage, float] = {}
+        self.__end: dict[RunningStage, float] = {}
         self._offset = 0.0  # what training took before this run resumed it
-        self._step_deadline = float("inf")  # on the clock
+        self.__step_deadline = float("inf")  # on the clock
 
     def start_time(self, stage: str = RunningStage.TRAINING) -> float | None:
         """What the clock said when ``stage`` began; ``None`` where it has not."""
-        return self._start.get(_stage(stage))
+        return self.__start.get(_stage(stage))
 
     def end_time(self, stage: str = RunningStage.TRAINING) -> float | None:
         """What the clock said when ``stage`` ended; ``None`` where it has not."""
-        return self._end.get(_stage(stage))
+        return self.__end.get(_stage(stage))
 
     def time_elapsed(self, stage: str = RunningStage.TRAINING) -> float:
         """Seconds that ``stage`` has taken; for training, those before a resume included."""
         stage = _stage(stage)
         offset = self._offset if stage is RunningStage.TRAINING else 0.0
-        if stage not in self._start:
+        if stage not in self.__start:
             return offset
-        end = self._end.get(stage)
-        return (self._clock() if end is None else end) - self._start[stage] + offset
+        end = self.__end.get(stage)
+        return (self.__clock() if end is None else end) - self.__start[stage] + offset
 
     def time_remaining(self, stage: str = RunningStage.TRAINING) -> float | None:
         """Seconds of ``duration`` that are left; ``None`` where there is no limit."""
         return None if self._duration is None else self._duration - self.time_elapsed(stage)
 
     def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and RunningStage.TRAINING in self._start:  # an earlier fit's time is not this one's
-            self._forget_training()
+        if stage == "fit" and RunningStage.TRAINING in self.__start:  # an earlier fit's time is not this one's
+            self.__forget_training()
 
     def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._stop_if_over(trainer)  # a run that resumes with no time left trains no batch
+        self.__stop_if_over(trainer)  # a run that resumes with no time left trains no batch
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._begin(RunningStage.TRAINING)
+        self.__begin(RunningStage.TRAINING)
         if self._duration is not None and self._interval == "step":
-            self._step_deadline = self._start[RunningStage.TRAINING] + self._duration - self._offset
+            self.__step_deadline = self.__start[RunningStage.TRAINING] + self._duration - self._offset
 
     def on_train_batch_end(
         self, trainer: Run, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        if self._clock() >= self._step_deadline:
-            self._stop_if_over(trainer)
+        if self.__clock() >= self.__step_deadline:
+            self.__stop_if_over(trainer)
 
     def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._stop_if_over(trainer)
+        self.__stop_if_over(trainer)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._finish(RunningStage.TRAINING)
+        self.__finish(RunningStage.TRAINING)
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._begin(RunningStage.VALIDATING)
+        self.__begin(RunningStage.VALIDATING)
 
     def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._finish(RunningStage.VALIDATING)
+        self.__finish(RunningStage.VALIDATING)
 
     def on_test_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._begin(RunningStage.TESTING)
+        self.__begin(RunningStage.TESTING)
 
     def on_test_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._finish(RunningStage.TESTING)
+        self.__finish(RunningStage.TESTING)
 
     def state_dict(self) -> dict[str, Any]:
         return {"time_elapsed": {str(stage): self.time_elapsed(stage) for stage in RunningStage}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._forget_training()
+        self.__forget_training()
         self._offset = float(state_dict.get("time_elapsed", {}).get(str(RunningStage.TRAINING), 0.0))
 
-    def _forget_training(self) -> None:
-        self._start.pop(RunningStage.TRAINING, None)
-        self._end.pop(RunningStage.TRAINING, None)
+    def __forget_training(self) -> None:
+        self.__start.pop(RunningStage.TRAINING, None)
+        self.__end.pop(RunningStage.TRAINING, None)
         self._offset = 0.0
-        self._step_deadline = float("inf")
+        self.__step_deadline = float("inf")
 
-    def _begin(self, stage: RunningStage) -> None:
-        self._start[stage] = self._clock()
-        self._end.pop(stage, None)
+    def __begin(self, stage: RunningStage) -> None:
+        self.__start[stage] = self.__clock()
+        self.__end.pop(stage, None)
 
-    def _finish(self, stage: RunningStage) -> None:
-        self._end[stage] = self._clock()
+    def __finish(self, stage: RunningStage) -> None:
+        self.__end[stage] = self.__clock()
 
-    def _stop_if_over(self, trainer: Run) -> None:
+    def __stop_if_over(self, trainer: Run) -> None:
         left = self.time_remaining()
         if left is None or left > 0:
             return

@@ -115,8 +115,13 @@ class Logger(ABC):
 
     @property
     def rank(self) -> int:
-        """The number of this process."""
-        return rank_zero_only.rank or 0
+        """The number of this process. A subclass may set something of its own by this name."""
+        own: int = self.__dict__.get("rank", rank_zero_only.rank or 0)
+        return own
+
+    @rank.setter
+    def rank(self, rank: int) -> None:
+        self.__dict__["rank"] = rank
 
     def close(self) -> None:
         """Write everything, and let go of files."""

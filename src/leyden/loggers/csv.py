@@ -54,17 +54,17 @@ class CSVLogger(InFolder, Logger):
             raise InvalidOption("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
         self._chosen = RunFolder(save_dir, name, version)
         self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
-        self._every = flush_logs_every_n_steps
-        self._writer: ExperimentWriter | None = None
+        self.__every = flush_logs_every_n_steps
+        self.__writer: ExperimentWriter | None = None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "ExperimentWriter":
         """The object that writes the files."""
-        if self._writer is None:
+        if self.__writer is None:
             self._folder.claim()
-            self._writer = ExperimentWriter(self._folder.path, prefix=self._prefix, flush_every_n_steps=self._every)
-        return self._writer
+            self.__writer = ExperimentWriter(self._folder.path, prefix=self._prefix, flush_every_n_steps=self.__every)
+        return self.__writer
 
     def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
@@ -72,7 +72,7 @@ class CSVLogger(InFolder, Logger):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row: numbers, or 0-dim tensors that are read from their device when rows are written."""
-        writer = self._writer or self.experiment
+        writer = self.__writer or self.experiment
         writer.log_metrics(metrics, step)
         if writer.is_full:
             self.save()
@@ -84,14 +84,14 @@ class CSVLogger(InFolder, Logger):
 
     def save(self) -> None:
         """Write what waits. Nothing is created where nothing was logged."""
-        if self._writer is not None:
-            self._writer.save()
+        if self.__writer is not None:
+            self.__writer.save()
 
     def finalize(self, status: str) -> None:
         self.save()
 
     def leyden_start_over(self) -> None:
-        if self._writer is None:
+        if self.__writer is None:
             self._folder.set_aside(lambda name: name == ExperimentWriter.NAME_METRICS_FILE)
 
     def leyden_position(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class ExperimentWriter:
         self.metrics: list[tuple[dict[str, Any], int]] = []
         self.metrics_file_path = os.path.join(log_dir, self.NAME_METRICS_FILE)
         self._prefix = prefix
-        self._every = flush_every_n_steps
+        self.__every = flush_every_n_steps
         self._flushed = 0  # the step at the last flush
         self._hparams_wait = False
         self.is_full = False  # whether rows have waited long enough
@@ -168,7 +168,7 @@ class ExperimentWriter:
         if step is None:
             step = self._rows + len(self.metrics)
         self.metrics.append((dict(metrics), step))
-        if step - self._flushed >= self._every or len(self.metrics) >= self._every or step < self._flushed:
+        if step - self._flushed >= self.__every or len(self.metrics) >= self.__every or step < self._flushed:
             self._flushed = step
             self.is_full = True
 

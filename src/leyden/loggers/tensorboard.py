@@ -113,7 +113,7 @@ class TensorBoardLogger(InFolder, Logger):
         self._default_hp_metric = default_hp_metric
         self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
         self._kwargs = kwargs
-        self._writer: SummaryWriter | None = None
+        self.__writer: SummaryWriter | None = None
         self._rows: list[tuple[dict[str, Any], int, float]] = []
         self._counted = 0
         self._written_at = time.monotonic()
@@ -126,8 +126,8 @@ class TensorBoardLogger(InFolder, Logger):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the open file, after what waits was written: a copy makes a file of its own."""
         self.save()
-        self._note_files()
-        return {**self.__dict__, "_writer": None}
+        self.__note_files()
+        return {**self.__dict__, "_TensorBoardLogger__writer": None}
 
     @property
     def sub_dir(self) -> str | None:
@@ -138,18 +138,18 @@ class TensorBoardLogger(InFolder, Logger):
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
         """The ``SummaryWriter``, for images, histograms, text and the like."""
-        if self._writer is None:
+        if self.__writer is None:
             self._folder.claim()
             load_packages()
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(log_dir=self._folder.path, **self._kwargs)
-        return self._writer
+            self.__writer = SummaryWriter(log_dir=self._folder.path, **self._kwargs)
+        return self.__writer
 
     def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         self._folder.agree(agree)
         if not rank_zero_only.rank:
-            self._yaml_waits = self._yaml_waits or not self._there(self.NAME_HPARAMS_FILE)
+            self._yaml_waits = self._yaml_waits or not self.__there(self.NAME_HPARAMS_FILE)
             load_packages()  # now, and not in the middle of training when the first rows are written
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -157,14 +157,14 @@ class TensorBoardLogger(InFolder, Logger):
 
         A dict of values is one chart with several lines.
         """
-        if not self._rows and self._writer is None and rank_zero_only.rank:
+        if not self._rows and self.__writer is None and rank_zero_only.rank:
             return
         if step is None:
             step = self._counted
         self._counted += 1
         self._rows.append((dict(metrics), step, time.time()))
         if len(self._rows) >= ROWS or time.monotonic() - self._written_at >= SECONDS:
-            self._write()
+            self.__write()
 
     def log_hyperparams(
         self,
@@ -190,7 +190,7 @@ class TensorBoardLogger(InFolder, Logger):
             self._hparams_wait.append((compared, step or 0, drawn))
             self._hparams_written = True
         _ = self.experiment
-        self._write_yaml()
+        self.__write_yaml()
 
     def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
         """Write the model's graph, where the logger was made with ``log_graph=True``.
@@ -223,13 +223,13 @@ class TensorBoardLogger(InFolder, Logger):
         """Write what waits. Nothing is created where nothing was logged."""
         if rank_zero_only.rank:
             return
-        self._write()
-        if self._writer is not None:
-            self._writer.flush()
+        self.__write()
+        if self.__writer is not None:
+            self.__writer.flush()
         if self._yaml_waits:
-            self._write_yaml()
+            self.__write_yaml()
 
-    def _write_yaml(self) -> None:
+    def __write_yaml(self) -> None:
         self._folder.claim()
         if not self._folder.remote:
             path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
@@ -242,21 +242,21 @@ class TensorBoardLogger(InFolder, Logger):
     def finalize(self, status: str) -> None:
         """Write what waits, close the files and end the threads that write them. Logging on makes a new file."""
         self.save()
-        if self._writer is not None:
-            self._note_files()
-            self._writer.close()
-            self._writer = None
+        if self.__writer is not None:
+            self.__note_files()
+            self.__writer.close()
+            self.__writer = None
 
     def leyden_start_over(self) -> None:
-        if self._writer is None:
+        if self.__writer is None:
             self._folder.set_aside(lambda name: name.startswith("events.out.tfevents."))
 
     def leyden_position(self) -> dict[str, Any]:
         if rank_zero_only.rank or self._folder.remote:
             return {}
         self.save()
-        self._note_files()
-        sizes = {name: os.path.getsize(os.path.join(self._folder.path, name)) for name in self._files if self._there(name)}
+        self.__note_files()
+        sizes = {name: os.path.getsize(os.path.join(self._folder.path, name)) for name in self._files if self.__there(name)}
         return {
             "version": self._folder.version,
             "folder": self._folder.absolute,
@@ -278,9 +278,9 @@ class TensorBoardLogger(InFolder, Logger):
         here = self._folder.path
         before = [here] if self._folder.absolute == position["folder"] else self._folder.earlier(position) if sizes else []
         there = next((folder for folder in before if _holds(folder, sizes)), None)
-        self._note_files()
+        self.__note_files()
         mine = set(self._files)
-        if not before or (there != here and here not in before[:1] and self._event_files({""}) - mine):
+        if not before or (there != here and here not in before[:1] and self.__event_files({""}) - mine):
             return
         if there is None:
             warn_user(
@@ -289,10 +289,10 @@ class TensorBoardLogger(InFolder, Logger):
                 LeydenWarning,
             )
             return
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        later = self._event_files({os.path.dirname(name) for name in sizes} | {""}) - set(sizes)
+        if self.__writer is not None:
+            self.__writer.close()
+            self.__writer = None
+        later = self.__event_files({os.path.dirname(name) for name in sizes} | {""}) - set(sizes)
         for name in later - (set() if position["hparams"] else mine):
             os.unlink(os.path.join(here, name))
         self._folder.claim()
@@ -310,7 +310,7 @@ class TensorBoardLogger(InFolder, Logger):
             self._hparams_written = True
             self._hparams_wait.clear()
 
-    def _event_files(self, folders: set[str]) -> set[str]:
+    def __event_files(self, folders: set[str]) -> set[str]:
         """The event files in some folders below the run's, named from there."""
         found = set()
         for folder in folders:
@@ -320,37 +320,37 @@ class TensorBoardLogger(InFolder, Logger):
                     found.add(os.path.join(folder, entry))
         return found
 
-    def _look_for_files(self) -> None:
+    def __look_for_files(self) -> None:
         """See that the open file still has its name: what is written to a deleted file is lost."""
-        if self._writer is None or self._folder.remote:
+        if self.__writer is None or self._folder.remote:
             return
-        path = self._writer._get_file_writer().event_writer._file_name
+        path = self.__writer._get_file_writer().event_writer._file_name
         if not os.path.isfile(path):
             warn_user(f"{path} is gone while the run goes on: what it held is lost. A new one is made.", LeydenWarning)
-            self._writer.close()
-            self._writer = None
+            self.__writer.close()
+            self.__writer = None
             self._folder.claimed = False
 
-    def _there(self, name: str) -> bool:
+    def __there(self, name: str) -> bool:
         return os.path.isfile(os.path.join(self._folder.path, name))
 
-    def _note_files(self) -> None:
-        if self._writer is None:
+    def __note_files(self) -> None:
+        if self.__writer is None:
             return
-        writers: dict[str, Any] = self._writer.all_writers  # type: ignore[assignment]  # declared None, filled by its constructor
+        writers: dict[str, Any] = self.__writer.all_writers  # type: ignore[assignment]  # declared None, filled by its constructor
         for writer in writers.values():
             path = writer.event_writer._file_name
             self._files[os.path.relpath(path, self._folder.path)] = None
 
-    def _write(self) -> None:
+    def __write(self) -> None:
         """Hand all rows to the event writer, one record a row."""
         self._written_at = time.monotonic()
         if self._hparams_wait:
-            self._write_hparams()
+            self.__write_hparams()
         if not self._rows:
             return
         rows, self._rows = self._rows, []
-        self._look_for_files()
+        self.__look_for_files()
         writer = self.experiment
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -398,7 +398,7 @@ class TensorBoardLogger(InFolder, Logger):
         events._general_file_writer.write(b"".join(frames))
         events._general_file_writer.flush()
 
-    def _write_hparams(self) -> None:
+    def __write_hparams(self) -> None:
         waiting, self._hparams_wait = self._hparams_wait, []
         from torch.utils.tensorboard.summary import hparams
 
