@@ -66,7 +66,7 @@ def test_a_hook_added_in_one_place_is_known_everywhere(tmp_path: Path) -> None:
             "    # -- validation\n",
             """
             @hook(log=EPOCH, module=True)
-            def on_full_moon(self, trainer: Trainer, pl_module: LightningModule, phase: float) -> None:
+            def on_full_moon(self, trainer: "Trainer", pl_module: "LightningModule", phase: float) -> None:
                 \"\"\"The moon is full.\"\"\"
 
             """,

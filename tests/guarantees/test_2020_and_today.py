@@ -490,7 +490,9 @@ def test_today_s_code_needs_no_notice() -> None:
         warnings.simplefilter("error")
         module, data = Today(), Data()
         callbacks = [ModelCheckpoint(monitor="val_loss"), EarlyStopping("val_loss"), LearningRateMonitor()]
-        trainer = Trainer(max_epochs=2, callbacks=callbacks, accelerator="cpu", devices=1, gradient_clip_val=1.0, **QUIET)
+        trainer = Trainer(
+            max_epochs=2, callbacks=callbacks, accelerator="cpu", devices=1, gradient_clip_val=1.0, log_every_n_steps=6, **QUIET
+        )
         trainer.fit(module, datamodule=data)
         assert trainer.validate(module, datamodule=data, verbose=False)[0].keys() == {"val_loss", "val_acc"}
         assert trainer.test(ckpt_path="best", datamodule=data, verbose=False)[0].keys() == {"test_acc"}

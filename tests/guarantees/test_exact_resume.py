@@ -1022,6 +1022,7 @@ def until_finished(folder: Path, breaks: list[tuple[int, str]], writer: str, kin
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
+            logger=CSVLogger(folder, name="lightning_logs"),
             plugins=[TorchCheckpointIO(Unsynced())],
             **options,
         )

@@ -179,7 +179,10 @@ def test_two_runs_do_not_go_on_in_one_folder(tmp_path: Path) -> None:
 
         def on_train_batch_end(self, *_: Any) -> None:
             if os.path.exists(tmp_path / "last.ckpt"):
-                with pytest.raises(CheckpointError, match=f"another run is training with its checkpoints in {tmp_path}. Wait"):
+                with pytest.raises(
+                    CheckpointError,
+                    match=f"another run is training with its files in {tmp_path}, and both would write the same ones. Wait",
+                ):
                     fit()
                 raise Interrupt
 

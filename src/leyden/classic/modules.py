@@ -70,8 +70,19 @@ class Adapter:
 
 
 def passed_over(module: LightningModule) -> frozenset[str]:
-    """Old names that ``module`` has beside today's, which alone is called then."""
-    return frozenset(old for old, new in ALIASES.items() if overrides(module, getattr(LightningModule, new)))
+    """Old names that ``module`` has beside today's, which alone is called then; a class below may override them by today's."""
+    return frozenset(
+        old
+        for old, new in ALIASES.items()
+        if overrides(module, getattr(LightningModule, new)) and _depth(module, old) <= _depth(module, new)
+    )
+
+
+def _depth(module: LightningModule, name: str) -> int:
+    """How far up the line of classes a name is found; the module itself is below them all."""
+    if name in vars(module):
+        return -1
+    return next((depth for depth, owner in enumerate(type(module).__mro__) if name in vars(owner)), 0)
 
 
 def adapt(run: Run, module: LightningModule) -> Adapter:
