@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 import torchmetrics
@@ -453,6 +454,26 @@ def test_one_metric_object_of_training_and_validation(interval: Any, tmp_path: P
             resumed = fit(tmp_path, Log(tmp_path, None), name, SharingNet, ckpt_path=path, val_check_interval=interval)
             wrong[Path(path).name] = differing(whole, resumed)
         assert not any(wrong.values()), {path: problems for path, problems in wrong.items() if problems}
+
+
+def test_a_limit_inside_an_epoch_is_no_check_of_early_stopping(tmp_path: Path) -> None:
+    """The values of half an epoch end it as any other, and count as none where training goes on inside it."""
+
+    def run(name: str, max_steps: int, ckpt_path: Any = None) -> Any:
+        leyden.seed_everything(3)
+        stopping = EarlyStopping("loss_epoch", patience=2, mode="max", check_on_train_epoch_end=True)
+        trainer = kit.trainer(stopping, max_epochs=9, max_steps=max_steps, default_root_dir=tmp_path / name)
+        net, data = SharingNet(), Data()  # its plateau waits for the epoch's end
+        result = trainer.fit(net, datamodule=data, ckpt_path=ckpt_path)
+        trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+        return stopping.state_dict(), result.history, result.status, result.steps, kit.weights(net)
+
+    whole = run("whole", 40)
+    assert whole[2] == "stopped"
+    for steps in (3, 8, 12, 13):
+        run(f"cut-{steps}", steps)
+        more = run(f"more-{steps}", 40, tmp_path / f"cut-{steps}.ckpt")
+        assert kit.differences(whole, more) == []
 
 
 def test_a_save_before_the_fit(tmp_path: Path) -> None:

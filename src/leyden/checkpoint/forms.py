@@ -258,7 +258,9 @@ _PARTS = {
     "metrics_": _METRICS,
     "metric_objects_": _named(_DICT),
 }
-_PROCESS = _with(**_PARTS, inside_=_maybe(_with(**_PARTS, history_=_HISTORY, loggers_=_POSITIONS)))
+_PROCESS = _with(
+    **_PARTS, inside_=_maybe(_with(**_PARTS, history_=_HISTORY, loggers_=_POSITIONS, callbacks_=_maybe(_named(_DICT))))
+)
 _COUNTS = ("epoch", "batch", "step", "batches", "window", "stepped_batches", "loader", "evaluated", "told")
 _PROGRESS = _with(
     **{f"{name}_": _COUNT for name in _COUNTS},

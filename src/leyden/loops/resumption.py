@@ -18,6 +18,7 @@ from leyden.state.fit_state import Stepping
 from leyden.state.parts import take_all
 from leyden.state.progress import Done
 from leyden.state.run import Run
+from leyden.state.snapshot import callback_states
 from leyden.tree import tree_map
 
 
@@ -63,7 +64,8 @@ class Resumption:
         fit, progress = self.run.leyden_fit, self.run.leyden_fit.progress
         if progress.done <= Done.PLATEAUS and not progress.closed and fit.inside is None:
             with suppress(Exception):  # what cannot be taken will say so when somebody saves
-                fit.inside = tree_map(take_all(self.run), Tensor, lambda tensor: tensor.detach().clone())
+                whole = {**take_all(self.run), "callbacks": callback_states(self.run)}
+                fit.inside = tree_map(whole, Tensor, lambda tensor: tensor.detach().clone())
         progress.done = max(progress.done, Done.PLATEAUS)
 
     def tell_fit_end(self) -> None:

@@ -14,6 +14,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.format import encode, unwritable
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.loss_flow import flow_of
+from leyden.checkpoint.optimizer_states import fitted
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
@@ -295,6 +296,14 @@ def collected(run: Run) -> dict[str, Any]:
     }
 
 
+def put_callbacks(run: Run, states: Any) -> None:
+    """As they were before the end of an epoch that is not over: they hear of it again. Those that save know what is on disk."""
+    for callback in run.callbacks if states else ():
+        state = states.get(callback.state_key)
+        if state and callback not in run.checkpoint_callbacks:
+            callback.load_state_dict(fitted(dict(state), callback.state_dict, type(callback).__name__, []))
+
+
 def put_inside(run: Run, parts: Any) -> None:
     run.leyden_fit.inside = parts
 
@@ -329,6 +338,7 @@ PARTS = (
     Part("drift", "own", take_drift, put_drift),
     Part("gradients", "own", take_gradients, put_gradients),
     Part("evaluation", "own", take_evaluation, put_evaluation),
+    Part("callbacks", "own", lambda run: None, put_callbacks),  # in `inside` alone
     Part("inside", "own", lambda run: run.leyden_fit.inside, put_inside),
 )
 """Everything that an exact continuation needs besides weights, optimizers and callbacks. New state is a new row."""
