@@ -270,3 +270,15 @@ def test_hooks_name_the_trainer_and_the_module() -> None:
     assert get_type_hints(leyden.Callback.on_fit_start)["trainer"] is leyden.Trainer
     assert inspect.signature(leyden.Callback.on_fit_start).parameters["pl_module"].annotation is leyden.LightningModule
     assert leyden.LightningModule.trainer.fget.__annotations__["return"] is leyden.Trainer
+
+
+# Size
+
+CORE = ("loops/*", "state/*", "trainer/*", "hooks", "callback", "module", "datamodule", "options", "assemble", "strategies/base")
+MOST_LINES = {CORE: 8300, ("loops/fit",): 280, ("callbacks/model_checkpoint",): 480}
+
+
+@pytest.mark.parametrize("parts", MOST_LINES, ids=lambda parts: parts[0])
+def test_what_has_to_be_read_stays_short(parts: tuple[str, ...]) -> None:
+    files = {file for part in parts for file in (SOURCE / "leyden").glob(f"{part}.py")}
+    assert sum(len(file.read_text().splitlines()) for file in files) <= MOST_LINES[parts]

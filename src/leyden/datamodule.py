@@ -8,12 +8,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from typing_extensions import Self
 
+from leyden.checked import read_word
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import MissingMethod
 from leyden.former import FormerDataModule
 from leyden.hparams import HyperparametersMixin, load_datamodule_from_checkpoint
 from leyden.hparams_construct import named_parameters
-from leyden.options import read_word
 from leyden.spelling import arguments_of, exact_arguments, refuse_unknown
 from leyden.types import MapLocation, Path
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from leyden.data.stretches import split_along_time
 from leyden.notices import notice
+from leyden.types import MapLocation, Path
 
 
 class Flag:
@@ -62,6 +63,24 @@ class FormerModuleHooks(FormerHooks):
 
     def on_sanity_check_start(self, *_: Any) -> None:
         """A callback's ``on_sanity_check_start`` today."""
+
+    def get_progress_bar_dict(self: Any) -> dict[str, Any]:
+        """What the bar shows by itself: the loss and the logger's version. Override it to change that."""
+        loss = self.trainer.leyden_fit.losses.latest
+        shown: dict[str, Any] = {"loss": float("nan") if loss is None else float(loss)}
+        if self.logger is not None and self.logger.version is not None:
+            shown["v_num"] = self.logger.version
+        return shown
+
+    def get_tqdm_dict(self: Any) -> dict[str, Any]:
+        """The first name of :meth:`get_progress_bar_dict`."""
+        shown: dict[str, Any] = self.get_progress_bar_dict()
+        return shown
+
+    @classmethod
+    def load_from_metrics(cls: Any, weights_path: Path, tags_csv: Path, map_location: MapLocation = None) -> Any:
+        """0.6's ``load_from_checkpoint``: hyper-parameters come from a ``meta_tags.csv``."""
+        return cls.load_from_checkpoint(weights_path, map_location, tags_csv=tags_csv)
 
     def tbptt_split_batch(self, batch: Any, split_size: int) -> list[Any]:
         """The stretches of a batch, for ``truncated_bptt_steps``. Override where time is not the second dimension."""

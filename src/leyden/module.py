@@ -17,6 +17,7 @@ from leyden.former import FormerModuleHooks
 from leyden.former_names import check_older_arguments
 from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
+from leyden.inspect.export import Exports
 from leyden.loggers.base import Logger
 from leyden.metrics.metrics import AskedLog, flattened
 from leyden.older_calls import loss_among, once_called
@@ -32,7 +33,7 @@ class NotAttached(MisconfigurationException, RuntimeError):
 
 
 @read_only
-class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Module):
+class LightningModule(TakenNames, FormerModuleHooks, Exports, HyperparametersMixin, nn.Module):
     """Your model and what it does with a batch. Override the steps and hooks you need.
 
     A module with ``training_step`` and ``configure_optimizers`` can be given to :meth:`Trainer.fit`.
@@ -641,39 +642,6 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
 
         return summarize(self, max_depth if max_depth is not None else -1 if mode == "full" else 1)
 
-    def get_progress_bar_dict(self) -> dict[str, Any]:
-        """What the bar shows by itself: the loss and the logger's version. Override it to change that."""
-        loss = self.trainer.leyden_fit.losses.latest
-        shown: dict[str, Any] = {"loss": float("nan") if loss is None else float(loss)}
-        if self.logger is not None and self.logger.version is not None:
-            shown["v_num"] = self.logger.version
-        return shown
-
-    def get_tqdm_dict(self) -> dict[str, Any]:
-        """The first name of :meth:`get_progress_bar_dict`."""
-        return self.get_progress_bar_dict()
-
-    def to_torchscript(
-        self,
-        file_path: Path | None = None,
-        method: Literal["script", "trace"] = "script",
-        example_inputs: Any = None,
-        **options: Any,
-    ) -> Any:
-        """The module as TorchScript, in eval mode, and in ``file_path`` where one is given.
-
-        ``"trace"`` needs ``example_inputs``, or :attr:`example_input_array`. ``options`` go to ``torch.jit``.
-        """
-        from leyden.inspect.export import to_torchscript  # a run never needs it
-
-        return to_torchscript(self, file_path, method, example_inputs, **options)
-
-    def to_onnx(self, file_path: Any = None, input_sample: Any = None, **options: Any) -> Any:
-        """Write the module to an ONNX file; ``options`` go to ``torch.onnx.export``, whose result is returned."""
-        from leyden.inspect.export import to_onnx  # a run never needs it
-
-        return to_onnx(self, file_path, input_sample, **options)
-
     # -- weights
     def freeze(self) -> Self:
         """Put the module into eval mode, with no parameter requiring gradients."""
@@ -712,8 +680,3 @@ class LightningModule(TakenNames, FormerModuleHooks, HyperparametersMixin, nn.Mo
             CheckpointMissing, CheckpointDamaged, CheckpointForeign, CheckpointMismatch: the file cannot be used.
         """
         return load_module_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs)
-
-    @classmethod
-    def load_from_metrics(cls, weights_path: Path, tags_csv: Path, map_location: MapLocation = None) -> Self:
-        """0.6's :meth:`load_from_checkpoint`: hyper-parameters come from a ``meta_tags.csv``."""
-        return cls.load_from_checkpoint(weights_path, map_location, tags_csv=tags_csv)

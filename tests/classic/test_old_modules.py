@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import leyden
 from leyden import Callback, Trainer
 from leyden.callbacks import ModelSummary
+from leyden.checked import read_word
 from leyden.classic.attributes import ATTRIBUTES
 from leyden.classic.old_hooks import GONE
 from leyden.errors import ConflictingOptions, InvalidType, LegacyNotice, PossibleUserWarning, UnknownName, Unsupported
 from leyden.notices import waiting
-from leyden.options import read_word
 from leyden.testing import BoringModel, random_batches
 
 pytestmark = [

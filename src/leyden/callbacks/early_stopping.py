@@ -11,11 +11,11 @@ from torch import Tensor
 from leyden.callback import Callback
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
 from leyden.callbacks.older import read_mode
+from leyden.checked import check_count, check_number
 from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_warn_user
 from leyden.errors import InvalidOption, InvalidType
 from leyden.former_names import OlderName
 from leyden.module import LightningModule
-from leyden.options import check_count, check_number
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 

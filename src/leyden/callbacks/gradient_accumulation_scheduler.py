@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.callback import Callback
+from leyden.checked import check_accumulation
 from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import ConflictingOptions, InvalidType, LeydenWarning, Unsupported
 from leyden.hooks import overrides
 from leyden.module import LightningModule
-from leyden.options import check_accumulation
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 

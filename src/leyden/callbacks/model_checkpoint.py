@@ -13,6 +13,7 @@ from leyden.callbacks.checkpoint import Checkpoint, store_of, usual_folder
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end, validation_loss
 from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments
 from leyden.callbacks.trigger import Moments, moment, read_trigger, refuse_unranked
+from leyden.checked import check_bool, check_text
 from leyden.checkpoint.files import absolute, read_folder
 from leyden.checkpoint.naming import format_name
 from leyden.checkpoint.retention import Recorded, Retention
@@ -20,7 +21,6 @@ from leyden.checkpoint.upkeep import Upkeep
 from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import CheckpointError, CheckpointWriteFailed, InvalidOption
 from leyden.module import LightningModule
-from leyden.options import check_bool, check_text
 from leyden.schedule import EveryDuration, EveryN
 from leyden.state.run import Run
 from leyden.types import STEP_OUTPUT, Path

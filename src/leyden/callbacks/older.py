@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from leyden.checked import check_bool, check_count
 from leyden.errors import ConflictingOptions, InvalidType
 from leyden.former_names import OlderName
 from leyden.notices import notice
-from leyden.options import check_bool, check_count
 from leyden.spelling import arguments_of, unknown_argument
 
 _CHECKPOINT = {

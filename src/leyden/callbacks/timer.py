@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from leyden.callback import Callback
+from leyden.checked import read_duration
 from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import InvalidOption
 from leyden.module import LightningModule
-from leyden.options import read_duration
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage

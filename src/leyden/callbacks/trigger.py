@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, final
 
+from leyden.checked import check_count, read_duration
 from leyden.errors import ConflictingOptions, InvalidOption
-from leyden.options import check_count, read_duration
 from leyden.state.run import Run
 
 

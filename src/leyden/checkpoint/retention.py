@@ -11,8 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar, final, overload
 import torch
 from torch import Tensor
 
+from leyden.checked import check_count
 from leyden.errors import InvalidOption
-from leyden.options import check_count
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from leyden.assemble import as_callbacks
 from leyden.callback import Callback
+from leyden.checked import check_bool, check_count
 from leyden.classic.gradients import GradNorms, NanGrads
 from leyden.devices.accelerators import parse_gpus
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, UnknownName, Unsupported, did_you_mean
 from leyden.notices import notice
-from leyden.options import check_bool, check_count
 
 
 @dataclass

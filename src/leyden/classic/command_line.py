@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from leyden.checked import read_word
 from leyden.classic.arguments import TRAINER, defaults_of, same
 from leyden.errors import InvalidType
-from leyden.options import read_word
 
 
 def add_argparse_args(trainer_class: type, parser: Any) -> ArgumentParser:

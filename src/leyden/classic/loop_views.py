@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from leyden.options import check_count
+from leyden.checked import check_count
 from leyden.state.run import Run
 
 

@@ -13,13 +13,13 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from leyden.checked import limited
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.combined import CombinedLoader
 from leyden.data.generators import generators_in, kept
 from leyden.data.indices import Fixed
 from leyden.data.reading import length_of, reads_map_style
 from leyden.errors import LeydenWarning, warn_user
-from leyden.options import limited
 
 
 def overfitted(loader: Any, limit: int | float, limit_name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from leyden.checked import limited
 from leyden.data.carried import Carried
 from leyden.data.combined import CombinedLoader
 from leyden.data.overfit import overfitted
@@ -16,7 +17,6 @@ from leyden.data.reader import Reader
 from leyden.data.reading import is_loader, is_plain, length_of, read
 from leyden.data.share import ALONE, Share
 from leyden.errors import EmptyLoader, InvalidLoader, LeydenWarning, warn_user
-from leyden.options import limited
 
 
 class Source:

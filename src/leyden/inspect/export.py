@@ -27,29 +27,42 @@ def as_for_use(module: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
-def to_torchscript(module: Any, file_path: Path | None, method: Literal["script", "trace"], example: Any, **options: Any) -> Any:
-    """See :meth:`leyden.LightningModule.to_torchscript`."""
-    if method not in ("script", "trace"):
-        raise InvalidOption("method", method, '"script" or "trace"')
-    trainer, module.trainer = module.__dict__.get("_trainer"), None  # TorchScript reads every attribute, and knows no trainer
-    try:
-        with as_for_use(module):
-            if method == "script":
-                made = torch.jit.script(module, **options)
-            else:
-                made = torch.jit.trace(func=module, example_inputs=_example(module, example, "to_torchscript"), **options)
-    finally:
-        module.trainer = trainer
-    if file_path is not None:
-        torch.jit.save(made, os.fspath(file_path))
-    return made
+class Exports:
+    """A module's methods that write it in another form."""
 
+    def to_torchscript(
+        self,
+        file_path: Path | None = None,
+        method: Literal["script", "trace"] = "script",
+        example_inputs: Any = None,
+        **options: Any,
+    ) -> Any:
+        """The module as TorchScript, in eval mode, and in ``file_path`` where one is given.
 
-def to_onnx(module: Any, file_path: Any, example: Any, **options: Any) -> Any:
-    """See :meth:`leyden.LightningModule.to_onnx`."""
-    inputs = _example(module, example, "to_onnx")
-    with as_for_use(module):
-        return torch.onnx.export(module, inputs if isinstance(inputs, tuple) else (inputs,), file_path, **options)
+        ``"trace"`` needs ``example_inputs``, or :attr:`example_input_array`. ``options`` go to ``torch.jit``.
+        """
+        if method not in ("script", "trace"):
+            raise InvalidOption("method", method, '"script" or "trace"')
+        module: Any = self
+        trainer, module.trainer = module.__dict__.get("_trainer"), None  # TorchScript reads every attribute, and knows none
+        try:
+            with as_for_use(module):
+                if method == "script":
+                    made = torch.jit.script(module, **options)
+                else:
+                    example = _example(module, example_inputs, "to_torchscript")
+                    made = torch.jit.trace(func=module, example_inputs=example, **options)
+        finally:
+            module.trainer = trainer
+        if file_path is not None:
+            torch.jit.save(made, os.fspath(file_path))
+        return made
+
+    def to_onnx(self: Any, file_path: Any = None, input_sample: Any = None, **options: Any) -> Any:
+        """Write the module to an ONNX file; ``options`` go to ``torch.onnx.export``, whose result is returned."""
+        inputs = _example(self, input_sample, "to_onnx")
+        with as_for_use(self):
+            return torch.onnx.export(self, inputs if isinstance(inputs, tuple) else (inputs,), file_path, **options)
 
 
 def _example(module: Any, example: Any, what: str) -> Any:

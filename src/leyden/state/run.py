@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from leyden.asked import Changes, ask
 from leyden.callback import Callback
+from leyden.checked import check_count
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
@@ -28,7 +29,7 @@ from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
 from leyden.metrics.metrics import Metrics, read_numbers
 from leyden.module import LightningModule
-from leyden.options import Options, check_count
+from leyden.options import Options
 from leyden.profilers.base import Profiler
 from leyden.state.course import Course, Wish
 from leyden.state.fit_state import FitState, Stepping

@@ -1,0 +1,141 @@
+"""One value that the user gave, checked: a count, a share, a switch, a duration. What is wrong with it is said by its name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from leyden.errors import InvalidOption, InvalidType
+
+
+def check_bool(name: str, given: object) -> bool:
+    """``given`` as a bool; raises :class:`InvalidType` for anything that is not one."""
+    if isinstance(given, bool):
+        return given
+    if isinstance(given, int) and given in (0, 1):
+        return bool(given)
+    raise InvalidType(name, given, "True or False")
+
+
+def check_count(name: str, given: object, least: int, expected: str) -> int:
+    """``given`` as a whole number that is at least ``least``."""
+    if isinstance(given, bool) or not isinstance(given, int):
+        if isinstance(given, float) and given.is_integer():
+            given = int(given)
+        else:
+            raise InvalidType(name, given, expected)
+    if given < least:
+        raise InvalidOption(name, given, expected)
+    return given
+
+
+def check_text(name: str, given: object, expected: str) -> str | None:
+    """``given`` as a text, or ``None``."""
+    if given is not None and not isinstance(given, str):
+        raise InvalidType(name, given, expected)
+    return given
+
+
+def check_number(name: str, given: object, expected: str) -> int | float:
+    """``given`` as a number; one that a tensor or an array holds is taken out of it."""
+    if hasattr(given, "item") and getattr(given, "ndim", None) == 0:
+        given = given.item()
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InvalidType(name, given, expected)
+    return given
+
+
+def check_limit(name: str, given: object) -> int | float:
+    """A share of the batches (a float from 0.0 to 1.0) or a number of them (an int)."""
+    expected = "a whole number of batches (an int >= 0), or a share of them (a float from 0.0 to 1.0)"
+    if given is None:
+        return 1.0
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InvalidType(name, given, expected)
+    if isinstance(given, int):
+        if given < 0:
+            raise InvalidOption(name, given, expected)
+        return given
+    if 0.0 <= given <= 1.0:
+        return float(given)
+    if given > 1.0 and given.is_integer():
+        return int(given)
+    raise InvalidOption(name, given, expected)
+
+
+def limited(length: int | None, limit: int | float, name: str) -> int | None:
+    """How many batches remain of ``length`` under ``limit``; ``None`` where the length is unknown and unlimited."""
+    if isinstance(limit, int):
+        return limit if length is None else min(length, limit)
+    if limit == 1.0:
+        return length
+    if limit == 0.0:
+        return 0
+    if length is None:
+        raise InvalidOption(
+            name, limit, "a number of batches (an int): this loader does not tell its length, so a share of it is unknown"
+        )
+    share = int(length * limit)
+    if share == 0:
+        least = 1.0 / length
+        raise InvalidOption(
+            name, limit, f"0.0, or a share that leaves at least one of the {length} batches ({least:.3g} or more)"
+        )
+    return share
+
+
+def read_duration(name: str, given: object) -> timedelta | None:
+    """A duration from ``"DD:HH:MM:SS"``, a :class:`~datetime.timedelta` or a mapping of its keywords."""
+    if given is None or isinstance(given, timedelta):
+        return given
+    expected = 'a duration: "DD:HH:MM:SS", a datetime.timedelta, or a dict such as {"hours": 2}'
+    if isinstance(given, str):
+        parts = given.split(":")
+        if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+            raise InvalidOption(name, given, expected)
+        days, hours, minutes, seconds = (int(part) for part in parts)
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if isinstance(given, Mapping):
+        try:
+            return timedelta(**given)
+        except TypeError as error:
+            raise InvalidType(name, given, expected) from error
+    raise InvalidType(name, given, expected)
+
+
+def check_accumulation(name: str, given: Mapping[Any, Any]) -> dict[int, int]:
+    """A schedule of accumulation: epochs (from 0) to numbers of batches, sorted."""
+    if not given:
+        raise InvalidOption(name, given, "at least one entry {epoch: batches}")
+    checked = {}
+    for epoch, batches in given.items():
+        start = check_count(f"an epoch in {name}", epoch, 0, "an epoch, counted from 0")
+        checked[start] = check_count(f"{name}[{epoch}]", batches, 1, "a number of batches >= 1")
+    return dict(sorted(checked.items()))
+
+
+def check_deterministic(given: object) -> bool:
+    if isinstance(given, bool):
+        return given
+    raise (InvalidOption if isinstance(given, str) else InvalidType)("deterministic", given, 'True, False, "warn" or None')
+
+
+def read_word(text: str) -> Any:
+    """A word of the command line as what it says: a number, true or false, None, a list or dict, else text."""
+    lowered = text.lower()
+    words = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+    if lowered in words:
+        return words[lowered]
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    if text[:1] in ("[", "{"):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    return text
