@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from leyden import LightningModule, Trainer
 from leyden.callbacks import ModelCheckpoint
-from leyden.errors import InvalidOption
+from leyden.errors import InvalidOption, InvalidType
 from leyden.loggers import CSVLogger, Logger, TensorBoardLogger
 
 
@@ -199,6 +199,8 @@ def test_the_trainer_s_logger_may_be_set(tmp_path: Path) -> None:
     assert (trainer.loggers, trainer.logger) == ([], None)
     trainer.loggers = None
     assert (trainer.loggers, trainer.logger) == ([], None)
+    with pytest.raises(InvalidType, match="logger=5 cannot be used: expected a Logger, or None"):
+        trainer.logger = 5  # type: ignore[assignment]  # the mistake under test
 
 
 def test_a_logger_that_a_hook_puts_in_place_keeps_its_rows(tmp_path: Path) -> None:

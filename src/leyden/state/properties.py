@@ -11,7 +11,8 @@ from leyden.asked import Asked, minus_one_without
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
-from leyden.loggers.base import Logger, folder_of
+from leyden.errors import InvalidType
+from leyden.loggers.base import Logger, folder_of, is_logger
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.options import Options
@@ -84,7 +85,10 @@ class Properties:
 
     @loggers.setter
     def loggers(self, loggers: list[Logger] | None) -> None:
-        self._loggers = [] if loggers is None else loggers
+        for logger in loggers or ():
+            if not is_logger(logger):
+                raise InvalidType("logger", logger, "a Logger, or None for none")
+        self._loggers = list(loggers or ())
 
     @property
     def optimizers(self) -> list[Optimizer]:
