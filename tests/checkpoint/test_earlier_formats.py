@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import leyden
+from leyden.checkpoint.layout import FORMAT
 from leyden.errors import CheckpointForeign
-from leyden.state.snapshot import FORMAT
 from leyden.testing import BoringModel, Recorder, random_batches
 
 DATA = Path(__file__).parent / "data"

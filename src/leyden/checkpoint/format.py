@@ -125,6 +125,18 @@ def unwritable(plain: Any) -> list[tuple[str, str]]:
     return list(_find_unwritable(plain, ""))
 
 
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def is_writable(value: Any) -> bool:
+    """Whether a file can hold ``value`` without pickle, and what comes out of it is of the same types."""
+    if type(value) in (list, tuple):
+        return all(map(is_writable, value))
+    if type(value) is dict:
+        return all(type(key) in _PLAIN and is_writable(each) for key, each in value.items())
+    return type(value) in (torch.Tensor, np.ndarray, *_PLAIN) and not unwritable(encode({"value": value}))
+
+
 def type_name(value: Any) -> str:
     """What to call the type of ``value`` in a message: for functions and classes their own name."""
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType):

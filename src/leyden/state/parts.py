@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from leyden.callback import Callback
-from leyden.checkpoint.format import encode, unwritable
+from leyden.checkpoint.format import is_writable
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.loss_flow import flow_of
 from leyden.checkpoint.optimizer_states import fitted
@@ -188,18 +187,6 @@ def put_metric_objects(run: Run, found: Any) -> None:
 
 
 # -- the batch that runs
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-
-
-def is_writable(batch: Any) -> bool:
-    """Whether a file can hold ``batch`` without pickle, and what comes out of it is of the same types."""
-    if type(batch) in (list, tuple):
-        return all(map(is_writable, batch))
-    if type(batch) is dict:
-        return all(type(key) in _PLAIN and is_writable(value) for key, value in batch.items())
-    return type(batch) in (Tensor, np.ndarray, *_PLAIN) and not unwritable(encode({"batch": batch}))
-
-
 def take_flight(run: Run) -> dict[str, Any] | None:
     """The batch that a loop is at, where there is more to do with it or somebody more to be told of it."""
     fit = run.leyden_fit

@@ -7,14 +7,15 @@ from contextlib import nullcontext
 from typing import Any
 
 from leyden.callback import Callback
-from leyden.checkpoint.format import check_parts, decode_file, encode, unwritable
-from leyden.checkpoint.forms import check_alike, check_forms, check_optimizer, usable
+from leyden.checkpoint.format import encode
+from leyden.checkpoint.forms import check_alike, check_optimizer, usable
+from leyden.checkpoint.layout import FORMAT, OURS, name_unwritable, verified
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
 from leyden.checkpoint.optimizer_states import describe, fitted, loadable, restore, scheduler_state
 from leyden.checkpoint.settings import Settings
 from leyden.datamodule import LightningDataModule
-from leyden.errors import CheckpointForeign, CheckpointMismatch, CheckpointPartial, InvalidReturn, LeydenWarning, warn_user
+from leyden.errors import CheckpointMismatch, CheckpointPartial, InvalidReturn
 from leyden.hooks import overrides
 from leyden.hparams import dump_hparams
 from leyden.module import LightningModule
@@ -25,11 +26,7 @@ from leyden.state.run import Run
 from leyden.state.upgrade import upgraded
 from leyden.version import LIGHTNING, __version__
 
-OURS = "leyden"
-FORMAT = 1
-"""The number of the layout below ``leyden``. A file of a higher number is refused; 0.1.0 wrote none."""
 _OF_TRAINING = frozenset({"loops", "callbacks", "optimizer_states", "lr_schedulers"})
-_named_once: set[str] = set()
 
 
 def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
@@ -77,23 +74,8 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     if datamodule is not None and overrides(datamodule, LightningDataModule.on_save_checkpoint):
         datamodule.on_save_checkpoint(checkpoint)
     plain: dict[str, Any] = encode(checkpoint)
-    _name_unwritable(plain)
+    name_unwritable(plain)
     return plain
-
-
-def _name_unwritable(plain: dict[str, Any]) -> None:
-    unasked = (f"{OURS}.init_arguments", f"{OURS}.datamodule_init_arguments")  # nobody said to keep these; loading asks for them
-    found = [(name, kind) for name, kind in unwritable(plain) if name not in _named_once and not name.startswith(unasked)]
-    if not found:
-        return
-    _named_once.update(name for name, _ in found)
-    listed = ", ".join(f"{name} ({kind})" for name, kind in found)
-    warn_user(
-        f"Some values cannot be written into a checkpoint that loads without running code, and only their names and types are: "
-        f"{listed}. Hyper-parameters are passed again when loading, or kept out with save_hyperparameters(ignore=[...]); of what "
-        f"a callback, an optimizer or a scheduler holds, a resumed run keeps what it builds itself.",
-        LeydenWarning,
-    )
 
 
 def callback_states(run: Run) -> dict[str, Any]:
@@ -285,20 +267,4 @@ def parts_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def read(run: Run, path: str, weights_only: bool | None) -> dict[str, Any]:
     """The content of a checkpoint, verified."""
-    checkpoint = run.strategy.load_checkpoint(path, weights_only=weights_only)
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointForeign(
-            f"{path} holds no checkpoint: it has no 'state_dict'. Expected a file that a Trainer wrote, or Lightning."
-        )
-    decoded: dict[str, Any] = decode_file(checkpoint, repr(path))
-    ours = decoded.get(OURS)
-    written = ours.get("format", 0) if isinstance(ours, Mapping) else 0
-    if isinstance(ours, Mapping) and isinstance(written, int) and written > FORMAT:
-        raise CheckpointForeign(
-            f"{path} was written by leyden {ours.get('version', 'of a later version')} in format {written}, and this version "
-            f"({__version__}) reads formats up to {FORMAT}. Update leyden; Trainer(...).fit(ckpt_path=None) starts afresh."
-        )
-    check_parts(decoded, path)
-    if OURS in decoded:  # what others write is read where it fits
-        check_forms(decoded, path)
-    return decoded
+    return verified(run.strategy.load_checkpoint(path, weights_only=weights_only), path)

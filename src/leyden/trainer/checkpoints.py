@@ -10,6 +10,7 @@ from typing import Any
 from leyden.callbacks.checkpoint import store_of
 from leyden.callbacks.places import best_candidates, folders_to_hold, newest_of_unmonitored, places_of, usual_places
 from leyden.checkpoint.files import absolute, is_remote
+from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.store import CheckpointStore
 from leyden.classic.continuation import Continuation
 from leyden.errors import (
@@ -141,7 +142,7 @@ class CheckpointRequest:
 
     def forget(self) -> None:
         """Let the content go once it has been put into the run."""
-        self.checkpoint = {snapshot.OURS: {}}
+        self.checkpoint = {OURS: {}}
 
 
 def choose_checkpoint(

@@ -14,6 +14,7 @@ from leyden.asked import take_asked
 from leyden.callback import Callback
 from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.forms import usable
+from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.settings import asked_of
 from leyden.datamodule import LightningDataModule
@@ -374,7 +375,7 @@ class Lifecycle(Run):
         request.forget()
 
     def _logger_positions(self, request: CheckpointRequest) -> Iterator[tuple[Logger, Any]]:
-        positions = zip(self.loggers, (request.content.get(snapshot.OURS) or {}).get("loggers", []), strict=False)
+        positions = zip(self.loggers, (request.content.get(OURS) or {}).get("loggers", []), strict=False)
         return ((logger, position) for logger, position in positions if keeps_place(logger))
 
     def _log_hyperparameters(self, module: LightningModule) -> None:
