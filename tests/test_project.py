@@ -13,9 +13,11 @@ from typing import Any, Literal, get_type_hints
 import grimp
 import pytest
 from kit import in_a_fresh_process
+from packaging.version import Version
 from public_names import public_classes
 
 import leyden
+from leyden.version import LIGHTNING
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -89,6 +91,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_the_version_is_the_distribution_s() -> None:
     assert leyden.__version__ == version("leyden")
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", leyden.__version__)
+
+
+def test_a_program_that_asks_for_the_version_takes_the_branch_of_today_s_lightning() -> None:
+    assert Version(leyden.__version__) >= Version("2.6")
+    assert Version(leyden.__version__).release[:2] == Version(LIGHTNING).release[:2]
 
 
 def test_the_changelog_tells_of_this_version() -> None:

@@ -1,5 +1,6 @@
 """The versions: of this package, and of the Lightning whose vocabulary it speaks."""
 
-__version__ = "0.1.0"
+__version__ = "2.6.0"
+"""Its first two numbers are those of :data:`LIGHTNING`: programs ask for them, and take another way for an older Lightning."""
 LIGHTNING = "2.6.0"
-"""For code that asks for Lightning's version; checkpoints carry it, and their top level is laid out as that version's."""
+"""Checkpoints carry it: their top level is laid out as that version's."""
