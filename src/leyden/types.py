@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 Path = str | PathLike[str]
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
 """What a step may return: the loss, a mapping with the key ``loss``, or ``None`` to skip the batch."""
+EPOCH_OUTPUT = list[Any]
+"""What the epoch ends of 1.x were given: what each step returned, by loader where there are several."""
 LRSchedulerTypeUnion = LRScheduler | ReduceLROnPlateau
 LRSchedulerPLType = LRSchedulerTypeUnion
 TRAIN_DATALOADERS = Any

@@ -23,107 +23,6 @@ from leyden.types import Path
 
 
 @exact_arguments
-class CSVLogger(InFolder, Logger):
-    """Write metrics to ``save_dir/name/version_N/metrics.csv``: a column for each metric and ``step``, in alphabetical order.
-
-    Args:
-        save_dir: The folder under which everything stands. It is created when a run starts.
-        name: The experiment's folder; ``None`` or ``""`` for none.
-        version: The run's folder: a number (``version_3``), or a string taken as it is. By default the next free number.
-            A folder that exists is gone on with: rows are appended.
-        prefix: Stands before each metric's name, with a ``-`` between.
-        flush_logs_every_n_steps: Rows are written after this many steps, and when a verb ends or a checkpoint is saved.
-
-    Raises :class:`InvalidOption` at the start of a run when the folder cannot be written.
-    """
-
-    leyden_takes_tensors: ClassVar[bool] = True
-    LOGGER_JOIN_CHAR: ClassVar[str] = "-"
-
-    def __init__(
-        self,
-        save_dir: Path,
-        name: str | None = "lightning_logs",
-        version: int | str | None = None,
-        prefix: str = "",
-        flush_logs_every_n_steps: int = 100,
-    ) -> None:
-        if isinstance(flush_logs_every_n_steps, bool) or not isinstance(flush_logs_every_n_steps, int):
-            raise InvalidType("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
-        if flush_logs_every_n_steps < 1:
-            raise InvalidOption("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
-        self._chosen = RunFolder(save_dir, name, version)
-        self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
-        self.__every = flush_logs_every_n_steps
-        self.__writer: ExperimentWriter | None = None
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "ExperimentWriter":
-        """The object that writes the files."""
-        if self.__writer is None:
-            self._folder.claim()
-            self.__writer = ExperimentWriter(self._folder.path, prefix=self._prefix, flush_every_n_steps=self.__every)
-        return self.__writer
-
-    def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
-        self._folder.agree(agree)
-        self.experiment.expect_hparams()
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep a row: numbers, or 0-dim tensors that are read from their device when rows are written."""
-        writer = self.__writer or self.experiment
-        writer.log_metrics(metrics, step)
-        if writer.is_full:
-            self.save()
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None, *args: Any, **kwargs: Any) -> None:
-        """Add hyper-parameters, and write them all to ``hparams.yaml``."""
-        self.experiment.log_hparams(as_dict(params))
-        self.save()
-
-    def save(self) -> None:
-        """Write what waits. Nothing is created where nothing was logged."""
-        if self.__writer is not None:
-            self.__writer.save()
-
-    def finalize(self, status: str) -> None:
-        self.save()
-
-    def leyden_start_over(self) -> None:
-        if self.__writer is None:
-            self._folder.set_aside(lambda name: name == ExperimentWriter.NAME_METRICS_FILE)
-
-    def leyden_position(self) -> dict[str, Any]:
-        if rank_zero_only.rank or not self._folder.claimed:
-            return {}
-        return {"version": self._folder.version, "folder": self._folder.absolute, **self.experiment.position()}
-
-    def leyden_resume(self, position: dict[str, Any]) -> None:
-        """Go on in the run that ``position`` was taken from.
-
-        In the same folder the file is cut to it. A run in another folder begins with a copy of the rows written until
-        then, unless rows stand there already. Where these rows are not found any more, a :class:`LeydenWarning` says so.
-        """
-        if rank_zero_only.rank or "rows" not in position:
-            return
-        writer = self.experiment
-        here = self._folder.absolute == position["folder"]
-        if not here and position["rows"] == 0:
-            return
-        for folder in [writer.log_dir] if here else self._folder.earlier(position):
-            if writer.has_rows and folder != writer.log_dir:
-                return
-            if writer.begin_with(os.path.join(folder, ExperimentWriter.NAME_METRICS_FILE), position):
-                return
-        warn_user(
-            f"{position['folder']} does not hold the {position['rows']} rows that were written when the checkpoint was made. "
-            f"{writer.metrics_file_path} goes on without them.",
-            LeydenWarning,
-        )
-
-
-@exact_arguments
 class ExperimentWriter:
     """Writes the table and the hyper-parameters of one run.
 
@@ -292,6 +191,107 @@ class ExperimentWriter:
             self._files.pipe_file(path, text)
             return
         put_in_place(path, text)
+
+
+@exact_arguments
+class CSVLogger(InFolder, Logger):
+    """Write metrics to ``save_dir/name/version_N/metrics.csv``: a column for each metric and ``step``, in alphabetical order.
+
+    Args:
+        save_dir: The folder under which everything stands. It is created when a run starts.
+        name: The experiment's folder; ``None`` or ``""`` for none.
+        version: The run's folder: a number (``version_3``), or a string taken as it is. By default the next free number.
+            A folder that exists is gone on with: rows are appended.
+        prefix: Stands before each metric's name, with a ``-`` between.
+        flush_logs_every_n_steps: Rows are written after this many steps, and when a verb ends or a checkpoint is saved.
+
+    Raises :class:`InvalidOption` at the start of a run when the folder cannot be written.
+    """
+
+    leyden_takes_tensors: ClassVar[bool] = True
+    LOGGER_JOIN_CHAR: ClassVar[str] = "-"
+
+    def __init__(
+        self,
+        save_dir: Path,
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        prefix: str = "",
+        flush_logs_every_n_steps: int = 100,
+    ) -> None:
+        if isinstance(flush_logs_every_n_steps, bool) or not isinstance(flush_logs_every_n_steps, int):
+            raise InvalidType("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
+        if flush_logs_every_n_steps < 1:
+            raise InvalidOption("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
+        self._chosen = RunFolder(save_dir, name, version)
+        self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
+        self.__every = flush_logs_every_n_steps
+        self.__writer: ExperimentWriter | None = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        """The object that writes the files."""
+        if self.__writer is None:
+            self._folder.claim()
+            self.__writer = ExperimentWriter(self._folder.path, prefix=self._prefix, flush_every_n_steps=self.__every)
+        return self.__writer
+
+    def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
+        self._folder.agree(agree)
+        self.experiment.expect_hparams()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep a row: numbers, or 0-dim tensors that are read from their device when rows are written."""
+        writer = self.__writer or self.experiment
+        writer.log_metrics(metrics, step)
+        if writer.is_full:
+            self.save()
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None, *args: Any, **kwargs: Any) -> None:
+        """Add hyper-parameters, and write them all to ``hparams.yaml``."""
+        self.experiment.log_hparams(as_dict(params))
+        self.save()
+
+    def save(self) -> None:
+        """Write what waits. Nothing is created where nothing was logged."""
+        if self.__writer is not None:
+            self.__writer.save()
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def leyden_start_over(self) -> None:
+        if self.__writer is None:
+            self._folder.set_aside(lambda name: name == ExperimentWriter.NAME_METRICS_FILE)
+
+    def leyden_position(self) -> dict[str, Any]:
+        if rank_zero_only.rank or not self._folder.claimed:
+            return {}
+        return {"version": self._folder.version, "folder": self._folder.absolute, **self.experiment.position()}
+
+    def leyden_resume(self, position: dict[str, Any]) -> None:
+        """Go on in the run that ``position`` was taken from.
+
+        In the same folder the file is cut to it. A run in another folder begins with a copy of the rows written until
+        then, unless rows stand there already. Where these rows are not found any more, a :class:`LeydenWarning` says so.
+        """
+        if rank_zero_only.rank or "rows" not in position:
+            return
+        writer = self.experiment
+        here = self._folder.absolute == position["folder"]
+        if not here and position["rows"] == 0:
+            return
+        for folder in [writer.log_dir] if here else self._folder.earlier(position):
+            if writer.has_rows and folder != writer.log_dir:
+                return
+            if writer.begin_with(os.path.join(folder, ExperimentWriter.NAME_METRICS_FILE), position):
+                return
+        warn_user(
+            f"{position['folder']} does not hold the {position['rows']} rows that were written when the checkpoint was made. "
+            f"{writer.metrics_file_path} goes on without them.",
+            LeydenWarning,
+        )
 
 
 def table(columns: list[str], rows: list[dict[str, Any]], *, header: bool = True) -> bytes:

@@ -30,19 +30,10 @@ __all__ = [
 ]
 
 
-_OLDER = {
-    "DoublePrecisionPlugin": DoublePrecision,
-    "HalfPrecisionPlugin": HalfPrecision,
-    "MixedPrecisionPlugin": MixedPrecision,
-    "NativeMixedPrecisionPlugin": MixedPrecision,
-    "PrecisionPlugin": Precision,
-}
-"""What 1.x called them."""
-
-
 def __getattr__(name: str) -> Any:
-    if name in _OLDER:
-        return _OLDER[name]
+    older = importlib.import_module("leyden.plugins.precision").OLDER
+    if name in older:
+        return older[name]
     if name == "SingleDevicePlugin":
         return importlib.import_module("leyden.strategies.single").SingleDeviceStrategy
     return absent(__name__, name, __all__)

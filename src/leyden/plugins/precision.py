@@ -10,5 +10,17 @@ from leyden.not_offered import absent
 __all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
 
 
+OLDER = {
+    "DoublePrecisionPlugin": DoublePrecision,
+    "HalfPrecisionPlugin": HalfPrecision,
+    "MixedPrecisionPlugin": MixedPrecision,
+    "NativeMixedPrecisionPlugin": MixedPrecision,
+    "PrecisionPlugin": Precision,
+}
+"""What 1.x called them."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in OLDER:
+        return OLDER[name]
     return absent(__name__, name, __all__, "leyden.plugins")

@@ -4,6 +4,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden.state.optimizers import SchedulerPlan as LRSchedulerConfig
 from leyden.types import (
+    EPOCH_OUTPUT,
     EVAL_DATALOADERS,
     STEP_OUTPUT,
     TRAIN_DATALOADERS,
@@ -18,6 +19,7 @@ from leyden.types import MapLocation as _MAP_LOCATION_TYPE
 from leyden.types import Path as _PATH
 
 __all__ = [
+    "EPOCH_OUTPUT",
     "EVAL_DATALOADERS",
     "STEP_OUTPUT",
     "TRAIN_DATALOADERS",
