@@ -243,8 +243,10 @@ _EVALUATION = _maybe(
         carried_=_BOOL,
     )
 )
+_CONTRIBUTED = lambda value, path: (_each(_COUNT) if type(value) is list else _maybe(_VALUE))(value, path)  # noqa: E731
+"""Of one optimizer, or of each of several that take turns."""
 _GRADIENTS = lambda value, path: (  # noqa: E731  # as the others are
-    None if value == {} else _with(contributed=_maybe(_VALUE), gradients=_named(_TENSOR))(value, path)
+    None if value == {} else _with(contributed=_CONTRIBUTED, gradients=_named(_TENSOR))(value, path)
 )
 _HISTORY, _POSITIONS = _each(_with(epoch=_COUNT, step=_COUNT)), _each(_named(_ANY))
 _PARTS = {

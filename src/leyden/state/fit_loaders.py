@@ -48,7 +48,7 @@ class FitLoaders:
         too_old = bool(every) and not run.sanity_checking and (made is None or epoch - made >= every)
         before = loaders.to_be_made.get(VAL.key)
         if before is not None and every and epoch - before["epoch"] >= every and not run.leyden_fit.progress.validating:
-            del loaders.to_be_made[VAL.key]  # another is made now
+            loaders.forget_made(VAL.key)  # another is made now
         if VAL.key not in loaders.eval or too_old:
             resumed = made is None and epoch > 0
             load_validation(run)

@@ -168,6 +168,11 @@ class Loaders:
         for stage in self.eval:
             self._put_carried(stage)
 
+    def forget_made(self, stage: str) -> None:
+        """What was kept of that stage's loaders is not for those that are made next."""
+        for kept in (self.to_be_made, self._states, self._carried):
+            kept.pop(stage, None)
+
     def _put_carried(self, stage: str) -> None:
         with unmoved([] if self.train is None else self.train.carried):  # they may share a sampler
             for each, state in zip(self.eval[stage].carried, self._carried.pop(stage, []), strict=False):

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
-from leyden.data.generators import kept
+from leyden.data.generators import kept, put_states
 from leyden.data.source import Source
-from leyden.state.generators import generators_of, put_generators, take_generators
+from leyden.state.generators import generators_of, take_generators
 from leyden.state.progress import Done, Progress
 from leyden.state.run import Run
 from leyden.state.stage import VAL
@@ -48,7 +48,8 @@ def as_it_was_made(run: Run, stage: str) -> Iterator[None]:
     loaders.made[stage] = then
     with preserved_random_state(), unmoved_generators(run), shown_at(run.leyden_fit.progress, then["epoch"], then["step"]):
         set_random_state(then["random"])
-        put_generators(run, then["generators"])
+        for owner, held in generators_of(run).items():  # states that wait for loaders which are not there yet go on waiting
+            put_states(held, then["generators"].get(owner, {}))
         yield
 
 
