@@ -16,7 +16,7 @@ from leyden import Trainer
 from leyden.callbacks import ModelCheckpoint
 from leyden.data.stretches import split_along_time
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidReturn
-from leyden.testing import random_batches
+from leyden.testing import Recorder, random_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
 QUIET = {**kit.QUIET, "max_epochs": 1}
@@ -390,3 +390,29 @@ def test_stretches_and_accumulation_exclude_each_other() -> None:
 def test_a_stretch_has_a_length() -> None:
     with pytest.raises(InvalidOption, match="truncated_bptt_steps"):
         Trainer(truncated_bptt_steps=0, **QUIET)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("batches", [1, 3, 4])
+def test_a_file_saved_between_batches_goes_on_to_the_same_bits(accumulate: int, batches: int, tmp_path: Path) -> None:
+    def save(trainer: Trainer, *rest: Any) -> None:
+        if trainer.progress.batches == batches:
+            trainer.save_checkpoint(tmp_path / "between.ckpt")
+
+    whole, resumed = Gan(), Gan()
+    fit(whole, accumulate_grad_batches=accumulate, callbacks=[Recorder(on_train_batch_end=save)])
+    trainer = Trainer(**QUIET, accumulate_grad_batches=accumulate)
+    trainer.fit(resumed, ckpt_path=tmp_path / "between.ckpt")
+    assert same_weights(whole, resumed)
+
+
+def test_a_save_inside_a_turn_is_warned_of_and_freezes_nobody(tmp_path: Path) -> None:
+    def save(trainer: Trainer, *rest: Any) -> None:
+        trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    with pytest.warns(leyden.errors.LeydenWarning, match="saved inside a batch of optimizers that take turns"):
+        fit(Gan(), callbacks=[Recorder(on_before_optimizer_step=save)], max_steps=2)
+    resumed = Gan()
+    Trainer(**QUIET).fit(resumed, ckpt_path=tmp_path / "inside.ckpt")
+    assert resumed.required[:2] == [(True, False), (False, True)]
+    assert all(parameter.requires_grad for parameter in resumed.parameters())

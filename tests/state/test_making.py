@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
-from torch.utils.data import DataLoader, Subset, random_split
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
@@ -80,6 +80,32 @@ class Split(Base):
         self.seen.append(("val", (batch[:, 0] * 24).round().int().tolist()))
 
 
+class Noisy(Dataset[Tensor]):
+    """Adds noise from a generator of its own to every sample."""
+
+    def __init__(self) -> None:
+        self.own = torch.Generator().manual_seed(5)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        return DATA[index] + torch.randn(4, generator=self.own)
+
+
+class DrawsInValidation(Base):
+    """Validates twice an epoch, on data that draws from a generator made with the loader."""
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Noisy(), 2)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Subset(NUMBERS, range(8)), 2, shuffle=True, generator=torch.Generator().manual_seed(4))  # type: ignore[arg-type]
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.seen.append(("val", batch.tolist()))
+
+
 class Cut(Exception):
     """The run ends here, as by a kill."""
 
@@ -122,6 +148,12 @@ def check(kind: type[Base], path: Path, cut: int, **options: Any) -> Base:
 @pytest.mark.parametrize("cut", [1, 2, 4, 5, 6])
 def test_loaders_are_made_as_they_were(kind: type[Base], every: int, cut: int, tmp_path: Path) -> None:
     check(kind, tmp_path / "a.ckpt", cut, reload_dataloaders_every_n_epochs=every)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("cut", [3, 5, 9])
+def test_generators_of_loaders_that_are_made_late_or_anew(every: int, cut: int, tmp_path: Path) -> None:
+    check(DrawsInValidation, tmp_path / "a.ckpt", cut, reload_dataloaders_every_n_epochs=every, val_check_interval=0.5)
 
 
 def test_the_epoch_is_known_before_a_loader_is_made(tmp_path: Path) -> None:

@@ -24,11 +24,9 @@ class Drift:
         changed = [name for name, digest in digests.items() if digest is None or digest != self.buffers.get(name)]
         buffers: dict[str, Tensor | None] = {name: now[name] for name in changed}
         buffers.update(dict.fromkeys(self.buffers.keys() - now.keys()))  # None: it is gone
-        trained = {
-            name: parameter.requires_grad
-            for name, parameter in module.named_parameters()
-            if self.trained.get(name, parameter.requires_grad) != parameter.requires_grad
-        }
+        toggled = module.__dict__.get("_toggled", {})  # frozen for one optimizer's turn only
+        required = {name: toggled.get(each, each.requires_grad) for name, each in module.named_parameters()}
+        trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
         return {"buffers": buffers, "trained": trained}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:

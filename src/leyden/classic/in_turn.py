@@ -134,6 +134,8 @@ class InTurn:
     batch that was cut is begun anew.
     """
 
+    begun_anew = "a batch of optimizers that take turns, or of stretches along time"
+
     def __init__(self, run: Run, turns: Turns) -> None:
         self.run, self.turns, self.progress = run, turns, run.leyden_fit.progress
         self.module = module = run.lightning_module

@@ -19,6 +19,8 @@ from leyden.state.run import Run
 class Manual:
     """``training_step`` does backward and steps; steps are counted, hooks fired and precision heeded here."""
 
+    begun_anew = "training_step of manual optimization: nobody but the module knows how far that was"
+
     def __init__(self, run: Run) -> None:
         options = run.leyden_options.optimization
         if run.accumulate_grad_batches != 1 or options.schedule:

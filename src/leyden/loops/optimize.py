@@ -44,6 +44,8 @@ class Automatic:
     ``optimizer`` is the one that is stepped, where it is not the only one.
     """
 
+    begun_anew = ""
+
     def __init__(self, run: Run, optimizer: Optimizer | None = None) -> None:
         fit = run.leyden_fit
         assert run.leyden_hooks is not None

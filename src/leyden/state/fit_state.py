@@ -26,6 +26,8 @@ class Stepping(Protocol):
     """Batches whose gradients wait for the next step; of each optimizer, where several take turns."""
     divisor: int
     """What their losses were divided by; 0 where a file does not say it."""
+    begun_anew: str
+    """In words, what of a batch is done again where a run was cut inside; "" where it is gone on with."""
 
     @property
     def has_stepped_scheduler(self) -> bool: ...

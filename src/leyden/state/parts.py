@@ -206,10 +206,11 @@ def take_flight(run: Run) -> dict[str, Any] | None:
             return None
     if progress.in_batch and progress.closed:
         return None
-    if done == Done.STARTED and not run.lightning_module.automatic_optimization and hooks.where is not None:
+    again = "" if run.leyden_fit.optimization is None else run.leyden_fit.optimization.begun_anew
+    if again and Done.STARTED <= done < Done.STEPPED and hooks.where is not None:
         run.leyden_warn(
-            "A checkpoint was saved inside training_step of manual optimization: nobody but the module knows how far that was. A "
-            "run that goes on from it calls training_step again, with what has changed so far. Save at a batch's end instead."
+            f"A checkpoint was saved inside {again}. A run that goes on from it calls training_step again, with what has changed so "
+            f"far. Save at a batch's end instead."
         )
     kept: dict[str, Any] = {"index": flight.index, "is_last": flight.is_last}
     if is_writable(flight.batch):  # else it is read again
