@@ -396,7 +396,7 @@ def test_a_stretch_has_a_length() -> None:
 @pytest.mark.parametrize("batches", [1, 3, 4])
 def test_a_file_saved_between_batches_goes_on_to_the_same_bits(accumulate: int, batches: int, tmp_path: Path) -> None:
     def save(trainer: Trainer, *rest: Any) -> None:
-        if trainer.progress.batches == batches:
+        if trainer.leyden_fit.progress.batches == batches:
             trainer.save_checkpoint(tmp_path / "between.ckpt")
 
     whole, resumed = Gan(), Gan()
