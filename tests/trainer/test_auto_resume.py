@@ -499,3 +499,17 @@ def test_the_same_limit_inside_an_epoch_is_finished(capsys: pytest.CaptureFixtur
     assert "is finished: 6 steps are done, and max_steps=6." in capsys.readouterr().out
     assert "on_train_batch_start" not in recorder.names
     assert (again.steps, again.epochs, again.history) == (6, result.epochs, result.history)
+
+
+def test_a_finished_run_shows_its_epochs_values_when_it_is_repeated(tmp_path: Path) -> None:
+    class Forked(Net):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            loss = self.model(batch).square().mean()
+            self.log("loss", loss, on_step=True, on_epoch=True)
+            return loss
+
+    first, again = trainer(default_root_dir=tmp_path), trainer(default_root_dir=tmp_path)
+    first.fit(Forked(), DataLoader(Samples(), 2), DataLoader(Samples(), 2), ckpt_path="last")
+    again.fit(Forked(), DataLoader(Samples(), 2), DataLoader(Samples(), 2), ckpt_path="last")
+    assert same(first.callback_metrics["loss_epoch"], first.callback_metrics["loss"])
+    assert same(dict(first.callback_metrics), dict(again.callback_metrics))
