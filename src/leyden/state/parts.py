@@ -209,8 +209,8 @@ def take_flight(run: Run) -> dict[str, Any] | None:
     again = "" if run.leyden_fit.optimization is None else run.leyden_fit.optimization.begun_anew
     if again and Done.STARTED <= done < Done.STEPPED and hooks.where is not None:
         run.leyden_warn(
-            f"A checkpoint was saved inside {again}. A run that goes on from it calls training_step again, with what has changed so "
-            f"far. Save at a batch's end instead."
+            f"A checkpoint was saved inside {again}. A run that goes on from it calls training_step again, with what has changed "
+            f"so far. Save at a batch's end instead."
         )
     kept: dict[str, Any] = {"index": flight.index, "is_last": flight.is_last}
     if is_writable(flight.batch):  # else it is read again
