@@ -55,7 +55,7 @@ def test_the_default_is_the_cpu_in_full_precision() -> None:
 def test_a_device_in_every_form(device: Any, root: str) -> None:
     strategy = SingleDeviceStrategy(device)
     assert str(strategy.root_device) == root
-    assert strategy.moves == (root != "cpu")
+    assert strategy.leyden_moves == (root != "cpu")
 
 
 @pytest.mark.parametrize("device", ["gpu7", None, object()])
@@ -93,13 +93,13 @@ def test_a_module_is_refused_by_another_kinds_device() -> None:
 
 def test_on_the_cpu_a_batch_is_handed_on_untouched() -> None:
     strategy, batch = SingleDeviceStrategy(), {"x": torch.ones(2)}
-    assert not strategy.moves
-    assert strategy.move(batch) is batch
+    assert not strategy.leyden_moves
+    assert strategy.leyden_move(batch) is batch
 
 
 def test_a_batch_moves_where_it_is_told_to() -> None:
     batch = {"x": torch.ones(2)}
-    moved = SingleDeviceStrategy().move(batch, torch.device("meta"), dataloader_idx=1)
+    moved = SingleDeviceStrategy().leyden_move(batch, torch.device("meta"), dataloader_idx=1)
     assert (moved["x"].device.type, batch["x"].device.type) == ("meta", "cpu")
 
 
@@ -173,14 +173,14 @@ def test_methods_can_be_wrapped_on_the_instance() -> None:
 
 def test_what_was_left_open_is_filled_in_once() -> None:
     strategy, rules, storage = SingleDeviceStrategy(), HalfPrecision(), InMemory()
-    strategy.complete(precision=rules, checkpoint_io=storage)
-    strategy.complete(precision=rules)
+    strategy.leyden_complete(precision=rules, checkpoint_io=storage)
+    strategy.leyden_complete(precision=rules)
     assert strategy.precision is rules
     assert strategy.checkpoint_io is storage
     with pytest.raises(
         ConflictingOptions, match=r"precision=MixedPrecision\('bf16-mixed'\).*already brings HalfPrecision\('16-true'\)"
     ):
-        strategy.complete(precision=MixedPrecision("bf16-mixed", "cpu"))
+        strategy.leyden_complete(precision=MixedPrecision("bf16-mixed", "cpu"))
 
 
 def test_a_strategy_without_an_accelerator_says_so() -> None:
@@ -196,6 +196,6 @@ def test_on_a_gpu_the_module_comes_back_to_the_cpu() -> None:
     strategy, net = SingleDeviceStrategy("cuda"), nn.Linear(2, 1)
     strategy.connect(net)
     strategy.setup(net)
-    assert net(strategy.move([torch.ones(1, 2)])[0]).device == torch.device("cuda", 0)
+    assert net(strategy.leyden_move([torch.ones(1, 2)])[0]).device == torch.device("cuda", 0)
     strategy.teardown()
     assert net.weight.device.type == "cpu"

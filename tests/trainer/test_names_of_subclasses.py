@@ -13,7 +13,7 @@ from torch import nn
 import leyden
 from leyden.loggers import Logger
 from leyden.profilers import Profiler
-from leyden.strategies import Strategy
+from leyden.strategies import SingleDeviceStrategy, Strategy
 
 OF_LIGHTNING = {  # names of ours that Lightning 2.6 has; those of torch.nn.Module aside
     "Trainer": """
@@ -102,10 +102,9 @@ FORMER = {
 OF_OURS = {
     "Trainer": "stop trial_run",  # documented, and called by nobody in the house
     "Strategy": """
-        accumulating clip complete global_rank holds_whole_parameters load_optimizer_state load_optimizer_states local_rank
-        model_state_dict move moves node_rank num_devices num_nodes optimizer_states place precision processes route stepping
-        storage world_size
-    """,  # what makes a strategy: who writes one writes these, beside Lightning's
+        global_rank holds_whole_parameters load_optimizer_state load_optimizer_states local_rank model_state_dict node_rank
+        num_devices num_nodes optimizer_states precision processes world_size
+    """,  # ranks as Lightning's strategies of several processes have them; and what whoever writes one of ours writes
 }
 _TAKEN = """
     accumulation accumulation_schedule all_gather asked_accumulation at_rest backward bar_items carried ckpt_is_named classic
@@ -183,6 +182,18 @@ def test_progress_and_the_reason_of_a_stop_may_be_read() -> None:
     run.fit(Logging())
     assert (run.progress.batches, run.stop_reason) == (2, None)
     assert not hasattr(run, "history")
+
+
+def test_a_strategy_with_attributes_of_its_own() -> None:
+    class Mine(SingleDeviceStrategy):
+        def __init__(self) -> None:
+            super().__init__("cpu")
+            for name in ("storage", "place", "route", "moves", "move", "clip", "complete", "stepping", "accumulating"):
+                setattr(self, name, {})
+
+    run = leyden.Trainer(**{**QUIET, "max_epochs": 1, "strategy": Mine(), "accelerator": "auto", "gradient_clip_val": 1.0})
+    run.fit(Logging())
+    assert run.global_step == 2
 
 
 def test_a_profiler_with_attributes_of_its_own() -> None:

@@ -39,7 +39,7 @@ class Manual:
         self.module = run.lightning_module
         self.precision = run.strategy.precision
         self.forward = run.leyden_ready_step("training_step")
-        self.step_optimizer = run.profiler.leyden_around("optimizer_step", run.strategy.stepping(self.precision.step))
+        self.step_optimizer = run.profiler.leyden_around("optimizer_step", run.strategy.leyden_stepping(self.precision.step))
         self.wrapped = [
             SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer)
             for optimizer in run.leyden_fit.plan.optimizers

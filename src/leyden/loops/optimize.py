@@ -58,7 +58,9 @@ class Automatic:
         self.precision = run.strategy.precision
         self.note_loss = fit.losses.waiting.append
         self.forward = run.leyden_ready_step("training_step")
-        self.accumulating = None if type(run.strategy).accumulating is Strategy.accumulating else run.strategy.accumulating
+        self.accumulating = (
+            None if type(run.strategy).leyden_accumulating is Strategy.leyden_accumulating else run.strategy.leyden_accumulating
+        )
         self.own_zero_grad = overrides(module, LightningModule.optimizer_zero_grad)
         self.own_clipping = overrides(module, LightningModule.configure_gradient_clipping)
         self.backward = self._chosen_backward()
@@ -84,7 +86,7 @@ class Automatic:
         )
         plain_step = type(self.precision).step is Precision.step
         self.step_optimizer: Callable[..., Any] = run.profiler.leyden_around(
-            "optimizer_step", run.strategy.stepping(_step_plainly if plain_step else self.precision.step)
+            "optimizer_step", run.strategy.leyden_stepping(_step_plainly if plain_step else self.precision.step)
         )
         self._window = 1  # batches that make a step
         self.divisor = 1  # batches of the running window, so that its gradient is their mean

@@ -27,7 +27,7 @@ class PredictLoop:
         return self.predictions
 
     def _take(self, outputs: Any) -> Any:
-        if self.run.strategy.moves and outputs is not None:
+        if self.run.strategy.leyden_moves and outputs is not None:
             outputs = tree_map(outputs, Tensor, Tensor.cpu)  # all predictions together would fill the device
         if self.keep:
             self.predictions[self.one_pass.progress.loader].append(outputs)

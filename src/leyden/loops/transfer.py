@@ -21,7 +21,7 @@ class BatchTransfer:
         self.run = run
         self.before, self.transfer, self.after = (self._owner(name) for name in HOOKS)
         self.converts = run.strategy.precision.converts_input
-        self.idle = not (self.before or self.transfer or self.after or run.strategy.moves or self.converts)
+        self.idle = not (self.before or self.transfer or self.after or run.strategy.leyden_moves or self.converts)
 
     def _owner(self, name: str) -> Any:
         datamodule, module = self.run.datamodule, self.run.lightning_module
@@ -46,8 +46,8 @@ class BatchTransfer:
         if start < 2:
             if self.transfer is not None:
                 batch = hooks.call(HOOKS[1], self.transfer, batch, strategy.root_device, loader_index)
-            elif strategy.moves:
-                batch = strategy.move(batch, dataloader_idx=loader_index)
+            elif strategy.leyden_moves:
+                batch = strategy.leyden_move(batch, dataloader_idx=loader_index)
         flight.batch, hooks.told = batch, 2
         if self.after is not None:
             batch = hooks.call(HOOKS[2], self.after, batch, loader_index)

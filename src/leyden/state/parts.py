@@ -245,10 +245,10 @@ def put_flight(run: Run, kept: Any) -> None:
         return
     flight, strategy = run.leyden_fit.flight, run.strategy
     if "batch" in kept:
-        flight.batch = strategy.move(kept["batch"]) if strategy.moves else kept["batch"]
+        flight.batch = strategy.leyden_move(kept["batch"]) if strategy.leyden_moves else kept["batch"]
     flight.index, flight.is_last = kept["index"], kept["is_last"]
     outputs = kept.get("outputs")
-    flight.outputs = strategy.move(outputs) if strategy.moves else outputs
+    flight.outputs = strategy.leyden_move(outputs) if strategy.leyden_moves else outputs
     if kept.get("single"):
         flight.outputs = flight.outputs["loss"]
 

@@ -187,7 +187,7 @@ class Run(Properties, ABC):
     def leyden_ready_step(self, name: str) -> Callable[..., Any]:
         """What a loop calls for the module's step ``name``: led through the strategy, measured, in the precision's context."""
         assert self.leyden_hooks is not None
-        routed = self.strategy.route(name, self.leyden_steps[name])
+        routed = self.strategy.leyden_route(name, self.leyden_steps[name])
         measured = self.profiler.leyden_around(f"[LightningModule]{type(self.lightning_module).__name__}.{name}", routed)
         precision = self.strategy.precision
         return self.leyden_hooks.inside(name, measured, precision.forward_context if precision.has_forward_context else None)
@@ -367,7 +367,7 @@ class Run(Properties, ABC):
             return
         bare = getattr(optimizer, "optimizer", optimizer)
         parameters = [parameter for group in bare.param_groups for parameter in group["params"]]
-        self.strategy.clip(parameters, gradient_clip_val, algorithm)
+        self.strategy.leyden_clip(parameters, gradient_clip_val, algorithm)
 
     # -- deeds that callbacks ask for
     def save_checkpoint(

@@ -22,8 +22,8 @@ from leyden.strategies.storage import OneFile, Storage
 
 @exact_arguments
 class Strategy(LightningNames, ABC):
-    """Three things: the :attr:`processes` that train together, the :attr:`storage` of their checkpoints, and where the module
-    and its batches are placed. Loops ask it for everything that depends on them.
+    """Three things: the :attr:`processes` that train together, the :attr:`leyden_storage` of their checkpoints, and where the
+    module and its batches are placed. Loops ask it for everything that depends on them.
 
     ``accelerator``, ``precision`` and ``checkpoint_io`` may be left open: then what the Trainer was asked for is used.
     """
@@ -32,8 +32,8 @@ class Strategy(LightningNames, ABC):
     """Devices on this node."""
     holds_whole_parameters: bool = True
     """Whether this process holds every parameter whole, not a shard of it."""
-    moves: bool = True
-    """Whether :meth:`move` does anything. Known when the strategy is made."""
+    leyden_moves: bool = True
+    """Whether :meth:`leyden_move` does anything. Known when the strategy is made."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Strategy(LightningNames, ABC):
     def checkpoint_io(self, checkpoint_io: CheckpointIO) -> None:
         self._checkpoint_io = checkpoint_io
 
-    def complete(
+    def leyden_complete(
         self,
         accelerator: Accelerator | None = None,
         precision: Precision | None = None,
@@ -156,7 +156,7 @@ class Strategy(LightningNames, ABC):
         An override whose argument is called ``trainer``, as Lightning's, is given the trainer.
         """
 
-    def place(self, module: nn.Module) -> None:
+    def leyden_place(self, module: nn.Module) -> None:
         """Convert, move, wrap or shard ``module``: in place, once, before its weights are loaded."""
         heed_overrides(self)
         self._wrapper = None
@@ -167,7 +167,7 @@ class Strategy(LightningNames, ABC):
             self._wrapper = wrapped
         self.model_to_device()
 
-    def route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def leyden_route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         """What a loop calls for the step ``name`` of the module: ``step`` itself, unless :meth:`setup` returned a wrapper.
 
         A wrapper has to be entered by its own ``forward``, or its hooks do not fire. What it calls in there, the module's
@@ -210,18 +210,18 @@ class Strategy(LightningNames, ABC):
 
     # -- a step
     @abstractmethod
-    def move(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+    def leyden_move(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """``batch`` with its tensors on ``device``, or on :attr:`root_device`. The batch given is not changed."""
 
     @abstractmethod
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:
         """Compute gradients of the loss, which the precision has scaled already where it scales."""
 
-    def accumulating(self) -> AbstractContextManager[Any]:
+    def leyden_accumulating(self) -> AbstractContextManager[Any]:
         """What forward and backward run in while the window is not full: no gradients are exchanged then."""
         return nullcontext()
 
-    def clip(self, parameters: Sequence[Tensor], value: float, by: str) -> None:
+    def leyden_clip(self, parameters: Sequence[Tensor], value: float, by: str) -> None:
         """Clip the gradients of ``parameters`` in place, by their total ``"norm"`` or each ``"value"``."""
         if by == "norm":
             nn.utils.clip_grad_norm_(parameters, value)
@@ -230,21 +230,21 @@ class Strategy(LightningNames, ABC):
 
     # -- checkpoints
     @property
-    def storage(self) -> Storage:
+    def leyden_storage(self) -> Storage:
         """How a checkpoint stands on the disk: by default one file, which the first process writes."""
         return OneFile(self.checkpoint_io, self.processes)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None) -> None:
         """Write ``checkpoint``. Called on every process."""
-        self.storage.save(checkpoint, filepath, storage_options)
+        self.leyden_storage.save(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
         """Read a checkpoint, onto the CPU. Called on every process."""
-        return self.storage.load(checkpoint_path, weights_only)
+        return self.leyden_storage.load(checkpoint_path, weights_only)
 
     def remove_checkpoint(self, filepath: str | os.PathLike[str]) -> None:
         """Remove a checkpoint. Called on every process."""
-        self.storage.remove(filepath)
+        self.leyden_storage.remove(filepath)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(device={str(self.root_device)!r})"

@@ -93,7 +93,7 @@ def _completed(
             )
     if precision is not None:
         rules = make_precision(precision, device)
-    strategy.complete(
+    strategy.leyden_complete(
         accelerator=accelerator if isinstance(accelerator, Accelerator) else None, precision=rules, checkpoint_io=storage
     )
     return strategy

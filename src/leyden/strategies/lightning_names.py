@@ -92,7 +92,7 @@ class LightningNames:
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """``batch`` with its tensors on ``device``, or on the run's."""
-        return _ours(self, "move")(batch, device, dataloader_idx)
+        return _ours(self, "leyden_move")(batch, device, dataloader_idx)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The module's whole state, for a checkpoint."""
@@ -135,7 +135,7 @@ class LightningNames:
         """The module's, as the loop would have called it."""
         return self._steps["predict_step"](*args, **kwargs)
 
-    def stepping(self, plainly: Callable[..., Any]) -> Callable[..., Any]:
+    def leyden_stepping(self, plainly: Callable[..., Any]) -> Callable[..., Any]:
         """What takes a step of an optimizer: ``plainly``, unless :meth:`optimizer_step` is overridden."""
         if not _overrides(self, "optimizer_step"):
             return plainly
@@ -151,7 +151,7 @@ def heed_overrides(strategy: LightningNames) -> None:
     cls: Any = type(strategy)
     own: dict[str, Any] = vars(strategy)
     if _overrides(strategy, "batch_to_device"):
-        own["move"], own["moves"] = strategy.batch_to_device, True
+        own["leyden_move"], own["leyden_moves"] = strategy.batch_to_device, True
     if _overrides(strategy, "lightning_module_state_dict"):
         own["model_state_dict"] = lambda module: strategy.lightning_module_state_dict()
     if _overrides(strategy, "load_optimizer_state_dict") or not strategy.lightning_restore_optimizer:
@@ -173,11 +173,11 @@ def heed_overrides(strategy: LightningNames) -> None:
     if any(_overrides(strategy, step) for step in _STEPS):
 
         def route(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-            strategy._steps[name] = routed = cls.route(strategy, name, step)
+            strategy._steps[name] = routed = cls.leyden_route(strategy, name, step)
             own_step: Callable[..., Any] = getattr(strategy, name, routed) if name in _STEPS else routed
             return own_step if name in _STEPS and _overrides(strategy, name) else routed
 
-        own["route"] = route
+        own["leyden_route"] = route
     if next(iter(inspect.signature(cls.setup).parameters.keys() - {"self"}), "") == "trainer":
         own["setup"] = lambda module: cls.setup(strategy, module.trainer)
 

@@ -39,7 +39,7 @@ class SingleDeviceStrategy(Strategy):
             accelerator = accelerator_of(chosen)
         super().__init__(accelerator, precision, checkpoint_io, processes)
         self._device = chosen
-        self.moves = chosen.type != "cpu"
+        self.leyden_moves = chosen.type != "cpu"
 
     @property
     def root_device(self) -> torch.device:
@@ -58,7 +58,7 @@ class SingleDeviceStrategy(Strategy):
         return placed
 
     def teardown(self) -> None:
-        if self.moves and self._module is not None:
+        if self.leyden_moves and self._module is not None:
             self._module.to("cpu")
         self.accelerator.teardown()
 
@@ -75,9 +75,9 @@ class SingleDeviceStrategy(Strategy):
     def load_optimizer_state(self, optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
         optimizer.load_state_dict(dict(state_dict))
 
-    def move(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+    def leyden_move(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         if device is None:
-            return move_data_to_device(batch, self._device) if self.moves else batch
+            return move_data_to_device(batch, self._device) if self.leyden_moves else batch
         return move_data_to_device(batch, device)
 
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:

@@ -192,7 +192,7 @@ class Lifecycle(Run):
         module.trainer = self  # type: ignore[assignment]  # every Run that users meet is a Trainer
         if self.datamodule is not None:
             self.datamodule.trainer = self  # type: ignore[assignment]  # as above
-        if self.strategy.moves:
+        if self.strategy.leyden_moves:
             module.to(self.strategy.root_device)
 
     def _end(
@@ -338,7 +338,7 @@ class Lifecycle(Run):
             request.read(self, weights_only)
         self.ckpt_path = request.path
         self.leyden_ckpt_is_named = request.asked not in (None, "best", "last")
-        self.strategy.place(module)
+        self.strategy.leyden_place(module)
         if request.checkpoint is not None:
             self.leyden_hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
         if fn is TrainerFn.FITTING:
