@@ -97,7 +97,8 @@ def nearest(name: str, hooks: Iterable[str]) -> list[str]:
 
 def _meaning(name: str) -> tuple[str, ...]:
     """The words of a name, in whatever order and by whatever synonyms they are said."""
-    words = [_WORDS.get(word, word) for word in name.lower().split("_") if word]
+    said = [word for word in name.lower().split("_") if word]
+    words = [word if word == "config" and at else _WORDS.get(word, word) for at, word in enumerate(said)]  # a noun but in front
     if words[:1] == ["get"]:
         del words[0]
     before_or_after = {"before": "start", "after": "end"}.get(words[0]) if words else None

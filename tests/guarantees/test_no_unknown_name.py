@@ -551,6 +551,7 @@ OWN_NAMES = [
         "training_losses",
     ),
     *("compute_loss", "common_step", "metrics", "accuracy", "reset_parameters", "init_weights", "build", "fit", "predict"),
+    *("optimizers_config", "optimizer_config", "callbacks_config", "model_config"),
     *("sample", "generate", "log_images", "log_metrics", "configure_loss", "configure_metrics", "get_optimizer", "prepare_batch"),
     *("setup_data", "make_loader", "val_loss", "test_metrics", "on_new_data", "on_click", "step_end", "stage"),
     *("reparameterize", "kl_divergence", "interpolate", "to_image", "from_config", "validate", "test", "tear_down_all", "loader"),
