@@ -176,7 +176,8 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     for callback in run.callbacks:
         state = states.get(callback.state_key)
         if state:
-            is_ours = type(callback).load_state_dict.__module__.startswith("leyden.")  # what the user's raises is the user's
+            methods = (type(callback).state_dict, type(callback).load_state_dict)  # what the user's raise is the user's
+            is_ours = all(method.__module__.startswith("leyden.callbacks.") for method in methods)
             with usable(run.ckpt_path, callback.state_key) if is_ours else nullcontext():
                 if is_ours:
                     check_alike(run.ckpt_path, callback.state_key, state, callback.state_dict())
