@@ -250,8 +250,9 @@ def test_a_strategy_of_the_users_own_is_asked_for_backward_and_its_wrapper_enter
 
 
 CONTRACT = [
-    *("place", "route", "backward", "clip", "accumulating", "model_state_dict", "load_model_state_dict"),
-    *("optimizer_states", "load_optimizer_states", "save_checkpoint", "load_checkpoint", "teardown"),
+    *("leyden_place", "leyden_route", "backward", "leyden_clip", "leyden_accumulating"),
+    *("model_state_dict", "load_model_state_dict", "optimizer_states", "load_optimizer_states"),
+    *("save_checkpoint", "load_checkpoint", "teardown"),
 ]
 
 
@@ -281,7 +282,7 @@ def test_every_method_of_the_contract_is_asked(tmp_path: Path) -> None:
     fit(1)
     fit(2, tmp_path / "x.ckpt")
     assert min(asked.values()) > 0, asked
-    assert asked["place"] == 2
+    assert asked["leyden_place"] == 2
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,14 @@ class Metrics:
         self._now = self._collections.setdefault(stage, Collection())
         self._entries = self._now.entries
         self._loader = None
-        # a run that was cut behind an epoch's batches has its epoch's values to show, not its last step's
-        self._between = self._cut is not None and self._cut["stage"] == stage and bool(self._cut["between"])
+        self._between = False
 
     def open_epoch(self, stage: str, resuming: bool) -> None:
         """Take values that belong to an epoch of ``stage`` which begins soon (to the running one, where a run is resumed)."""
         if resuming:
             self.enter(stage)
+            # a run that was cut behind an epoch's batches has its epoch's values to show, not its last step's
+            self._between = self._cut is not None and self._cut["stage"] == stage and bool(self._cut["between"])
             return
         self.start_epoch(stage)
         self._opened = stage
