@@ -1,14 +1,17 @@
-"""``make mutants``: which mutants are drawn, what is left out, which tests are chosen. No mutant runs here."""
+"""``make mutants``: which mutants are drawn, what is left out, which tests are chosen and asked. No mutant runs here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from mutation.choice import Equivalent, KnownTest, Mutant, choose, draw, read_equivalents, why_left_out
 from mutation.reach import Reach, named_in
 from mutation.source import Source, difference
+from mutation.tree import Done
+from mutation.trial import what_fails
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "src/leyden/loops/story.py"
@@ -219,3 +222,21 @@ def test_a_context_names_a_test() -> None:
         == named_in("tests/test_a.py::test[a (b)]")
         == "tests/test_a.py::test[a (b)]"
     )
+
+
+def test_cases_that_a_mutant_does_not_have_are_left_out_and_the_others_asked() -> None:
+    class Tree:
+        def pytest(self, options: list[str], limit: float) -> Done:
+            if any("of_the_code" in option for option in options):
+                return Done(4, "ERROR: not found: /somewhere/0/tree/tests/test_a.py::test_of_the_code\n(no match)\n")
+            return (
+                Done(1, "FAILED tests/test_a.py::test_other - assert\n")
+                if "tests/test_a.py::test_other" in options
+                else Done(0, "")
+            )
+
+    drawn, other, third = (KnownTest(f"tests/test_a.py::test_{name}", 1.0) for name in ("of_the_code[1]", "other", "third"))
+    tree: Any = Tree()
+    assert what_fails([drawn, other], tree) == "tests/test_a.py::test_other"
+    assert what_fails([third, drawn], tree) is None
+    assert what_fails([drawn], tree) is None
