@@ -4,7 +4,7 @@
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
 # make benchmark-evaluate    validation and prediction beside a hand-written loop
-# make mutants    break the code a little, 60 times, and see whether a test notices (15 minutes)
+# make mutants    break the code a little, 60 times, and see whether a test notices (half an hour)
 # make format     rewrite the code as the linter wants it
 #
 # MUTANTS="--seed 7 --sample 200" make mutants tries other mutants, and more of them.
