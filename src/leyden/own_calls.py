@@ -44,7 +44,12 @@ def hands_on(part: object, name: str, hooks: Container[str]) -> bool:
 
 
 def _own_classes(part: object) -> list[type]:
-    return [owner for owner in type(part).__mro__ if owner.__module__.split(".")[0] not in ("leyden", "torch", "builtins")]
+    return [owner for owner in type(part).__mro__ if not is_ours(owner)]
+
+
+def is_ours(owner: type) -> bool:
+    """Whether a class is of the house, of PyTorch or of Python, and not its author's."""
+    return owner.__module__.split(".")[0] in ("leyden", "torch", "builtins")
 
 
 def _files_around(owners: list[type]) -> set[str]:

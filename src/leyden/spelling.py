@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from leyden.errors import PossibleUserWarning, UnknownName, did_you_mean, warn_user
-from leyden.own_calls import calls_itself
+from leyden.own_calls import calls_itself, is_ours
 from leyden.resembling import FAMILIES, nearest, one_edit_apart
 
 P = ParamSpec("P")
@@ -79,7 +79,7 @@ def refuse_misspelt(
     ``attributes`` are what may be set on ``part``: one that is one edit from them is refused too.
     """
     hooks = sorted({name for name in known if not name.startswith("_")})
-    allowed = {*hooks, *legacy}.union(*(dir(owner) for owner in type(part).__mro__ if _is_ours(owner)))
+    allowed = {*hooks, *legacy}.union(*(dir(owner) for owner in type(part).__mro__ if is_ours(owner)))
     allowed.difference_update(passed_over)
     for owner, name, function in _own_methods(part, base):
         if name in allowed or getattr(function, "__leyden_not_a_hook__", False):
@@ -111,10 +111,6 @@ def refuse_misspelt(
             )
 
 
-def _is_ours(owner: type) -> bool:
-    return owner.__module__.split(".")[0] in ("leyden", "torch", "builtins")
-
-
 def _listed(names: list[str]) -> str:
     return " or ".join(map(repr, names))
 
@@ -122,7 +118,7 @@ def _listed(names: list[str]) -> str:
 def _own_methods(part: object, base: type) -> Iterator[tuple[type, str, object]]:
     home = type(part).__module__.split(".")[0]
     for owner in type(part).__mro__:
-        if owner is base or owner in base.__mro__ or _is_ours(owner):
+        if owner is base or owner in base.__mro__ or is_ours(owner):
             continue
         if owner.__module__.split(".")[0] != home and not issubclass(owner, base):
             continue  # another library's mixin, which knows nothing of hooks

@@ -1,4 +1,4 @@
-"""Walk nested batches: apply a function to every leaf of a type, keeping the containers' own classes."""
+"""Walk nested batches and states: apply a function to every leaf of a type, keeping the containers' own classes; compare two."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
+
+PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
+"""Values that hold no others."""
 Leaf = type | tuple[type, ...]
 
 
@@ -70,3 +75,18 @@ def tree_leaves(data: Any, leaf: Leaf) -> Iterator[Any]:
 def apply_to_collection(data: Any, dtype: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """``data`` with ``function(element, *args, **kwargs)`` in place of each element of type ``dtype``: 1.x's :func:`tree_map`."""
     return tree_map(data, dtype, lambda element: function(element, *args, **kwargs))
+
+
+def same_bits(first: Any, second: Any) -> bool:
+    """Whether two batches, or two states, are of the same types and hold the same values, dicts in the same order."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, np.ndarray):
+        return bool(first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes())
+    if isinstance(first, list | tuple) and not PLAIN.issuperset(map(type, first)):
+        return len(first) == len(second) and all(map(same_bits, first, second))
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same_bits(value, second[key]) for key, value in first.items())
+    return bool(first == second)

@@ -359,7 +359,17 @@ def test_accumulation_clipping_and_a_scheduler_as_by_hand(tmp_path: Path) -> Non
 # -- generators and tables of the module's own, and of what it shares with others
 
 
-class OwnDraws(leyden.LightningModule):
+class Regresses(leyden.LightningModule):
+    """The steps of those whose forward is what is looked at."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.mse_loss(self(batch[0]), batch[1]))
+
+
+class OwnDraws(Regresses):
     """Draws noise from generators of its own, in every stage, and makes a table in whichever forward is the first."""
 
     example_input_array = torch.zeros(2, 4)
@@ -378,12 +388,6 @@ class OwnDraws(leyden.LightningModule):
         noise = torch.randn(x.shape, generator=self.held["torch"][0]) + self.held["numpy"].normal()  # type: ignore[index,attr-defined]
         out: Tensor = self.net((x + noise + self.held["python"].random()) * self.table[0])  # type: ignore[attr-defined]
         return out
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.mse_loss(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log("val_loss", nn.functional.mse_loss(self(batch[0]), batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return optimizer_of(self)
@@ -518,7 +522,7 @@ def test_what_a_forward_for_a_look_moves_is_put_back(watching: str, tmp_path: Pa
 # -- caches that a validation makes
 
 
-class Caches(leyden.LightningModule):
+class Caches(Regresses):
     """Makes tables in its first forward, whichever that is, and keeps them in all kinds of places."""
 
     def __init__(self, place: str) -> None:
@@ -555,12 +559,6 @@ class Caches(leyden.LightningModule):
         scale = torch.ones((), requires_grad=True)
         out: Tensor = self.net(x * (self.table() * scale))
         return out
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.mse_loss(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log("val_loss", nn.functional.mse_loss(self(batch[0]), batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.net.parameters(), 0.01)

@@ -25,7 +25,7 @@ from leyden.data.generators import generators_in, states_of
 from leyden.loggers.base import Logger, folder_of
 from leyden.state.flight import Flight
 from leyden.state.progress import Progress
-from leyden.tree import tree_leaves, tree_map
+from leyden.tree import same_bits, tree_leaves, tree_map
 from leyden.version import __version__
 
 FILE = "capsule.ckpt"
@@ -155,7 +155,7 @@ class Capsule:
         self.held = 0
         self._flushes += 1
         if self.copy is not None and self._limit > _SMALL:
-            self._changes = self._changes or not same(self.copy, self.run.leyden_fit.flight.batch)
+            self._changes = self._changes or not same_bits(self.copy, self.run.leyden_fit.flight.batch)
             if not self.weights:
                 self._limit = _CHANGED if self._changes else _SMALL
         self.copy = None
@@ -163,7 +163,7 @@ class Capsule:
         if self._noting or looks:
             for name, take in self._take.items():
                 now = take()
-                self._drawing[name] = not same(now, self._at_flush[name])
+                self._drawing[name] = not same_bits(now, self._at_flush[name])
                 self._at_flush[name] = now
             self._noting = any(self._drawing.values())
             self._states = self._at_flush = dict(self._at_flush)
@@ -318,18 +318,3 @@ def copied(value: Any, most: int) -> tuple[Any, int]:
     if kind is str or kind is bytes:
         return (value, len(value)) if len(value) <= most else (None, 0)
     return None, 0
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two states, or two batches, are equal."""
-    if type(first) is not type(second):
-        return False
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, np.ndarray):
-        return np.array_equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)

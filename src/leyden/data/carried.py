@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-_PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
+from leyden.tree import PLAIN, same_bits
+
 _NOT = object()
 _PACKED = "leyden: a list of whole numbers"
 _OF_TORCH = ("_IterableDataset", "_DataLoader")  # attributes that PyTorch's loader keeps for itself
@@ -44,7 +45,7 @@ class Carried:
         changed = {}
         for path, now in self._now().items() if self.parts else ():
             before = self._before[path]
-            differing = {name: value for name, value in now.items() if not _same(value, before.get(name, _NOT))}
+            differing = {name: value for name, value in now.items() if not same_bits(value, before.get(name, _NOT))}
             if differing:
                 changed[path] = {name: _packed(value) for name, value in differing.items()}
         return changed
@@ -110,7 +111,7 @@ def _is_sampler_like(part: Any) -> bool:
 def _values(part: Any, is_sampler: bool) -> dict[str, Any]:
     held = {}
     for name, value in getattr(part, "__dict__", {}).items():
-        if not name.startswith(_OF_TORCH) and (is_sampler or type(value) in _PLAIN):
+        if not name.startswith(_OF_TORCH) and (is_sampler or type(value) in PLAIN):
             copied = _copied(value)
             if copied is not _NOT:
                 held[name] = copied
@@ -119,36 +120,22 @@ def _values(part: Any, is_sampler: bool) -> dict[str, Any]:
 
 def _copied(value: Any) -> Any:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return value
     if kind in (list, tuple, set, frozenset):
-        if _PLAIN.issuperset(map(type, value)):
+        if PLAIN.issuperset(map(type, value)):
             return kind(value)
         items = [_copied(item) for item in value] if kind in (list, tuple) else [_NOT]
         return _NOT if any(item is _NOT for item in items) else kind(items)
     if kind is dict:
         values = {key: _copied(item) for key, item in value.items()}
-        known = _PLAIN.issuperset(map(type, value)) and not any(item is _NOT for item in values.values())
+        known = PLAIN.issuperset(map(type, value)) and not any(item is _NOT for item in values.values())
         return values if known else _NOT
     if kind is torch.Tensor:
         return value.detach().clone()
     if kind is np.ndarray and not value.dtype.hasobject:
         return value.copy()
     return _NOT
-
-
-def _same(first: Any, second: Any) -> bool:
-    if type(first) is not type(second):
-        return False
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, np.ndarray):
-        return bool(first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes())
-    if isinstance(first, list | tuple) and not _PLAIN.issuperset(map(type, first)):
-        return len(first) == len(second) and all(map(_same, first, second))
-    if isinstance(first, dict):
-        return list(first) == list(second) and all(_same(value, second[key]) for key, value in first.items())
-    return bool(first == second)
 
 
 def _packed(value: Any) -> Any:
@@ -179,7 +166,7 @@ def _unpacked(value: Any) -> Any:
 def _put(part: Any, name: str, value: Any) -> None:
     """In place where that can be done: others may hold the same list."""
     held = getattr(part, "__dict__", {}).get(name, _NOT)
-    if held is not _NOT and _same(_copied(held), value):
+    if held is not _NOT and same_bits(_copied(held), value):
         return
     value = _copied(value)
     if type(held) is list and type(value) is list:

@@ -46,9 +46,11 @@ def as_it_was_made(run: Run, stage: str) -> Iterator[None]:
         yield
         return
     loaders.made[stage] = then
-    with preserved_random_state(), unmoved_generators(run), shown_at(run.leyden_fit.progress, then["epoch"], then["step"]):
+    owners = generators_of(run)
+    unmoved = kept({f"{owner}.{path}": each for owner, found in owners.items() for path, each in found.items()})
+    with preserved_random_state(), unmoved, shown_at(run.leyden_fit.progress, then["epoch"], then["step"]):
         set_random_state(then["random"])
-        for owner, held in generators_of(run).items():  # states that wait for loaders which are not there yet go on waiting
+        for owner, held in owners.items():  # states that wait for loaders which are not there yet go on waiting
             put_states(held, then["generators"].get(owner, {}))
         yield
 
@@ -64,13 +66,6 @@ def shown_at(progress: Progress, epoch: int, step: int) -> Iterator[None]:
     finally:
         progress.epoch, progress.step, progress.done, ahead = before
         progress.show_next(ahead)
-
-
-@contextmanager
-def unmoved_generators(run: Run) -> Iterator[None]:
-    owners = generators_of(run)
-    with kept({f"{owner}.{path}": each for owner, found in owners.items() for path, each in found.items()}):
-        yield
 
 
 def take_made(run: Run) -> dict[str, Any]:

@@ -162,10 +162,7 @@ def put_gradients(run: Run, state: Any) -> None:
     if not state:
         return
     if fit.optimization is not None:
-        fit.optimization.contributed, fit.optimization.divisor = (
-            state["contributed"],
-            state.get("divisor", 0),
-        )
+        fit.optimization.contributed, fit.optimization.divisor = state["contributed"], state.get("divisor", 0)
     parameters = dict(run.lightning_module.named_parameters())
     for name, gradient in state["gradients"].items():
         if name in parameters:

@@ -79,9 +79,8 @@ class Run(Properties, ABC):
         self.leyden_steps: dict[str, Callable[..., Any]] = {}
         self.leyden_read_mapping: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = as_returned
         self.leyden_bar_items: Callable[[], Mapping[str, Any]] | None = None  # what the module wants the bar to show
-        self.leyden_own_optimization: Callable[[Run], Stepping] | None = (
-            None  # how batches become steps, where it is the module's way
-        )
+        # how batches become steps, where it is the module's way
+        self.leyden_own_optimization: Callable[[Run], Stepping] | None = None
         # where we are
         self.state = TrainerState()
         self.leyden_metrics = Metrics()
@@ -107,10 +106,15 @@ class Run(Properties, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to a running verb: a copy, or what is pickled, is a run at rest."""
-        at_rest: dict[str, Any] = {"hooks": None, "steps": {}, "read_mapping": as_returned, "bar_items": None}
-        at_rest["own_optimization"] = None
-        at_rest["fit"] = replace(self.leyden_fit, optimization=None, flight=Flight())
-        return {**self.__dict__, **{f"leyden_{name}": value for name, value in at_rest.items()}}
+        return {
+            **self.__dict__,
+            "leyden_hooks": None,
+            "leyden_steps": {},
+            "leyden_read_mapping": as_returned,
+            "leyden_bar_items": None,
+            "leyden_own_optimization": None,
+            "leyden_fit": replace(self.leyden_fit, optimization=None, flight=Flight()),
+        }
 
     # -- wishes
     def stop(self, because: str = "trainer.stop() was called") -> None:

@@ -178,7 +178,7 @@ def heed_overrides(strategy: LightningNames) -> None:
             return own_step if name in _STEPS and _overrides(strategy, name) else routed
 
         own["leyden_route"] = route
-    if next(iter(inspect.signature(cls.setup).parameters.keys() - {"self"}), "") == "trainer":
+    if list(inspect.signature(cls.setup).parameters)[1:2] == ["trainer"]:
         own["setup"] = lambda module: cls.setup(strategy, module.trainer)
 
 

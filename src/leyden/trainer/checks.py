@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ def check_names(module: LightningModule, datamodule: LightningDataModule | None,
     check_callback_names(callbacks)
 
 
+@cache
 def _elsewhere(base: type) -> dict[str, str]:
     """The hooks that ``base`` has not, and whose they are, but for names that a method of one's own may well have."""
     hooks = {
