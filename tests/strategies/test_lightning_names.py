@@ -156,9 +156,9 @@ def test_a_wrapper_that_setup_leaves_in_model() -> None:
             return self.module(*args)
 
     class Wraps(SingleDeviceStrategy):
-        def setup(self, trainer: Any) -> None:
+        def setup(self, trainer: Any, wrapper: Any = Doubled, more: Any = None) -> None:
             super().setup(trainer)
-            self.model = Doubled(trainer.lightning_module)
+            self.model = wrapper(trainer.lightning_module)
 
     own = Wraps("cpu")
     run = fitted(own)
