@@ -100,16 +100,21 @@ def resident_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def job(shuffle: bool) -> tuple[Any, Any]:
-    """The network and the data, the same for everyone."""
+def job(shuffle: bool, own_dataset: bool = False) -> tuple[Any, Any]:
+    """The network and the data, the same for everyone; ``own_dataset`` looks its samples up one by one."""
     import torch
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
+    class Own(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+            return self.tensors[0][index], self.tensors[1][index]
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     samples = BATCH * BATCHES_PER_EPOCH
-    data = TensorDataset(torch.randn(samples, FEATURES), torch.randint(CLASSES, (samples,)))
+    kind = Own if own_dataset else TensorDataset
+    data = kind(torch.randn(samples, FEATURES), torch.randint(CLASSES, (samples,)))
     net = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
     return net, DataLoader(data, batch_size=BATCH, shuffle=shuffle)
 

@@ -5,9 +5,10 @@
     python benchmarks/overhead.py --only plain leyden-full --repeats 9
     python benchmarks/overhead.py --memory --only leyden-full  # resident memory over 100,000 steps
 
-The job and how it is timed stand in measuring.py; here the data are shuffled and AdamW steps. What happens between steps
-(flushes, drawing, checkpoints) is counted. An epoch is longer than the timed steps, so a checkpoint at its end falls outside;
-the runs called `saves` write one every 1,000 steps as well.
+The job and how it is timed stand in measuring.py; here the data are shuffled and AdamW steps. Leyden reads a TensorDataset by
+whole batches; the runs of an `own dataset` have one with a `__getitem__` of its own, which everybody reads sample by sample.
+What happens between steps (flushes, drawing, checkpoints) is counted. An epoch is longer than the timed steps, so a
+checkpoint at its end falls outside; the runs called `saves` write one every 1,000 steps as well.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ PACKAGE = {
 }
 MEANING = {
     "plain": "plain PyTorch loop",
+    "whole": "plain loop that gathers whole batches by hand",
+    "plain-own": "own dataset: plain PyTorch loop",
+    "leyden-bare-own": "own dataset: leyden, everything off",
+    "leyden-full-own": "own dataset: leyden, everything on",
     "leyden-bare": "leyden, everything off",
     "leyden-full": "leyden, everything on",
     "leyden-saves": "leyden, everything on, and a checkpoint every 1,000 steps",
@@ -57,10 +62,10 @@ def optimizer_of(parameters: Any) -> Any:
 def plain(clock: Clock, variant: str) -> None:
     from torch.nn import functional as F
 
-    net, loader = job(shuffle=True)
+    net, loader = job(shuffle=True, own_dataset=variant == "own")
     optimizer = optimizer_of(net.parameters())
     for _ in itertools.count():
-        for x, y in loader:
+        for x, y in whole_batches(loader) if clock.framework == "whole" else loader:
             if clock.tick():
                 return
             loss = F.cross_entropy(net(x), y)
@@ -69,13 +74,22 @@ def plain(clock: Clock, variant: str) -> None:
             optimizer.step()
 
 
+def whole_batches(loader: Any) -> Any:
+    """The batches of a loader of tensors, shuffled and gathered by hand: as little as reading them can cost."""
+    import torch
+
+    for rows in torch.randperm(len(loader.dataset)).split(loader.batch_size):
+        yield [tensor[rows] for tensor in loader.dataset.tensors]
+
+
 def trainer_with_modules(clock: Clock, variant: str) -> None:
     """Leyden and Lightning: the same module, the same arguments."""
     from torch.nn import functional as F
 
     package = PACKAGE[clock.framework]
     pl = importlib.import_module(package)
-    net, loader = job(shuffle=True)
+    variant, _, own = variant.partition("-")
+    net, loader = job(shuffle=True, own_dataset=bool(own))
     logs = variant in ("full", "saves")
 
     class Job(pl.LightningModule):  # type: ignore[name-defined,misc] # the package is chosen when this runs
@@ -152,7 +166,7 @@ def accelerate(clock: Clock, variant: str) -> None:
 def run_here(task: argparse.Namespace) -> None:
     """Do one run in this process, and leave what was read in the file that was named."""
     clock = Clock(task)
-    run = {"plain": plain, "ignite": ignite, "accelerate": accelerate}.get(clock.framework, trainer_with_modules)
+    run = {"plain": plain, "whole": plain, "ignite": ignite, "accelerate": accelerate}.get(clock.framework, trainer_with_modules)
     run(clock, variant=task.run.partition("-")[2])
     Path(task.result).write_text(json.dumps(clock.seen))
 
@@ -176,7 +190,7 @@ def import_seconds(python: str, package: str) -> float:
 
 def candidates(peers: str | None) -> tuple[dict[str, str], dict[str, str]]:
     """The runs that can be done here, each with its interpreter; the packages behind them, each with its version."""
-    runs = {"plain": sys.executable}
+    runs = dict.fromkeys(("plain", "whole", "plain-own"), sys.executable)
     versions = {}
     for framework, package in PACKAGE.items():
         python = sys.executable if framework == "leyden" else peers
@@ -189,7 +203,7 @@ def candidates(peers: str | None) -> tuple[dict[str, str], dict[str, str]]:
 
 def report_imports(runs: dict[str, str], task: argparse.Namespace) -> None:
     """The table of import times."""
-    pythons = {name.partition("-")[0]: python for name, python in runs.items() if name != "plain"}
+    pythons = {name.partition("-")[0]: python for name, python in runs.items() if name.partition("-")[0] in PACKAGE}
     if not pythons:
         return
     seconds: dict[str, list[float]] = {framework: [] for framework in pythons}
@@ -234,7 +248,14 @@ def main() -> None:
         report_memory(runs, task)
         return
     task.steps = task.steps or 3000
-    report_steps(__file__, runs, MEANING, task, step="one training step", plain=lambda name: "plain")
+    report_steps(
+        __file__,
+        runs,
+        MEANING,
+        task,
+        step="one training step",
+        plain=lambda name: "plain-own" if name.endswith("-own") else "plain",
+    )
     report_imports(runs, task)
 
 

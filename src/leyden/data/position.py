@@ -21,6 +21,7 @@ from leyden.data.reading import reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
 from leyden.data.settings import Stretches, samples_before, settings_of, stretches_for
 from leyden.data.share import ALONE, Share
+from leyden.data.whole_batches import by_whole_batches
 from leyden.devices.seed import WORKERS_VARIABLE
 from leyden.errors import LeydenWarning, Unsupported, warn_user
 from leyden.metrics.batch_size import SampleCount
@@ -199,14 +200,14 @@ class LoaderPosition:
             self._reading = iter(self._stream(0))
             return iter(self._reading)
         if not self._is_wrapped and self._copy is None:
-            return iter(self._stream(0))
+            return by_whole_batches(iter(self._stream(0)))
         loader = self._wrapped(epoch)
         assert self.indices is not None
         if self.opened["continued"]:
             self._begin_as_continued(self.indices, self.opened["random"], fresh=loader._iterator is None)
         elif self.beside_others:
             self._note_first_index(self.indices, self.opened)
-        return iter(loader)
+        return by_whole_batches(iter(loader))
 
     def note_first_draw(self) -> None:
         """The first batch of the pass is about to be read: others may have drawn since it was opened."""
@@ -279,7 +280,7 @@ class LoaderPosition:
             first, generators = opened["first"], self.generators
 
             indices.before_first = lambda: _put_draws(generators, first)
-        iterator: Iterator[Any] = iter(loader)
+        iterator: Iterator[Any] = by_whole_batches(iter(loader))
         if self._rereads:
             return _after(iterator, taken, fetched)
         indices.start(draw=0 if stands_there else fetched)
@@ -292,7 +293,7 @@ class LoaderPosition:
             self.loader.dataset.load_state_dict(state["dataset"])
             self._reading = iter(self._stream(taken))
             return iter(self._reading)
-        iterator = iter(self._stream(0))
+        iterator = by_whole_batches(iter(self._stream(0)))
         if self.opened and "first" in self.opened:
             _put_draws(self.generators, self.opened["first"])
         return _after(iterator, taken, fetched)

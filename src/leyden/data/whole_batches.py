@@ -1,0 +1,94 @@
+"""Reads the samples of a batch at once, where the same batch comes out as by reading and stacking them one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset, default_collate
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
+from torch.utils.data._utils.fetch import _MapDatasetFetcher
+from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
+
+from leyden.data.seeded import SeededDataset, Tagged
+
+
+def by_whole_batches(iterator: Iterator[Any]) -> Iterator[Any]:
+    """``iterator``, which a plain DataLoader without workers opened, made to gather whole batches if its dataset allows that.
+
+    What it gives is the same bit for bit, and so is every random state: a dataset of tensors draws nothing, and the sampler is
+    asked as before. All others are left as they are: a dataset that has a ``__getitem__`` or ``__getitems__`` of its own, another
+    collate function, workers, loaders that iterate in a way of their own.
+    """
+    if type(iterator) is not _SingleProcessDataLoaderIter:
+        return iterator
+    fetcher: Any = iterator._dataset_fetcher
+    if type(fetcher) is _MapDatasetFetcher and fetcher.auto_collation and fetcher.collate_fn is default_collate:
+        tensors, subsets = _tensors_of(fetcher.dataset)
+        if tensors is not None and _stacks_as_always():
+            iterator._dataset_fetcher = _WholeBatches(fetcher, tensors, subsets)
+    return iterator
+
+
+def _tensors_of(dataset: Any) -> tuple[TensorDataset | None, list[Subset[Any]]]:
+    """The dataset of tensors in which ``dataset`` looks up its samples, and the subsets in front; ``None`` if it does not."""
+    if type(dataset) is SeededDataset:
+        dataset = dataset._dataset  # it seeds what is drawn, and nothing will be
+    subsets: list[Subset[Any]] = []
+    while isinstance(dataset, Subset) and _is_read_as(dataset, Subset):
+        subsets.append(dataset)
+        dataset = dataset.dataset
+    if isinstance(dataset, TensorDataset) and _is_read_as(dataset, TensorDataset):
+        return dataset, subsets
+    return None, []
+
+
+def _is_read_as(dataset: Any, kind: type) -> bool:
+    """Whether a subclass reads samples as ``kind`` does."""
+    own: Any = type(dataset)
+    same = (getattr(own, name, None) is getattr(kind, name, None) for name in ("__getitem__", "__getitems__"))
+    return all(same) and "__getitems__" not in vars(dataset)
+
+
+def _stacks_as_always() -> bool:
+    """Whether nobody has taught ``default_collate`` another way with tensors or tuples."""
+    kinds = [kind for kind in default_collate_fn_map if isinstance(kind, type)]
+    return default_collate_fn_map.get(Tensor) is collate_tensor_fn and not any(issubclass(tuple, kind) for kind in kinds)
+
+
+def _is_ordinary(tensor: Any) -> bool:
+    """Whether taking rows of a tensor at once gives what stacking them does, in bits and in strides."""
+    return (
+        type(tensor) is Tensor
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+        and not (tensor.requires_grad or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+    )
+
+
+class _WholeBatches:
+    """Stands in for the fetcher of a DataLoader's iterator."""
+
+    def __init__(self, fetcher: Any, dataset: TensorDataset, subsets: list[Subset[Any]]) -> None:
+        self.fetcher, self.dataset, self.subsets = fetcher, dataset, subsets
+        self.checked: Any = None  # the tensors that were looked at
+        self.ordinary = False
+
+    def fetch(self, indices: Any) -> Any:
+        tensors = self.dataset.tensors
+        if tensors is not self.checked:  # a dataset may be given others on the way
+            self.checked, self.ordinary = tensors, bool(tensors) and all(map(_is_ordinary, tensors))
+        if self.ordinary and type(indices) in (list, Tagged) and indices:
+            try:
+                chosen = indices
+                for subset in self.subsets:
+                    chosen = [subset.indices[index] for index in chosen]
+                rows = torch.tensor(chosen, device="cpu")
+                if rows.dtype is torch.int64 and rows.dim() == 1:
+                    return [tensor.index_select(0, rows) for tensor in tensors]
+            except (IndexError, RuntimeError, TypeError, ValueError):
+                pass  # an index below 0, or none at all: read one by one, which knows or says
+        return self.fetcher.fetch(indices)
