@@ -13,6 +13,7 @@ ROOMS = (
     "leyden.loggers",
     "leyden.plugins",
     "leyden.profilers",
+    "leyden.serve",
     "leyden.strategies",
     "leyden.utilities",
     "leyden.utilities.model_summary",

@@ -21,6 +21,7 @@
      │   ├─ AmbiguousBatchSize   (RuntimeError)     the batch does not tell its size; pass ``batch_size=``
      │   ├─ MetricsDiffer        (RuntimeError)     processes that train together logged different names
      │   ├─ MissingMonitor       (RuntimeError, KeyError)   a monitored metric was never logged
+     │   ├─ NotServable          (RuntimeError)     a module that is to be served does not answer, or not as it says
      │   ├─ MissingHyperparameter (TypeError, KeyError)   a checkpoint lacks an argument of the constructor
      │   └─ MissingPackage       (ImportError)      an optional package is not installed; gives the install line
      ├─ CheckpointError
@@ -142,6 +143,10 @@ class MetricsDiffer(MisconfigurationException, RuntimeError):
 
 class MissingMonitor(MisconfigurationException, RuntimeError, KeyError):
     """A callback or scheduler monitors a metric that was never logged."""
+
+
+class NotServable(MisconfigurationException, RuntimeError):
+    """A module that is to be served does not answer, or answers something else than it says."""
 
 
 class MissingHyperparameter(MisconfigurationException, TypeError, KeyError):

@@ -78,7 +78,6 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("KubeflowEnvironment LSFEnvironment MPIEnvironment XLAEnvironment", _TORCHRUN),
     },
     "leyden.profilers": _each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
-    "leyden.serve": _each("ServableModule ServableModuleValidator", "Serve the module as you would any torch module."),
     "leyden.strategies": {
         **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy DDPStrategy FSDPStrategy", _ONE_DEVICE),
         **_each("ModelParallelStrategy ParallelStrategy StrategyRegistry", _ONE_DEVICE),

@@ -55,7 +55,7 @@ OF_LIGHTNING = {  # names of ours that Lightning 2.6 has; those of torch.nn.Modu
         on_validation_batch_start on_validation_end on_validation_epoch_end on_validation_epoch_start
         on_validation_model_eval on_validation_model_train on_validation_model_zero_grad on_validation_start optimizer_step
         optimizer_zero_grad optimizers predict_dataloader predict_step prepare_data prepare_data_per_node print
-        remove_ignored_hparams save_hyperparameters setup strict_loading teardown test_dataloader test_step to_onnx
+        remove_ignored_hparams save_hyperparameters setup strict_loading teardown test_dataloader test_step to_onnx to_tensorrt
         to_torchscript toggle_optimizer toggled_optimizer train_dataloader training_step transfer_batch_to_device unfreeze
         untoggle_optimizer val_dataloader validation_step
     """,

@@ -1,74 +1,205 @@
-"""A module in the forms in which it runs without Python: TorchScript and ONNX."""
+"""A module in the forms in which it runs elsewhere: ONNX, a program of :mod:`torch.export`, TorchScript."""
 
 import contextlib
+import io
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from leyden.checkpoint.random_state import preserved_random_state
+from leyden.checkpoint.durable import Disk, Sink, write_durably
 from leyden.devices.transfer import move_data_to_device
-from leyden.errors import InvalidOption, MissingMethod
+from leyden.errors import InvalidOption, InvalidType, MissingMethod, MissingPackage, Unsupported
+from leyden.loggers.undisturbed import undisturbed
 from leyden.types import Path
 
 
-@contextlib.contextmanager
-def as_for_use(module: nn.Module) -> Iterator[None]:
-    """In eval mode, without gradients and without a trace in the random state; the modes are put back."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad(), preserved_random_state():
-            yield
-    finally:
-        for child, mode in modes:
-            child.training = mode
-
-
 class Exports:
-    """A module's methods that write it in another form."""
+    """A module's methods that write it in another form. Each leaves the module as it was: modes, random state, trainer."""
+
+    def to_onnx(self: Any, file_path: Any = None, input_sample: Any = None, **kwargs: Any) -> Any:
+        """Write :meth:`forward` as an ONNX model, in eval mode, by torch's exporter of today.
+
+        Args:
+            file_path: a path, a file that is open for writing bytes, or ``None``, to get the model and write nothing.
+            input_sample: what ``forward`` gets: a tensor, a tuple of its arguments or a dict of them by name. It takes the way
+                of a batch, through ``on_before_batch_transfer`` and those that follow. Default: :attr:`example_input_array`.
+            kwargs: go to :func:`torch.onnx.export`: ``dynamic_shapes``, ``input_names``, ``opset_version`` ...;
+                ``dynamo=False`` takes the exporter of old, which only writes to a file.
+
+        Returns:
+            What :func:`torch.onnx.export` returns: a ``torch.onnx.ONNXProgram``, or ``None`` with ``dynamo=False``.
+
+        Raises:
+            MissingMethod: there is no example.
+            MissingPackage: ``onnx`` or ``onnxscript`` is not installed.
+        """
+        kwargs.setdefault("dynamo", True)
+        for package in ("onnx", "onnxscript") if kwargs["dynamo"] else ("onnx",):
+            if find_spec(package) is None:
+                raise MissingPackage(package, "to_onnx")
+        arguments, named = _arguments(self, input_sample, "to_onnx", "input_sample")
+        if file_path is None and not kwargs["dynamo"]:
+            raise InvalidOption("file_path", None, "a file: the exporter of dynamo=False returns nothing")
+        named = {**named, **kwargs.pop("kwargs", {})}
+        with for_use(self), _bytes_for(file_path, kwargs) as path:
+            return torch.onnx.export(self, arguments, path, kwargs=named or None, **kwargs)
 
     def to_torchscript(
-        self,
-        file_path: Path | None = None,
-        method: Literal["script", "trace"] = "script",
+        self: Any,
+        file_path: Path | Any | None = None,
+        method: Literal["script", "trace"] | None = "script",
         example_inputs: Any = None,
-        **options: Any,
+        **kwargs: Any,
     ) -> Any:
-        """The module as TorchScript, in eval mode, and in ``file_path`` where one is given.
+        """The module as TorchScript, in eval mode, as long as torch has that: it is deprecated, see :func:`to_exported_program`.
 
-        ``"trace"`` needs ``example_inputs``, or :attr:`example_input_array`. ``options`` go to ``torch.jit``.
+        Args:
+            file_path: where to write it too: a path, an URL, or a file that is open for writing bytes.
+            method: ``"script"`` reads the code of ``forward``, ``"trace"`` records what it does with ``example_inputs``.
+            example_inputs: as ``input_sample`` of :meth:`to_onnx`.
+            kwargs: go to :func:`torch.jit.script` or :func:`torch.jit.trace`.
         """
         if method not in ("script", "trace"):
             raise InvalidOption("method", method, '"script" or "trace"')
-        module: Any = self
-        trainer, module.trainer = module.__dict__.get("_trainer"), None  # TorchScript reads every attribute, and knows none
-        try:
-            with as_for_use(module):
-                if method == "script":
-                    made = torch.jit.script(module, **options)
-                else:
-                    example = _example(module, example_inputs, "to_torchscript")
-                    made = torch.jit.trace(func=module, example_inputs=example, **options)
-        finally:
-            module.trainer = trainer
-        if file_path is not None:
-            torch.jit.save(made, os.fspath(file_path))
+        if not hasattr(torch, "jit"):
+            raise Unsupported(
+                "This torch has no TorchScript any more. Take leyden.utilities.export.to_exported_program(module, file_path)."
+            )
+        if method == "script":
+            with for_use(self):
+                made = torch.jit.script(self, **kwargs)
+        else:
+            arguments, named = _arguments(self, example_inputs, "to_torchscript", "example_inputs")
+            if kwargs.get("check_inputs") is not None:
+                kwargs["check_inputs"] = _transferred(self, kwargs["check_inputs"])
+            if named:
+                kwargs["example_kwarg_inputs"] = named
+            with for_use(self):
+                made = torch.jit.trace(func=self, example_inputs=None if named else arguments, **kwargs)
+        _write(file_path, lambda file: torch.jit.save(made, file))
         return made
 
-    def to_onnx(self: Any, file_path: Any = None, input_sample: Any = None, **options: Any) -> Any:
-        """Write the module to an ONNX file; ``options`` go to ``torch.onnx.export``, whose result is returned."""
-        inputs = _example(self, input_sample, "to_onnx")
-        with as_for_use(self):
-            return torch.onnx.export(self, inputs if isinstance(inputs, tuple) else (inputs,), file_path, **options)
+    def to_tensorrt(
+        self,
+        file_path: Any = None,
+        input_sample: Any = None,
+        ir: Literal["default", "dynamo", "ts"] = "default",
+        output_format: Literal["exported_program", "torchscript"] = "exported_program",
+        retrace: bool = False,
+        default_device: str | torch.device = "cuda",
+        **compile_kwargs: Any,
+    ) -> Any:
+        """Not offered: raises :class:`Unsupported`, which says what to call instead."""
+        raise Unsupported(
+            "to_tensorrt is not offered. Call torch_tensorrt.compile(module.eval().cuda(), inputs=[...]) and torch_tensorrt.save "
+            "yourself, or give TensorRT the file that to_onnx writes."
+        )
 
 
-def _example(module: Any, example: Any, what: str) -> Any:
-    example = module.example_input_array if example is None else example
+def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: Any = None, **kwargs: Any) -> Any:
+    """What ``module``'s forward computes, as a :class:`torch.export.ExportedProgram`, in eval mode.
+
+    ``torch.export.load(file_path).module()`` runs it in a process that has not the module's class. The module is left as it
+    was: modes, random state, trainer.
+
+    Args:
+        module: a :class:`LightningModule`, or any other module.
+        file_path: where to write it too (a ``.pt2`` file): a path, an URL, or a file that is open for writing bytes.
+        input_sample: what ``forward`` gets: a tensor, a tuple of its arguments or a dict of them by name. Default: the module's
+            ``example_input_array``.
+        kwargs: go to :func:`torch.export.export`: ``dynamic_shapes``, ``strict`` ...
+
+    Raises:
+        MissingMethod: there is no example.
+    """
+    if not isinstance(module, nn.Module):
+        raise InvalidType("module", module, "a torch.nn.Module")
+    arguments, named = _arguments(module, input_sample, "to_exported_program", "input_sample")
+    with for_use(module):
+        program = torch.export.export(module, arguments, named or None, **kwargs)
+    _write(file_path, lambda file: torch.export.save(program, file))
+    return program
+
+
+@contextlib.contextmanager
+def for_use(module: nn.Module) -> Iterator[None]:
+    """As it is used: in eval mode, without gradients, without a trainer, to which a log would go; all is put back."""
+    owners = [child.__dict__ for child in module.modules() if "_trainer" in child.__dict__]
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (own, {name: own[name] for name in ("_trainer", "_said_unattached") if name in own}) for own in owners
+    ]
+    try:
+        for own in owners:
+            own.update(_trainer=None, _said_unattached=True)
+        with undisturbed(module):
+            yield
+    finally:
+        for own, before in kept:
+            own.update(before)
+
+
+def _arguments(module: Any, example: Any, what: str, parameter: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example as positional and named arguments of ``forward``, on the module's device."""
+    example = getattr(module, "example_input_array", None) if example is None else example
     if example is None:
         raise MissingMethod(
-            f"{what} needs an example of what forward gets: pass it, or set {type(module).__name__}.example_input_array."
+            f"{what} needs an example of what forward gets: pass {parameter}=, or set {type(module).__name__}."
+            f"example_input_array, to a tensor, a tuple of arguments, or a dict of them by name."
         )
-    return (move_data_to_device(example, module.device)) if not isinstance(example, Tensor) else example.to(module.device)
+    example = _transferred(module, example)
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return tuple(example) if isinstance(example, list | tuple) else (example,), {}
+
+
+def _transferred(module: Any, example: Any) -> Any:
+    """What the hooks of a batch make of ``example`` on its way to the device."""
+    if not hasattr(module, "transfer_batch_to_device"):
+        place = next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+        return move_data_to_device(example, place)
+    example = module.on_before_batch_transfer(example, 0)
+    example = module.transfer_batch_to_device(example, module.device, 0)
+    return module.on_after_batch_transfer(example, 0)
+
+
+@contextlib.contextmanager
+def _bytes_for(place: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
+    """A path to export to; what is written there goes on to ``place`` where that is an open file."""
+    if not hasattr(place, "write"):
+        yield None if place is None else os.fspath(place)
+        return
+    kwargs["external_data"] = False  # all of it is to be in the one file
+    if not kwargs["dynamo"]:
+        del kwargs["external_data"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.onnx")
+        yield path
+        with open(path, "rb") as file:
+            place.write(file.read())
+
+
+def _write(place: Any, save: Callable[[Any], None]) -> None:
+    """Have ``save`` write to the open file, the URL or the path ``place``: at a path there is all of it, or what was there."""
+    if place is None or hasattr(place, "write"):
+        if place is not None:
+            save(place)
+        return
+    content = io.BytesIO()
+    save(content)
+    path = os.fspath(place)
+    if "://" in path:
+        import fsspec  # type: ignore[import-untyped]  # it has no type information
+
+        with fsspec.open(path, "wb") as file:
+            file.write(content.getbuffer())
+        return
+
+    def fill(sink: Sink) -> None:
+        sink.write(content.getvalue())
+
+    write_durably(path, fill, Disk())

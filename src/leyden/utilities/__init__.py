@@ -55,6 +55,7 @@ _FILES = (
     "distributed",
     "enums",
     "exceptions",
+    "export",
     "grads",
     "memory",
     "migration",
