@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import leyden
@@ -564,3 +564,23 @@ def test_flattened_loaders_fill_the_same_structure() -> None:
     assert combined.iterables == [[3], [[4], [[5]]]]
     with pytest.raises(ValueError, match="3 loaders"):
         combined.flattened = [[3]]
+
+
+def test_a_state_taken_before_anything_is_read_again_is_the_one_that_was_put_back() -> None:
+    """A sampler that tells its own state is asked for nothing before the first batch is."""
+    samples = TensorDataset(torch.arange(10))
+
+    def source() -> Source:
+        return Source(DataLoader(samples, 2, sampler=StatefulSampler(10)), "loader", 1.0, "limit", training=True)
+
+    whole = [batch[0].tolist() for batch, _, _ in source().read()]
+    first = source()
+    reading = first.read()
+    seen = [next(reading)[0][0].tolist() for _ in range(2)]
+    state = first.state_dict(0, 2)
+    for _ in range(3):  # cut, and cut again before a batch was read
+        going_on = source()
+        going_on.restore(state)
+        reading = going_on.read(0, 2)
+        state = going_on.state_dict(0, 2)
+    assert seen + [batch[0].tolist() for batch, _, _ in reading] == whole

@@ -731,3 +731,37 @@ def test_a_dataset_that_becomes_empty_is_an_error_and_no_endless_run() -> None:
     trainer = kit.trainer(max_epochs=-1, limit_val_batches=0)
     with pytest.raises(EmptyLoader, match="its length is 0"):
         trainer.fit(Empties(), DataLoader(train))
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_stream_cut_in_its_last_batch_goes_on_with_that_batch(hook: str, batches: int, tmp_path: Any) -> None:
+    """A loader without a length, saved while the batch is in hand after which it ends."""
+    seen: list[float] = []
+
+    class Sees(kit.Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(float(batch[0, 0]))
+            return self.layer(batch).sum()
+
+    def save(trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch == 0 and trainer.is_last_batch:
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    def loader() -> DataLoader[Any]:
+        return DataLoader(Stream([torch.full((2,), float(number)) for number in range(batches)]))
+
+    kit.fit(Sees(), loader(), callbacks=[Recorder(**{hook: save})], max_epochs=2)
+    whole = seen.copy()
+    seen.clear()
+    kit.fit(Sees(), loader(), ckpt_path=tmp_path / "last.ckpt", max_epochs=2)
+    assert seen == whole[batches - (hook == "on_train_batch_start") :]
+
+
+@pytest.mark.parametrize(("limit", "is_last"), [(1.0, False), (2, True)])
+def test_lightning_is_told_whether_a_saved_epoch_s_batches_are_over(limit: float, is_last: bool, tmp_path: Any) -> None:
+    path = tmp_path / "a.ckpt"
+    save = Recorder(on_train_batch_end=lambda run, *_: run.save_checkpoint(path) if run.global_step == 2 else None)
+    kit.fit(kit.Tiny(), kit.ones(4), callbacks=[save], limit_train_batches=limit)
+    loops = torch.load(path, weights_only=True)["loops"]["fit_loop"]
+    assert loops["epoch_loop.batch_progress"]["is_last_batch"] is is_last
