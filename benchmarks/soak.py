@@ -71,6 +71,7 @@ def configurations() -> dict[str, dict[str, Any]]:
     found["rows of each validation batch"] = {"validation_rows": True}
     for workers in (0, 2):
         found[f"state of all kinds, {workers} workers"] = {"kinds": "all", "workers": workers}
+    found["exponential moving average"] = {"rewrites": "ema"}
     found["no accumulation, epoch end"] = {"accumulate": 1, "rhythm": "epoch"}
     return found
 

@@ -43,6 +43,9 @@ class Callback(FormerCallbackHooks):
         """Asked once when a verb starts: ``False`` keeps an overridden hook from being called in vain, batch after batch."""
         return True
 
+    def leyden_put_weights(self, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
+        """A file of weights alone is made: put those into it that are to be kept, where they are not the module's own."""
+
     @property
     def state_key(self) -> str:
         """The name of this callback's state in a checkpoint. Two callbacks of one class need different keys."""

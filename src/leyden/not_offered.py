@@ -50,7 +50,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("BasePredictionWriter", "Write what is predicted in a Callback's on_predict_batch_end."),
         **_each("BatchSizeFinder", "Choose the batch size by hand."),
         **_each("DeviceStatsMonitor GPUStatsMonitor XLAStatsMonitor", _DEVICES),
-        **_each("EMAWeightAveraging StochasticWeightAveraging WeightAveraging", _AVERAGE),
+        **_each("StochasticWeightAveraging", _AVERAGE),
         **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),

@@ -53,6 +53,7 @@ class Job:
             generator of the module's own and one of the loader's, a sampler that counts its passes, a buffer that is not
             persistent, a deque and a float64 number in the optimizer, a scheduler inside a scheduler, layers thawed in epoch 1
             with a group of their own, torchmetrics in a list that training and validation share.
+        rewrites: the callback that puts other weights into the module: ``"ema"``, or ``""`` for none.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class Job:
     validation_rows: bool = False
     accumulate: int = 2
     kinds: str = "usual"
+    rewrites: str = ""
 
 
 @dataclass(frozen=True)
@@ -406,7 +408,7 @@ def run_job(job: Job, kill: Kill | None) -> int:
         val_check_interval=5,
         log_every_n_steps=1,
         logger=[CSVLogger(root, "table", version), TensorBoardLogger(root, "events", version)],
-        callbacks=[Places(), *writers],
+        callbacks=[*rewriting(job.rewrites), Places(), *writers],
         plugins=[AsyncCheckpointIO()] if job.asynchronous else None,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -435,6 +437,15 @@ def run_job(job: Job, kill: Kill | None) -> int:
     }
     (root / "ended.json").write_text(json.dumps(ended))
     return 0
+
+
+def rewriting(kind: str) -> list[Any]:
+    """The callback that ``Job.rewrites`` asks for."""
+    from leyden.callbacks import EMAWeightAveraging
+
+    if kind == "ema":
+        return [EMAWeightAveraging(decay=0.8, update_starting_at_step=2, update_starting_at_epoch=1)]
+    return []
 
 
 def feed(digest: Any, value: Any) -> None:

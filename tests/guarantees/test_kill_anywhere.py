@@ -58,6 +58,16 @@ RUNS: dict[str, tuple[dict[str, Any], list[Kill]]] = {
         {"kinds": "all"},
         [Kill("batch end", 5), Kill("validation step", 8), Kill("epoch end", 1), Kill("backward done", 7), Kill("save", 3)],
     ),
+    "an average that is validated": (
+        {"rewrites": "ema"},
+        [
+            Kill("validation step", 3),
+            Kill("backward done", 7),
+            Kill("validation step", 5, number=signal.SIGTERM),
+            Kill("epoch end", 1),
+            Kill("save", 2),
+        ],
+    ),
     "folders with numbers": ({"folders": "numbered"}, [Kill("training step", 5), Kill("save", 1), Kill("teardown", 1)]),
 }
 

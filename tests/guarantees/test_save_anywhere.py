@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
-from leyden.callbacks import EarlyStopping
+from leyden.callbacks import EarlyStopping, EMAWeightAveraging
 from leyden.checkpoint.durable import Disk
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.hooks import HOOK_NAMES
@@ -174,7 +174,7 @@ RecordingData: Any = recording(Data, DATA_HOOKS, lambda self, args: self.trainer
 
 def fit(folder: Path, log: Log, name: str, net: Any, ckpt_path: str | None = None, **options: Any) -> dict[str, Any]:
     """One fit, and what can be seen of it afterwards."""
-    patience = options.pop("patience", 3)
+    patience, brought = options.pop("patience", 3), options.pop("brings", list)()
     leyden.seed_everything(3 if ckpt_path is None else 99)
     callbacks = []
     for who in ("first", "between", "late"):
@@ -187,11 +187,12 @@ def fit(folder: Path, log: Log, name: str, net: Any, ckpt_path: str | None = Non
         callbacks.append(callback)
         if who == "first":
             callbacks.append(EarlyStopping("val_loss", patience=patience))
+            callbacks += brought
     module, data = net(), RecordingData()
     module.log_of = data.log_of = log
     module.who, data.who = "module", "data"
     for callback in callbacks:
-        if not isinstance(callback, EarlyStopping):
+        if isinstance(callback, RecordingCallback):
             type(callback).state_key = property(lambda self: self.who)  # type: ignore[attr-defined]  # three of one class
     logger = CSVLogger(folder, name="logs", version=name)
     trainer = leyden.Trainer(
@@ -244,10 +245,17 @@ def differing(whole: dict[str, Any], resumed: dict[str, Any]) -> list[str]:
     return [name for name in whole if name != "trainer" and not same(whole[name], resumed[name])]
 
 
+def ema() -> list[Any]:
+    """Updated after every step and at the ends of epochs."""
+    return [EMAWeightAveraging(decay=0.7, update_starting_at_epoch=0)]
+
+
 @pytest.mark.parametrize(
     ("owner", "net", "options", "begin"),
     [
         ("first", RecordingNet, {}, 0),
+        ("first", RecordingNet, {"brings": ema}, 4),
+        ("late", RecordingNet, {"brings": ema}, 1),
         ("between", RecordingNet, {"accumulate_grad_batches": 3, "val_check_interval": 3}, 1),
         ("late", RecordingNet, {"max_steps": 5}, 0),
         ("module", RecordingNet, {"accumulate_grad_batches": 1}, 2),
@@ -255,7 +263,17 @@ def differing(whole: dict[str, Any], resumed: dict[str, Any]) -> list[str]:
         ("module", SteppingNet, {}, 1),
         ("between", SteppingNet, {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None, "val_check_interval": 3}, 0),
     ],
-    ids=["first", "between", "late", "module", "data", "stepping module", "between, stepping"],
+    ids=[
+        "first",
+        "first, averages",
+        "late, averages",
+        "between",
+        "late",
+        "module",
+        "data",
+        "stepping module",
+        "between, stepping",
+    ],
 )
 def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin: int, tmp_path: Path) -> None:
     log = Log(tmp_path, None)
@@ -289,14 +307,16 @@ def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin
 ENDS = frozenset({"on_train_epoch_end", "on_train_end", "on_fit_end", "teardown"})
 
 
+@pytest.mark.parametrize("brought", [{}, {"brings": ema}], ids=["plain", "averages"])
 @pytest.mark.parametrize("limit", [{"max_epochs": 1}, {"max_steps": 2}], ids=["after an epoch", "inside an epoch"])
-def test_a_save_at_the_end(limit: dict[str, Any], tmp_path: Path) -> None:
+def test_a_save_at_the_end(limit: dict[str, Any], brought: dict[str, Any], tmp_path: Path) -> None:
     """With the same command those are told of the end who were not, and where all were, nobody is told again.
 
     With a higher limit the end that was told is taken back: the rest is told as if it had not been, to everybody, and what it
     left (an epoch's row, its values) is not there. What is left is the run that had the higher limit from the beginning.
     """
-    higher = {"max_epochs": 2, "max_steps": 5}
+    higher = {**brought, "max_epochs": 2, "max_steps": 5}
+    limit = {**brought, **limit}
     ended = fit(tmp_path, Log(tmp_path, None), "ended", RecordingNet, **limit)
     log = Log(tmp_path, None)
     whole = fit(tmp_path, log, "whole", RecordingNet, **higher)

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from leyden.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
     from leyden.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
     from leyden.callbacks.timer import Timer
+    from leyden.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 
 __all__ = [
     "Callback",
     "Checkpoint",
+    "EMAWeightAveraging",
     "EarlyStopping",
     "GradientAccumulationScheduler",
     "LambdaCallback",
@@ -35,11 +37,13 @@ __all__ = [
     "RichProgressBar",
     "TQDMProgressBar",
     "Timer",
+    "WeightAveraging",
 ]
 
 _HOME = {
     "Callback": "leyden.callback",
     "Checkpoint": "leyden.callbacks.checkpoint",
+    "EMAWeightAveraging": "leyden.callbacks.weight_averaging",
     "EarlyStopping": "leyden.callbacks.early_stopping",
     "GradientAccumulationScheduler": "leyden.callbacks.gradient_accumulation_scheduler",
     "LambdaCallback": "leyden.callbacks.lambda_function",
@@ -52,6 +56,7 @@ _HOME = {
     "RichProgressBar": "leyden.callbacks.progress",
     "TQDMProgressBar": "leyden.callbacks.progress",
     "Timer": "leyden.callbacks.timer",
+    "WeightAveraging": "leyden.callbacks.weight_averaging",
 }
 _OLDER = {"LearningRateLogger": "LearningRateMonitor", "ProgressBarBase": "ProgressBar"}
 """What they were called before, and today."""

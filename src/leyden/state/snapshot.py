@@ -68,6 +68,8 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         state = datamodule.state_dict()
         if state:
             checkpoint[type(datamodule).__qualname__] = state
+    for callback in run.callbacks if weights_only else ():
+        callback.leyden_put_weights(module, checkpoint)
     if not weights_only and run.leyden_hooks is not None:
         run.leyden_hooks.tell_checkpoint(Callback.on_save_checkpoint, checkpoint)
     module.on_save_checkpoint(checkpoint)

@@ -1,0 +1,482 @@
+"""WeightAveraging and EMAWeightAveraging: a running average of the weights, which is validated and kept instead of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+
+from leyden.callback import Callback
+from leyden.callbacks.rewriting import AVERAGES, refuse_beside
+from leyden.checked import check_bool, check_count, check_number
+from leyden.checkpoint.drift import Drift
+from leyden.checkpoint.forms import usable
+from leyden.checkpoint.layout import OURS
+from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
+from leyden.errors import ConflictingOptions, DeviceUnavailable, InvalidOption, InvalidType, Unsupported
+from leyden.hooks import overrides
+from leyden.module import LightningModule
+from leyden.spelling import unknown_argument
+from leyden.state.end import End
+from leyden.state.progress import Done
+from leyden.state.run import Run
+from leyden.types import STEP_OUTPUT
+
+_FUNCTIONS = ("avg_fn", "multi_avg_fn")
+_CURRENT, _REST = "current_model_state", "averaging_state"
+"""Where a checkpoint has training's own weights, and what else the average consists of: Lightning's names."""
+
+
+def read_device(device: object) -> torch.device | int | None:
+    """A device as the user writes it; ``None`` stands for the module's."""
+    expected = 'a device such as "cpu" or "cuda:0", or None for the module\'s own'
+    if device is None or isinstance(device, torch.device):
+        return device
+    if isinstance(device, str):
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise InvalidOption("device", device, expected) from error
+    if isinstance(device, bool) or not isinstance(device, int):
+        raise InvalidType("device", device, expected)
+    return check_count("device", device, 0, expected)
+
+
+def require_device(device: torch.device | int | None, who: str) -> None:
+    """Raise :class:`DeviceUnavailable` where this machine lacks it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        text = next(iter(str(error).splitlines()), "")
+        raise DeviceUnavailable(f'{who}(device={str(device)!r}): {text} Take device="cpu", or None.') from error
+
+
+def is_built_late(module: LightningModule) -> bool:
+    """Whether layers may be made in the module's own ``setup`` or ``configure_model``, after the callbacks' ``setup``."""
+    return overrides(module, LightningModule.configure_model) or overrides(module, LightningModule.setup)
+
+
+class WeightAveraging(Callback):
+    """Keep an average of the weights (a :class:`torch.optim.swa_utils.AveragedModel`), updated while training goes on.
+
+    Validation in a fit runs on the average, and after the fit the module has it. Training itself goes on with its own weights:
+    they are put back after each validation, however that ends. Until the first update there is no average, and the module's own
+    weights stand for it.
+
+    A checkpoint has the average as ``state_dict``, which ``load_from_checkpoint`` and ``trainer.validate`` use, and training's
+    weights beside it. A run that goes on from it, cut inside a validation or not, ends with the same bits.
+
+    Override :meth:`should_update` to choose when the average is updated. Without a function of your own it is the mean of all
+    weights it was updated with.
+
+    Args:
+        device: Where the average is kept; ``None``: on the module's device.
+        use_buffers: Whether buffers (batch norm's statistics ...) are averaged too. If false they are copied at each update.
+        **kwargs: ``avg_fn(average, current, count)`` or ``multi_avg_fn(averages, currents, count)``, as ``AveragedModel`` takes
+            them.
+
+    Raises:
+        UnknownName: another keyword argument.
+        ConflictingOptions: both functions; (when fit begins) another callback averages or prunes the weights.
+        InvalidType, InvalidOption: an argument that cannot be used.
+        DeviceUnavailable: (when fit begins) this machine has no such device.
+        Unsupported: (when fit begins) the module cannot be copied.
+    """
+
+    leyden_rewrites: ClassVar[str] = AVERAGES
+
+    def __init__(self, device: torch.device | str | int | None = None, use_buffers: bool = True, **kwargs: Any) -> None:
+        self._device = read_device(device)
+        self._use_buffers = check_bool("use_buffers", use_buffers)
+        for name, function in kwargs.items():
+            if name not in _FUNCTIONS:
+                raise unknown_argument(type(self).__name__, name, ["device", "use_buffers", *_FUNCTIONS])
+            if function is not None and not callable(function):
+                raise InvalidType(name, function, "a function that gets averages, current weights and the count of updates")
+        if all(kwargs.get(name) is not None for name in _FUNCTIONS):
+            raise ConflictingOptions("avg_fn and multi_avg_fn both say how to average. Leave one of them out.")
+        self._kwargs = kwargs
+        self.__of: LightningModule | None = None  # whose average it is
+        self.__begin()
+
+    def __begin(self) -> None:
+        self._average_model: AveragedModel | None = None
+        self._latest_update_step = 0  # the count of steps at the newest update
+        self._latest_update_epoch = -1
+        self.__count = 0  # updates, as `n_averaged` says it, without asking the device
+        self.__swapped = False  # whether the module has the average, and the averaged model has training's weights
+        self.__inside = False  # whether a validation on the average has begun and not ended
+        self.__exact: dict[int, Tensor] = {}  # averages that the module's number format cannot hold, while they are in it
+        self.__trained: dict[str, Any] | None = None  # training's own weights, once the module has the average for good
+        self.__trained_buffers: dict[str, Any] = {}  # those that are not persistent
+        self.__before_end: dict[str, Any] | None = None  # the average before the end of an epoch that a limit ended inside
+        self.__drift: Drift | None = None
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether to update the average now. To be overridden; the default is after every optimizer step.
+
+        Args:
+            step_idx: After a step: its number, counted from 0. Else ``None``.
+            epoch_idx: After a training epoch: its number, counted from 0. Else ``None``.
+        """
+        return step_idx is not None
+
+    # -- before training
+    def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        refuse_beside(trainer, self)
+        if self._device is not None:
+            require_device(self._device, type(self).__name__)
+        self.__dict__.pop("_WeightAveraging__last", None)
+        self.__last = self.__dict__.copy()  # a fit that goes on from where the last one ended takes it up
+        self.__begin()
+        if not is_built_late(pl_module):
+            self.__make(pl_module)
+
+    def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        last: dict[str, Any] = self.__dict__.pop("_WeightAveraging__last", {})
+        fit = trainer.leyden_fit
+        goes_on = fit.progress.batches > 0 and fit.pending is None
+        if goes_on and last.get("_WeightAveraging__of") is pl_module and last["_average_model"] is not None:
+            self.__dict__.update(last)
+        self.__make_ready(pl_module)
+
+    def __make(self, pl_module: LightningModule) -> None:
+        try:
+            self._average_model = AveragedModel(pl_module, use_buffers=self._use_buffers, **self._kwargs)
+        except Exception as error:
+            text = next(iter(str(error).splitlines()), type(error).__name__)
+            raise Unsupported(
+                f"{type(self).__name__} keeps a copy of the module, and {type(pl_module).__name__} cannot be copied by "
+                f"copy.deepcopy: {text} Give it a __deepcopy__, or make what cannot be copied after fit has begun."
+            ) from error
+        self.__of = pl_module
+        self.__drift = Drift(self._average_model.module)
+
+    def __make_ready(self, pl_module: LightningModule) -> None:
+        """Have an average of what the module is made of now, on its device, in a number format that is wide enough."""
+        if self._average_model is None:
+            self.__make(pl_module)
+        average = self._average()
+        lazy = list(dict(filter(lambda named: is_lazy(named[1]), pl_module.named_parameters())))
+        if lazy:
+            raise Unsupported(f"{lazy[0]} has no shape yet, and cannot be averaged. Run a batch through the module before fit.")
+        average.to(pl_module.device if self._device is None else self._device)
+        self.__check_shapes(pl_module)
+        for averaged, current in self.__pairs(pl_module):
+            wide = torch.promote_types(averaged.dtype, current.dtype)
+            if averaged.dtype != wide:
+                averaged.data = averaged.data.to(wide)
+
+    def __check_shapes(self, pl_module: LightningModule) -> None:
+        mine, theirs = _shapes(self._average().module), _shapes(pl_module)
+        if mine != theirs:
+            odd = sorted({*mine.items()} ^ {*theirs.items()}, key=str)[0][0]
+            raise Unsupported(
+                f"{type(self).__name__} averages the parameters and buffers that the module had when fit began, and {odd!r} is "
+                f"not as it was. Change the module in configure_model or setup."
+            )
+
+    def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        """A run that goes on: training has its own weights, but in the rest of a validation in which it was cut."""
+        self.__check_shapes(pl_module)
+        progress = trainer.leyden_fit.progress
+        if self.__trained is not None and progress.done < Done.EPOCH_TOLD:  # else the others are told of the end, and no more
+            for name, buffer in _unkept(pl_module).items():
+                _unkept(self._average().module)[name].data.copy_(buffer.data)
+            pl_module.load_state_dict(self.__trained, strict=False)
+            _put_buffers(pl_module, self.__trained_buffers)
+            self.__trained, self.__trained_buffers = None, {}
+        if self.__swapped and not (progress.validating and getattr(trainer, "enable_validation", True)):
+            self.__exchange(pl_module)
+            self.__inside = False
+        kept, self.__before_end = self.__before_end, None
+        if kept is not None and not End(trainer).is_cut():  # the limit is higher now, and that end was none
+            self._average().load_state_dict(kept)
+            self.__count = int(self._average().n_averaged)
+
+    # -- updates
+    def on_train_batch_end(
+        self, trainer: Run, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        steps = trainer.global_step
+        if steps > self._latest_update_step and self.should_update(step_idx=steps - 1):
+            self.__update(pl_module)
+            self._latest_update_step = steps
+
+    def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch
+        if epoch > self._latest_update_epoch and self.should_update(epoch_idx=epoch):
+            if not trainer.leyden_fit.progress.closed:
+                self.__before_end = {name: value.clone() for name, value in self._average().state_dict().items()}
+            self.__update(pl_module)
+            self._latest_update_epoch = epoch
+
+    def __update(self, pl_module: LightningModule) -> None:
+        average = self._average()
+        function = average.avg_fn
+        if self.__count == 0 or function is None:
+            average.update_parameters(pl_module)
+        else:  # as that does it, without asking the device how many there were
+            with torch.no_grad():
+                n_averaged = average.n_averaged
+                for averaged, current in self.__pairs(pl_module, buffers=self._use_buffers):
+                    averaged.detach().copy_(
+                        function(averaged.detach(), current.detach().to(averaged.device), n_averaged.to(averaged.device))
+                    )
+                if not self._use_buffers:
+                    for averaged, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
+                        averaged.detach().copy_(current.detach())
+                average.n_averaged += 1
+        self.__count += 1
+
+    # -- in and out
+    def on_validation_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        if not trainer.leyden_fitting or self._average_model is None or self.__swapped:
+            return
+        self.__follow(pl_module)
+        self.__inside = True
+        self._swap_models(pl_module)
+
+    def on_validation_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
+        if self.__swapped and trainer.leyden_fitting:
+            self._swap_models(pl_module)
+            self.__inside = False
+
+    def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.__swapped:  # a run that goes on from here is inside the validation still
+            self.__exchange(pl_module)
+
+    def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
+        if self._average_model is None:
+            return
+        if self.__count == 0:
+            rank_zero_warn_user(
+                f"{type(self).__name__} was never told to update its average: the module keeps the weights that training has "
+                f"reached. Let should_update return True earlier, or train longer."
+            )
+        self.__follow(pl_module)
+        self.__trained = {name: _copied(value) for name, value in pl_module.state_dict().items()}
+        self.__trained_buffers = self.__unkept_of(pl_module)
+        self._copy_average_to_current(pl_module)
+
+    def __follow(self, pl_module: LightningModule) -> None:
+        """Where nothing was averaged yet, the weights of today stand for the average."""
+        if self.__count == 0:
+            with torch.inference_mode(False):
+                for averaged, current in self.__pairs(pl_module):
+                    averaged.data.copy_(current.data)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        """Exchange the values of the module and of its average."""
+        self.__exchange(pl_module)
+
+    def __exchange(self, pl_module: LightningModule) -> None:
+        with torch.inference_mode(False):
+            for averaged, current in self.__pairs(pl_module):
+                was = averaged.data.clone()
+                if was.dtype == current.dtype:
+                    averaged.data.copy_(current.data)
+                    current.data.copy_(was)
+                    continue
+                exact = self.__exact.pop(id(current), None)
+                if exact is None:
+                    self.__exact[id(current)] = was
+                    averaged.data.copy_(current.data)
+                elif torch.equal(exact.to(current.device, current.dtype), current.data):
+                    averaged.data.copy_(exact)
+                else:
+                    averaged.data.copy_(current.data)
+                current.data.copy_(was)
+        self.__swapped = not self.__swapped
+
+    def _copy_average_to_current(self, pl_module: LightningModule) -> None:
+        """Give the module the values of its average."""
+        for averaged, current in self.__pairs(pl_module):
+            current.data.copy_(averaged.data)
+
+    def _average(self) -> AveragedModel:
+        assert self._average_model is not None
+        return self._average_model
+
+    def __pairs(self, pl_module: LightningModule, buffers: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        mine = self._average().module
+        if not buffers:
+            return zip(mine.parameters(), pl_module.parameters(), strict=True)
+        return zip(chain(mine.parameters(), mine.buffers()), chain(pl_module.parameters(), pl_module.buffers()), strict=True)
+
+    # -- kept
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest_update_step": self._latest_update_step, "latest_update_epoch": self._latest_update_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._latest_update_step = state_dict["latest_update_step"]
+        self._latest_update_epoch = state_dict.get("latest_update_epoch", -1)
+
+    def on_save_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the average in the place of training's weights, and those beside it."""
+        if self._average_model is None or self.__of is not pl_module:
+            rank_zero_info(f"{type(self).__name__} has no average of this module: the checkpoint holds its weights as they are.")
+            return
+        current, average = self.__weights(pl_module, checkpoint["state_dict"])
+        checkpoint["state_dict"], checkpoint[_CURRENT] = average, current
+        checkpoint[_REST] = {"n_averaged": self._average_model.n_averaged}
+        checkpoint.setdefault(OURS, {})["averaging"] = {
+            "inside": self.__inside,
+            "ended": self.__trained is not None,
+            "buffers": self.__buffers_aside(pl_module),
+            "before_end": self.__before_end,
+        }
+
+    def leyden_put_weights(self, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._average_model is not None and self.__of is pl_module:
+            checkpoint["state_dict"] = self.__weights(pl_module, checkpoint["state_dict"])[1]
+
+    def __weights(self, pl_module: LightningModule, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Training's weights and their average; ``state`` is what the module has now."""
+        own, other = dict(state), self._average().module.state_dict()
+        if self.__trained is not None:
+            return self.__trained, own
+        if self.__swapped:
+            tensors = dict(chain(pl_module.named_parameters(remove_duplicate=False), pl_module.named_buffers()))
+            exact = {name: self.__exact.get(id(tensors.get(name)), value) for name, value in own.items()}
+            return {name: _in_format_of(own.get(name), value) for name, value in other.items()}, exact
+        return own, own if self.__count == 0 else other
+
+    def __buffers_aside(self, pl_module: LightningModule) -> dict[str, Any]:
+        """Buffers that no ``state_dict`` holds, of the one of the two that the checkpoint does not take for the module."""
+        if self.__trained is not None:
+            return self.__trained_buffers
+        return self.__unkept_of(pl_module if self.__inside and not self.__swapped else self._average().module)
+
+    def __unkept_of(self, module: nn.Module) -> dict[str, Any]:
+        assert self.__drift is not None
+        buffers: dict[str, Any] = self.__drift.state_dict(module)["buffers"]
+        return {name: _copied(value) for name, value in buffers.items()}
+
+    def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take up the average, and give the module training's own weights."""
+        self.__make_ready(pl_module)
+        average = self._average()
+        if _CURRENT not in checkpoint or _REST not in checkpoint:
+            rank_zero_warn_user(
+                f"{trainer.ckpt_path} was written without {type(self).__name__}: its weights are training's own, and the average "
+                f"begins with them."
+            )
+            average.module.load_state_dict(checkpoint["state_dict"], strict=False)
+            return
+        with usable(trainer.ckpt_path, _CURRENT):
+            average.module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
+            average.n_averaged.copy_(torch.as_tensor(checkpoint[_REST]["n_averaged"]))
+            self.__count = int(average.n_averaged)
+            ours = (checkpoint.get(OURS) or {}).get("averaging") or {}
+            buffers, kept = ours.get("buffers") or {}, ours.get("before_end")
+            self.__before_end = kept and {name: value.to(average.n_averaged.device) for name, value in kept.items()}
+            if ours.get("ended"):  # the module has the average already
+                self.__trained = {name: _copied(value) for name, value in checkpoint[_CURRENT].items()}
+                self.__trained_buffers = buffers
+                return
+            pl_module.load_state_dict(checkpoint[_CURRENT], strict=pl_module.strict_loading)
+            if ours.get("inside"):
+                self.__inside = True
+                self.__exchange(pl_module)
+            _put_buffers(average.module, buffers)
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(each.shape) for name, each in chain(module.named_parameters(), module.named_buffers())}
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _in_format_of(other: Any, value: Any) -> Any:
+    return value.to(other.dtype) if isinstance(value, Tensor) and isinstance(other, Tensor) else value
+
+
+def _unkept(module: nn.Module) -> dict[str, Tensor]:
+    kept = module.state_dict().keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name not in kept}
+
+
+def _put_buffers(module: nn.Module, buffers: Mapping[str, Any]) -> None:
+    there = dict(module.named_buffers())
+    for name, value in buffers.items():
+        if name in there and isinstance(value, Tensor):
+            there[name].data.copy_(value)
+
+
+class EMAWeightAveraging(WeightAveraging):
+    """Keep an exponential moving average of the weights: ``average = decay * average + (1 - decay) * weights`` at each update.
+
+    The first update copies the weights. Otherwise as :class:`WeightAveraging`.
+
+    Args:
+        device, use_buffers: As there.
+        decay: From 0 (the newest weights alone) to 1 (the first ones for ever).
+        update_every_n_steps: Update after the steps whose number, counted from 0, is a multiple of this; 0: after no step.
+        update_starting_at_step: The first step, counted from 0, after which to update; ``None``: the very first.
+        update_starting_at_epoch: Update at the end of each epoch too, from this one on, counted from 0; ``None``: at none.
+
+    Raises:
+        InvalidOption, InvalidType: an argument that cannot be used.
+        UnknownName: a keyword argument that means nothing here.
+        ConflictingOptions: nothing would ever update the average.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str | int | None = None,
+        use_buffers: bool = True,
+        decay: float = 0.999,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        update_starting_at_epoch: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        decay = check_number("decay", decay, "a number from 0.0 to 1.0")
+        if not 0.0 <= decay <= 1.0:
+            raise InvalidOption("decay", decay, "a number from 0.0 to 1.0")
+        known = ["decay", "update_every_n_steps", "update_starting_at_step", "update_starting_at_epoch"]
+        for name in kwargs:
+            raise unknown_argument(type(self).__name__, name, ["device", "use_buffers", *known])
+        super().__init__(device, use_buffers, avg_fn=_Ema(decay))
+        self.update_every_n_steps = check_count("update_every_n_steps", update_every_n_steps, 0, "a number of steps >= 0")
+        self.update_starting_at_step = _count_or_none("update_starting_at_step", update_starting_at_step, "step")
+        self.update_starting_at_epoch = _count_or_none("update_starting_at_epoch", update_starting_at_epoch, "epoch")
+        if self.update_every_n_steps == 0 and self.update_starting_at_epoch is None:
+            raise ConflictingOptions(
+                "update_every_n_steps=0 and no update_starting_at_epoch: the average would never be updated. Give one of them."
+            )
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether to update after this step, or at the end of this epoch."""
+        if step_idx is not None and self.update_every_n_steps > 0 and step_idx % self.update_every_n_steps == 0:
+            return self.update_starting_at_step is None or step_idx >= self.update_starting_at_step
+        return epoch_idx is not None and self.update_starting_at_epoch is not None and epoch_idx >= self.update_starting_at_epoch
+
+
+class _Ema:
+    """What :func:`torch.optim.swa_utils.get_ema_avg_fn` makes, in a form that can be pickled."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.function: Callable[..., Any] = get_ema_avg_fn(decay)
+
+    def __call__(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        averaged: Tensor = self.function(average, current, count)
+        return averaged
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Ema, (self.decay,)
+
+
+def _count_or_none(name: str, given: int | None, what: str) -> int | None:
+    return None if given is None else check_count(name, given, 0, f"the number of the first {what}, counted from 0, or None")
