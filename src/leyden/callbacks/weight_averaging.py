@@ -1,7 +1,5 @@
 """WeightAveraging and EMAWeightAveraging: a running average of the weights, which is validated and kept instead of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, ClassVar
