@@ -200,9 +200,10 @@ class LeakedStopIteration(LeydenError, RuntimeError):
 class TrainingTerminated(LeydenError, SystemExit):
     """SIGTERM or SIGUSR1 arrived while a verb ran. The state was saved; as a ``SystemExit`` it ends the process with 143."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, signal: int | None = None) -> None:
         super().__init__(message)
         self.code = 143
+        self.signal = signal  # its number; None where another process got it
 
 
 class LeydenWarning(UserWarning):

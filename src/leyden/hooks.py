@@ -52,6 +52,7 @@ class Hooks:
         callbacks: Iterable[Callback],
         module: LightningModule,
         instead: Mapping[tuple[int, str], Callable[..., Any]] | None = None,
+        last: Iterable[Callback] = (),
     ) -> None:
         self.run = run
         self._instead = instead or {}  # by owner's id and hook's name: what to call where the signature is another year's
@@ -81,6 +82,10 @@ class Hooks:
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
                 receivers.append(self._measured(module, name, fitted(self._method(module, name), MODULE_HOOKS[name])))
                 names.append(_MODULE)
+            for callback in last:  # told after the module
+                if overrides(callback, hook):
+                    receivers.append(self._to_callback(callback, name, module))
+                    names.append(_name_of(callback))
             self._receivers[hook] = tuple(receivers)
             self._checkpoint_phase[hook] = tuple(waiting)
             self._names[self._receivers[hook]] = tuple(names)

@@ -70,8 +70,8 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden.plugins": {
         **_each("BitsandbytesPrecision DeepSpeedPlugin DeepSpeedPrecision DeepSpeedPrecisionPlugin", _WRAPS),
         **_each("ApexMixedPrecisionPlugin TransformerEnginePrecision TransformerEnginePrecisionPlugin", _WRAPS),
-        **_each("DDPFullyShardedPlugin DDPPlugin DDPSpawnPlugin FSDPPrecision FSDPPrecisionPlugin LayerSync", _ONE_DEVICE),
-        **_each("ParallelPlugin TorchSyncBatchNorm TrainingTypePlugin", _ONE_DEVICE),
+        **_each("DDPFullyShardedPlugin DDPPlugin DDPSpawnPlugin FSDPPrecision FSDPPrecisionPlugin", _ONE_DEVICE),
+        **_each("ParallelPlugin TrainingTypePlugin", _ONE_DEVICE),
         **_each("DDP2Plugin DDPShardedPlugin DDPSpawnShardedPlugin DataParallelPlugin HorovodPlugin", _GONE),
         **_each("RPCPlugin RPCSequentialPlugin", _GONE),
         **_each("SingleTPUPlugin TPUSpawnPlugin XLACheckpointIO XLAPrecision", _XLA),
@@ -80,7 +80,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden.profilers": _each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
     "leyden.strategies": {
         **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy DDPStrategy FSDPStrategy", _ONE_DEVICE),
-        **_each("ModelParallelStrategy ParallelStrategy StrategyRegistry", _ONE_DEVICE),
+        **_each("ModelParallelStrategy ParallelStrategy", _ONE_DEVICE),
         **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
         **_each("DDPSpawnShardedStrategy DataParallelStrategy HorovodStrategy", _GONE),
         **_each("DeepSpeedStrategy", _WRAPS),

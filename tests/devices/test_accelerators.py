@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import builtins
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+import leyden
 from leyden.devices.accelerators import (
     Accelerator,
     CPUAccelerator,
     CUDAAccelerator,
     MPSAccelerator,
     accelerator_of,
+    choose_accelerator,
     choose_device,
     find_usable_cuda_devices,
+    get_nvidia_gpu_stats,
     parse_gpus,
 )
-from leyden.errors import DeviceUnavailable, InvalidOption, InvalidType, MissingPackage, Unsupported
+from leyden.devices.registry import Accelerators
+from leyden.errors import (
+    ConflictingOptions,
+    DeviceUnavailable,
+    InvalidOption,
+    InvalidType,
+    MissingPackage,
+    UnknownName,
+    Unsupported,
+)
+from leyden.testing import BoringModel
 
 
 class Machine:
@@ -270,3 +284,79 @@ def test_a_real_gpu() -> None:
     assert kind.get_device_stats(device)["allocated_bytes.all.current"] > 0
     assert 0 in find_usable_cuda_devices()
     kind.teardown()
+
+
+def test_accelerators_by_names_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Accelerators()
+    for kind in (CPUAccelerator, CUDAAccelerator, MPSAccelerator):
+        kind.register_accelerators(registry)
+    monkeypatch.setattr("leyden.devices.accelerators.AcceleratorRegistry", registry)
+    assert registry.available_accelerators() == ["cpu", "cuda", "mps"]
+    assert isinstance(registry.get("cpu"), CPUAccelerator)
+
+    @registry.register("mine", description="of my own", size=3)
+    class Mine(CPUAccelerator):
+        calls: ClassVar[list[Any]] = []
+
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def setup(self, trainer: Any) -> None:
+            self.calls.append(type(trainer).__name__)
+
+        def setup_device(self, device: torch.device) -> None:
+            self.calls.append(str(device))
+
+        def teardown(self) -> None:
+            self.calls.append("teardown")
+
+    assert registry["mine"] == {
+        "description": "of my own",
+        "init_params": {"size": 3},
+        "accelerator": Mine,
+        "accelerator_name": "mine",
+    }
+    run = leyden.Trainer(accelerator="mine", fast_dev_run=True, enable_progress_bar=False, enable_model_summary=False)
+    assert isinstance(run.accelerator, Mine)
+    assert run.accelerator.size == 3
+    run.fit(BoringModel())
+    assert run.accelerator.calls == ["cpu", "Trainer", "teardown"] * 2  # fit, and the test of fast_dev_run
+    with pytest.raises(InvalidOption, match=r"'mps', 'mine', or an Accelerator. Did you mean 'mine'"):
+        choose_accelerator("mien")
+    with pytest.raises(ConflictingOptions, match="'mine' is registered already"):
+        registry.register("mine", Mine)
+    registry.register("cpu", Mine, override=True, size=4)
+    assert isinstance(choose_accelerator("cpu"), Mine)
+    registry.register("far", type("Far", (Mine,), {"is_available": staticmethod(lambda: False)}), size=1)
+    with pytest.raises(DeviceUnavailable, match="'far' asks for Far, which says that this machine has no such device"):
+        choose_accelerator("far")
+    registry.register("none", dict)
+    with pytest.raises(InvalidType, match="an Accelerator, which 'none' was registered for"):
+        choose_accelerator("none")
+    registry.remove("none")
+    assert registry.get("none", 5) == 5
+    for ask in (registry.get, registry.remove):
+        with pytest.raises(UnknownName, match=r"No accelerator is registered under 'minr'. Did you mean 'mine'"):
+            ask("minr")
+    with pytest.raises(InvalidType, match="name=3 cannot be used"):
+        registry.register(3, Mine)  # type: ignore[arg-type]  # the mistake under test
+    assert str(registry) == "Registered: cpu, cuda, mps, mine, far"
+
+
+def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceUnavailable, match="nvidia-smi"):
+        get_nvidia_gpu_stats(0)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n/bin/echo \"$@\" > {tmp_path}/asked\n/bin/echo '7, 1024, 2048, 3, [N/A], 41, N/A'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    expected = {
+        "utilization.gpu (%)": 7.0,
+        "memory.used (MB)": 1024.0,
+        "memory.free (MB)": 2048.0,
+        "utilization.memory (%)": 3.0,
+        "temperature.gpu (°C)": 41.0,
+    }
+    assert get_nvidia_gpu_stats(torch.device("cuda", 1)) == expected
+    assert "--id=6" in (tmp_path / "asked").read_text()

@@ -112,7 +112,7 @@ def test_the_list_of_plug_ins_is_not_changed() -> None:
 
 @pytest.mark.parametrize("plugins", [3, ["16-mixed"], "16-mixed", [None]])
 def test_what_is_no_plug_in(plugins: Any) -> None:
-    with pytest.raises(InvalidType, match="expected a Precision, a CheckpointIO or a ClusterEnvironment"):
+    with pytest.raises(InvalidType, match="expected a Precision, a CheckpointIO, a ClusterEnvironment or a LayerSync"):
         choose_strategy(plugins=plugins)
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import kit
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
 import leyden
+from leyden.accelerators import CPUAccelerator
+from leyden.devices.registry import Strategies
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
+from leyden.plugins import DoublePrecision, Precision, TorchCheckpointIO
 from leyden.strategies import SingleDeviceStrategy
 from leyden.testing import BoringModel, random_batches
 
@@ -165,3 +171,180 @@ def test_a_wrapper_that_setup_leaves_in_model() -> None:
     assert isinstance(own.model, Doubled)
     assert own.model.entered == 3
     assert own.lightning_module is run.lightning_module
+
+
+class Heard(SingleDeviceStrategy):
+    """Notes what it hears, in order."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.heard: list[Any] = []
+
+    def on_train_start(self) -> None:
+        self.heard.append("train")
+
+    def on_train_end(self) -> None:
+        self.heard.append("train end")
+
+    def on_validation_start(self) -> None:
+        self.heard.append("val")
+
+    def on_validation_end(self) -> None:
+        self.heard.append("val end")
+
+    def on_test_start(self) -> None:
+        self.heard.append("test")
+
+    def on_test_end(self) -> None:
+        self.heard.append("test end")
+
+    def on_predict_start(self) -> None:
+        self.heard.append("predict")
+
+    def on_predict_end(self) -> None:
+        self.heard.append("predict end")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.heard.append(batch_idx)
+
+    def post_training_step(self) -> None:
+        self.heard.append("step")
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.heard.append(type(exception).__name__)
+
+
+def test_what_a_run_tells() -> None:
+    own = Heard()
+
+    class Told(Adam):
+        def on_train_start(self) -> None:
+            own.heard.append("module")
+
+    run, model = trainer(own), Told()
+    run.fit(model, random_batches(2), random_batches(1))
+    assert own.heard == ["module", "train", 0, "step", 1, "step", "val", "val end", "train end"]
+    own.heard.clear()
+    run.test(model, random_batches(1), verbose=False)
+    run.predict(model, random_batches(1))
+    assert own.heard == ["test", "test end", "predict", "predict end"]
+    own.heard.clear()
+
+    class Failing(Adam):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        trainer(own).fit(Failing(), random_batches(1))
+    assert own.heard == ["train", 0, "ZeroDivisionError"]
+
+
+def test_loaders_and_optimizers_of_its_own() -> None:
+    class Halved(SingleDeviceStrategy):
+        seen: ClassVar[list[Any]] = []
+
+        def process_dataloader(self, dataloader: Any) -> Any:
+            self.seen.append(dataloader)
+            return DataLoader(list(dataloader)[:1], batch_size=None)
+
+        def setup_optimizers(self, trainer: Any) -> None:
+            super().setup_optimizers(trainer)
+            assert len(self.optimizers) == len(self.lr_scheduler_configs) + 1 == 1
+            self.optimizers = [torch.optim.SGD(trainer.lightning_module.parameters(), lr=0.0)]
+
+    own = Halved("cpu")
+    model, loaders, val = Adam(), {"a": random_batches(3), "b": random_batches(4)}, random_batches(3)
+    before = {name: value.clone() for name, value in kit.weights(model).items()}
+
+    class Both(Adam):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch["a"], batch_idx)
+
+    model.__class__ = Both
+    run = trainer(own)
+    run.fit(model, loaders, val)
+    assert own.seen == [*loaders.values(), val]
+    assert (run.num_training_batches, run.num_val_batches, run.global_step) == (1, [1], 1)
+    assert isinstance(run.optimizers[0], torch.optim.SGD)
+    assert run.optimizers == list(own.optimizers)
+    assert not kit.differences(before, kit.weights(model))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_weights_are_put_back_before_or_after_the_optimizers_are_made(after: bool, tmp_path: Path) -> None:
+    order = []
+
+    class Told(Adam):
+        def configure_optimizers(self) -> Any:
+            order.append("optimizers")
+            return super().configure_optimizers()
+
+        def on_load_checkpoint(self, checkpoint: Any) -> None:
+            order.append("weights")
+
+    class Own(SingleDeviceStrategy):
+        restore_checkpoint_after_setup = after
+
+    fitted(SingleDeviceStrategy("cpu")).save_checkpoint(tmp_path / "x.ckpt")
+    run, model = trainer(Own("cpu"), 2), Told()
+    torch.manual_seed(4)  # the data of `fitted`
+    run.fit(model, random_batches(3), random_batches(2), ckpt_path=tmp_path / "x.ckpt")
+    assert order == (["optimizers", "weights"] if after else ["weights", "optimizers"])
+    whole = fitted(SingleDeviceStrategy("cpu"), 2, tmp_path / "x.ckpt")
+    assert not kit.differences(kit.weights(whole.lightning_module), kit.weights(model))
+
+
+def test_where_a_module_is_made() -> None:
+    class Own(SingleDeviceStrategy):
+        asked: ClassVar[list[Any]] = []
+
+        def tensor_init_context(self, empty_init: bool | None = None) -> Any:
+            self.asked.append(empty_init)
+            return super().tensor_init_context(empty_init)
+
+        def model_sharded_context(self) -> Any:
+            self.asked.append("sharded")
+            return super().model_sharded_context()
+
+    own = Own("cpu", precision_plugin=DoublePrecision())
+    run = trainer(own)
+    with run.init_module(empty_init=True):
+        model = Adam()
+    assert model.layer.weight.dtype is torch.float64
+    for weight in model.parameters():
+        nn.init.zeros_(weight)  # they were left as the memory was
+    run.fit(model, random_batches(1))
+    assert own.asked == [True, None, "sharded"]
+
+
+def test_parts_in_lightnings_places() -> None:
+    storage, precision, kind = TorchCheckpointIO(), DoublePrecision(), CPUAccelerator()
+    own = SingleDeviceStrategy("cpu", kind, storage, precision)
+    assert (own.accelerator, own.checkpoint_io, own.precision_plugin, own.precision) == (kind, storage, precision, precision)
+    own.precision_plugin, own.accelerator = Precision(), CPUAccelerator()
+    assert own.accelerator is not kind
+    assert trainer(own).precision == "32-true"
+    with pytest.raises(ConflictingOptions, match="precision= and precision_plugin="):
+        SingleDeviceStrategy("cpu", precision=precision, precision_plugin=precision)
+    with pytest.raises(InvalidType, match=r"precision_plugin=.*Pass an instance: DoublePrecision"):
+        own.precision_plugin = DoublePrecision  # type: ignore[assignment]  # the mistake under test
+    with pytest.raises(InvalidType, match="checkpoint_io='x' cannot be used"):
+        SingleDeviceStrategy("cpu", checkpoint_io="x")  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_a_strategy_by_a_name_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leyden.strategies.choose, "StrategyRegistry", Strategies())
+    registry = leyden.strategies.choose.StrategyRegistry
+
+    @registry.register("heard", description="notes what it hears")
+    class Own(Heard):
+        pass
+
+    assert registry.available_strategies() == ["heard"]
+    run = trainer("heard")
+    assert isinstance(run.strategy, Own)
+    with pytest.raises(InvalidOption, match=r"or a Strategy. Did you mean 'heard'"):
+        trainer("herd")
+    registry.register("no", dict)
+    with pytest.raises(InvalidType, match=r"strategy={} cannot be used: expected a Strategy, which 'no' was registered for"):
+        trainer("no")

@@ -71,6 +71,10 @@ OF_LIGHTNING = {  # names of ours that Lightning 2.6 has; those of torch.nn.Modu
         save_dir version
     """,
     "Strategy": """
+        handles_gradient_accumulation launcher lr_scheduler_configs model_sharded_context on_exception on_predict_end
+        on_predict_start on_test_end on_test_start on_train_batch_start on_train_end on_train_start on_validation_end
+        on_validation_start post_training_step process_dataloader register_strategies setup_optimizers
+        setup_precision_plugin strategy_name tensor_init_context
         accelerator all_gather backward barrier batch_to_device broadcast checkpoint_io connect is_global_zero
         lightning_module lightning_module_state_dict lightning_restore_optimizer load_checkpoint load_model_state_dict
         load_optimizer_state_dict model model_to_device optimizer_state optimizer_step optimizers post_backward pre_backward

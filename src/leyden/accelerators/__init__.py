@@ -8,9 +8,17 @@ from leyden.accelerators.accelerator import Accelerator
 from leyden.accelerators.cpu import CPUAccelerator
 from leyden.accelerators.cuda import CUDAAccelerator, find_usable_cuda_devices
 from leyden.accelerators.mps import MPSAccelerator
+from leyden.devices.accelerators import AcceleratorRegistry
 from leyden.not_offered import absent
 
-__all__ = ["Accelerator", "CPUAccelerator", "CUDAAccelerator", "MPSAccelerator", "find_usable_cuda_devices"]
+__all__ = [
+    "Accelerator",
+    "AcceleratorRegistry",
+    "CPUAccelerator",
+    "CUDAAccelerator",
+    "MPSAccelerator",
+    "find_usable_cuda_devices",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """CUDA devices, where Lightning puts them."""
 
-from leyden.devices.accelerators import CUDAAccelerator, find_usable_cuda_devices
+from leyden.devices.accelerators import CUDAAccelerator, find_usable_cuda_devices, get_nvidia_gpu_stats
 
-__all__ = ["CUDAAccelerator", "find_usable_cuda_devices"]
+__all__ = ["CUDAAccelerator", "find_usable_cuda_devices", "get_nvidia_gpu_stats"]

@@ -1,12 +1,20 @@
 """The kinds of device there are, and which of them a run uses."""
 
+import os
+import shutil
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
 
+from leyden.devices.registry import Accelerators
 from leyden.errors import DeviceUnavailable, InvalidOption, InvalidType, MissingPackage, Unsupported, did_you_mean
+
+AcceleratorRegistry = Accelerators()
+"""What the Trainer's ``accelerator`` may be asked for by name, but for ``"auto"`` and ``"gpu"``."""
 
 
 class Accelerator(ABC):
@@ -36,6 +44,9 @@ class Accelerator(ABC):
     def setup_device(self, device: torch.device) -> None:
         """Make ``device`` ready for this process."""
 
+    def setup(self, trainer: Any) -> None:  # noqa: B027  # most kinds need no more than setup_device
+        """Called with the trainer at each verb, before the module is moved."""
+
     def teardown(self) -> None:  # noqa: B027  # most kinds take nothing that has to be freed
         """Free what was taken."""
 
@@ -47,6 +58,12 @@ class Accelerator(ABC):
     def name() -> str:
         """The name by which the Trainer's ``accelerator`` asks for it."""
         return ""
+
+    @classmethod
+    def register_accelerators(cls, accelerator_registry: Accelerators) -> None:
+        """Enter this class into a registry, under its :meth:`name`. Override it to enter more, or with arguments."""
+        if cls.name():
+            accelerator_registry.register(cls.name(), cls, description=cls.__name__, override=True)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -83,15 +100,7 @@ class CPUAccelerator(Accelerator):
 
     def get_device_stats(self, device: torch.device | str) -> dict[str, Any]:
         """Processor, memory and swap in use, in percent. Needs psutil; raises :class:`MissingPackage` without it."""
-        try:
-            import psutil  # type: ignore[import-untyped,unused-ignore]  # optional, and without types
-        except ModuleNotFoundError as error:
-            raise MissingPackage("psutil", "watching the CPU") from error
-        return {
-            "cpu_percent": psutil.cpu_percent(),
-            "cpu_vm_percent": psutil.virtual_memory().percent,
-            "cpu_swap_percent": psutil.swap_memory().percent,
-        }
+        return get_cpu_stats()
 
     @staticmethod
     def name() -> str:
@@ -162,10 +171,7 @@ class MPSAccelerator(Accelerator):
 
     def get_device_stats(self, device: torch.device | str) -> dict[str, Any]:
         """Memory in use, in bytes."""
-        return {
-            "current_allocated_memory": torch.mps.current_allocated_memory(),
-            "driver_allocated_memory": torch.mps.driver_allocated_memory(),
-        }
+        return get_mps_stats()
 
     @staticmethod
     def name() -> str:
@@ -173,6 +179,8 @@ class MPSAccelerator(Accelerator):
 
 
 _KINDS: dict[str, type[Accelerator]] = {"cpu": CPUAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
+for _kind in _KINDS.values():
+    _kind.register_accelerators(AcceleratorRegistry)
 _NOT_OFFERED = ("tpu", "hpu", "xla", "ipu")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 """Every accelerator that can be asked for by name."""
@@ -192,14 +200,17 @@ def choose_accelerator(accelerator: str | Accelerator | None) -> Accelerator:
     if isinstance(accelerator, Accelerator):
         return accelerator
     asked = "auto" if accelerator is None else accelerator
-    expected = "one of " + ", ".join(repr(name) for name in ACCELERATORS) + ", or an Accelerator"
+    names = tuple(dict.fromkeys((*ACCELERATORS, *AcceleratorRegistry)))
+    expected = "one of " + ", ".join(repr(name) for name in names) + ", or an Accelerator"
     if not isinstance(asked, str):
         raise InvalidType("accelerator", accelerator, expected)
+    if asked in AcceleratorRegistry and AcceleratorRegistry[asked]["accelerator"] is not _KINDS.get(asked):
+        return _registered(asked)
     name = asked.lower()
     if name in _NOT_OFFERED:
         raise Unsupported(f"accelerator={accelerator!r} is not offered. Use accelerator='auto', 'gpu' or 'cpu'.")
     if name not in ACCELERATORS:
-        raise InvalidOption("accelerator", accelerator, expected, did_you_mean(name, ACCELERATORS).strip())
+        raise InvalidOption("accelerator", accelerator, expected, did_you_mean(name, names).strip())
     if name == "auto":
         return next(kind() for kind in (CUDAAccelerator, MPSAccelerator, CPUAccelerator) if kind.is_available())
     if name == "gpu":
@@ -212,6 +223,19 @@ def choose_accelerator(accelerator: str | Accelerator | None) -> Accelerator:
     if not kind.is_available():
         raise _no_device("accelerator", accelerator, {"cuda": "a CUDA GPU", "mps": "an MPS device"}[name])
     return kind()
+
+
+def _registered(name: str) -> Accelerator:
+    """What a name that the user has registered means, where this machine has such a device."""
+    made = AcceleratorRegistry.get(name)
+    if not isinstance(made, Accelerator):
+        raise InvalidType("accelerator", made, f"an Accelerator, which {name!r} was registered for")
+    if not made.is_available():
+        raise DeviceUnavailable(
+            f"accelerator={name!r} asks for {type(made).__name__}, which says that this machine has no such device: this machine "
+            f"has {_there_is()}. Use accelerator='auto' to take what there is."
+        )
+    return made
 
 
 def choose_device(
@@ -281,6 +305,60 @@ def find_usable_cuda_devices(num_devices: int = -1) -> list[int]:
         return usable
     wanted = "at least one usable CUDA GPU was" if num_devices == -1 else f"{num_devices} usable CUDA GPUs were"
     raise DeviceUnavailable(f"{wanted} asked for, but this machine has {len(usable)} ({usable}). Use the CPU, or fewer.")
+
+
+def get_cpu_stats() -> dict[str, float]:
+    """Processor, memory and swap in use, in percent. Needs psutil; raises :class:`MissingPackage` without it."""
+    try:
+        import psutil  # type: ignore[import-untyped,unused-ignore]  # optional, and without types
+    except ModuleNotFoundError as error:
+        raise MissingPackage("psutil", "watching the CPU") from error
+    return {
+        "cpu_percent": psutil.cpu_percent(),
+        "cpu_vm_percent": psutil.virtual_memory().percent,
+        "cpu_swap_percent": psutil.swap_memory().percent,
+    }
+
+
+def get_mps_stats(device: Any = None) -> dict[str, float]:
+    """Memory of Apple's GPU in use, in bytes."""
+    return {
+        "current_allocated_memory": torch.mps.current_allocated_memory(),
+        "driver_allocated_memory": torch.mps.driver_allocated_memory(),
+    }
+
+
+_SMI = {
+    "utilization.gpu": "%",
+    "memory.used": "MB",
+    "memory.free": "MB",
+    "utilization.memory": "%",
+    "fan.speed": "%",
+    "temperature.gpu": "°C",
+    "temperature.memory": "°C",
+}
+
+
+def get_nvidia_gpu_stats(device: torch.device | str | int) -> dict[str, float]:
+    """What ``nvidia-smi`` says of a GPU, named by torch's index: loads in percent, memory in MB, temperatures.
+
+    A figure that the GPU does not tell is left out. Raises :class:`DeviceUnavailable` without ``nvidia-smi``.
+    """
+    found = shutil.which("nvidia-smi")
+    if found is None:
+        raise DeviceUnavailable(
+            "This machine has no nvidia-smi, which get_nvidia_gpu_stats reads. Use torch.cuda.memory_stats()."
+        )
+    number = device if isinstance(device, int) else torch.device(device).index or 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    name = visible[number] if number < len(visible) and visible[number] else str(number)
+    asked = [found, f"--query-gpu={','.join(_SMI)}", "--format=csv,nounits,noheader", f"--id={name}"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=True, encoding="utf-8")
+    stats = {}
+    for (figure, unit), text in zip(_SMI.items(), answer.stdout.strip().split(","), strict=True):
+        with suppress(ValueError):
+            stats[f"{figure} ({unit})"] = float(text)
+    return stats
 
 
 def _no_device(name: str, given: object, wanted: str) -> DeviceUnavailable:

@@ -8,20 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.devices.precision_names import PrecisionNames
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MisconfigurationException, Unsupported
 from leyden.spelling import exact_arguments
 from leyden.tree import tree_map
 
 
-class Precision:
+class Precision(PrecisionNames):
     """Full precision, ``"32-true"``, and the base of the others: it leaves everything as PyTorch does it.
 
     Subclass it to bring a precision of your own. The attributes say in advance which methods do anything, so that a
     training step passes over those that do not.
     """
 
-    name: str = "32-true"
-    """The precision in Lightning's words."""
+    precision: str = "32-true"
+    """The number format in Lightning's words."""
     converts_input: bool = False
     """Whether :meth:`convert_input` changes anything."""
     has_forward_context: bool = False
@@ -36,11 +37,13 @@ class Precision:
         for flag, method in flags.items():
             if method in vars(cls) and flag not in vars(cls):
                 setattr(cls, flag, True)
+        if "precision" not in vars(cls) and isinstance(vars(cls).get("name"), str):
+            cls.precision = vars(cls)["name"]
 
     @property
-    def precision(self) -> str:
-        """Lightning's word for :attr:`name`."""
-        return self.name
+    def name(self) -> str:
+        """Another word for :attr:`precision`."""
+        return self.precision
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Return ``module`` with its parameters and buffers in the format they are kept in."""
@@ -62,16 +65,25 @@ class Precision:
         """The loss to call ``backward`` on."""
         return loss
 
-    def backward(self, tensor: Tensor, module: nn.Module | None, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> None:
-        """Compute gradients of ``tensor``, which :meth:`scale` returned."""
+    def backward(self, tensor: Tensor, model: nn.Module | None, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients of ``tensor``, which :meth:`pre_backward` returned."""
         tensor.backward(*args, **kwargs)
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Undo :meth:`scale` on the gradients of ``optimizer``'s parameters. A second call before the step does nothing."""
 
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """Take one optimizer step; returns what ``optimizer.step`` or the closure returned."""
-        return optimizer.step() if closure is None else optimizer.step(closure)
+        return optimizer.step(**kwargs) if closure is None else optimizer.step(closure, **kwargs)
+
+    @property
+    def leyden_backs_plainly(self) -> bool:
+        return super().leyden_backs_plainly and type(self).backward is Precision.backward
+
+    @property
+    def leyden_steps_plainly(self) -> bool:
+        """Whether a step is the optimizer's own."""
+        return type(self).step is Precision.step
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs; empty where there is nothing."""
@@ -81,7 +93,7 @@ class Precision:
         """Continue from what :meth:`state_dict` returned."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
+        return f"{type(self).__name__}({self.precision!r})"
 
 
 class _TruePrecision(Precision):
@@ -91,7 +103,7 @@ class _TruePrecision(Precision):
     has_forward_context = True
 
     def __init__(self, name: str, dtype: torch.dtype) -> None:
-        self.name = name
+        self.precision = name
         self.dtype = dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
@@ -150,7 +162,7 @@ class MixedPrecision(Precision):
             raise InvalidOption("precision", precision, '"16-mixed" or "bf16-mixed"')
         if precision == "bf16-mixed" and scaler is not None:
             raise ConflictingOptions(f"scaler={scaler!r} was passed with 'bf16-mixed', which scales nothing. Leave it out.")
-        self.name = precision
+        self.precision = precision
         self.device = torch.device(device).type
         self.dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
         self.scaler = torch.amp.GradScaler(self.device) if precision == "16-mixed" and scaler is None else scaler
@@ -159,6 +171,10 @@ class MixedPrecision(Precision):
         self._stepped: set[int] = set()  # ids of the optimizers that stepped under the present scale
 
     def forward_context(self) -> AbstractContextManager[Any]:
+        return self.autocast_context_manager()
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """``torch.autocast`` in the 16 bits of this precision."""
         # With the cache on, a forward under no_grad inside a step would leave casts of the weights without gradients.
         return torch.autocast(self.device, dtype=self.dtype, cache_enabled=False)
 
@@ -185,7 +201,7 @@ class MixedPrecision(Precision):
         parameter, gradient = self._unscaled[optimizer]
         return parameter.grad is gradient
 
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """Run ``closure``, then step unless the gradients overflowed.
 
         The scale is adapted when the next loss is scaled, so several optimizers may step under one scale. Raises
@@ -193,7 +209,7 @@ class MixedPrecision(Precision):
         :class:`MisconfigurationException` when gradients were not computed since the optimizer's last step.
         """
         if self.scaler is None:
-            return super().step(optimizer, closure)
+            return super().step(optimizer, closure, **kwargs)
         if _calls_closure(optimizer):
             raise Unsupported(
                 f"{type(optimizer).__name__} evaluates the loss several times in a step, which loss scaling "
@@ -203,7 +219,7 @@ class MixedPrecision(Precision):
         if _first_with_gradient(optimizer) is None:
             return result
         self._refuse_second_step(optimizer)
-        returned = self.scaler.step(optimizer)
+        returned = self.scaler.step(optimizer, **kwargs)
         self._unscaled.pop(id(optimizer), None)
         self._stepped.add(id(optimizer))
         return result if closure is not None else returned

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -22,8 +22,9 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 @contextmanager
-def noted(note: Callable[[int], None], *, interrupts: bool) -> Iterator[None]:
-    """Call ``note`` with the number of a SIGTERM or SIGUSR1 (and with ``interrupts`` of a Ctrl-C) that arrives inside.
+def noted(note: Callable[[int], None], *, interrupts: bool, more: Iterable[str] = ()) -> Iterator[None]:
+    """Call ``note`` with the number of a SIGTERM or SIGUSR1, or one of those named in ``more`` (and with ``interrupts`` of a
+    Ctrl-C), that arrives inside.
 
     A second SIGTERM ends the process at once, a second Ctrl-C raises :class:`KeyboardInterrupt` where it is. A handler of
     the user's own is left in its place. Outside the main thread, where handlers cannot be set, nothing is done.
@@ -42,7 +43,7 @@ def noted(note: Callable[[int], None], *, interrupts: bool) -> Iterator[None]:
         note(number)
 
     before: dict[int, _Handler] = {}
-    names = [*TERMINATION, *(["SIGINT"] if interrupts else [])]
+    names = dict.fromkeys([*TERMINATION, *more, *(["SIGINT"] if interrupts else [])])
     for name in names:
         number = getattr(signal, name, None)
         if number is None:

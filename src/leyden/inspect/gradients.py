@@ -1,4 +1,4 @@
-"""Norms of gradients, and the ways of clipping them."""
+"""Norms of gradients."""
 
 from __future__ import annotations
 
@@ -6,24 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from leyden.errors import InvalidOption
-from leyden.state.stage import LightningEnum
-
-
-class GradClipAlgorithmType(LightningEnum):
-    """What ``Trainer(gradient_clip_algorithm=...)`` may be."""
-
-    VALUE = "value"
-    NORM = "norm"
-
-    @staticmethod
-    def supported_type(val: str) -> bool:
-        """Whether ``val`` names one of them."""
-        return val in GradClipAlgorithmType.supported_types()
-
-    @staticmethod
-    def supported_types() -> list[str]:
-        """Their names."""
-        return [kind.value for kind in GradClipAlgorithmType]
 
 
 def grad_norm(module: nn.Module, norm_type: float | int | str, group_separator: str = "/") -> dict[str, Tensor]:

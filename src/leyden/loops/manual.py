@@ -39,7 +39,7 @@ class Manual:
         self.module = run.lightning_module
         self.precision = run.strategy.precision
         self.forward = run.leyden_ready_step("training_step")
-        self.step_optimizer = run.profiler.leyden_around("optimizer_step", run.strategy.leyden_stepping(self.precision.step))
+        self.step_optimizer = run.profiler.leyden_around("optimizer_step", run.strategy.leyden_stepping())
         self.wrapped = [
             SteppingOptimizer(optimizer, self._step_wrapped, self.module.toggled_optimizer)
             for optimizer in run.leyden_fit.plan.optimizers
@@ -104,8 +104,7 @@ class Manual:
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with hooks and precision heeded."""
         self.hooks.emit(Callback.on_before_backward, loss)
-        if self.precision.scales:
-            loss = self.precision.scale(loss)
+        loss = self.precision.pre_backward(loss, self.module)
         self.hooks.call("backward", self.run.leyden_backward, loss, *args, **kwargs)
         self.hooks.emit(Callback.on_after_backward)
 

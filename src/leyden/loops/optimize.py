@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.checkpoint.loss_flow import carried_loss
-from leyden.devices.precision import Precision
 from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
 from leyden.loops.manual import Manual
@@ -67,7 +66,9 @@ class Automatic:
         self.zero = self._chosen_zero()
         self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
         self.must_close = self.optimizer is not None and (
-            overrides(module, LightningModule.optimizer_step) or requires_closure(self.optimizer)
+            overrides(module, LightningModule.optimizer_step)
+            or requires_closure(self.optimizer)
+            or run.strategy.leyden_takes_closure
         )
         options = run.leyden_options.optimization
         self.clips = self.own_clipping or options.clip_value is not None
@@ -84,10 +85,7 @@ class Automatic:
         self.wrapped = (
             [] if self.optimizer is None else [SteppingOptimizer(self.optimizer, self._step_wrapped, module.toggled_optimizer)]
         )
-        plain_step = type(self.precision).step is Precision.step
-        self.step_optimizer: Callable[..., Any] = run.profiler.leyden_around(
-            "optimizer_step", run.strategy.leyden_stepping(_step_plainly if plain_step else self.precision.step)
-        )
+        self.step_optimizer: Callable[..., Any] = run.profiler.leyden_around("optimizer_step", run.strategy.leyden_stepping())
         self._window = 1  # batches that make a step
         self.divisor = 1  # batches of the running window, so that its gradient is their mean
         self.contributed = 0  # batches whose gradients are in
@@ -103,10 +101,8 @@ class Automatic:
         run = self.run
         if (
             overrides(self.module, LightningModule.backward)
-            or type(self.precision).backward is not Precision.backward
-            or self.precision.scales
             or type(run.strategy).backward is not SingleDeviceStrategy.backward
-            or "backward" in vars(run.strategy)
+            or not run.strategy.leyden_backs_plainly
             or run.profiler.leyden_active
         ):
             return self._backward_by_hook
@@ -120,7 +116,7 @@ class Automatic:
             raise
 
     def _backward_by_hook(self, loss: Tensor) -> None:
-        self.hooks.call("backward", self.run.leyden_backward, self.precision.scale(loss) if self.precision.scales else loss)
+        self.hooks.call("backward", self.run.leyden_backward, self.precision.pre_backward(loss, self.module))
 
     def _chosen_zero(self) -> Callable[[int, int], Any] | None:
         """How gradients are reset before a window's first backward; ``None`` without an optimizer."""
@@ -452,7 +448,3 @@ def optimization_of(run: Run) -> Stepping:
     if not run.lightning_module.automatic_optimization:
         return Manual(run)
     return (run.leyden_own_optimization or Automatic)(run)
-
-
-def _step_plainly(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
-    return optimizer.step() if closure is None else optimizer.step(closure)

@@ -13,6 +13,7 @@ from leyden.plugins.environments import (
     TorchElasticEnvironment,
 )
 from leyden.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
+from leyden.plugins.layer_sync import LayerSync, TorchSyncBatchNorm
 from leyden.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
 __all__ = [
@@ -21,12 +22,14 @@ __all__ = [
     "ClusterEnvironment",
     "DoublePrecision",
     "HalfPrecision",
+    "LayerSync",
     "LightningEnvironment",
     "MixedPrecision",
     "Precision",
     "SLURMEnvironment",
     "TorchCheckpointIO",
     "TorchElasticEnvironment",
+    "TorchSyncBatchNorm",
 ]
 
 

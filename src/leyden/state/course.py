@@ -116,4 +116,4 @@ class Course:
         if found & Wish.INTERRUPT:
             raise KeyboardInterrupt
         name = "a signal to another process" if number is None else signal.Signals(number).name
-        raise TrainingTerminated(f"{name} arrived: the run was ended after batch {batches}.")
+        raise TrainingTerminated(f"{name} arrived: the run was ended after batch {batches}.", number)

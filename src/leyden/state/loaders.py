@@ -8,6 +8,7 @@ from typing import Any
 
 from leyden.data.carried import unmoved
 from leyden.data.generators import generators_in, put_states
+from leyden.data.processed import processed
 from leyden.data.share import ALONE, Share
 from leyden.data.source import Source
 from leyden.datamodule import LightningDataModule
@@ -21,7 +22,10 @@ from leyden.state.stage import TRAIN, Stage
 class LoaderOrigin:
     """Where a stage's loaders come from: what was passed to the verb, else the datamodule's method, else the module's."""
 
-    def __init__(self, stage: Stage, given: Any, datamodule: LightningDataModule | None, module: LightningModule) -> None:
+    def __init__(
+        self, stage: Stage, given: Any, datamodule: LightningDataModule | None, module: LightningModule, process: Any = None
+    ) -> None:
+        self.process = process  # what the strategy makes of each loader
         self.stage = stage
         self.given = given
         self.hook = stage.loader.__name__
@@ -38,11 +42,7 @@ class LoaderOrigin:
 
     def load(self) -> Any:
         """The loaders, fresh where a method makes them."""
-        if self.given is not None:
-            return self.given
-        if self.owner is None:
-            return None
-        return getattr(self.owner, self.hook)()
+        return processed(self.given if self.owner is None else getattr(self.owner, self.hook)(), self.process)
 
     @property
     def name(self) -> str:

@@ -107,7 +107,7 @@ class Properties:
     @property
     def precision(self) -> str:
         """The precision in Lightning's words, such as ``"32-true"`` or ``"bf16-mixed"``."""
-        return self.strategy.precision.name
+        return self.strategy.precision.precision
 
     @property
     def scaler(self) -> Any:

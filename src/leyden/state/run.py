@@ -18,6 +18,7 @@ from leyden.checked import check_count
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
+from leyden.enums import GradClipAlgorithmType
 from leyden.errors import (
     ConflictingOptions,
     InvalidOption,
@@ -193,8 +194,7 @@ class Run(Properties, ABC):
         assert self.leyden_hooks is not None
         routed = self.strategy.leyden_route(name, self.leyden_steps[name])
         measured = self.profiler.leyden_around(f"[LightningModule]{type(self.lightning_module).__name__}.{name}", routed)
-        precision = self.strategy.precision
-        return self.leyden_hooks.inside(name, measured, precision.forward_context if precision.has_forward_context else None)
+        return self.leyden_hooks.inside(name, measured, self.strategy.precision.leyden_context(name))
 
     def leyden_read_returned(self, step: str, stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a step returned as a dict: 2020's are read, and what stands in them counts as logged in the step."""
@@ -337,7 +337,7 @@ class Run(Properties, ABC):
         if overrides(module, LightningModule.backward):
             self.leyden_steps["backward"](loss, *args, **kwargs)
         else:
-            self.strategy.backward(loss, None, *args, **kwargs)
+            self.strategy.backward(loss, getattr(self.leyden_fit.optimization, "optimizer", None), *args, **kwargs)
 
     def leyden_manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward in manual optimization."""
@@ -371,6 +371,8 @@ class Run(Properties, ABC):
             return
         bare = getattr(optimizer, "optimizer", optimizer)
         parameters = [parameter for group in bare.param_groups for parameter in group["params"]]
+        if self.strategy.precision.leyden_clips:
+            return self.strategy.precision.clip_gradients(bare, gradient_clip_val, GradClipAlgorithmType(algorithm))
         self.strategy.leyden_clip(parameters, gradient_clip_val, algorithm)
 
     # -- deeds that callbacks ask for

@@ -60,6 +60,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         state = precision.state_dict()
         if state:
             checkpoint[type(precision).__qualname__] = state
+        precision.on_save_checkpoint(checkpoint)
     checkpoint.update(dump_hparams(module))
     datamodule = run.datamodule
     if datamodule is not None:
@@ -243,6 +244,7 @@ def _put_optimizers(run: Run, checkpoint: dict[str, Any], plan: OptimizerPlan) -
     state = checkpoint.get(type(precision).__qualname__, checkpoint.get("native_amp_scaling_state"))
     if state:
         precision.load_state_dict(state)
+    precision.on_load_checkpoint(checkpoint)
 
 
 def put_progress(run: Run, checkpoint: dict[str, Any]) -> None:

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from leyden.callback import Callback
+from leyden.enums import LightningEnum
 from leyden.module import LightningModule
 from leyden.options import Limits
-
-
-class LightningEnum(str, Enum):
-    """A string enum that compares with plain strings, whatever their case."""
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Enum):
-            return self is other
-        return isinstance(other, str) and self.value.lower() == other.lower()
-
-    def __hash__(self) -> int:
-        return hash(self.value.lower())
-
-    def __str__(self) -> str:
-        return str(self.value)
 
 
 class TrainerStatus(LightningEnum):

@@ -6,9 +6,10 @@ from typing import Any
 
 from leyden.not_offered import absent
 from leyden.strategies.base import Strategy
+from leyden.strategies.choose import StrategyRegistry
 from leyden.strategies.single import SingleDeviceStrategy
 
-__all__ = ["SingleDeviceStrategy", "Strategy"]
+__all__ = ["SingleDeviceStrategy", "Strategy", "StrategyRegistry"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,18 +14,19 @@ from leyden.checkpoint.files import CheckpointIO
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.processes import Alone, Processes
-from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException
 from leyden.spelling import exact_arguments
 from leyden.strategies.lightning_names import Entered, LightningNames, heed_overrides
+from leyden.strategies.parts import Parts
 from leyden.strategies.storage import OneFile, Storage
 
 
 @exact_arguments
-class Strategy(LightningNames, ABC):
+class Strategy(LightningNames, Parts, ABC):
     """Three things: the :attr:`processes` that train together, the :attr:`leyden_storage` of their checkpoints, and where the
     module and its batches are placed. Loops ask it for everything that depends on them.
 
-    ``accelerator``, ``precision`` and ``checkpoint_io`` may be left open: then what the Trainer was asked for is used.
+    ``accelerator``, ``checkpoint_io`` and ``precision_plugin`` (or ``precision``) may be left open: then what the Trainer was
+    asked for is used.
     """
 
     num_devices: int = 1
@@ -38,65 +39,17 @@ class Strategy(LightningNames, ABC):
     def __init__(
         self,
         accelerator: Accelerator | None = None,
-        precision: Precision | None = None,
         checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
         processes: Processes | None = None,
+        precision: Precision | None = None,
     ) -> None:
-        if precision is not None and not isinstance(precision, Precision):
-            raise InvalidType("precision", precision, "a Precision such as MixedPrecision, or None", "Names go to the Trainer.")
-        self._accelerator = accelerator
-        self._precision = precision
-        self._checkpoint_io = checkpoint_io
+        super().__init__(accelerator, checkpoint_io, precision_plugin, precision)
         self._module: nn.Module | None = None
         self._wrapper: nn.Module | None = None
         self._steps: dict[str, Callable[..., Any]] = {}
         self.processes: Processes = processes or Alone()
         """Who this process is, and how it talks to the others."""
-
-    # -- parts
-    @property
-    def accelerator(self) -> Accelerator:
-        """The kind of device."""
-        if self._accelerator is None:
-            raise MisconfigurationException(f"{type(self).__name__} has no accelerator yet. Pass accelerator= when making it.")
-        return self._accelerator
-
-    @property
-    def precision(self) -> Precision:
-        """The number formats, ``32-true`` unless another was asked for."""
-        if self._precision is None:
-            self._precision = Precision()
-        return self._precision
-
-    @property
-    def checkpoint_io(self) -> CheckpointIO:
-        """What puts checkpoints to disk and reads them. May be set."""
-        if self._checkpoint_io is None:
-            from leyden.checkpoint.files import TorchCheckpointIO  # only those who save need it
-
-            self._checkpoint_io = TorchCheckpointIO()
-        return self._checkpoint_io
-
-    @checkpoint_io.setter
-    def checkpoint_io(self, checkpoint_io: CheckpointIO) -> None:
-        self._checkpoint_io = checkpoint_io
-
-    def leyden_complete(
-        self,
-        accelerator: Accelerator | None = None,
-        precision: Precision | None = None,
-        checkpoint_io: CheckpointIO | None = None,
-    ) -> None:
-        """Fill in what was left open. Raises :class:`ConflictingOptions` where something else stands already."""
-        for name, asked in (("accelerator", accelerator), ("precision", precision), ("checkpoint_io", checkpoint_io)):
-            mine = getattr(self, f"_{name}")
-            if asked is None or asked is mine:
-                continue
-            if mine is not None:
-                raise ConflictingOptions(
-                    f"{name}={asked!r} was asked for, but strategy={self!r} already brings {mine!r}. Leave one of them out."
-                )
-            setattr(self, f"_{name}", asked)
 
     # -- processes
     @property
@@ -146,8 +99,8 @@ class Strategy(LightningNames, ABC):
         """The device of this process."""
 
     @abstractmethod
-    def connect(self, module: nn.Module) -> None:
-        """Take ``module`` on, before anything is done to it."""
+    def connect(self, model: nn.Module) -> None:
+        """Take ``model`` on, before anything is done to it."""
 
     @abstractmethod
     def setup(self, module: nn.Module) -> nn.Module | None:
@@ -156,12 +109,15 @@ class Strategy(LightningNames, ABC):
         An override whose argument is called ``trainer``, as Lightning's, is given the trainer.
         """
 
-    def leyden_place(self, module: nn.Module) -> None:
-        """Convert, move, wrap or shard ``module``: in place, once, before its weights are loaded."""
+    def leyden_connect(self, module: nn.Module) -> None:
+        """A verb begins, with ``module``."""
         heed_overrides(self)
         self._wrapper = None
-        self.setup_environment()
         self.connect(module)
+        self.setup_environment()
+
+    def leyden_place(self, module: nn.Module) -> None:
+        """Convert, move, wrap or shard ``module``: in place, once, before its weights are loaded."""
         wrapped = self.setup(module)
         if wrapped is not None:
             self._wrapper = wrapped

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from leyden.checkpoint.files import CheckpointIO
 from leyden.devices.accelerators import Accelerator, choose_device
 from leyden.devices.precision import Precision, make_precision
+from leyden.devices.registry import Strategies
 from leyden.distributed.environment import ClusterEnvironment, detect_environment, require_one_process
+from leyden.distributed.layer_sync import LayerSync
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported, did_you_mean
 from leyden.strategies.base import Strategy
 from leyden.strategies.single import SingleDeviceStrategy
@@ -36,6 +38,10 @@ _REFUSED = {
 }
 STRATEGIES = ("auto", "single_device")
 """Every strategy that can be asked for by name."""
+
+StrategyRegistry = Strategies()
+"""What the Trainer's ``strategy`` may be asked for by name, but for ``"auto"``."""
+StrategyRegistry.register("single_device", SingleDeviceStrategy, description="One process, one device.")
 
 T = TypeVar("T")
 
@@ -65,13 +71,18 @@ def choose_strategy(
     if not isinstance(strategy, Strategy):
         _check_name(strategy)
     require_one_process(environment, num_nodes)
+    if isinstance(strategy, str) and strategy in StrategyRegistry and strategy not in STRATEGIES:
+        strategy = _registered(strategy)
     if isinstance(strategy, Strategy):
-        return _completed(strategy, accelerator, devices, precision, rules, storage)
-    kind, chosen = choose_device(accelerator, devices)
-    device = chosen[0]
-    return SingleDeviceStrategy(
-        device, kind, make_precision(precision, device) if rules is None else rules, checkpoint_io=storage
-    )
+        completed = _completed(strategy, accelerator, devices, precision, rules, storage)
+    else:
+        kind, chosen = choose_device(accelerator, devices)
+        device = chosen[0]
+        completed = SingleDeviceStrategy(device, kind, storage, make_precision(precision, device) if rules is None else rules)
+    environment.validate_settings(num_devices=1, num_nodes=num_nodes)
+    completed.leyden_environment = environment
+    completed.leyden_layer_sync = _only([plugin for plugin in given if isinstance(plugin, LayerSync)], "LayerSync")
+    return completed
 
 
 def _completed(
@@ -99,14 +110,22 @@ def _completed(
     return strategy
 
 
+def _registered(name: str) -> Strategy:
+    made = StrategyRegistry.get(name)
+    if not isinstance(made, Strategy):
+        raise InvalidType("strategy", made, f"a Strategy, which {name!r} was registered for")
+    return made
+
+
 def _check_name(strategy: object) -> None:
-    expected = "one of " + ", ".join(repr(name) for name in STRATEGIES) + ", or a Strategy"
+    known = tuple(dict.fromkeys((*STRATEGIES, *StrategyRegistry)))
+    expected = "one of " + ", ".join(repr(name) for name in known) + ", or a Strategy"
     if strategy is None:
         return
     if not isinstance(strategy, str):
         raise InvalidType("strategy", strategy, expected)
     name = strategy.lower()
-    if name in STRATEGIES:
+    if name in STRATEGIES or strategy in StrategyRegistry:
         return
     if name in _LATER:
         raise Unsupported(
@@ -114,18 +133,18 @@ def _check_name(strategy: object) -> None:
         )
     if name in _REFUSED:
         raise Unsupported(f"strategy={strategy!r} is not offered. {_REFUSED[name]} Use strategy='auto' with devices=1.")
-    raise InvalidOption("strategy", strategy, expected, did_you_mean(name, (*STRATEGIES, *_LATER)).strip())
+    raise InvalidOption("strategy", strategy, expected, did_you_mean(name, (*known, *_LATER)).strip())
 
 
 def _plugins(plugins: Any) -> list[Any]:
-    expected = "a Precision, a CheckpointIO or a ClusterEnvironment, or a list of them"
+    expected = "a Precision, a CheckpointIO, a ClusterEnvironment or a LayerSync, or a list of them"
     given = (
         [] if plugins is None else list(plugins) if isinstance(plugins, Sequence) and not isinstance(plugins, str) else [plugins]
     )
     for plugin in given:
         if isinstance(plugin, type):
             raise InvalidType("plugins", plugin, expected, f"Pass an instance: {plugin.__name__}(...).")
-        if not isinstance(plugin, Precision | CheckpointIO | ClusterEnvironment):
+        if not isinstance(plugin, Precision | CheckpointIO | ClusterEnvironment | LayerSync):
             raise InvalidType("plugins", plugin, expected)
     return given
 

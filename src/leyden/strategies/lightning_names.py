@@ -1,20 +1,27 @@
 """Lightning's names and signatures of what a strategy does: a subclass that overrides them is asked by them."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.devices.empty import EmptyInit
+from leyden.devices.precision import Precision
+from leyden.devices.precision_names import no_closure
 from leyden.distributed.processes import Processes
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
-
-
-def no_closure() -> None:
-    """What an overridden ``optimizer_step`` is given where forward and backward are done before the step."""
+RUN_HOOKS = (
+    *(f"on_{stage}_{point}" for stage in ("train", "validation", "test", "predict") for point in ("start", "end")),
+    "on_train_batch_start",
+    "on_exception",
+)
+"""What a strategy may hear of a run. Who tells it asks :meth:`LightningNames.leyden_hears` first."""
 
 
 class LightningNames:
@@ -23,21 +30,38 @@ class LightningNames:
     lightning_restore_optimizer: bool = True
     """Whether :meth:`load_optimizer_state_dict` is called on a resume."""
     restore_checkpoint_after_setup: bool = False
+    """Whether weights and callbacks' states are put back after the optimizers were made, instead of before."""
+    handles_gradient_accumulation: bool = False
+    """Whether the strategy accumulates by itself. Nobody asks: :meth:`Strategy.leyden_accumulating` does that here."""
+    strategy_name: str | None = None
+    """The name by which the Trainer's ``strategy`` asks for it."""
+    launcher: Any = None
+    """What starts processes; :attr:`Strategy.processes` does that here."""
     _module: nn.Module | None
     _steps: dict[str, Callable[..., Any]]
-    precision: Any
+    precision: Precision
+    accelerator: Any
     processes: Processes
+    root_device: Any
     optimizers: Sequence[Optimizer] = ()
-    """The optimizers of the fit, once their states are loaded or one is stepped."""
+    """The optimizers of the fit, once they are made. May be set in :meth:`setup_optimizers`."""
+    lr_scheduler_configs: Sequence[Any] = ()
+    """The schedulers of the fit and when each steps, likewise."""
+    model: nn.Module | None
+    leyden_environment: Any = None
+    """What started this process."""
+    leyden_layer_sync: Any = None
+    """What puts layers that talk to other processes in place, where somebody gave one."""
+    _plan: Any = None
+
+    @classmethod
+    def register_strategies(cls, strategy_registry: Any) -> None:
+        """Enter this class into a registry of strategies. Nothing is entered unless it is overridden."""
 
     @property
     def lightning_module(self) -> nn.Module | None:
         """The user's module, or ``None`` before the first verb."""
         return self._module
-
-    @property
-    def precision_plugin(self) -> Any:
-        return self.precision
 
     @property
     def world_size(self) -> int:
@@ -85,7 +109,8 @@ class LightningNames:
         self.processes.nodes = number
 
     def setup_environment(self) -> None:
-        """Before the module is placed."""
+        """Before the module is placed: make the device ready."""
+        self.accelerator.setup_device(self.root_device)
 
     def model_to_device(self) -> None:
         """After :meth:`setup`."""
@@ -104,10 +129,10 @@ class LightningNames:
         _ours(self, "load_optimizer_states")(self._module, self.optimizers, checkpoint["optimizer_states"])
 
     def pre_backward(self, closure_loss: Tensor) -> None:
-        """Before backward."""
+        """Called by :meth:`backward`, first."""
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """After backward."""
+        """Called by :meth:`backward`, last."""
 
     def optimizer_step(
         self,
@@ -117,7 +142,7 @@ class LightningNames:
         **kwargs: Any,
     ) -> Any:
         """Take one step; returns what ``optimizer.step`` or the closure returned."""
-        return self.precision.step(optimizer, *(() if closure in (None, no_closure) else (closure,)), **kwargs)
+        return self.precision.optimizer_step(optimizer, model, no_closure if closure is None else closure, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's, as the loop would have called it."""
@@ -135,15 +160,131 @@ class LightningNames:
         """The module's, as the loop would have called it."""
         return self._steps["predict_step"](*args, **kwargs)
 
-    def leyden_stepping(self, plainly: Callable[..., Any]) -> Callable[..., Any]:
-        """What takes a step of an optimizer: ``plainly``, unless :meth:`optimizer_step` is overridden."""
-        if not _overrides(self, "optimizer_step"):
-            return plainly
+    # -- what a run tells, where it is overridden
+    def on_train_start(self) -> None:
+        """Training begins."""
+
+    def on_train_end(self) -> None:
+        """Training has ended."""
+
+    def on_validation_start(self) -> None:
+        """A validation begins."""
+
+    def on_validation_end(self) -> None:
+        """A validation has ended."""
+
+    def on_test_start(self) -> None:
+        """The test begins."""
+
+    def on_test_end(self) -> None:
+        """The test has ended."""
+
+    def on_predict_start(self) -> None:
+        """Predictions begin."""
+
+    def on_predict_end(self) -> None:
+        """Predictions have ended."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """A batch of training begins."""
+
+    def on_exception(self, exception: BaseException) -> None:
+        """A verb was ended by an exception."""
+
+    def post_training_step(self) -> None:
+        """After :meth:`training_step`. Override that instead."""
+
+    @property
+    def leyden_signals(self) -> list[str]:
+        """Signals that end a run besides the usual ones."""
+        signal = getattr(self.leyden_environment, "requeue_signal", None)
+        return [signal.name] if signal is not None and self.leyden_environment.auto_requeue else []
+
+    def leyden_hears(self, hook: str) -> bool:
+        """Whether one of :data:`RUN_HOOKS` is overridden."""
+        return _overrides(self, hook)
+
+    # -- what a run asks
+    def process_dataloader(self, dataloader: object) -> object:
+        """What takes the place of a loader."""
+        return dataloader
+
+    @property
+    def leyden_loader_process(self) -> Callable[[Any], Any] | None:
+        """:meth:`process_dataloader`, where it is overridden."""
+        return self.process_dataloader if _overrides(self, "process_dataloader") else None
+
+    @contextmanager
+    def tensor_init_context(self, empty_init: bool | None = None) -> Iterator[None]:
+        """What a module's parameters are made in: on the run's device, in its precision, and unfilled with ``empty_init``."""
+        with ExitStack() as stack:
+            stack.enter_context(self.root_device)
+            stack.enter_context(self.precision.tensor_init_context())
+            if empty_init:
+                stack.enter_context(EmptyInit())
+            yield
+
+    def model_sharded_context(self) -> AbstractContextManager[Any]:
+        """What ``configure_model`` runs in besides."""
+        return nullcontext()
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        """Set :attr:`optimizers` and :attr:`lr_scheduler_configs`, by default from the module's ``configure_optimizers``."""
+        if self._plan is not None:
+            self.optimizers, self.lr_scheduler_configs = self._plan.optimizers, self._plan.schedulers
+
+    def setup_precision_plugin(self) -> None:
+        """Let the precision replace the model, the optimizers and the schedulers."""
+        model = self.model
+        assert model is not None
+        connected, self.optimizers, self.lr_scheduler_configs = self.precision.connect(
+            model, list(self.optimizers), list(self.lr_scheduler_configs)
+        )
+        if connected is not model:
+            self.model = connected
+
+    def leyden_planned(self, plan: Any, trainer: Any) -> Any:
+        """``plan``, with the optimizers and schedulers that take the place of those in it, where something is overridden.
+
+        Without ``trainer`` there are none to be set up: nothing is trained.
+        """
+        self.optimizers, self.lr_scheduler_configs = plan.optimizers, plan.schedulers
+        if trainer is not None:
+            self._plan = plan
+            self.setup_optimizers(trainer)
+            self._plan = None
+        if _overrides(self, "setup_precision_plugin") or self.precision.leyden_overrides("connect"):
+            self.setup_precision_plugin()
+        return replace(plan, optimizers=list(self.optimizers), schedulers=list(self.lr_scheduler_configs))
+
+    @property
+    def leyden_backs_plainly(self) -> bool:
+        """Whether backward is the loss's own, as far as hooks around it and the precision go."""
+        return self.precision.leyden_backs_plainly and not (_overrides(self, "pre_backward") or _overrides(self, "post_backward"))
+
+    @property
+    def leyden_takes_closure(self) -> bool:
+        """Whether a step is overridden, which does forward and backward by the closure that it is given."""
+        return _overrides(self, "optimizer_step") or self.precision.leyden_overrides("optimizer_step")
+
+    def leyden_stepping(self) -> Callable[..., Any]:
+        """What takes a step of an optimizer: PyTorch's own method, unless something that is overridden does it."""
+        precision = self.precision
+        own = _overrides(self, "optimizer_step")
+        if not own and not precision.leyden_overrides("optimizer_step"):
+            return _step_plainly if precision.leyden_steps_plainly else precision.step
 
         def step(optimizer: Optimizer, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-            return self.optimizer_step(optimizer, no_closure if closure is None else closure, self._module, **kwargs)
+            closure = no_closure if closure is None else closure
+            if own:
+                return self.optimizer_step(optimizer, closure, self._module, **kwargs)
+            return precision.optimizer_step(optimizer, self._module, closure, **kwargs)
 
         return step
+
+
+def _step_plainly(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+    return optimizer.step() if closure is None else optimizer.step(closure)
 
 
 def heed_overrides(strategy: LightningNames) -> None:
@@ -162,20 +303,21 @@ def heed_overrides(strategy: LightningNames) -> None:
                 strategy.load_optimizer_state_dict({"optimizer_states": list(states)})
 
         own["load_optimizer_states"] = load
-    if _overrides(strategy, "pre_backward") or _overrides(strategy, "post_backward"):
-
-        def backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
-            strategy.pre_backward(loss)
-            cls.backward(strategy, loss, *args, **kwargs)
-            strategy.post_backward(loss)
-
-        own["backward"] = backward
-    if any(_overrides(strategy, step) for step in _STEPS):
+    if any(_overrides(strategy, step) for step in (*_STEPS, "post_training_step")):
 
         def route(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
             strategy._steps[name] = routed = cls.leyden_route(strategy, name, step)
             own_step: Callable[..., Any] = getattr(strategy, name, routed) if name in _STEPS else routed
-            return own_step if name in _STEPS and _overrides(strategy, name) else routed
+            chosen = own_step if name in _STEPS and _overrides(strategy, name) else routed
+            if name != "training_step" or not _overrides(strategy, "post_training_step"):
+                return chosen
+
+            def then_told(*args: Any) -> Any:
+                outputs = chosen(*args)
+                strategy.post_training_step()
+                return outputs
+
+            return then_told
 
         own["leyden_route"] = route
     if list(inspect.signature(cls.setup).parameters)[1:2] == ["trainer"]:

@@ -21,13 +21,16 @@ from leyden.strategies.base import Strategy
 class SingleDeviceStrategy(Strategy):
     """Everything on ``device``. Nothing is communicated, so nothing it does costs more than PyTorch's own call."""
 
+    strategy_name = "single_device"
+
     def __init__(
         self,
         device: torch.device | str | int = "cpu",
         accelerator: Accelerator | None = None,
-        precision: Precision | None = None,
         checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
         processes: Processes | None = None,
+        precision: Precision | None = None,
     ) -> None:
         try:
             chosen = torch.device(device)
@@ -37,7 +40,7 @@ class SingleDeviceStrategy(Strategy):
             chosen = torch.device("cuda", 0)
         if accelerator is None:
             accelerator = accelerator_of(chosen)
-        super().__init__(accelerator, precision, checkpoint_io, processes)
+        super().__init__(accelerator, checkpoint_io, precision_plugin, processes, precision)
         self._device = chosen
         self.leyden_moves = chosen.type != "cpu"
 
@@ -45,15 +48,17 @@ class SingleDeviceStrategy(Strategy):
     def root_device(self) -> torch.device:
         return self._device
 
-    def connect(self, module: nn.Module) -> None:
-        self._module = module
+    def connect(self, model: nn.Module) -> None:
+        self._module = model
 
     def setup(self, module: Any) -> nn.Module:
         if not isinstance(module, nn.Module):  # Lightning gives the trainer, and its subclasses hand that on
             module = self._module
         if self._module is None:
             self._module = module
-        self.accelerator.setup_device(self._device)
+        trainer = getattr(self._module, "_trainer", None)
+        if trainer is not None:
+            self.accelerator.setup(trainer)
         placed: nn.Module = self.precision.convert_module(module).to(self._device)
         return placed
 
@@ -81,4 +86,8 @@ class SingleDeviceStrategy(Strategy):
         return move_data_to_device(batch, device)
 
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:
-        self.precision.backward(closure_loss, self._module, None, *args, **kwargs)
+        self.pre_backward(closure_loss)
+        self.precision.backward(closure_loss, self._module, optimizer, *args, **kwargs)
+        if self._module is not None:
+            closure_loss = self.precision.post_backward(closure_loss, self._module)
+        self.post_backward(closure_loss)

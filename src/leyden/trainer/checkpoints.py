@@ -9,6 +9,7 @@ from typing import Any
 
 from leyden.callbacks.checkpoint import store_of
 from leyden.callbacks.places import best_candidates, folders_to_hold, newest_of_unmonitored, places_of, usual_places
+from leyden.callbacks.requeue import requeued
 from leyden.checkpoint.files import absolute, is_remote
 from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.store import CheckpointStore
@@ -154,7 +155,8 @@ def choose_checkpoint(
     verbose: bool = True,
 ) -> CheckpointRequest:
     """The wish behind ``ckpt_path``."""
-    if asked in ("hpc", "registry"):
+    asked = requeued(run, asked, fitting)
+    if asked == "registry":
         raise Unsupported(f"ckpt_path={asked!r} is not offered. Use 'last': it finds the newest checkpoint of the run's folder.")
     if asked is not None and not isinstance(asked, str | os.PathLike):
         raise InvalidType("ckpt_path", asked, "the path or URL of a checkpoint, 'best' or 'last'")

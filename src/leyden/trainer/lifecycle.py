@@ -12,6 +12,8 @@ import torch
 from leyden import classic
 from leyden.asked import take_asked
 from leyden.callback import Callback
+from leyden.callbacks.requeue import requeue_of
+from leyden.callbacks.strategy_hooks import strategy_hooks
 from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.layout import OURS
@@ -97,14 +99,16 @@ class Lifecycle(Run):
                 stack.enter_context(torch_switches(self.leyden_options.behaviour))
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(noted(self._hear, interrupts=fn is TrainerFn.FITTING))
+                stack.enter_context(noted(self._hear, interrupts=fn is TrainerFn.FITTING, more=self.strategy.leyden_signals))
                 self.leyden_begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
                 self._lend_log(module)
                 adapter = classic.adapt(self, module)
                 tell_notices()
-                self.leyden_hooks = Hooks(self, [*adapter.first, *self.callbacks, *adapter.callbacks], module, adapter.instead)
+                told = [*adapter.first, *self.callbacks, *adapter.callbacks]
+                last = [*strategy_hooks(self.strategy), *requeue_of(self)]
+                self.leyden_hooks = Hooks(self, told, module, adapter.instead, last)
                 self.leyden_steps = self._find_steps(module, adapter)
                 self.leyden_read_mapping = adapter.read_mapping
                 self.leyden_bar_items = adapter.bar_items
@@ -112,7 +116,12 @@ class Lifecycle(Run):
                 self.leyden_metrics.begin(self.leyden_hooks, module, self.strategy.processes)
                 self.leyden_metrics.has_loggers = bool(self.loggers or self.fast_dev_run)
                 self.leyden_loaders.begin(
-                    {stage.key: LoaderOrigin(stage, given.get(stage.key), datamodule, adapter.module) for stage in STAGES[fn]}
+                    {
+                        stage.key: LoaderOrigin(
+                            stage, given.get(stage.key), datamodule, adapter.module, self.strategy.leyden_loader_process
+                        )
+                        for stage in STAGES[fn]
+                    }
                 )
                 begun = True
                 yield
@@ -153,7 +162,7 @@ class Lifecycle(Run):
             try:
                 if begun:
                     try:
-                        with noted(self._hear, interrupts=False):
+                        with noted(self._hear, interrupts=False, more=self.strategy.leyden_signals):
                             self._end(fn, module, datamodule, status, failure)
                     except BaseException as error:
                         self._obey_late(error)
@@ -219,6 +228,7 @@ class Lifecycle(Run):
             if self._has_started(logger) or self._has_started(module):  # one that was put in place meanwhile ends here too
                 teardown.call(logger.finalize, "success" if status == "success" else "failed")
         teardown.call(self.strategy.teardown)
+        teardown.call(self.strategy.precision.teardown)
         teardown.call(self.strategy.checkpoint_io.teardown)
         if self._has_started(self.profiler):
             teardown.call(self.profiler.describe)
@@ -287,7 +297,7 @@ class Lifecycle(Run):
         if self.leyden_hooks is None:
             return
         teardown = Teardown(error)
-        with noted(self._hear, interrupts=False):
+        with noted(self._hear, interrupts=False, more=self.strategy.leyden_signals):
             for receiver in self.leyden_hooks.receivers(Callback.on_exception):
                 teardown.call(receiver, error)
             if self.datamodule is not None:
@@ -331,7 +341,8 @@ class Lifecycle(Run):
             request.hold(self, begun=True)
         self._start(module)
         self.leyden_hooks.call("setup", tell_stage, module.setup, fn)
-        with self.strategy.precision.init_context():
+        self.strategy.leyden_connect(module)
+        with self.strategy.tensor_init_context(), self.strategy.model_sharded_context():
             self.leyden_hooks.call("configure_model", self.leyden_steps["configure_model"])
         self._log_hyperparameters(module)
         if fn is not TrainerFn.FITTING:
@@ -339,23 +350,35 @@ class Lifecycle(Run):
         self.ckpt_path = request.path
         self.leyden_ckpt_is_named = request.asked not in (None, "best", "last")
         self.strategy.leyden_place(module)
-        if request.checkpoint is not None:
-            self.leyden_hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
+        if fn is not TrainerFn.FITTING:
+            self.strategy.leyden_planned(OptimizerPlan.empty(), None)
+        waits = self.strategy.restore_checkpoint_after_setup and fn is TrainerFn.FITTING
+        if not waits:
+            self._put_weights(request)
         if fn is TrainerFn.FITTING:
-            if request.checkpoint is not None:
-                snapshot.put_callbacks(self, request.checkpoint)
             if request.continuation is not None:
                 request.continuation.begin(self)  # with its optimizers
                 self._train_mode(module)
                 return
             returned = self.leyden_hooks.call("configure_optimizers", self.leyden_steps["configure_optimizers"])
-            fit.plan = OptimizerPlan.read(returned, module.automatic_optimization, self.leyden_own_optimization is not None)
+            plan = OptimizerPlan.read(returned, module.automatic_optimization, self.leyden_own_optimization is not None)
+            fit.plan = self.strategy.leyden_planned(plan, self)
+            if waits:
+                self._put_weights(request)
             fit.asked = asked_of(fit.plan.optimizers, [each.scheduler for each in fit.plan.schedulers])
             if not fit.plan.optimizers and module.automatic_optimization:
                 self.leyden_warn(
                     f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
                 )
             self._train_mode(module)
+
+    def _put_weights(self, request: CheckpointRequest) -> None:
+        if request.checkpoint is None:
+            return
+        assert self.leyden_hooks is not None
+        self.leyden_hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
+        if self.leyden_fitting:
+            snapshot.put_callbacks(self, request.checkpoint)
 
     def _restore_training(self, request: CheckpointRequest) -> None:
         if request.continuation is not None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,6 @@ from leyden.classic.continuation import Continuation
 from leyden.classic.loop_views import EvaluationLoopView, FitLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
-from leyden.devices.empty import EmptyInit
 from leyden.errors import MisconfigurationException, Unsupported
 from leyden.hooks import overrides
 from leyden.loggers.base import Logger
@@ -452,11 +451,7 @@ class Trainer(Lifecycle):
     @contextmanager
     def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
         """Make a module's parameters on the run's device and in its precision. ``empty_init`` leaves them unfilled."""
-        with ExitStack() as stack:
-            stack.enter_context(self.strategy.precision.init_context())
-            stack.enter_context(self.strategy.root_device)
-            if empty_init:
-                stack.enter_context(EmptyInit())
+        with self.strategy.tensor_init_context(empty_init):
             yield
 
 

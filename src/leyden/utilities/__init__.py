@@ -12,12 +12,12 @@ from leyden.devices.seed import isolate_rng, seed_everything
 from leyden.devices.transfer import move_data_to_device
 from leyden.distributed.rank_zero import rank_zero_debug, rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.distributed.sharing import is_picklable, is_shared_filesystem
+from leyden.enums import GradClipAlgorithmType, LightningEnum
 from leyden.errors import MisconfigurationException, PossibleUserWarning, disable_possible_user_warnings
 from leyden.hparams_attributes import AttributeDict
-from leyden.inspect.gradients import GradClipAlgorithmType, grad_norm
+from leyden.inspect.gradients import grad_norm
 from leyden.inspect.shared_parameters import find_shared_parameters, set_shared_parameters
 from leyden.not_offered import absent
-from leyden.state.stage import LightningEnum
 
 __all__ = [
     "AttributeDict",

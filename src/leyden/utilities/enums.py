@@ -1,6 +1,5 @@
 """Enumerations, where Lightning puts them."""
 
-from leyden.inspect.gradients import GradClipAlgorithmType
-from leyden.state.stage import LightningEnum
+from leyden.enums import GradClipAlgorithmType, LightningEnum
 
 __all__ = ["GradClipAlgorithmType", "LightningEnum"]
