@@ -1,7 +1,5 @@
 """Layers whose statistics are taken over all processes."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch
