@@ -72,6 +72,8 @@ def configurations() -> dict[str, dict[str, Any]]:
     for workers in (0, 2):
         found[f"state of all kinds, {workers} workers"] = {"kinds": "all", "workers": workers}
     found["exponential moving average"] = {"rewrites": "ema"}
+    for workers in (0, 2):
+        found[f"finetuned, {workers} workers"] = {"kinds": "finetuned", "workers": workers}
     found["no accumulation, epoch end"] = {"accumulate": 1, "rhythm": "epoch"}
     return found
 

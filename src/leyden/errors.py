@@ -32,6 +32,7 @@
      │       └─ CheckpointPartial (KeyError)        holds weights only, where training's state is needed
      ├─ CheckpointWriteFailed    (OSError)          disk full, permission lost; the previous file is intact
      ├─ NonFiniteLoss            (RuntimeError, ValueError)   the training loss became NaN or infinite
+     ├─ TrainingSpikeException   (RuntimeError)     the training loss jumped, and SpikeDetection was asked to watch it
      ├─ LeakedStopIteration      (RuntimeError)     user code let a StopIteration escape
      └─ TrainingTerminated       (SystemExit)       SIGTERM or SIGUSR1 arrived; state was saved; exit code 143
 
@@ -191,6 +192,14 @@ class CheckpointWriteFailed(LeydenError, OSError):
 
 class NonFiniteLoss(LeydenError, RuntimeError, ValueError):
     """The training loss became NaN or infinite."""
+
+
+class TrainingSpikeException(LeydenError, RuntimeError):
+    """SpikeDetection found a loss that is far off those before it."""
+
+    def __init__(self, batch_idx: int, *args: object) -> None:
+        self.batch_idx = batch_idx
+        super().__init__(f"Training spike detected in batch {batch_idx}", *args)
 
 
 class LeakedStopIteration(LeydenError, RuntimeError):

@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 from leyden.errors import NotOffered, UnknownName, did_you_mean
 
 _AVERAGE = "Update torch.optim.swa_utils.AveragedModel in on_train_batch_end."
-_FREEZE = "Call requires_grad_(False) in on_fit_start and optimizer.add_param_group in on_train_epoch_start."
-_DEVICES = "Log torch.cuda.memory_stats() in on_train_batch_end."
+_DEVICES = "Take DeviceStatsMonitor."
 _LOGGER = (
     "Take CSVLogger or TensorBoardLogger, or subclass leyden.loggers.Logger: override name, version, log_metrics and "
     "log_hyperparams."
@@ -27,7 +26,7 @@ _CLI = "Make the module and the Trainer in a script, where Trainer.from_argparse
 _DEMOS = "Take BoringModel."
 _HARDWARE = "There is no support for it."
 _HPARAMS = "Call self.save_hyperparameters() in __init__, and read self.hparams."
-_SPEED = "The progress bar shows batches a second."
+_SPEED = "Take Throughput, or the callback ThroughputMonitor."
 _RESULTS = "Return the loss, and log with self.log(name, value)."
 _HOOKS = "Define the hooks on a LightningModule, a LightningDataModule or a Callback."
 
@@ -46,16 +45,12 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("TPUAccelerator XLAAccelerator", _XLA),
     },
     "leyden.callbacks": {
-        **_each("BackboneFinetuning BaseFinetuning", _FREEZE),
-        **_each("BasePredictionWriter", "Write what is predicted in a Callback's on_predict_batch_end."),
         **_each("BatchSizeFinder", "Choose the batch size by hand."),
-        **_each("DeviceStatsMonitor GPUStatsMonitor XLAStatsMonitor", _DEVICES),
+        **_each("GPUStatsMonitor XLAStatsMonitor", _DEVICES),
         **_each("StochasticWeightAveraging", _AVERAGE),
         **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
-        **_each("SpikeDetection", "Compare outputs['loss'] with its running mean in on_train_batch_end."),
-        **_each("ThroughputMonitor", _SPEED),
     },
     "leyden.cli": {
         **_each("ArgsType LRSchedulerCallable LightningArgumentParser LightningCLI OptimizerCallable", _CLI),
@@ -88,7 +83,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("SingleDeviceXLAStrategy SingleTPUStrategy TPUSpawnStrategy XLAStrategy", _XLA),
     },
     "leyden.tuner": _each("Tuner", "Choose the learning rate and the batch size by hand."),
-    "leyden.utilities": _each("Throughput ThroughputMonitor", _SPEED),
+    "leyden.utilities": _each("ThroughputMonitor", _SPEED),
     "leyden.utilities.compile": _each("from_compiled to_uncompiled", "Trainer takes a compiled module as it is."),
     "leyden.utilities.data": {
         **_each("extract_batch_size", "Pass batch_size= to self.log where the batch does not tell its size."),

@@ -38,10 +38,32 @@ def test_every_hook_can_be_given_and_costs_nothing_otherwise(name: str) -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match=r"'on_train_epoch_ends', which is no hook\. Did you mean 'on_train_epoch_end'"):
-        LambdaCallback(on_train_epoch_ends=print)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'state_dict'"):
-        LambdaCallback(state_dict=dict)
+    with pytest.raises(UnknownName, match=r"unknown argument 'on_train_epoch_ends'\. Did you mean 'on_train_epoch_end'"):
+        LambdaCallback(on_train_epoch_ends=print)  # type: ignore[call-arg]  # the mistake under test
+    with pytest.raises(TypeError, match="LambdaCallback got an unknown argument 'state_dict'"):
+        LambdaCallback(state_dict=dict)  # type: ignore[call-arg]  # the mistake under test
+
+
+def test_every_hook_is_an_argument_in_lightning_s_order() -> None:
+    arguments = list(inspect.signature(LambdaCallback).parameters)
+    assert {*arguments, "state_dict", "load_state_dict"} == set(HOOK_NAMES)
+    assert arguments[:4] == ["setup", "teardown", "on_fit_start", "on_fit_end"]
+    assert arguments[-2:] == ["on_predict_epoch_start", "on_predict_epoch_end"]
+    assert arguments.index("on_before_backward") == 27
+
+
+def test_setup_and_teardown_tell_the_stage_in_any_form() -> None:
+    told: list[Any] = []
+    forms: list[Any] = [
+        lambda *args: told.append(args[2]),
+        lambda trainer, module, stage: told.append(stage),
+        lambda trainer, module, *, stage: told.append(stage),
+        lambda trainer, module: told.append("none"),
+        lambda trainer, module, **given: told.append(given["stage"]),
+    ]
+    for form in forms:
+        fit(Tiny(), ones(1), callbacks=[LambdaCallback(setup=form, teardown=form)])
+    assert told == ["fit"] * 6 + ["none"] * 2 + ["fit"] * 2
 
 
 def test_what_cannot_be_called_is_refused() -> None:
@@ -69,6 +91,12 @@ def test_the_face_is_complete_and_sorted() -> None:
         ("timer", "Timer"),
         ("on_exception_checkpoint", "OnExceptionCheckpoint"),
         ("checkpoint", "Checkpoint"),
+        ("finetuning", "BaseFinetuning"),
+        ("finetuning", "BackboneFinetuning"),
+        ("prediction_writer", "BasePredictionWriter"),
+        ("device_stats_monitor", "DeviceStatsMonitor"),
+        ("spike", "SpikeDetection"),
+        ("throughput_monitor", "ThroughputMonitor"),
     ],
 )
 def test_the_files_have_lightnings_names(module: str, name: str) -> None:

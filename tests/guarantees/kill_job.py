@@ -52,7 +52,8 @@ class Job:
         kinds: ``"usual"``, or ``"all"``: training depends on state of every kind that a checkpoint has to hold besides. A
             generator of the module's own and one of the loader's, a sampler that counts its passes, a buffer that is not
             persistent, a deque and a float64 number in the optimizer, a scheduler inside a scheduler, layers thawed in epoch 1
-            with a group of their own, torchmetrics in a list that training and validation share.
+            with a group of their own, torchmetrics in a list that training and validation share. ``"finetuned"``: callbacks
+            thaw a backbone in epoch 1 and a neck with still batch norms in epoch 2, and another keeps a running mean.
         rewrites: the callback that puts other weights into the module: ``"ema"``, or ``""`` for none.
     """
 
@@ -218,7 +219,7 @@ def run_job(job: Job, kill: Kill | None) -> int:
     from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
     import leyden
-    from leyden.callbacks import ModelCheckpoint
+    from leyden.callbacks import BackboneFinetuning, BaseFinetuning, ModelCheckpoint, SpikeDetection
     from leyden.loggers import CSVLogger, TensorBoardLogger
     from leyden.plugins.io import AsyncCheckpointIO
 
@@ -352,12 +353,45 @@ def run_job(job: Job, kill: Kill | None) -> int:
             scheduler = Inside(optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    class Finetuned(Net):
+        """Parts of it train from the beginning, from epoch 1 on, and from epoch 2 on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3))
+            self.neck = nn.Sequential(nn.Linear(16, 6), nn.BatchNorm1d(6))
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            return super().training_step(self.neck(self.backbone(batch)), batch_idx)
+
+        def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+            super().validation_step(self.neck(self.backbone(batch)), batch_idx)
+
+        def on_train_epoch_start(self) -> None:
+            fuse.at("thawed")
+
+        def configure_optimizers(self) -> dict[str, Any]:
+            optimizer = torch.optim.AdamW(filter(lambda each: each.requires_grad, self.parameters()), lr=0.05)
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    class ThawNeck(BaseFinetuning):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.neck, train_bn=False)
+
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+            if epoch == 2:
+                self.unfreeze_and_add_param_group(pl_module.neck, optimizer, lr=0.01)
+
     class Places(leyden.Callback):
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
             fuse.at("setup")
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             fuse.at("train start")
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            fuse.at("epoch start")
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             fuse.at("batch end")
@@ -398,6 +432,12 @@ def run_job(job: Job, kill: Kill | None) -> int:
         second = {**best, "monitor": "loss", "mode": "max"}
         writers.append(ModelCheckpoint(root / "second" if fixed else None, save_last=True, **second))
     version = "run" if fixed else None
+    finetuned = job.kinds == "finetuned"
+    keeping = (
+        [BackboneFinetuning(1, lambda epoch: 1.5), ThawNeck(), SpikeDetection(rtol=1e9, exclude_batches_path="skip")]
+        if finetuned
+        else []
+    )
     leyden.seed_everything(17)
     lay_fuses(fuse)
     trainer = leyden.Trainer(
@@ -408,19 +448,19 @@ def run_job(job: Job, kill: Kill | None) -> int:
         val_check_interval=5,
         log_every_n_steps=1,
         logger=[CSVLogger(root, "table", version), TensorBoardLogger(root, "events", version)],
-        callbacks=[*rewriting(job.rewrites), Places(), *writers],
+        callbacks=[*rewriting(job.rewrites), Places(), *keeping, *writers],
         plugins=[AsyncCheckpointIO()] if job.asynchronous else None,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = AllKinds() if job.kinds == "all" else Net()
+    module = {"usual": Net, "all": AllKinds, "finetuned": Finetuned}[job.kinds]()
     validation = DataLoader(Table(), batch_size=16, shuffle=True, num_workers=job.workers and 1)
     result = trainer.fit(module, loader(), validation, ckpt_path="last")
     sys.setprofile(None)
     if result.status == "interrupted":
         return INTERRUPTED
     digest = hashlib.sha256()
-    for part in (module, trainer.optimizers[0], trainer.lr_scheduler_configs[0].scheduler):
+    for part in (module, trainer.optimizers[0], trainer.lr_scheduler_configs[0].scheduler, *keeping):
         feed(digest, part.state_dict())
     ended = {
         "digest": digest.hexdigest(),

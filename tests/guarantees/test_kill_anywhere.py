@@ -68,6 +68,10 @@ RUNS: dict[str, tuple[dict[str, Any], list[Kill]]] = {
             Kill("save", 2),
         ],
     ),
+    "finetuned": (
+        {"kinds": "finetuned"},
+        [Kill("epoch start", 2), Kill("thawed", 1), Kill("validation step", 6), Kill("thawed", 1), Kill("batch end", 8)],
+    ),
     "folders with numbers": ({"folders": "numbered"}, [Kill("training step", 5), Kill("save", 1), Kill("teardown", 1)]),
 }
 

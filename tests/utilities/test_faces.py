@@ -216,7 +216,7 @@ def test_what_is_not_offered_may_be_named(room: str, name: str) -> None:
         ("leyden.demos.boring_classes:DemoModel", "leyden.demos"),
         ("leyden.strategies.ddp:DDPStrategy", "leyden.strategies"),
         ("leyden.loggers.wandb:WandbLogger", "leyden.loggers"),
-        ("leyden.callbacks.finetuning:BaseFinetuning", "leyden.callbacks"),
+        ("leyden.callbacks.gpu_stats_monitor:GPUStatsMonitor", "leyden.callbacks"),
         ("leyden.callbacks.stochastic_weight_avg:StochasticWeightAveraging", "leyden.callbacks"),
     ],
 )

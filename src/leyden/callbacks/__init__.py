@@ -10,20 +10,29 @@ from leyden.not_offered import absent
 if TYPE_CHECKING:
     from leyden.callback import Callback
     from leyden.callbacks.checkpoint import Checkpoint
+    from leyden.callbacks.device_stats_monitor import DeviceStatsMonitor
     from leyden.callbacks.early_stopping import EarlyStopping
+    from leyden.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
     from leyden.callbacks.gradient_accumulation_scheduler import GradientAccumulationScheduler
     from leyden.callbacks.lambda_function import LambdaCallback
     from leyden.callbacks.lr_monitor import LearningRateMonitor
     from leyden.callbacks.model_checkpoint import ModelCheckpoint
     from leyden.callbacks.model_summary import ModelSummary, RichModelSummary
     from leyden.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
+    from leyden.callbacks.prediction_writer import BasePredictionWriter
     from leyden.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
+    from leyden.callbacks.spike import SpikeDetection
+    from leyden.callbacks.throughput_monitor import ThroughputMonitor
     from leyden.callbacks.timer import Timer
     from leyden.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 
 __all__ = [
+    "BackboneFinetuning",
+    "BaseFinetuning",
+    "BasePredictionWriter",
     "Callback",
     "Checkpoint",
+    "DeviceStatsMonitor",
     "EMAWeightAveraging",
     "EarlyStopping",
     "GradientAccumulationScheduler",
@@ -35,14 +44,20 @@ __all__ = [
     "ProgressBar",
     "RichModelSummary",
     "RichProgressBar",
+    "SpikeDetection",
     "TQDMProgressBar",
+    "ThroughputMonitor",
     "Timer",
     "WeightAveraging",
 ]
 
 _HOME = {
+    "BackboneFinetuning": "leyden.callbacks.finetuning",
+    "BaseFinetuning": "leyden.callbacks.finetuning",
+    "BasePredictionWriter": "leyden.callbacks.prediction_writer",
     "Callback": "leyden.callback",
     "Checkpoint": "leyden.callbacks.checkpoint",
+    "DeviceStatsMonitor": "leyden.callbacks.device_stats_monitor",
     "EMAWeightAveraging": "leyden.callbacks.weight_averaging",
     "EarlyStopping": "leyden.callbacks.early_stopping",
     "GradientAccumulationScheduler": "leyden.callbacks.gradient_accumulation_scheduler",
@@ -54,7 +69,9 @@ _HOME = {
     "ProgressBar": "leyden.callbacks.progress",
     "RichModelSummary": "leyden.callbacks.model_summary",
     "RichProgressBar": "leyden.callbacks.progress",
+    "SpikeDetection": "leyden.callbacks.spike",
     "TQDMProgressBar": "leyden.callbacks.progress",
+    "ThroughputMonitor": "leyden.callbacks.throughput_monitor",
     "Timer": "leyden.callbacks.timer",
     "WeightAveraging": "leyden.callbacks.weight_averaging",
 }

@@ -1,4 +1,4 @@
-"""What training changes in a module and its ``state_dict`` does not hold: buffers that are not persistent, frozen parameters."""
+"""What training changes in a module and its ``state_dict`` does not hold: passing buffers, what is frozen or tracked."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Drift:
     def __init__(self, module: nn.Module) -> None:
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
         self.trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+        self.tracked = _tracked(module)
 
     def state_dict(self, module: nn.Module) -> dict[str, Any]:
         """What is otherwise now, by name."""
@@ -27,7 +28,8 @@ class Drift:
         toggled = module.__dict__.get("_toggled", {})  # frozen for one optimizer's turn only
         required = {name: toggled.get(each, each.requires_grad) for name, each in module.named_parameters()}
         trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
-        return {"buffers": buffers, "trained": trained}
+        tracked = {name: flag for name, flag in _tracked(module).items() if self.tracked.get(name, flag) != flag}
+        return {"buffers": buffers, "trained": trained, "tracked": tracked}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Bring the module where it was."""
@@ -49,6 +51,18 @@ class Drift:
         for name, parameter in module.named_parameters():
             if name in state["trained"]:
                 parameter.requires_grad_(state["trained"][name])
+        for name, flag in state.get("tracked", {}).items():  # files of 0.1.0 have none
+            if name in owners:
+                owners[name].track_running_stats = flag
+
+
+def _tracked(module: nn.Module) -> dict[str, bool]:
+    """Whether each normalisation keeps running statistics in training, by its name."""
+    return {
+        name: child.track_running_stats
+        for name, child in module.named_modules()
+        if isinstance(getattr(child, "track_running_stats", None), bool)
+    }
 
 
 def _digest(buffer: Tensor) -> bytes | None:

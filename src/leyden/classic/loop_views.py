@@ -119,3 +119,24 @@ class EvaluationLoopView:
     @property
     def inference_mode(self) -> bool:
         return self.trainer.leyden_options.behaviour.inference_mode
+
+
+class PredictLoopView(EvaluationLoopView):
+    """``trainer.predict_loop``: what it reads, and what has been predicted so far, where that is kept."""
+
+    @property
+    def predictions(self) -> list[Any]:
+        """What ``predict_step`` returned for each batch; with several loaders, a list of such lists."""
+        predictions = self.trainer.leyden_predicted[0]
+        return predictions[0] if len(predictions) == 1 else predictions
+
+    @property
+    def epoch_batch_indices(self) -> list[list[list[Any]]]:
+        """For each loader, the indices of each batch's samples, where a prediction writer asks for them."""
+        return self.trainer.leyden_predicted[1]
+
+    @property
+    def current_batch_indices(self) -> list[Any]:
+        """The same of the batch in hand; empty where nobody knows them."""
+        source = self.trainer.leyden_loaders.eval.get("predict")
+        return [] if source is None else source.batch_indices or []

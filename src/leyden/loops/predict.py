@@ -13,22 +13,24 @@ from leyden.tree import tree_map
 
 
 class PredictLoop:
-    """Predicts once. ``keep`` says whether predictions are returned, or dropped once the callbacks have seen them."""
+    """Predicts once. Predictions that neither the caller (``keep``) nor a callback wants at the end are dropped on the way."""
 
     def __init__(self, run: Run, keep: bool) -> None:
-        self.run = run
-        self.keep = keep
+        self.run, self.source = run, run.leyden_loaders.eval[PREDICT.key]
+        self.keep = keep or any(getattr(each, "leyden_keeps_predictions", False) for each in run.callbacks)
         self.one_pass = Pass(run, PREDICT, self._take)
-        self.predictions: list[list[Any]] = [[] for _ in run.leyden_loaders.eval[PREDICT.key].readers]
+        run.leyden_predicted = [[] for _ in self.source.readers], [[] for _ in self.source.readers]
 
     def run_epoch(self) -> list[list[Any]]:
         """Predictions of each loader, a list of what ``predict_step`` returned for each batch, on the CPU."""
         self.one_pass.go()
-        return self.predictions
+        return self.run.leyden_predicted[0]
 
     def _take(self, outputs: Any) -> Any:
         if self.run.strategy.leyden_moves and outputs is not None:
             outputs = tree_map(outputs, Tensor, Tensor.cpu)  # all predictions together would fill the device
         if self.keep:
-            self.predictions[self.one_pass.progress.loader].append(outputs)
+            predictions, indices = (each[self.one_pass.progress.loader] for each in self.run.leyden_predicted)
+            predictions.append(outputs)
+            indices += [] if self.source.batch_indices is None else [self.source.batch_indices]
         return outputs

@@ -86,6 +86,7 @@ class Run(Properties, ABC):
         self.state = TrainerState()
         self.leyden_metrics = Metrics()
         self.leyden_loaders = Loaders()
+        self.leyden_predicted: tuple[list[Any], list[Any]] = ([], [])  # by loader: each batch's predictions, its samples' indices
         self.ckpt_path: str | None = None
         self.leyden_ckpt_is_named = False  # whether that path is the one which the user gave
         self.is_last_batch = False

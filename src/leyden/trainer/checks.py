@@ -25,7 +25,7 @@ from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides
 from leyden.module import LightningModule
 from leyden.spelling import refuse_misspelt
 from leyden.state.run import Run
-from leyden.state.stage import Stage
+from leyden.state.stage import PREDICT, Stage
 
 MODULE_METHODS: frozenset[str] = frozenset({*MODULE_HOOKS, *hooks_of(LightningModule)})
 """What a module may override, and so what a misspelling in it is compared with."""
@@ -166,7 +166,8 @@ def load_eval(run: Run, stage: Stage) -> None:
             f"There is no data to {stage.verb}: pass dataloaders=, or give the module (or the datamodule) a "
             f"`{stage.loader.__name__}`."
         )
-    if run.leyden_loaders.load_eval(stage, run.leyden_options.limits) is None:
+    indices = stage is PREDICT and any(getattr(each, "leyden_reads_indices", False) for each in run.callbacks)
+    if run.leyden_loaders.load_eval(stage, run.leyden_options.limits, indices) is None:
         origin = run.leyden_loaders.origins[stage.key]
         raise EmptyLoader(
             f"{origin.name} {'returned' if origin.given is None else 'is'} no loader at all: None, or an empty list."

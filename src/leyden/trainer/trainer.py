@@ -14,7 +14,7 @@ from leyden.assemble import as_callbacks, choose_callbacks, choose_loggers
 from leyden.callback import Callback
 from leyden.callbacks.progress.story import Story
 from leyden.classic.continuation import Continuation
-from leyden.classic.loop_views import EvaluationLoopView, FitLoopView
+from leyden.classic.loop_views import EvaluationLoopView, FitLoopView, PredictLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
 from leyden.errors import MisconfigurationException, Unsupported
@@ -314,6 +314,7 @@ class Trainer(Lifecycle):
             with self.leyden_in_stage(PREDICT.running):
                 predictions = PredictLoop(self, job.keep).run_epoch()
         if not job.keep:
+            self.leyden_predicted = [], []
             return None
         return predictions[0] if len(predictions) == 1 else predictions
 
@@ -438,8 +439,8 @@ class Trainer(Lifecycle):
         return EvaluationLoopView(self, "test")
 
     @property
-    def predict_loop(self) -> EvaluationLoopView:
-        return EvaluationLoopView(self, "predict")
+    def predict_loop(self) -> PredictLoopView:
+        return PredictLoopView(self, "predict")
 
     @property
     def enable_validation(self) -> bool:

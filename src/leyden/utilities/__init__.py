@@ -9,6 +9,7 @@ from leyden.data.combined import CombinedLoader
 from leyden.data.workers import suggested_max_num_workers
 from leyden.devices.flops import measure_flops
 from leyden.devices.seed import isolate_rng, seed_everything
+from leyden.devices.throughput import Throughput
 from leyden.devices.transfer import move_data_to_device
 from leyden.distributed.rank_zero import rank_zero_debug, rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
 from leyden.distributed.sharing import is_picklable, is_shared_filesystem
@@ -26,6 +27,7 @@ __all__ = [
     "LightningEnum",
     "MisconfigurationException",
     "PossibleUserWarning",
+    "Throughput",
     "disable_possible_user_warnings",
     "find_shared_parameters",
     "grad_norm",
@@ -65,6 +67,7 @@ _FILES = (
     "parsing",
     "rank_zero",
     "seed",
+    "throughput",
     "types",
     "warnings",
     "weights",
