@@ -15,7 +15,7 @@ FENCED = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # what torch says of its own ways out
-@pytest.mark.parametrize("page", ["export.md"])
+@pytest.mark.parametrize("page", ["compile.md", "export.md"])
 def test_the_pieces_of_code_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = page.removesuffix(".md")
     module = type(sys)(name)

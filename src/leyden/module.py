@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from leyden.callback import Callback
+from leyden.checkpoint.plain_names import SavedByPlainNames, eager_attributes
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
 from leyden.former import FormerModuleHooks
@@ -33,7 +34,7 @@ class NotAttached(MisconfigurationException, RuntimeError):
 
 
 @read_only
-class LightningModule(TakenNames, FormerModuleHooks, Exports, HyperparametersMixin, nn.Module):
+class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames, HyperparametersMixin, nn.Module):
     """Your model and what it does with a batch. Override the steps and hooks you need.
 
     A module with ``training_step`` and ``configure_optimizers`` can be given to :meth:`Trainer.fit`.
@@ -74,7 +75,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, HyperparametersMix
         self._said_unattached = False
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
+        state = eager_attributes(self.__dict__)
         state["_trainer"] = None
         return state
 

@@ -84,7 +84,6 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     },
     "leyden.tuner": _each("Tuner", "Choose the learning rate and the batch size by hand."),
     "leyden.utilities": _each("ThroughputMonitor", _SPEED),
-    "leyden.utilities.compile": _each("from_compiled to_uncompiled", "Trainer takes a compiled module as it is."),
     "leyden.utilities.data": {
         **_each("extract_batch_size", "Pass batch_size= to self.log where the batch does not tell its size."),
         **_each("has_len_all_ranks", "Ask len(loader)."),

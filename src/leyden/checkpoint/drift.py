@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leyden.checkpoint.plain_names import named_parameters, plain_name
+
 
 class Drift:
     """How a module stood when the fit began, and what is otherwise now. Only that stands in a file: the rest is the command's."""
 
     def __init__(self, module: nn.Module) -> None:
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
-        self.trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+        self.trained = {name: parameter.requires_grad for name, parameter in named_parameters(module)}
         self.tracked = _tracked(module)
 
     def state_dict(self, module: nn.Module) -> dict[str, Any]:
@@ -26,14 +28,14 @@ class Drift:
         buffers: dict[str, Tensor | None] = {name: now[name] for name in changed}
         buffers.update(dict.fromkeys(self.buffers.keys() - now.keys()))  # None: it is gone
         toggled = module.__dict__.get("_toggled", {})  # frozen for one optimizer's turn only
-        required = {name: toggled.get(each, each.requires_grad) for name, each in module.named_parameters()}
+        required = {name: toggled.get(each, each.requires_grad) for name, each in named_parameters(module)}
         trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
         tracked = {name: flag for name, flag in _tracked(module).items() if self.tracked.get(name, flag) != flag}
         return {"buffers": buffers, "trained": trained, "tracked": tracked}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Bring the module where it was."""
-        owners = dict(module.named_modules())
+        owners = {plain_name(name): child for name, child in module.named_modules()}
         device = next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), None)
         for name, value in state["buffers"].items():
             prefix, _, own_name = name.rpartition(".")
@@ -48,7 +50,7 @@ class Drift:
                 owner._buffers[own_name] = None if value is None else value.to(device if buffer is None else buffer.device)
             elif value is not None and not hasattr(owner, own_name):  # training's first step makes it
                 owner.register_buffer(own_name, value.to(device), persistent=False)
-        for name, parameter in module.named_parameters():
+        for name, parameter in named_parameters(module):
             if name in state["trained"]:
                 parameter.requires_grad_(state["trained"][name])
         for name, flag in state.get("tracked", {}).items():  # files of 0.1.0 have none
@@ -59,7 +61,7 @@ class Drift:
 def _tracked(module: nn.Module) -> dict[str, bool]:
     """Whether each normalisation keeps running statistics in training, by its name."""
     return {
-        name: child.track_running_stats
+        plain_name(name): child.track_running_stats
         for name, child in module.named_modules()
         if isinstance(getattr(child, "track_running_stats", None), bool)
     }
@@ -81,7 +83,7 @@ def _takes(buffer: Tensor, value: Tensor) -> bool:
 
 def _unkept(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
     """Buffers that are not persistent: their module, their name in it, and in the whole."""
-    for prefix, child in module.named_modules():
+    for prefix, child in ((plain_name(name), child) for name, child in module.named_modules()):
         for name in sorted(child._non_persistent_buffers_set):
             buffer = child._buffers.get(name)
             if buffer is not None and not hasattr(child, "_defaults"):  # torchmetrics' are kept as such

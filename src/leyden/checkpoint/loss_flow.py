@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leyden.checkpoint.plain_names import named_parameters
+
 
 class _Carried(torch.autograd.Function):
     """A loss whose graph was left behind in another process: its value, and what its backward gives."""
@@ -28,7 +30,7 @@ def flow_of(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
 
     Raises RuntimeError where the graph is gone already.
     """
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    named = [(name, parameter) for name, parameter in named_parameters(module) if parameter.requires_grad]
     if not loss.requires_grad or not named:
         return {}
     with torch.enable_grad():

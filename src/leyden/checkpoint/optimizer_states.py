@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leyden.checkpoint.format import StateOf, Unwritable, mark_state
+from leyden.checkpoint.plain_names import named_parameters
 from leyden.tree import tree_map
 
 _MISSING = object()
@@ -23,13 +24,13 @@ def describe(module: nn.Module, optimizers: Sequence[Any], schedulers: Sequence[
         "optimizers": [{"kind": type(bare).__name__, "groups": groups_of(bare, names)} for bare in optimizers],
         "schedulers": [type(each).__name__ for each in schedulers],
         "asked": asked,
-        "dtypes": {name: parameter.dtype for name, parameter in module.named_parameters()},
+        "dtypes": {name: parameter.dtype for name, parameter in named_parameters(module)},
     }
 
 
 def names_of(module: nn.Module) -> dict[int, str]:
     """The names of parameters in ``module``, by their id."""
-    return {id(parameter): name for name, parameter in module.named_parameters()}
+    return {id(parameter): name for name, parameter in named_parameters(module)}
 
 
 def groups_of(optimizer: Any, names: Mapping[int, str]) -> list[list[str]]:
@@ -71,7 +72,7 @@ def add_groups(module: nn.Module, optimizer: Any, described: Mapping[str, Any], 
     saved = state.get("param_groups") if isinstance(state, Mapping) else None
     if len(then) <= len(now) or then[: len(now)] != now or not isinstance(saved, list) or len(saved) != len(then):
         return
-    parameters = dict(module.named_parameters())
+    parameters = dict(named_parameters(module))
     if any(name not in parameters for group in then[len(now) :] for name in group):
         return
     for names, options in zip(then[len(now) :], saved[len(now) :], strict=True):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from leyden.checkpoint.durable import Disk, Sink, write_durably
+from leyden.checkpoint.plain_names import eager_attributes, unwrapped
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import InvalidOption, InvalidType, MissingMethod, MissingPackage, Unsupported
 from leyden.loggers.undisturbed import undisturbed
@@ -119,6 +120,7 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
     """
     if not isinstance(module, nn.Module):
         raise InvalidType("module", module, "a torch.nn.Module")
+    module = unwrapped(module)
     arguments, named = _arguments(module, input_sample, "to_exported_program", "input_sample")
     with for_use(module):
         program = torch.export.export(module, arguments, named or None, **kwargs)
@@ -128,19 +130,23 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
 
 @contextlib.contextmanager
 def for_use(module: nn.Module) -> Iterator[None]:
-    """As it is used: in eval mode, without gradients, without a trainer, to which a log would go; all is put back."""
-    owners = [child.__dict__ for child in module.modules() if "_trainer" in child.__dict__]
-    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (own, {name: own[name] for name in ("_trainer", "_said_unattached") if name in own}) for own in owners
-    ]
+    """As it is used: in eval mode, without gradients, uncompiled, without a trainer, to which a log would go. All is put back."""
+    whole = [child for child in module.modules() if not isinstance(child, torch.jit.ScriptModule)]
+    kept = [(child, vars(child), dict(vars(child)), dict(child._modules)) for child in whole]
     try:
-        for own in owners:
-            own.update(_trainer=None, _said_unattached=True)
+        for child, own, before, _ in kept:
+            for name in before.keys() - eager_attributes(before).keys():
+                del own[name]
+            own.pop("_compiled_call_impl", None)
+            if "_trainer" in own:
+                own.update(_trainer=None, _said_unattached=True)
+            child._modules.update({name: unwrapped(inner) for name, inner in child._modules.items()})
         with undisturbed(module):
             yield
     finally:
-        for own, before in kept:
-            own.update(before)
+        for child, own, before, children in kept:
+            own.update({name: value for name, value in before.items() if own.get(name) is not value})
+            child._modules.update(children)
 
 
 def _arguments(module: Any, example: Any, what: str, parameter: str) -> tuple[tuple[Any, ...], dict[str, Any]]:

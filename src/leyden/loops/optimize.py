@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.checkpoint.loss_flow import carried_loss
+from leyden.checkpoint.plain_names import named_parameters
 from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
 from leyden.loops.manual import Manual
@@ -236,7 +237,7 @@ class Automatic:
         if not carried:
             return
         if FORWARD <= progress.done < BACKWARD and carried.get("value") is not None:
-            flight.loss = carried_loss(carried["value"], carried["flow"], self.module.named_parameters())
+            flight.loss = carried_loss(carried["value"], carried["flow"], named_parameters(self.module))
         if self.precision.scales and BACKWARD <= progress.done < OPTIMIZED:
             self.precision.scale(torch.zeros((), device=next(self.module.parameters()).device))  # a new scaler begins with a loss
         if self.precision.scales and ACCUMULATED <= progress.done < OPTIMIZED and self.optimizer is not None:

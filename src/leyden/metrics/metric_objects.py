@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from leyden.checkpoint.plain_names import plain_name
 from leyden.data.reachable import reachable
 from leyden.tree import tree_map
 
@@ -46,7 +47,7 @@ def is_part(child: Any) -> bool:
 
 def children_of(module: torch.nn.Module) -> dict[str, Any]:
     """The modules in ``module`` by name, and by their path the metrics that it holds in plain lists, dicts and objects."""
-    found: dict[str, Any] = dict(module.named_modules())
+    found: dict[str, Any] = {plain_name(name): child for name, child in module.named_modules()}
     torchmetrics = sys.modules.get("torchmetrics")
     if torchmetrics is not None:
         kinds, known = (torchmetrics.Metric, torchmetrics.MetricCollection), set(map(id, found.values()))

@@ -468,3 +468,7 @@ class Metrics:
 
 def uncounted() -> None:
     """How many samples a batch has where no loader can tell."""
+
+
+# A graph of torch.compile that meets it is left and entered again: the counts in here would have it compiled anew at each step.
+Metrics.log._torchdynamo_disable = True  # type: ignore[attr-defined]  # Dynamo's own mark, which torch.compiler.disable sets too

@@ -14,6 +14,7 @@ from leyden.checkpoint.format import is_writable
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.loss_flow import flow_of
 from leyden.checkpoint.optimizer_states import fitted
+from leyden.checkpoint.plain_names import named_parameters
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
@@ -151,7 +152,7 @@ def take_gradients(run: Run) -> dict[str, Any]:
     module, progress = run.lightning_module, run.leyden_fit.progress
     if progress.window == 0 and not progress.in_batch and module.automatic_optimization:
         return {}
-    found = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    found = {name: parameter.grad for name, parameter in named_parameters(module) if parameter.grad is not None}
     stepping = run.leyden_fit.optimization
     contributed, divisor = (0, 0) if stepping is None else (stepping.contributed, stepping.divisor)
     return {"contributed": contributed, "divisor": divisor, "gradients": found}
@@ -163,7 +164,7 @@ def put_gradients(run: Run, state: Any) -> None:
         return
     if fit.optimization is not None:
         fit.optimization.contributed, fit.optimization.divisor = state["contributed"], state.get("divisor", 0)
-    parameters = dict(run.lightning_module.named_parameters())
+    parameters = dict(named_parameters(run.lightning_module))
     for name, gradient in state["gradients"].items():
         if name in parameters:
             parameters[name].grad = gradient.to(parameters[name])

@@ -11,6 +11,7 @@ import torch
 
 from leyden import classic
 from leyden.callback import Callback
+from leyden.checkpoint.plain_names import is_wrapper, unwrapped
 from leyden.datamodule import LightningDataModule
 from leyden.errors import (
     ConflictingOptions,
@@ -22,6 +23,7 @@ from leyden.errors import (
 )
 from leyden.hook_facts import hooks_of
 from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides
+from leyden.inspect.compiled import from_compiled
 from leyden.module import LightningModule
 from leyden.spelling import refuse_misspelt
 from leyden.state.run import Run
@@ -38,9 +40,8 @@ MODULE_SETTINGS = ("automatic_optimization", "example_input_array", "prepare_dat
 
 def check_module(model: Any) -> LightningModule:
     """The module in what was passed as one; a compiled one is taken as what it was compiled from."""
-    original = getattr(model, "_orig_mod", None)  # what torch.compile wraps
-    if isinstance(original, LightningModule):
-        model = original
+    if is_wrapper(model) and isinstance(unwrapped(model), LightningModule):
+        model = from_compiled(model)
     if not isinstance(model, LightningModule):
         raise InvalidType("model", model, "a leyden.LightningModule", module_hint(model))
     if "_parameters" not in model.__dict__:

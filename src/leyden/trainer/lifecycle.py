@@ -26,6 +26,7 @@ from leyden.distributed.signals import PRESSED_AGAIN, first_words, in_notebook, 
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import Hooks, fitted, tell_stage
 from leyden.hparams import as_plain, assigned_hparams
+from leyden.inspect.compiled import defer_logs
 from leyden.loggers.base import Logger, keeps_place
 from leyden.module import LightningModule
 from leyden.notices import tell as tell_notices
@@ -344,6 +345,7 @@ class Lifecycle(Run):
         self.strategy.leyden_connect(module)
         with self.strategy.tensor_init_context(), self.strategy.model_sharded_context():
             self.leyden_hooks.call("configure_model", self.leyden_steps["configure_model"])
+        self._lent += defer_logs(module, self.leyden_steps)
         self._log_hyperparameters(module)
         if fn is not TrainerFn.FITTING:
             request.read(self, weights_only)

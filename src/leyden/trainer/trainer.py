@@ -202,7 +202,7 @@ class Trainer(Lifecycle):
         """Train ``model``.
 
         Args:
-            model: the module. A module compiled by :func:`torch.compile` is taken as what it was compiled from.
+            model: the module. Of a module compiled by :func:`torch.compile` the steps run compiled.
             train_dataloaders: a loader, or a list or dict of loaders read side by side; or a datamodule. Default: the
                 module's own.
             val_dataloaders: a loader, or several read one after another.
