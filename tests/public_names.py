@@ -10,6 +10,7 @@ ROOMS = (
     "leyden",
     "leyden.accelerators",
     "leyden.callbacks",
+    "leyden.cli",
     "leyden.loggers",
     "leyden.plugins",
     "leyden.profilers",

@@ -18,6 +18,7 @@ from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you
 from leyden.hparams_attributes import AttributeDict as AttributeDict
 from leyden.hparams_construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
 from leyden.hparams_construct import load_module_from_checkpoint as load_module_from_checkpoint
+from leyden.hparams_described import LIGHTNINGS_MAKER, MAKER_KEY, take_description
 from leyden.spelling import refuse_unknown
 
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
@@ -176,6 +177,9 @@ class HyperparametersMixin:
         if _made_by_dataclass(type(self)):
             fields = dataclasses.fields(self)  # type: ignore[arg-type]  # the line above asked
             return {field.name: getattr(self, field.name) for field in fields if field.init and hasattr(self, field.name)}
+        described = self.__dict__.get("leyden_described")
+        if described is not None:
+            return dict(described)
         present = list(_arguments_in(frame, self))
         running = present or self.__dict__.get("_constructors")
         if running is None:
@@ -210,6 +214,8 @@ def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any
         plain = encode(value, name)
         if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):
             values[name] = plain
+    if MAKER_KEY in values:
+        values = {**values, MAKER_KEY: LIGHTNINGS_MAKER}  # by which Lightning knows it too
     dumped = {
         f"{prefix}hparams_name": owner._hparams_name,
         f"{prefix}hyper_parameters": values,
@@ -242,6 +248,9 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         running = self.__dict__.get("_constructors")
         if running is None:
             running = self.__dict__["_constructors"] = []
+            description = take_description()
+            if description is not None:
+                self.__dict__["leyden_described"] = description
             self.__dict__["_init_kept"] = _kept(arguments, signature)
         running.append(arguments)
         try:

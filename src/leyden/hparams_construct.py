@@ -33,6 +33,7 @@ from leyden.errors import (
     warn_user,
 )
 from leyden.hparams_attributes import AttributeDict
+from leyden.hparams_described import class_described, is_described, made_from_file
 from leyden.spelling import arguments_of, unknown_argument
 from leyden.types import MapLocation, Path
 
@@ -61,7 +62,7 @@ def load_module_from_checkpoint(
             raise CheckpointForeign(
                 f"{where} is no checkpoint of a module: it has no 'state_dict'. It holds {_listed(checkpoint)}."
             )
-        module: Any = cls(**_arguments(cls, checkpoint, "", where, hparams_file, kwargs))
+        module: Any = _construct(cls, checkpoint, "", where, hparams_file, kwargs, weights_only)
         own = getattr(module, "_strict_loading", None)
         if own is not None and strict is not None and own != strict:
             raise ConflictingOptions(
@@ -92,9 +93,9 @@ def load_datamodule_from_checkpoint(
     with preserved_random_state():
         checkpoint = _read(checkpoint_path, map_location, weights_only)
         where = _called(checkpoint_path)
-        datamodule: Any = cls(**_arguments(cls, checkpoint, "datamodule_", where, hparams_file, kwargs))
-        if cls.__qualname__ in checkpoint:
-            datamodule.load_state_dict(checkpoint[cls.__qualname__])
+        datamodule: Any = _construct(cls, checkpoint, "datamodule_", where, hparams_file, kwargs, weights_only)
+        if type(datamodule).__qualname__ in checkpoint:
+            datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
         made: Made = datamodule
         return made
 
@@ -179,6 +180,29 @@ def named_parameters(cls: type) -> dict[str, inspect.Parameter]:
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     init: Any = cls.__init__  # type: ignore[misc]  # a subclass's constructor may differ, and it is this one that is called
     return dict(list(inspect.signature(init).parameters.items())[1:])
+
+
+def _construct(
+    cls: type,
+    checkpoint: dict[str, Any],
+    prefix: str,
+    where: str,
+    hparams_file: Path | None,
+    given: dict[str, Any],
+    weights_only: bool | None,
+) -> Any:
+    """An object of ``cls``; where a configuration described the saved one, of what that names: the right subclass, its parts."""
+    saved = checkpoint.get(f"{prefix}hyper_parameters") if hparams_file is None else load_hparams_from_file(hparams_file)
+    if not is_described(saved):
+        return cls(**_arguments(cls, checkpoint, prefix, where, hparams_file, given))
+    assert isinstance(saved, Mapping)
+    trusted = weights_only is False
+    cls = class_described(cls, saved, where, trusted)
+    arguments = _arguments(cls, checkpoint, prefix, where, hparams_file, given)
+    named = named_parameters(cls)
+    described = [name for name in arguments if name in saved and name in named and name not in given]
+    values = {name: arguments.pop(name) for name in described}
+    return made_from_file(cls, values, arguments, where, trusted)
 
 
 def _arguments(

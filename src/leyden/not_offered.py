@@ -22,7 +22,6 @@ _GONE = "Lightning has given it up too: use one device, with SingleDeviceStrateg
 _WRAPS = "It wraps another package. Wrap the tools of PyTorch in a plug-in of your own."
 _XLA = "There is no support for XLA."
 _TORCHRUN = "The variables that torchrun sets cover it: take TorchElasticEnvironment."
-_CLI = "Make the module and the Trainer in a script, where Trainer.from_argparse_args reads a command line."
 _DEMOS = "Take BoringModel."
 _HARDWARE = "There is no support for it."
 _HPARAMS = "Call self.save_hyperparameters() in __init__, and read self.hparams."
@@ -51,10 +50,6 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
-    },
-    "leyden.cli": {
-        **_each("ArgsType LRSchedulerCallable LightningArgumentParser LightningCLI OptimizerCallable", _CLI),
-        **_each("SaveConfigCallback instantiate_class", _CLI),
     },
     "leyden.core.hooks": _each("CheckpointHooks DataHooks ModelHooks", _HOOKS),
     "leyden.demos": {
@@ -125,5 +120,10 @@ def absent(module: str, name: str, known: Iterable[str], room: str = "") -> Any:
         return _stand_in(room or module, name)
     if name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    known = list(known)
-    raise UnknownName(f"{module} has no {name!r}.{did_you_mean(name, [*known, *NOT_OFFERED.get(room or module, ())])}")
+    raise UnknownName(_unknown(module, name, (*known, *NOT_OFFERED.get(room or module, ()))))
+
+
+@functools.cache
+def _unknown(module: str, name: str, known: tuple[str, ...]) -> str:
+    """Remembered, as parsers of command lines ask for the same names a thousand times."""
+    return f"{module} has no {name!r}.{did_you_mean(name, known)}"

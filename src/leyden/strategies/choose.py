@@ -43,6 +43,8 @@ StrategyRegistry = Strategies()
 """What the Trainer's ``strategy`` may be asked for by name, but for ``"auto"``."""
 StrategyRegistry.register("single_device", SingleDeviceStrategy, description="One process, one device.")
 
+Plugin = Precision | CheckpointIO | ClusterEnvironment | LayerSync
+"""What ``Trainer(plugins=...)`` may hold."""
 T = TypeVar("T")
 
 
@@ -144,7 +146,7 @@ def _plugins(plugins: Any) -> list[Any]:
     for plugin in given:
         if isinstance(plugin, type):
             raise InvalidType("plugins", plugin, expected, f"Pass an instance: {plugin.__name__}(...).")
-        if not isinstance(plugin, Precision | CheckpointIO | ClusterEnvironment | LayerSync):
+        if not isinstance(plugin, Plugin):
             raise InvalidType("plugins", plugin, expected)
     return given
 

@@ -31,7 +31,7 @@ from leyden.profilers.choose import choose_profiler
 from leyden.state.loaders import Loaders
 from leyden.state.stage import PREDICT, TEST, VAL, Stage, TrainerFn
 from leyden.strategies.base import Strategy
-from leyden.strategies.choose import choose_strategy
+from leyden.strategies.choose import Plugin, choose_strategy
 from leyden.trainer.checkpoints import choose_checkpoint
 from leyden.trainer.checks import check_fit, check_module, load_eval, require_predict, require_step, take_datamodule, validates
 from leyden.trainer.job import Job
@@ -98,9 +98,9 @@ class Trainer(Lifecycle):
     def __init__(
         self,
         *,
-        accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] | Accelerator = "auto",
-        strategy: Literal["auto", "single_device"] | Strategy = "auto",
-        devices: Any = "auto",
+        accelerator: str | Accelerator = "auto",
+        strategy: str | Strategy = "auto",
+        devices: list[int] | str | int = "auto",
         num_nodes: int = 1,
         precision: PrecisionName | None = None,
         logger: Logger | list[Logger] | bool | None = None,
@@ -133,7 +133,7 @@ class Trainer(Lifecycle):
         profiler: Literal["simple", "advanced", "pytorch"] | Profiler | None = None,
         detect_anomaly: bool = False,
         barebones: bool = False,
-        plugins: Any = None,
+        plugins: Plugin | list[Plugin] | None = None,
         sync_batchnorm: bool = False,
         reload_dataloaders_every_n_epochs: int = 0,
         default_root_dir: str | os.PathLike[str] | None = None,

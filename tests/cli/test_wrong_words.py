@@ -1,0 +1,81 @@
+"""A wrong word on the command line or in a file ends with code 2, and the right one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from configured import Data, OnlyFit, WideNet
+from kit import QUIET
+
+from leyden.cli import LightningCLI
+
+WORDS = [
+    (["--trainer.max_epochss=3"], "Did you mean '--trainer.max_epochs'?"),
+    (["--model.wdth=1"], "Did you mean '--model.width'?"),
+    (["--trainer.callbacks=EarlyStoping"], "Did you mean 'EarlyStopping'?"),
+    (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.montor=x"], "Did you mean 'monitor'?"),
+    (["--optimizer=Adm"], "Did you mean 'Adam'?"),
+    (["--optimizer=Adam", "--optimizer.lrr=1"], "Did you mean 'lr'?"),
+    (["--model.encoder=DeepEncodr"], "Did you mean 'DeepEncoder'?"),
+    (["--trainer.gradient_clip_algorithm=nrm"], "Did you mean 'norm'?"),
+    (["--trainer.max_epochs=many"], "Expected a <class 'int'>"),
+]
+FILES = [
+    ("trainer: {max_epoch: 3}", "Did you mean 'max_epochs'?"),
+    ("modle: {width: 3}", "Did you mean 'model"),
+    ("model: {width: wide}", 'Parser key "model.width"'),
+    ("trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitor: a, patienc: 3}}]}", "Did you mean 'patience'?"),
+    ("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStoping}]}", "leyden.callbacks has no 'EarlyStoping'"),
+    ("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStoping}]}", "Did you mean 'EarlyStopping'?"),
+    ("model: [1", "Problems parsing config"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["main.py"])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str, run: bool = False) -> str:
+    with pytest.raises(SystemExit) as end:
+        LightningCLI(WideNet, Data, args=list(words), run=run, trainer_defaults=QUIET)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("Did you mean") <= 1, said
+    return said
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in WORDS:
+        assert expected in refused(capsys, *words), words
+
+
+def test_in_a_file(capsys: pytest.CaptureFixture[str], own_folder: Path) -> None:
+    for text, expected in FILES:
+        Path("run.yaml").write_text(text)
+        assert expected in refused(capsys, "--config=run.yaml"), text
+    assert "File does not exist" in refused(capsys, "--config=nowhere.yaml")
+
+
+def test_among_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Did you mean 'fit'?" in refused(capsys, "fi", run=True)
+    assert "say it after fit or validate" in refused(capsys, "--trainer.max_epochs=1", run=True)
+    assert "Did you mean '--model.width'?" in refused(capsys, "fit", "--modl.width=1", run=True)
+
+
+def test_what_help_and_print_config_show(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in (["fit", "--help"], ["fit", "--model.help", "WideNet"], ["fit", "--trainer.callbacks.help=EarlyStopping"]):
+        with pytest.raises(SystemExit) as end:
+            OnlyFit(None if "WideNet" in words else WideNet, args=words)
+        assert not end.value.code
+        shown.append(capsys.readouterr().out)
+    assert "how wide the net is." in shown[0]
+    assert "epochs to train; ``-1`` without limit" in " ".join(shown[0].split())
+    assert "how wide the net is." in shown[1]
+    assert "--trainer.callbacks.patience" in shown[2]
+    with pytest.raises(SystemExit):
+        OnlyFit(WideNet, Data, args=["fit", "--model.width=3", "--print_config"])
+    printed = capsys.readouterr().out
+    assert "model:\n  width: 3\n  encoder: null\n  rate: 0.1\ndata:\n  batch: 8\n" in printed
