@@ -38,6 +38,7 @@ class Seat(Protocol):
     callbacks: list[Callback]
     datamodule: LightningDataModule | None
     profiler: Profiler
+    strategy: Any
 
     @property
     def lightning_module(self) -> LightningModule: ...
@@ -104,10 +105,9 @@ class Hooks:
     def _action(self, owner: object, name: str) -> str:
         """The profiler's name of what ``owner`` does under ``name``."""
         if owner is self.run:
-            return name
+            return f"[Strategy]{type(self.run.strategy).__name__}.{name}"
         if isinstance(owner, Callback):
-            alike = [other for other in self.run.callbacks if type(other) is type(owner)]
-            return f"[Callback]{owner.state_key if len(alike) > 1 else type(owner).__qualname__}.{name}"
+            return f"[Callback]{_name_of(owner)}.{name}"
         if owner is self.run.datamodule:
             return f"[LightningDataModule]{type(owner).__name__}.{name}"
         return f"[LightningModule]{type(self.run.lightning_module).__name__}.{name}"

@@ -82,7 +82,7 @@ OF_LIGHTNING = {  # names of ours that Lightning 2.6 has; those of torch.nn.Modu
         root_device save_checkpoint setup setup_environment teardown test_step training_step validation_step
     """,
     "Profiler": """
-        describe profile setup start stop summary teardown
+        describe local_rank profile setup start stop summary teardown
     """,
 }
 FORMER = {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.inspect.hints import hint_before_training
+from leyden.inspect.waiting import DataWait
 from leyden.loops.optimize import optimization_of
 from leyden.loops.outputs import is_skip
 from leyden.loops.resumption import Resumption
@@ -42,6 +43,7 @@ class FitLoop:
         self.transfer = BatchTransfer(run)
         self.schedule = ValidationSchedule(run.leyden_options.validation, validates)
         self.optimization = fit.optimization = optimization_of(run)
+        self.waiting = fit.waiting = DataWait(run.strategy.root_device, fit.progress)
         self.log_due = EveryN(run.leyden_options.watching.log_every_n_steps)
         self.logs = bool(run.loggers) or not fit.course.alone  # step values that are reduced over processes concern all of them
         self.has_checkpoint_phase = self.hooks.has_checkpoint_phase(Callback.on_train_batch_end)
@@ -52,7 +54,7 @@ class FitLoop:
         self.validation = Validations(run, self.schedule, self.loaders, self.end)
         self.resumption = Resumption(self)
         self.after_batch = (  # what follows a batch, in this order; each does nothing where it is not due
-            (Done.ROW, self.write_row),
+            (Done.ROW, run.profiler.leyden_around("write_step_row", self.write_row)),
             (Done.TOLD, self.tell_checkpoint_phase),
             (Done.VALIDATED, self.validation.validate),
             (Done.VALIDATION_TOLD, self.validation.tell_end),
@@ -60,7 +62,7 @@ class FitLoop:
         )
         self.after_epoch = (
             (Done.EPOCH_HOOKS, partial(self.hooks.emit, Callback.on_train_epoch_end)),
-            (Done.EPOCH_WRITTEN, self.write_epoch_row),
+            (Done.EPOCH_WRITTEN, run.profiler.leyden_around("write_epoch_row", self.write_epoch_row)),
             (Done.EPOCH_ROW, self.step_epoch_plateaus),
             (Done.EPOCH_TOLD, partial(self.hooks.emit_checkpoint_phase, Callback.on_train_epoch_end)),
         )
@@ -126,7 +128,7 @@ class FitLoop:
         """The batches of an epoch."""
         run, hooks, progress, metrics, flight = self.run, self.hooks, self.progress, self.run.leyden_metrics, self.flight
         moves = not self.transfer.idle
-        move = run.profiler.leyden_around("batch_to_device", self.transfer)
+        move = run.profiler.leyden_around(f"[Strategy]{type(run.strategy).__name__}.batch_to_device", self.transfer)
         step = run.profiler.leyden_around("run_training_batch", self.optimization.step)
         asks = hooks.listens(Callback.on_train_batch_start)
         tells = hooks.listens(Callback.on_train_batch_end)
@@ -135,7 +137,8 @@ class FitLoop:
         due, is_last = self.next_due(), False
         metrics.start_batches(self.loaders.counter())
         batches, at = self.resumption.batches()
-        for batch, index, is_last in run.profiler.leyden_along("train_dataloader_next", batches):
+        batches = run.profiler.leyden_along("[_TrainingEpochLoop].train_dataloader_next", self.waiting.along(batches))
+        for batch, index, is_last in batches:
             run.is_last_batch = is_last
             flight.index, flight.is_last = index, is_last
             if batch is None:

@@ -86,7 +86,12 @@ class Automatic:
         self.wrapped = (
             [] if self.optimizer is None else [SteppingOptimizer(self.optimizer, self._step_wrapped, module.toggled_optimizer)]
         )
-        self.step_optimizer: Callable[..., Any] = run.profiler.leyden_around("optimizer_step", run.strategy.leyden_stepping())
+        around, hook = run.profiler.leyden_around, f"[LightningModule]{type(module).__name__}."
+        # a hook of the module is measured itself
+        action = "optimizer_step" if self.must_close else f"{hook}optimizer_step"
+        self.step_optimizer: Callable[..., Any] = around(action, run.strategy.leyden_stepping())
+        self.step_plan = around(f"{hook}lr_scheduler_step", SchedulerPlan.step)
+        self.clip_gradients = around(f"{hook}configure_gradient_clipping", run.leyden_clip_gradients)
         self._window = 1  # batches that make a step
         self.divisor = 1  # batches of the running window, so that its gradient is their mean
         self.contributed = 0  # batches whose gradients are in
@@ -152,7 +157,7 @@ class Automatic:
             zero = self.run.leyden_steps["optimizer_zero_grad"]
             self.hooks.call("optimizer_zero_grad", zero, self.run.current_epoch, index, optimizer)
         else:
-            optimizer.zero_grad()
+            self.hooks.call("optimizer_zero_grad", optimizer.zero_grad)
 
     # -- one batch
     def step(self, batch: Any, index: int, is_last: bool, at: int = OPENED) -> Any:
@@ -267,7 +272,7 @@ class Automatic:
 
     def clip(self, optimizer: Optimizer) -> None:
         options = self.run.leyden_options.optimization
-        clip: Callable[..., Any] = self.run.leyden_clip_gradients
+        clip: Callable[..., Any] = self.clip_gradients
         if self.own_clipping:
             clip = partial(self.hooks.call, "configure_gradient_clipping", self.run.leyden_steps["configure_gradient_clipping"])
         clip(optimizer, options.clip_value, options.clip_algorithm)
@@ -373,7 +378,7 @@ class Automatic:
             due += plan.due("epoch", self.run.current_epoch + 1)
         if not self.own_scheduler_step:
             for each in due:
-                each.step(None)
+                self.step_plan(each, None)
             return
         for number, each in enumerate(due):
             if number >= told:
@@ -427,7 +432,7 @@ class Automatic:
             self.hooks.call("lr_scheduler_step", self.run.leyden_steps["lr_scheduler_step"], plan.scheduler, metric)
             self._stepping = None
         else:
-            plan.step(metric)
+            self.step_plan(plan, metric)
 
     @property
     def has_stepped_scheduler(self) -> bool:

@@ -113,7 +113,7 @@ class Pass:
         several, of_stage, step, take = len(source.readers) > 1, self.stage.hooks, self.step, self.take
         number = position if several else None
         count = source.readers[position].counter()
-        move = run.profiler.leyden_around("batch_to_device", self.transfer)
+        move = run.profiler.leyden_around(f"[Strategy]{type(run.strategy).__name__}.batch_to_device", self.transfer)
         moves = not self.transfer.idle
         inside_fit, course = run.leyden_fitting, run.leyden_fit.course  # in a fit `is_last_batch` keeps speaking of training
         # what a validation has done between two training batches could not be told from what is still to come
@@ -165,7 +165,8 @@ class Pass:
                 first = [(flight.batch, flight.index, flight.is_last)]
         epoch = 0 if self.stage is PREDICT else run.current_epoch  # predictions come in one order, whatever was trained before
         batches = source.read(epoch, start + len(first), reader=position, most=most)
-        return run.profiler.leyden_along(f"{self.stage.key}_dataloader_next", chain(first, batches) if first else batches)
+        action = "[_PredictionLoop].predict_next" if self.stage is PREDICT else f"[_EvaluationLoop].{self.stage.key}_next"
+        return run.profiler.leyden_along(action, chain(first, batches) if first else batches)
 
     def _log_row(self, row: dict[str, Any], step: int | None = None) -> None:
         """Send a row to the loggers."""

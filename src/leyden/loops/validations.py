@@ -25,6 +25,7 @@ class Validations:
         self.run, self.hooks, self.progress = run, run.leyden_hooks, run.leyden_fit.progress
         self.schedule, self.loaders, self.end = schedule, loaders, end
         self.loop = EvaluateLoop(run, VAL) if schedule.active else None
+        self.run_epoch = run.profiler.leyden_around("run_validation", EvaluateLoop.run_epoch)
 
     def check_sanity(self) -> None:
         """A few validation batches before training, so that its mistakes show now. Leaves no trace."""
@@ -38,7 +39,7 @@ class Validations:
                 if progress.done == Done.SANITY_TOLD or progress.validating:  # or it was cut in the middle, and goes on
                     if self.loaders.load_validation():
                         with kept(run.leyden_loaders.generators[VAL.key]), unmoved(run.leyden_loaders.eval[VAL.key].carried):
-                            self.loop.run_epoch(most)
+                            self.run_epoch(self.loop, most)
                     progress.done = Done.SANITY_RUN
                 run.leyden_metrics.forget(VAL.key)
                 hooks.emit(Callback.on_sanity_check_end)
@@ -66,7 +67,7 @@ class Validations:
                     self.hooks.call_module(LightningModule.on_validation_model_zero_grad)
                 progress.done = Done.VALIDATING
             if self.loaders.load_validation():
-                self.loop.run_epoch()
+                self.run_epoch(self.loop)
         progress.done = Done.VALIDATED
         run.leyden_metrics.leave("train")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -93,6 +94,19 @@ class Metrics:
         self._place = place
         self._module = module
         self.batch = self.size = self._loader = None
+
+    @contextmanager
+    def measured(self, around: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+        """Within, each :meth:`log` is what ``around`` makes of it."""
+        log = around("log", self.log)
+        if log == self.log or "log" in vars(self):  # nothing is measured, or it is already: a verb inside a verb
+            yield
+            return
+        vars(self)["log"] = log
+        try:
+            yield
+        finally:
+            del vars(self)["log"]
 
     def enter(self, stage: str) -> None:
         """Log into ``stage``'s collection from now on, as it is."""

@@ -1,10 +1,11 @@
 """Which functions the time went to, by Python's own profiler."""
 
 import io
+import marshal
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from leyden.errors import InvalidOption
+from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.profilers.base import Profiler
 from leyden.spelling import exact_arguments
 
@@ -21,6 +22,8 @@ class AdvancedProfiler(Profiler):
     Args:
         line_count_restriction: how much of each list is shown: a number of lines, or (a float up to 1.0) a share of it.
         dump_stats: also write each action's figures to ``{dirpath}/{stage}-{filename}-{action}.prof``, for ``pstats``.
+
+    Raises :class:`InvalidOption` for a ``line_count_restriction`` that is neither.
     """
 
     def __init__(
@@ -31,57 +34,82 @@ class AdvancedProfiler(Profiler):
         dump_stats: bool = False,
     ) -> None:
         super().__init__(dirpath, filename)
+        given: Any = line_count_restriction
+        if type(given) not in (int, float) or not 0 <= given <= (1.0 if isinstance(given, float) else float("inf")):
+            expected = "a number of lines (an int), or a share of them (a float from 0.0 to 1.0)"
+            raise InvalidOption("line_count_restriction", line_count_restriction, expected)
         self.line_count_restriction = line_count_restriction
         self.dump_stats = dump_stats
         self.profiled_actions: dict[str, Profile] = {}
-        self._running: list[str] = []
+        self.leyden_running: list[str] = []
 
     def start(self, action_name: str) -> None:
         """Raises :class:`InvalidOption` when the action is running already."""
         from cProfile import Profile
 
-        if action_name in self._running:
+        if action_name in self.leyden_running:
             raise InvalidOption("action_name", action_name, "an action that is not running: it was started and not stopped")
-        if self._running:
-            self.profiled_actions[self._running[-1]].disable()
-        self._running.append(action_name)
-        self.profiled_actions.setdefault(action_name, Profile()).enable()
+        self.leyden_rest()
+        self.leyden_running.append(action_name)
+        self.profiled_actions.setdefault(action_name, Profile())
+        self.leyden_go_on()
 
     def stop(self, action_name: str) -> None:
         """Raises :class:`InvalidOption` when the action was never started."""
-        if action_name not in self._running:
+        if action_name not in self.leyden_running:
             raise InvalidOption("action_name", action_name, "an action that is running: it was never started")
-        innermost = self._running[-1] == action_name
-        if innermost:
-            self.profiled_actions[action_name].disable()
-        self._running.remove(action_name)
-        if innermost and self._running:
-            self.profiled_actions[self._running[-1]].enable()
+        self.leyden_rest()
+        self.leyden_running.remove(action_name)
+        self.leyden_go_on()
+
+    def leyden_rest(self) -> None:
+        if self.leyden_running:
+            self.profiled_actions[self.leyden_running[-1]].disable()
+
+    def leyden_go_on(self) -> None:
+        """The innermost action is the one that is measured."""
+        if self.leyden_running:
+            try:
+                self.profiled_actions[self.leyden_running[-1]].enable()
+            except ValueError as error:  # since Python 3.12
+                self.leyden_running.clear()
+                raise ConflictingOptions(
+                    "Another profiler of Python runs already (python -m cProfile, a debugger or a coverage tool), and there is "
+                    "room for one. End it, or use SimpleProfiler."
+                ) from error
 
     def summary(self) -> str:
         import pstats
 
-        self._pause()
-        reports = []
+        self.leyden_rest()
+        stats = {}
         for name, profile in self.profiled_actions.items():
             text = io.StringIO()
             pstats.Stats(profile, stream=text).strip_dirs().sort_stats("cumulative").print_stats(self.line_count_restriction)
-            reports.append(f"Profile stats for: {name}\n{text.getvalue().strip()}\n")
-        return "Profiler report\n\n" + "\n".join(reports)
+            stats[name] = f"{text.getvalue().strip()}\n"
+        self.leyden_go_on()
+        return self._stats_to_str(stats)
 
     def describe(self) -> None:
+        """Write the report, and with ``dump_stats`` the figures.
+
+        Raises :class:`ConflictingOptions` with ``dump_stats=True`` where there is no folder for them.
+        """
         super().describe()
-        if self.dump_stats:
-            for name, profile in self.profiled_actions.items():
-                path = self._path(".prof", name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                profile.dump_stats(path)
+        if not self.dump_stats:
+            return
+        self.leyden_rest()
+        for name, profile in self.profiled_actions.items():
+            profile.create_stats()
+            with self.leyden_open(self._prepare_filename(name, ".prof"), "wb") as file:
+                marshal.dump(profile.stats, file)
+        self.leyden_go_on()
 
     def teardown(self, stage: str | None) -> None:
-        self._pause()
+        self.leyden_rest()
+        self.leyden_running.clear()
         self.profiled_actions = {}
 
-    def _pause(self) -> None:
-        if self._running:
-            self.profiled_actions[self._running[-1]].disable()
-            self._running.clear()
+    def __getstate__(self) -> dict[str, Any]:
+        # cProfile's objects can be neither copied nor pickled
+        return {**vars(self), "profiled_actions": {}, "leyden_running": []}

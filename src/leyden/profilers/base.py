@@ -3,25 +3,30 @@
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
+import fsspec  # type: ignore[import-untyped]  # it ships no types
+
 from leyden.distributed.rank_zero import rank_zero_print
+from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.spelling import exact_arguments
 
 T = TypeVar("T")
+Batch = tuple[Any, int, bool]
+"""A batch, its number, and whether it is the last."""
 
 
 @exact_arguments
 class Profiler(ABC):
     """Subclass it and pass an instance as ``Trainer(profiler=...)`` to measure in a way of your own.
 
-    Actions have names such as ``"[LightningModule]Net.training_step"``, ``"backward"`` or ``"optimizer_step"``. The
-    report goes to ``{dirpath}/{stage}-{filename}.txt``, or to the screen where no ``filename`` was given; without
-    ``dirpath`` the run's own folder is used, and :attr:`dirpath` says which that is.
+    Actions have names such as ``"run_training_batch"``, ``"[Strategy]SingleDeviceStrategy.training_step"`` or
+    ``"[Callback]Mine.on_train_batch_end"``; docs/profilers.md lists them. The report goes to the end of
+    ``{dirpath}/{stage}-{filename}.txt`` (with several processes ``{stage}-{filename}-{local_rank}.txt``), or to the screen where
+    no ``filename`` was given; without ``dirpath`` the run's own folder is used, and :attr:`dirpath` says which that is.
     """
 
     leyden_active: bool = True
@@ -32,7 +37,7 @@ class Profiler(ABC):
         self.filename = filename
         self._stage: str | None = None
         self._local_rank: int | None = None
-        self._log_dir: str | os.PathLike[str] | None = None
+        self.leyden_log_dir: str | os.PathLike[str] | None = None
 
     @abstractmethod
     def start(self, action_name: str) -> None:
@@ -63,18 +68,24 @@ class Profiler(ABC):
 
         return measured
 
-    def leyden_along(self, action_name: str, iterator: Iterator[T]) -> Iterator[T]:
-        """``iterator``, with each fetch measured; the iterator itself where nothing is measured."""
-        return self._fetches(action_name, iterator) if self.leyden_active else iterator
+    def leyden_along(self, action_name: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """``batches``, with each fetch measured; the iterator itself where nothing is measured."""
+        return self.leyden_fetches(action_name, batches) if self.leyden_active else batches
 
-    def _fetches(self, action_name: str, iterator: Iterator[T]) -> Iterator[T]:
-        while True:
+    def leyden_fetches(self, action_name: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+        is_last = False
+        while not is_last:
             with self.profile(action_name):
                 try:
-                    item = next(iterator)
+                    batch = next(batches)
                 except StopIteration:
                     return
-            yield item
+            is_last = batch[2]
+            yield batch
+        yield from batches  # nothing is left, and what ends with it is no fetch
+
+    def leyden_attend(self, module: Any) -> None:  # noqa: B027  # most profilers need not know it
+        """Get to know the module of the verb that :meth:`setup` has announced."""
 
     def summary(self) -> str:
         """The report; empty where there is nothing to say."""
@@ -85,31 +96,69 @@ class Profiler(ABC):
         report = self.summary()
         if not report:
             return
-        if self.filename is None:
+        if self.filename is None or (self.dirpath or self.leyden_log_dir) is None:
             rank_zero_print(report)
             return
-        path = self._path(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(report, encoding="utf-8")
+        with self.leyden_open(self._prepare_filename(), "a") as file:
+            file.write(report)
+
+    def leyden_open(self, name: str, mode: str) -> Any:
+        """The file ``name`` in the profiler's folder, opened.
+
+        Raises :class:`ConflictingOptions` where there is none, and :class:`InvalidOption` where nothing can be written there.
+        """
+        folder = self.dirpath or self.leyden_log_dir
+        if folder is None:
+            raise ConflictingOptions(f"{type(self).__name__} has no folder for {name!r}. Pass dirpath=...")
+        files, place = self.leyden_folder()
+        try:
+            return files.open(f"{place}/{name}", mode, **({} if "b" in mode else {"encoding": "utf-8"}))
+        except OSError as error:
+            raise _unwritable(self, error) from error
+
+    def leyden_folder(self) -> tuple[Any, str]:
+        """The folder's file system, and what it is called there."""
+        files, place = fsspec.core.url_to_fs(os.fspath(self.dirpath or self.leyden_log_dir or "."))
+        try:
+            files.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self, error) from error
+        if files.protocol[0] == "file" and not os.access(place, os.W_OK):
+            raise _unwritable(self, PermissionError("permission denied"))
+        return files, place
 
     def setup(self, stage: str, local_rank: int | None = None, log_dir: str | os.PathLike[str] | None = None) -> None:
-        """A verb starts: ``stage`` is fit, validate, test or predict."""
+        """A verb starts: ``stage`` is fit, validate, test or predict. ``local_rank`` is None where this process is alone."""
         self._stage = stage
         self._local_rank = local_rank
-        if self.dirpath is None or self.dirpath == self._log_dir:
+        if self.dirpath is None or self.dirpath == self.leyden_log_dir:
             self.dirpath = log_dir
-        self._log_dir = log_dir
+        self.leyden_log_dir = log_dir
+        if self.dirpath is not log_dir and self.filename is not None:
+            self.leyden_folder()  # now, not at the end of a long run
 
     def teardown(self, stage: str | None) -> None:  # noqa: B027  # most profilers hold nothing open
         """A verb ends, after :meth:`describe`, also where it failed."""
 
-    def _path(self, extension: str, action_name: str | None = None) -> Path:
-        """Where a file of this stage, process and (if given) action goes."""
-        parts = [self._stage, self.filename, str(self._local_rank) if self._local_rank else None]
-        if action_name is not None:
-            parts.append(re.sub(r"[^\w.\-]+", "_", action_name).strip("_"))
-        name = "-".join(part for part in parts if part)
-        return Path(self.dirpath or self._log_dir or ".") / f"{name}{extension}"
+    @property
+    def local_rank(self) -> int:
+        """This process's number on its machine; 0 where it is alone."""
+        return self._local_rank or 0
+
+    def _prepare_filename(self, action_name: str | None = None, extension: str = ".txt") -> str:
+        """What a file of this stage, process and (if given) action is called."""
+        parts = (self._stage, self.filename, self._local_rank, action_name)
+        name = "-".join(str(part) for part in parts if part not in (None, ""))
+        return (re.sub(r'[\\/:*?"<>|\n\r\t_]+', "_", name).strip() or "profile") + extension
+
+    def _stats_to_str(self, stats: Mapping[str, str]) -> str:
+        """A report with what there is to say of each action."""
+        rank = "" if self._local_rank is None else f" rank: {self._local_rank}"
+        told = (f"Profile stats for: {action}{rank}\n{text}" for action, text in stats.items())
+        return "\n".join([self.leyden_heading(), *told])
+
+    def leyden_heading(self) -> str:
+        return f"{self._stage.upper()} Profiler Report" if self._stage else "Profiler Report"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -129,3 +178,7 @@ class PassThroughProfiler(Profiler):
 
     def stop(self, action_name: str) -> None:
         pass
+
+
+def _unwritable(profiler: Profiler, error: OSError) -> InvalidOption:
+    return InvalidOption("dirpath", str(profiler.dirpath or profiler.leyden_log_dir), f"a folder to write to ({error})")

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from leyden.checkpoint.drift import Drift
+from leyden.inspect.waiting import DataWait
 from leyden.state.course import Course
 from leyden.state.flight import Flight
 from leyden.state.losses import LossWatch
@@ -59,6 +60,8 @@ class FitState:
     plan: OptimizerPlan = field(default_factory=OptimizerPlan.empty)
     flight: Flight = field(default_factory=Flight)
     optimization: Stepping | None = None
+    waiting: DataWait | None = None
+    """How long training has waited for its data."""
     history: list[dict[str, float]] = field(default_factory=list)
     """One row of metrics an epoch."""
     inside: dict[str, Any] | None = None

@@ -194,7 +194,7 @@ class Run(Properties, ABC):
         """What a loop calls for the module's step ``name``: led through the strategy, measured, in the precision's context."""
         assert self.leyden_hooks is not None
         routed = self.strategy.leyden_route(name, self.leyden_steps[name])
-        measured = self.profiler.leyden_around(f"[LightningModule]{type(self.lightning_module).__name__}.{name}", routed)
+        measured = self.profiler.leyden_around(f"[Strategy]{type(self.strategy).__name__}.{name}", routed)
         return self.leyden_hooks.inside(name, measured, self.strategy.precision.leyden_context(name))
 
     def leyden_read_returned(self, step: str, stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -384,9 +384,12 @@ class Run(Properties, ABC):
 
         With ``weights_only`` the optimizers', schedulers', loops' and callbacks' states are left out.
         """
+        save = self.profiler.leyden_around("save_checkpoint", self.leyden_write_checkpoint)
+        save(filepath, bool(weights_only), storage_options)
+
+    def leyden_write_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool, storage_options: Any) -> None:
         self.leyden_fit.losses.check()
-        checkpoint = self._checkpoint(bool(weights_only))
-        self.strategy.save_checkpoint(checkpoint, filepath, storage_options)
+        self.strategy.save_checkpoint(self._checkpoint(weights_only), filepath, storage_options)
 
     def leyden_time_of_save(self) -> int:
         """When a checkpoint is taken, in ns since 1970; later than all that this run took before, whatever the clock says."""

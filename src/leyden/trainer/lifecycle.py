@@ -115,6 +115,7 @@ class Lifecycle(Run):
                 self.leyden_bar_items = adapter.bar_items
                 self.leyden_own_optimization = adapter.optimization
                 self.leyden_metrics.begin(self.leyden_hooks, module, self.strategy.processes)
+                stack.enter_context(self.leyden_metrics.measured(self.profiler.leyden_around))
                 self.leyden_metrics.has_loggers = bool(self.loggers or self.fast_dev_run)
                 self.leyden_loaders.begin(
                     {
@@ -327,7 +328,8 @@ class Lifecycle(Run):
         self._start_loggers()
         if self.profiler.leyden_active:
             self._start(self.profiler)
-            self.profiler.setup(str(fn), self.local_rank, self.log_dir)
+            self.profiler.setup(str(fn), self.local_rank if self.world_size > 1 else None, self.log_dir)
+            self.profiler.leyden_attend(module)
         if datamodule is not None:
             self.leyden_hooks.call("prepare_data", datamodule.prepare_data)
         self.leyden_hooks.call("prepare_data", module.prepare_data)

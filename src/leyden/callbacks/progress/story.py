@@ -17,6 +17,7 @@ from leyden.callbacks.progress.screen import is_terminal
 from leyden.checkpoint.files import is_remote
 from leyden.crash.capsule import capsules_of
 from leyden.errors import NonFiniteLoss, TrainingTerminated
+from leyden.inspect.waiting import line_about_waiting
 from leyden.loggers.base import folder_of
 from leyden.state.run import Run
 
@@ -60,8 +61,17 @@ class Story:
             if self.began is not None:
                 if self.tells:
                     self._say(last_line(self.run, time.monotonic() - self.began, failure, self.kept()))
+                    self._tell_of_waiting(failure)
                 if failure is None and not self.run.interrupted:
                     self._tell_of_capsules()
+
+    def _tell_of_waiting(self, failure: BaseException | None) -> None:
+        run, wait = self.run, self.run.leyden_fit.waiting
+        text = None
+        if wait is not None and failure is None and run.leyden_loaders.train is not None:
+            text = line_about_waiting(wait, run.train_dataloader, run.strategy.root_device)
+        if text is not None:
+            self._say(text)
 
     def _tell_of_capsules(self) -> None:
         """A step that failed once, and was got past since, is no news of this run: say so, and whose it is."""
