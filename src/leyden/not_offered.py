@@ -44,10 +44,8 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("TPUAccelerator XLAAccelerator", _XLA),
     },
     "leyden.callbacks": {
-        **_each("BatchSizeFinder", "Choose the batch size by hand."),
         **_each("GPUStatsMonitor XLAStatsMonitor", _DEVICES),
         **_each("StochasticWeightAveraging", _AVERAGE),
-        **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
     },
@@ -77,7 +75,6 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("HPUParallelStrategy IPUStrategy SingleHPUStrategy", _HARDWARE),
         **_each("SingleDeviceXLAStrategy SingleTPUStrategy TPUSpawnStrategy XLAStrategy", _XLA),
     },
-    "leyden.tuner": _each("Tuner", "Choose the learning rate and the batch size by hand."),
     "leyden.utilities": _each("ThroughputMonitor", _SPEED),
     "leyden.utilities.data": {
         **_each("extract_batch_size", "Pass batch_size= to self.log where the batch does not tell its size."),
