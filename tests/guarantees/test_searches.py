@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 import leyden
-from leyden.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
+from leyden.callbacks import BackboneFinetuning, BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 from leyden.checkpoint.random_state import random_state
 from leyden.loggers import CSVLogger
 from leyden.testing import Recorder
@@ -275,3 +275,29 @@ def test_callbacks_hear_nothing_of_it() -> None:
     Tuner(run).scale_batch_size(module, max_trials=2)
     assert heard.names == []
     assert [callback for callback in run.callbacks if callback is heard] == [heard]
+
+
+def test_what_a_finetuning_callback_freezes_is_frozen_in_a_search_and_as_it_was_afterwards() -> None:
+    class Backbone(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(self.norm)
+
+        def on_train_epoch_start(self) -> None:
+            TRAINED.append((self.norm.weight.requires_grad, self.norm.track_running_stats))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam([each for each in self.parameters() if each.requires_grad], lr=self.hparams.lr)
+
+    class Freezes(BackboneFinetuning):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.backbone, train_bn=False)
+
+    TRAINED: list[Any] = []
+    module = Backbone()
+    run = trainer(Freezes(unfreeze_backbone_at_epoch=9))
+    before = everything(run, module)
+    Tuner(run).lr_find(module, num_training=4, update_attr=False)
+    assert set(TRAINED) == {(False, False)}
+    assert kit.differences(before, everything(run, module)) == []
+    assert module.norm.track_running_stats

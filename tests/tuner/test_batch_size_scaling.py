@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import leyden
-from leyden.callbacks import BatchSizeFinder, TQDMProgressBar
+from leyden.callbacks import BasePredictionWriter, BatchSizeFinder, TQDMProgressBar
 from leyden.errors import (
     ConflictingOptions,
     InvalidOption,
@@ -355,6 +355,17 @@ def test_the_callback_trains_with_what_it_finds_and_the_bar_knows_the_batches() 
     assert (finder.optimal_batch_size, module.batch_size, trainer.global_step) == (64, 64, 16)
     assert totals == [16]
     assert TRIED[-2:] == [64, 40]
+
+
+def test_a_writer_of_predictions_gets_the_indices_of_the_size_that_was_found() -> None:
+    got: list[Any] = []
+
+    class Writer(BasePredictionWriter):
+        def write_on_batch_end(self, trainer: Any, pl_module: Any, prediction: Any, batch_indices: Any, *_: Any) -> None:
+            got.append(list(batch_indices))
+
+    kit.trainer(BatchSizeFinder(max_val=4), Writer("batch")).predict(Net(samples=6))
+    assert got == [[0, 1, 2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])

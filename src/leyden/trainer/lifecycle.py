@@ -46,6 +46,7 @@ from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
 from leyden.trainer.checks import check_callback_names, check_module, check_names, check_verb, take_datamodule
 from leyden.trainer.teardown import Teardown
 from leyden.trainer.trial import Trial, trying
+from leyden.tuner.aside import as_frozen
 
 _log = logging.getLogger("leyden")
 _OF_A_VERB = (
@@ -524,7 +525,6 @@ class Lifecycle(Run):
         """A verb that is set up, of which callbacks and loggers hear nothing. What the trainer has of other verbs is put back."""
         kept = {name: vars(self)[name] for name in _OF_A_VERB}
         weights = copy.deepcopy(module.state_dict())
-        frozen = {parameter: parameter.requires_grad for parameter in module.parameters()}
         vars(self).update(
             _loggers=[DummyLogger() for _ in self.loggers],
             profiler=PassThroughProfiler(),
@@ -534,7 +534,7 @@ class Lifecycle(Run):
             _is_trial=True,
         )
         try:
-            with preserved_random_state(), self._verb(fn, module, datamodule, given):
+            with preserved_random_state(), as_frozen(module), self._verb(fn, module, datamodule, given):
                 if fn is TrainerFn.FITTING:
                     self.leyden_begin_fit()
                 if check:
@@ -545,8 +545,6 @@ class Lifecycle(Run):
         finally:
             vars(self).update(kept)
             module.load_state_dict(weights, strict=False)
-            for parameter, required in frozen.items():
-                parameter.requires_grad_(required)
 
     @property
     def estimated_stepping_batches(self) -> int | float:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -44,7 +44,7 @@ _CONTAINERS = (dict, list, set, deque, OrderedDict, defaultdict)
 _HAVE_STATE = (Optimizer, LRScheduler, GradScaler)
 _SWAPPED = (
     *("leyden_fit", "leyden_metrics", "leyden_hooks", "leyden_loaders", "leyden_options"),
-    *("_loggers", "callbacks", "profiler", "is_last_batch", "_modes"),
+    *("leyden_predicted", "_loggers", "callbacks", "profiler", "is_last_batch", "_modes"),
 )
 """What a run has others of meanwhile."""
 
@@ -207,7 +207,7 @@ def untraced(run: Run, anew: bool = False) -> Iterator[Aside]:
         )
     module, plan, loaders = run.lightning_module, run.leyden_fit.plan, run.leyden_loaders
     hparams: Any = module.hparams
-    parameters = [(parameter, parameter.grad, parameter.requires_grad) for parameter in module.parameters()]
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
     modes = {child: child.training for child in module.modules()}
     schedulers = [each.scheduler for each in plan.schedulers]
     parts = [*module.parameters(), *map(vars, (*plan.optimizers, *schedulers, run.strategy.precision))]
@@ -219,6 +219,7 @@ def untraced(run: Run, anew: bool = False) -> Iterator[Aside]:
             stack.enter_context(kept(found))
         for source in filter(None, (loaders.train, *loaders.eval.values())):
             stack.enter_context(unmoved(source.carried))
+        stack.enter_context(as_frozen(module))
         stack.enter_context(untouched(module))
         try:
             for parameter in module.parameters():
@@ -228,12 +229,25 @@ def untraced(run: Run, anew: bool = False) -> Iterator[Aside]:
             with torch.inference_mode(mode=False), torch.no_grad():
                 for part, before in held:
                     _put_back(part, before)
-            for parameter, gradient, requires_grad in parameters:
-                parameter.requires_grad_(requires_grad)
+            for parameter, gradient in gradients:
                 parameter.grad = gradient
             for child, mode in modes.items():
                 child.training = mode
             put_metric_objects(run, metrics)
+
+
+@contextmanager
+def as_frozen(module: nn.Module) -> Iterator[None]:
+    """What is frozen or thawed inside is so no longer: what requires gradients, and which batch norms keep statistics."""
+    required = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    norms = {child: child.track_running_stats for child in module.modules() if hasattr(child, "track_running_stats")}
+    try:
+        yield
+    finally:
+        for parameter, before in required.items():
+            parameter.requires_grad_(before)
+        for norm, keeps in norms.items():
+            norm.track_running_stats = keeps
 
 
 def _held(roots: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
