@@ -16,7 +16,6 @@ ROOMS = (
     "leyden.profilers",
     "leyden.serve",
     "leyden.strategies",
-    "leyden.tuner",
     "leyden.utilities",
     "leyden.utilities.model_summary",
 )

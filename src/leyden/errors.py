@@ -23,7 +23,7 @@
      │   ├─ MissingMonitor       (RuntimeError, KeyError)   a monitored metric was never logged
      │   ├─ NotServable          (RuntimeError)     a module that is to be served does not answer, or not as it says
      │   ├─ MissingHyperparameter (TypeError, KeyError)   a checkpoint lacks an argument of the constructor
-     │   └─ MissingPackage       (ImportError)      an optional package is not installed; gives the install line
+     │   └─ MissingPackage       (ModuleNotFoundError)   an optional package is not installed; gives the install line
      ├─ CheckpointError
      │   ├─ CheckpointMissing    (FileNotFoundError, ValueError)
      │   ├─ CheckpointDamaged    (RuntimeError)     truncated, or a checksum does not match
@@ -154,7 +154,7 @@ class MissingHyperparameter(MisconfigurationException, TypeError, KeyError):
     """A checkpoint lacks an argument that the class's constructor requires."""
 
 
-class MissingPackage(MisconfigurationException, ImportError):
+class MissingPackage(MisconfigurationException, ModuleNotFoundError):
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, needed_for: str, extra: str = "") -> None:

@@ -14,8 +14,8 @@ from leyden.errors import NotOffered, UnknownName, did_you_mean
 _AVERAGE = "Update torch.optim.swa_utils.AveragedModel in on_train_batch_end."
 _DEVICES = "Take DeviceStatsMonitor."
 _LOGGER = (
-    "Take CSVLogger or TensorBoardLogger, or subclass leyden.loggers.Logger: override name, version, log_metrics and "
-    "log_hyperparams."
+    "Take CSVLogger, TensorBoardLogger, WandbLogger, MLFlowLogger or CometLogger, or subclass leyden.loggers.Logger: override "
+    "name, version, log_metrics and log_hyperparams."
 )
 _ONE_DEVICE = "Training on several devices is not offered yet: use one, with SingleDeviceStrategy."
 _GONE = "Lightning has given it up too: use one device, with SingleDeviceStrategy."
@@ -44,8 +44,10 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("TPUAccelerator XLAAccelerator", _XLA),
     },
     "leyden.callbacks": {
+        **_each("BatchSizeFinder", "Choose the batch size by hand."),
         **_each("GPUStatsMonitor XLAStatsMonitor", _DEVICES),
         **_each("StochasticWeightAveraging", _AVERAGE),
+        **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
     },
@@ -54,7 +56,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("DemoModel LightningLSTM LightningTransformer MNISTDataModule", _DEMOS),
         **_each("SequenceSampler SimpleLSTM Transformer WikiText2", _DEMOS),
     },
-    "leyden.loggers": _each("CometLogger LitLogger MLFlowLogger NeptuneLogger TestTubeLogger WandbLogger", _LOGGER),
+    "leyden.loggers": _each("LitLogger NeptuneLogger TestTubeLogger", _LOGGER),
     "leyden.plugins": {
         **_each("BitsandbytesPrecision DeepSpeedPlugin DeepSpeedPrecision DeepSpeedPrecisionPlugin", _WRAPS),
         **_each("ApexMixedPrecisionPlugin TransformerEnginePrecision TransformerEnginePrecisionPlugin", _WRAPS),
@@ -75,6 +77,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("HPUParallelStrategy IPUStrategy SingleHPUStrategy", _HARDWARE),
         **_each("SingleDeviceXLAStrategy SingleTPUStrategy TPUSpawnStrategy XLAStrategy", _XLA),
     },
+    "leyden.tuner": _each("Tuner", "Choose the learning rate and the batch size by hand."),
     "leyden.utilities": _each("ThroughputMonitor", _SPEED),
     "leyden.utilities.data": {
         **_each("extract_batch_size", "Pass batch_size= to self.log where the batch does not tell its size."),

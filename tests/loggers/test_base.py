@@ -13,6 +13,7 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import UnknownName
 from leyden.loggers import Logger
 from leyden.loggers.base import DummyExperiment, DummyLogger, rank_zero_experiment
+from leyden.loggers.logger import merge_dicts
 
 
 class ListLogger(Logger):
@@ -93,3 +94,12 @@ def test_the_face_is_complete_and_knows_near_names() -> None:
     assert set(leyden.loggers.__all__) <= set(dir(leyden.loggers))
     with pytest.raises(UnknownName, match="Did you mean 'CSVLogger'"):
         leyden.loggers.CSVLoger  # noqa: B018
+
+
+def test_dicts_are_merged_name_by_name() -> None:
+    first, second = {"a": 1.5, "b": 2.0, "deep": {"x": 1, "y": 3}}, {"a": 0.5, "c": 1, "deep": {"x": 2, "z": {"w": 5}}}
+    assert merge_dicts([first, second]) == {"a": 1.0, "b": 2.0, "c": 1, "deep": {"x": 1.5, "y": 3, "z": {"w": 5}}}
+    functions = {"a": max, "deep": {"x": sum}}
+    assert merge_dicts([first, second], functions, min) == {"a": 1.5, "b": 2.0, "c": 1, "deep": {"x": 3, "y": 3, "z": {"w": 5}}}
+    assert merge_dicts([{"a": None}, {"a": 2}, {"b": None}], default_func=min) == {"a": 2, "b": None}
+    assert merge_dicts([]) == {}

@@ -11,7 +11,7 @@ from leyden.callbacks.model_checkpoint import ModelCheckpoint
 from leyden.checkpoint.files import absolute
 from leyden.checkpoint.naming import FILE_EXTENSION
 from leyden.checkpoint.store import CheckpointStore, Place
-from leyden.loggers.base import folder_of, run_folder_of
+from leyden.loggers.base import folder_of, keeps_place, run_folder_of
 from leyden.state.run import Run
 
 _DEEPEST = 8
@@ -57,6 +57,10 @@ def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
     """The folders in which runs keep checkpoints where nobody says otherwise."""
     roots = [os.path.join(glob.escape(run.default_root_dir), LOG_FOLDER, "version_*")]
     for logger in run.loggers:
+        pattern = logger.leyden_run_folders(run.default_root_dir) if keeps_place(logger) else None
+        if pattern is not None:
+            roots.append(pattern)
+            continue
         root, here = folder_of(logger, "root_dir"), folder_of(logger, "likely_dir") or folder_of(logger)
         if root is not None:
             roots.append(os.path.join(glob.escape(root), "version_*"))

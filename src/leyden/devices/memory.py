@@ -12,9 +12,11 @@ from torch import Tensor
 from leyden.tree import tree_map
 
 _OUT_OF_MEMORY = (
-    *("CUDA out of memory", "CUDA error: out of memory", "HIP out of memory", "MPS backend out of memory"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
-    *("can't allocate memory", "not enough memory: you tried to allocate"),
+    "CUDA out of memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+    "can't allocate memory",
 )
 
 

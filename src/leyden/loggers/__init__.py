@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from leyden.loggers.base import Logger
@@ -9,18 +10,20 @@ from leyden.loggers.csv import CSVLogger
 from leyden.not_offered import absent
 
 if TYPE_CHECKING:
+    from leyden.loggers.comet import CometLogger
+    from leyden.loggers.mlflow import MLFlowLogger
     from leyden.loggers.tensorboard import TensorBoardLogger
+    from leyden.loggers.wandb import WandbLogger
 
-__all__ = ["CSVLogger", "Logger", "TensorBoardLogger"]
+__all__ = ["CSVLogger", "CometLogger", "Logger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"]
 
 _OLDER = ("LightningLoggerBase", "LoggerCollection", "rank_zero_only")
+_FILES = {"CometLogger": "comet", "MLFlowLogger": "mlflow", "TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "TensorBoardLogger":
-        from leyden.loggers.tensorboard import TensorBoardLogger
-
-        return TensorBoardLogger
+    if name in _FILES:
+        return getattr(import_module(f"leyden.loggers.{_FILES[name]}"), name)
     if name in _OLDER:
         from leyden.loggers import base
 

@@ -127,6 +127,13 @@ class Logger(ABC):
         """Write everything, and let go of files."""
         self.save()
 
+    def leyden_run_folders(self, root: str) -> str | None:
+        """A pattern of the folders in which runs of this logger keep checkpoints; below ``root`` where it has no folder itself.
+
+        ``None`` where they are ``version_N`` below :attr:`root_dir`, or the one of this run's name and version.
+        """
+        return None
+
     def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
         """A verb begins: choose the place to write to and see that it can be written.
 
@@ -203,14 +210,14 @@ def run_folder_of(logger: Any, root: str) -> str:
     return folder
 
 
-def rank_zero_experiment(function: Callable[[Any], T]) -> Callable[[Any], T]:
+def rank_zero_experiment(fn: Callable[[Any], T]) -> Callable[[Any], T]:
     """For an ``experiment`` property: the real object on the first process, elsewhere one that takes any call."""
 
-    @functools.wraps(function)
+    @functools.wraps(fn)
     def experiment(self: Any) -> T:
         if rank_zero_only.rank:
             return DummyExperiment()  # type: ignore[return-value]  # it answers to every name
-        return function(self)
+        return fn(self)
 
     return experiment
 

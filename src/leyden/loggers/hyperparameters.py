@@ -38,13 +38,15 @@ def items_of(params: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
     return [(key, "???" if getattr(node, "_is_missing", bool)() else params[key]) for key, node in raw.items()]
 
 
-def flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested hyper-parameters as one level, the names joined by ``/``."""
+def flat(params: Mapping[Any, Any], prefix: str = "", *, into_lists: bool = False) -> dict[str, Any]:
+    """Nested hyper-parameters as one level, the names joined by ``/``; with ``into_lists`` so also dicts that a list holds."""
     level: dict[str, Any] = {}
     for key, value in items_of(params):
         value = opened(value)
+        if into_lists and isinstance(value, list) and all(isinstance(item, Mapping) for item in value) and value:
+            value = dict(enumerate(value))
         if isinstance(value, Mapping) and value:
-            level.update(flat(value, f"{prefix}{key}/"))
+            level.update(flat(value, f"{prefix}{key}/", into_lists=into_lists))
         else:
             level[f"{prefix}{key}"] = value
     return level
