@@ -64,6 +64,8 @@ def test_mistaken_names() -> None:
         choose_profiler("simpel")
     with pytest.raises(InvalidType, match="profiler=True"):
         choose_profiler(True)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(InvalidType, match=r"profiler=<class .* Pass SimpleProfiler\(\)\."):
+        choose_profiler(SimpleProfiler)  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(Unsupported, match="Use profiler='pytorch'"):
         choose_profiler("xla")
 

@@ -45,7 +45,24 @@ def test_without_a_schedule_everything_is_recorded(module: Any, batches: int, tm
     for action in (TRAIN, VALIDATE, "[Strategy]SingleDeviceStrategy.backward"):
         assert names.count(f"[pl][profile]{action}") == batches
     assert "FIT Profiler Report" in (tmp_path / "fit-profile.txt").read_text()
-    assert len(traces(tmp_path)) == 1
+    assert traces(tmp_path) == ["fit-profile"]
+
+
+def test_a_fit_of_fast_dev_run_is_what_was_recorded(tmp_path: Path) -> None:
+    """The test that follows it is a promise of 2020, and no verb that anybody asked to profile."""
+    profiler = PyTorchProfiler(tmp_path, schedule=None)
+    quiet(profiler=profiler, fast_dev_run=2).fit(BoringModel())
+    assert [event.name for event in profiler.function_events or []].count(f"[pl][profile]{TRAIN}") == 2
+
+
+def test_a_handler_that_fails_ends_the_fit_and_nothing_else(tmp_path: Path) -> None:
+    def fail(_: Any) -> None:
+        raise kit.Crash
+
+    with pytest.raises(kit.Crash):
+        quiet(profiler=PyTorchProfiler(on_trace_ready=fail), limit_train_batches=9, limit_val_batches=0).fit(BoringModel())
+    quiet(profiler=PyTorchProfiler(tmp_path), limit_train_batches=9, limit_val_batches=0).fit(BoringModel())
+    assert traces(tmp_path) == [f"fit-{TRAIN}"]
 
 
 def test_by_default_three_steps_of_each_kind_are_recorded(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def line_about_waiting(wait: DataWait, loaders: Any, device: torch.device) -> st
 def _advice(wait: DataWait, loaders: Any, device: torch.device) -> Iterator[str]:
     loader = _first_loader(loaders)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(max(cores - 1, 1), 8)
+    workers = min(max(cores - 1, 2), 8)
     if loader is None:
         yield "fetch batches in other processes, as DataLoader(num_workers=...) does"
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from leyden.errors import InvalidOption, InvalidType, Unsupported, did_you_mean
 from leyden.profilers.advanced import AdvancedProfiler
 from leyden.profilers.base import PassThroughProfiler, Profiler
@@ -26,10 +28,14 @@ def choose_profiler(profiler: str | Profiler | None) -> Profiler:
     if isinstance(profiler, Profiler):
         return profiler
     if not isinstance(profiler, str):
-        raise InvalidType("profiler", profiler, expected)
+        raise InvalidType("profiler", profiler, expected, _as_object(profiler))
     name = profiler.lower()
     if name == "xla":
         raise Unsupported("profiler='xla' is not offered, since XLA devices are not. Use profiler='pytorch'.")
     if name not in _KINDS:
         raise InvalidOption("profiler", profiler, expected, did_you_mean(name, _KINDS).strip())
     return _KINDS[name]()
+
+
+def _as_object(given: Any) -> str:
+    return f"Pass {given.__name__}()." if isinstance(given, type) and issubclass(given, Profiler) else ""

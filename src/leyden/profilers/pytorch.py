@@ -293,7 +293,8 @@ class PyTorchProfiler(Profiler):
         key = self.sort_by_key or _longest(averages)
         table = averages.table(sort_by=key, row_limit=self.row_limit, **self.table_kwargs)
         kind = self.leyden_recorded or ""
-        label = self.leyden_labels.get(kind, kind)
+        is_whole = self.leyden_steps is None and len(self.leyden_labels) > 1  # a recording of all, of several kinds of steps
+        label = "" if is_whole else self.leyden_labels.get(kind, kind)
         self.leyden_reports[label or "records"] = table
         if not export or (self.dirpath or self.leyden_log_dir) is None:
             return

@@ -369,13 +369,14 @@ class Trainer(Lifecycle):
         has_step = overrides(module, LightningModule.test_step)
         origin = self.leyden_loaders.origins.get("test")
         if has_step and origin is not None and origin.exists and self.leyden_options.limits.test:
-            kept = self.leyden_loaders, self.leyden_metrics
-            self.leyden_loaders, self.leyden_metrics = Loaders(), Metrics()
+            kept = self.leyden_loaders, self.leyden_metrics, self.profiler
+            self.leyden_loaders, self.leyden_metrics, self.profiler = Loaders(), Metrics(), choose_profiler(None)
             try:
                 self.test(module, dataloaders=origin.given, datamodule=datamodule)
                 tested = self.callback_metrics
             finally:
-                self.leyden_loaders, self.leyden_metrics = kept  # what fit measured and read stays to be seen
+                # what fit measured and read stays to be seen
+                self.leyden_loaders, self.leyden_metrics, self.profiler = kept
                 self.state.fn = TrainerFn.FITTING
             self.leyden_metrics.publish(tested)
 
