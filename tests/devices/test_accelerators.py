@@ -18,6 +18,7 @@ from leyden.devices.accelerators import (
     accelerator_of,
     choose_accelerator,
     choose_device,
+    choose_devices,
     find_usable_cuda_devices,
     get_nvidia_gpu_stats,
     parse_gpus,
@@ -51,7 +52,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def chosen(accelerator: Any, devices: Any) -> tuple[str, list[str]]:
-    kind, found = choose_device(accelerator, devices)
+    kind, found = choose_devices(accelerator, devices)
     return kind.name(), [str(device) for device in found]
 
 
@@ -88,9 +89,10 @@ def test_minus_one_takes_all(machine: Machine, devices: Any) -> None:
 
 
 @pytest.mark.parametrize("devices", [2, "2", "0,1", "0, 1", [0, 1], -1])
-def test_several_devices_are_refused_for_now(machine: Machine, devices: Any) -> None:
+def test_several_devices(machine: Machine, devices: Any) -> None:
     machine.cuda = 2
-    with pytest.raises(Unsupported, match=r"asks for 2 devices, and training on several is not offered yet. Use devices=1"):
+    assert chosen("gpu", devices) == ("cuda", ["cuda:0", "cuda:1"])
+    with pytest.raises(ConflictingOptions, match=r"asks for 2 devices, and one is used here. Use devices=1"):
         choose_device("gpu", devices)
 
 
@@ -99,9 +101,8 @@ def test_the_cpu_counts_processes(devices: Any) -> None:
     assert chosen("cpu", devices) == ("cpu", ["cpu"])
 
 
-def test_several_processes_on_the_cpu_are_refused_for_now() -> None:
-    with pytest.raises(Unsupported, match="devices=2"):
-        choose_device("cpu", 2)
+def test_several_processes_on_the_cpu() -> None:
+    assert chosen("cpu", 2) == ("cpu", ["cpu", "cpu"])
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_several_processes_on_the_cpu_are_refused_for_now() -> None:
 )
 def test_what_the_cpu_cannot_count(devices: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="expected a number of processes >= 1") as caught:
-        choose_device("cpu", devices)
+        choose_devices("cpu", devices)
     assert isinstance(caught.value, ValueError)
 
 
@@ -144,15 +145,15 @@ def test_what_the_cpu_cannot_count(devices: Any, error: type[Exception]) -> None
 def test_what_names_no_gpu(machine: Machine, devices: Any, error: type[Exception]) -> None:
     machine.cuda = 2
     with pytest.raises(error, match="expected a number of devices >= 1, -1 for all, a list of indices"):
-        choose_device("gpu", devices)
+        choose_devices("gpu", devices)
 
 
 def test_gpus_that_are_not_there(machine: Machine) -> None:
     machine.cuda = 2
     with pytest.raises(DeviceUnavailable, match=r"devices=3 asks for 3 CUDA GPUs, but this machine has 2. Use at most devices=2"):
-        choose_device("gpu", 3)
+        choose_devices("gpu", 3)
     with pytest.raises(DeviceUnavailable, match=r"devices=\[0, 5\] asks for CUDA GPUs \[5\], but this machine has 2: \[0, 1\]"):
-        choose_device("gpu", [0, 5])
+        choose_devices("gpu", [0, 5])
 
 
 @pytest.mark.parametrize(
@@ -162,26 +163,26 @@ def test_a_machine_without_gpus(machine: Machine, accelerator: str, wanted: str)
     with pytest.raises(
         DeviceUnavailable, match=f"accelerator='{accelerator}' asks for {wanted}.*it has the CPU. Use accelerator='cpu'"
     ):
-        choose_device(accelerator, 1)
+        choose_devices(accelerator, 1)
 
 
 def test_the_error_says_what_there_is_instead(machine: Machine) -> None:
     machine.mps = True
     with pytest.raises(DeviceUnavailable, match="it has 1 MPS device, the CPU"):
-        choose_device("cuda", 1)
+        choose_devices("cuda", 1)
 
 
 def test_unknown_accelerators() -> None:
     with pytest.raises(InvalidOption, match=r"accelerator='cpuu' .*one of 'auto', 'cpu'.* Did you mean 'cpu'\?"):
-        choose_device("cpuu", 1)
+        choose_devices("cpuu", 1)
     with pytest.raises(InvalidType, match="accelerator=3"):
-        choose_device(3, 1)  # type: ignore[arg-type]  # the mistake under test
+        choose_devices(3, 1)  # type: ignore[arg-type]  # the mistake under test
 
 
 @pytest.mark.parametrize("name", ["tpu", "hpu", "TPU"])
 def test_kinds_that_are_not_offered(name: str) -> None:
     with pytest.raises(Unsupported, match=f"accelerator='{name}' is not offered. Use accelerator='auto', 'gpu' or 'cpu'"):
-        choose_device(name, 1)
+        choose_devices(name, 1)
 
 
 class OneChip(Accelerator):
@@ -209,7 +210,7 @@ class OneChip(Accelerator):
 
 def test_a_kind_of_the_users_own() -> None:
     mine = OneChip()
-    kind, found = choose_device(mine, 1)
+    kind, found = choose_devices(mine, 1)
     assert kind is mine
     assert found == [torch.device("cpu")]
     assert (mine.name(), mine.get_device_stats("cpu"), repr(mine)) == ("", {}, "OneChip()")
@@ -278,7 +279,7 @@ def test_usable_gpus_of_a_machine_without(machine: Machine) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_real_gpu() -> None:
-    kind, (device,) = choose_device("gpu", 1)
+    kind, (device,) = choose_devices("gpu", 1)
     kind.setup_device(device)
     assert torch.ones(1, device=device).device == torch.device("cuda", 0)
     assert kind.get_device_stats(device)["allocated_bytes.all.current"] > 0

@@ -11,17 +11,16 @@ from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.devices.accelerators import CPUAccelerator
 from leyden.errors import ConflictingOptions, DeviceUnavailable, InvalidOption, InvalidType, Unsupported
 from leyden.plugins import LightningEnvironment, MixedPrecision
-from leyden.strategies import SingleDeviceStrategy
+from leyden.strategies import DDPStrategy, SingleDeviceStrategy
 from leyden.strategies.choose import choose_strategy
 
 LAUNCHES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
-LATER = [
+OF_DDP = [
     *LAUNCHES,
     *(f"{launch}_find_unused_parameters_{found}" for launch in LAUNCHES for found in ("true", "false")),
-    "fsdp",
-    "fsdp_cpu_offload",
     "DDP",
 ]
+LATER = ["fsdp", "fsdp_cpu_offload"]
 REFUSED = [
     "dp",
     "ddp2",
@@ -90,10 +89,23 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_strategy(accelerator="gpu")
 
 
-@pytest.mark.parametrize("options", [{"devices": 2}, {"num_nodes": 2}, {"plugins": [ThreeProcesses()]}])
+@pytest.mark.parametrize("options", [{"devices": 2}, {"num_nodes": 2}])
 def test_several_processes(options: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported, match=r"not offered yet.*(devices|num_nodes)=1"):
-        choose_strategy(accelerator="cpu", **options)
+    chosen = choose_strategy(accelerator="cpu", **options)
+    assert isinstance(chosen, DDPStrategy)
+    assert (chosen.world_size, chosen.global_rank, chosen.root_device) == (2, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", OF_DDP)
+def test_names_of_ddp(name: str) -> None:
+    chosen = choose_strategy(name, accelerator="cpu", devices=2)
+    assert isinstance(chosen, DDPStrategy)
+    assert chosen.world_size == 2
+
+
+def test_a_launcher_and_a_trainer_of_different_sizes() -> None:
+    with pytest.raises(ConflictingOptions, match="started 3 processes, and devices=1 x num_nodes=1 asks for 1"):
+        choose_strategy(accelerator="cpu", plugins=[ThreeProcesses()])
 
 
 def test_plug_ins_find_their_place() -> None:

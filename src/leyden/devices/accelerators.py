@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from leyden.devices.registry import Accelerators
-from leyden.errors import DeviceUnavailable, InvalidOption, InvalidType, MissingPackage, Unsupported, did_you_mean
+from leyden.errors import (
+    ConflictingOptions,
+    DeviceUnavailable,
+    InvalidOption,
+    InvalidType,
+    MissingPackage,
+    Unsupported,
+    did_you_mean,
+)
 
 AcceleratorRegistry = Accelerators()
 """What the Trainer's ``accelerator`` may be asked for by name, but for ``"auto"`` and ``"gpu"``."""
@@ -238,24 +246,26 @@ def _registered(name: str) -> Accelerator:
     return made
 
 
-def choose_device(
+def choose_devices(
     accelerator: str | Accelerator | None = "auto", devices: Any = "auto"
 ) -> tuple[Accelerator, list[torch.device]]:
-    """The kind of device and the devices that ``Trainer(accelerator=..., devices=...)`` asks for.
+    """The kind of device and the devices of this machine that ``Trainer(accelerator=..., devices=...)`` asks for.
 
     ``devices`` is a number, ``-1`` for all, a list of indices, ``"0,1"``, or ``"auto"`` for one. Raises
-    :class:`InvalidOption`, :class:`DeviceUnavailable`, and :class:`Unsupported` for more than one device.
+    :class:`InvalidOption` and :class:`DeviceUnavailable`.
     """
     kind = choose_accelerator(accelerator)
     if devices is None or devices == "auto":
-        chosen = kind.get_parallel_devices(kind.parse_devices(1))[:1]
-    else:
-        chosen = kind.get_parallel_devices(kind.parse_devices(devices))
+        return kind, kind.get_parallel_devices(kind.parse_devices(1))[:1]
+    return kind, kind.get_parallel_devices(kind.parse_devices(devices))
+
+
+def choose_device(accelerator: str | Accelerator | None = "auto", devices: Any = "auto") -> tuple[Accelerator, torch.device]:
+    """The one device that these ask for, as :func:`choose_devices`. Raises :class:`ConflictingOptions` for several."""
+    kind, chosen = choose_devices(accelerator, devices)
     if len(chosen) > 1:
-        raise Unsupported(
-            f"devices={devices!r} asks for {len(chosen)} devices, and training on several is not offered yet. Use devices=1."
-        )
-    return kind, chosen
+        raise ConflictingOptions(f"devices={devices!r} asks for {len(chosen)} devices, and one is used here. Use devices=1.")
+    return kind, chosen[0]
 
 
 def parse_gpus(gpus: Any) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from typing import Any
 from leyden.not_offered import absent
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import StrategyRegistry
+from leyden.strategies.ddp import DDPStrategy
+from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.single import SingleDeviceStrategy
 
-__all__ = ["SingleDeviceStrategy", "Strategy", "StrategyRegistry"]
+__all__ = ["DDPStrategy", "ParallelStrategy", "SingleDeviceStrategy", "Strategy", "StrategyRegistry"]
 
 
 def __getattr__(name: str) -> Any:

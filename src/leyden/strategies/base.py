@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leyden.checkpoint.files import CheckpointIO
+from leyden.data.share import ALONE, Share
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.processes import Alone, Processes
@@ -82,6 +83,11 @@ class Strategy(LightningNames, Parts, ABC):
             return decision
         votes = int(self.processes.all_reduce(torch.tensor(int(decision))))
         return votes == self.processes.world if all else votes > 0
+
+    @property
+    def leyden_share(self) -> Share:
+        """Whose samples are whose: all are this process's, unless several share the data."""
+        return ALONE
 
     # -- the module
     @property

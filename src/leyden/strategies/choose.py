@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import torch
+
+from leyden.checked import check_count
 from leyden.checkpoint.files import CheckpointIO
-from leyden.devices.accelerators import Accelerator, choose_device
+from leyden.devices.accelerators import Accelerator, choose_device, choose_devices
 from leyden.devices.precision import Precision, make_precision
 from leyden.devices.registry import Strategies
 from leyden.distributed.environment import ClusterEnvironment, detect_environment, require_one_process
 from leyden.distributed.layer_sync import LayerSync
+from leyden.distributed.signals import in_notebook
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported, did_you_mean
 from leyden.strategies.base import Strategy
+from leyden.strategies.ddp import DDPStrategy
+from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.single import SingleDeviceStrategy
 
-_LAUNCHES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
-_LATER = (
-    *_LAUNCHES,
-    *(f"{launch}_find_unused_parameters_{found}" for launch in _LAUNCHES for found in ("false", "true")),
-    "fsdp",
-    "fsdp_cpu_offload",
-)
+_LAUNCHES = {"ddp": "popen", "ddp_spawn": "spawn", "ddp_fork": "fork", "ddp_notebook": "fork"}
+_DDP: dict[str, dict[str, Any]] = {
+    **{name: {"start_method": start} for name, start in _LAUNCHES.items()},
+    **{
+        f"{name}_find_unused_parameters_{str(found).lower()}": {"start_method": start, "find_unused_parameters": found}
+        for name, start in _LAUNCHES.items()
+        for found in (False, True)
+    },
+}
+_LATER = ("fsdp", "fsdp_cpu_offload")
 _REFUSED = {
     "dp": "It was removed from Lightning too.",
     "ddp2": "It was removed from Lightning too.",
@@ -36,12 +45,16 @@ _REFUSED = {
         ("single_xla", "single_tpu", "xla", "xla_debug", "hpu_parallel", "hpu_single"), "It needs hardware of its own."
     ),
 }
-STRATEGIES = ("auto", "single_device")
+STRATEGIES = ("auto", "single_device", *_DDP)
 """Every strategy that can be asked for by name."""
 
 StrategyRegistry = Strategies()
 """What the Trainer's ``strategy`` may be asked for by name, but for ``"auto"``."""
 StrategyRegistry.register("single_device", SingleDeviceStrategy, description="One process, one device.")
+for _name, _options in _DDP.items():
+    StrategyRegistry.register(
+        _name, DDPStrategy, description="The whole module in every process, gradients averaged.", **_options
+    )
 
 Plugin = Precision | CheckpointIO | ClusterEnvironment | LayerSync
 """What ``Trainer(plugins=...)`` may hold."""
@@ -55,6 +68,7 @@ def choose_strategy(
     num_nodes: int = 1,
     precision: str | int | None = None,
     plugins: Any = None,
+    shares: bool = True,
 ) -> Strategy:
     """The strategy that these keywords of the Trainer ask for, complete.
 
@@ -72,19 +86,70 @@ def choose_strategy(
         raise ConflictingOptions(f"precision={precision!r} and plugins={rules!r} were both given. Leave one of them out.")
     if not isinstance(strategy, Strategy):
         _check_name(strategy)
-    require_one_process(environment, num_nodes)
+    check_count("num_nodes", num_nodes, 1, "a number of nodes >= 1")
     if isinstance(strategy, str) and strategy in StrategyRegistry and strategy not in STRATEGIES:
         strategy = _registered(strategy)
-    if isinstance(strategy, Strategy):
-        completed = _completed(strategy, accelerator, devices, precision, rules, storage)
-    else:
-        kind, chosen = choose_device(accelerator, devices)
-        device = chosen[0]
-        completed = SingleDeviceStrategy(device, kind, storage, make_precision(precision, device) if rules is None else rules)
-    environment.validate_settings(num_devices=1, num_nodes=num_nodes)
+    completed = _made(strategy, accelerator, devices, num_nodes, precision, rules, storage, environment, shares)
+    environment.validate_settings(num_devices=completed.num_devices, num_nodes=num_nodes)
     completed.leyden_environment = environment
     completed.leyden_layer_sync = _only([plugin for plugin in given if isinstance(plugin, LayerSync)], "LayerSync")
     return completed
+
+
+def _made(
+    strategy: str | Strategy | None,
+    accelerator: str | Accelerator | None,
+    devices: Any,
+    num_nodes: int,
+    precision: str | int | None,
+    rules: Precision | None,
+    storage: CheckpointIO | None,
+    environment: ClusterEnvironment,
+    shares: bool,
+) -> Strategy:
+    if isinstance(strategy, ParallelStrategy):
+        kind, found = choose_devices(accelerator, "auto" if strategy.parallel_devices else devices)
+        strategy.leyden_complete(accelerator=kind, precision=rules, checkpoint_io=storage)
+        return _assembled(strategy, found, num_nodes, environment, precision, shares)
+    if isinstance(strategy, Strategy):
+        require_one_process(environment, num_nodes)
+        return _completed(strategy, accelerator, devices, precision, rules, storage)
+    kind, found = choose_devices(accelerator, devices)
+    if devices in (None, "auto") and environment.creates_processes_externally and found[0].type == "cpu":
+        found = found[:1] * max(1, environment.world_size() // num_nodes)  # as many processes as the launcher has started
+    name = "auto" if strategy is None else strategy.lower()
+    if name == "auto" and len(found) * num_nodes * environment.world_size() > 1:
+        name = "ddp_notebook" if in_notebook() else "ddp"
+    if name in _DDP:
+        made = DDPStrategy(kind, checkpoint_io=storage, precision_plugin=rules, **_DDP[name])
+        return _assembled(made, found, num_nodes, environment, precision, shares)
+    require_one_process(environment, num_nodes)
+    if len(found) > 1:
+        raise ConflictingOptions(f"devices={devices!r} asks for {len(found)} devices, and strategy={strategy!r} uses one.")
+    device = found[0]
+    return SingleDeviceStrategy(device, kind, storage, make_precision(precision, device) if rules is None else rules)
+
+
+def _assembled(
+    strategy: ParallelStrategy,
+    devices: list[torch.device],
+    nodes: int,
+    environment: ClusterEnvironment,
+    precision: str | int | None,
+    shares: bool,
+) -> Strategy:
+    """``strategy`` with what the Trainer was asked for, and with its processes."""
+    if precision is not None:
+        strategy.leyden_complete(precision=make_precision(precision, devices[0]))
+    strategy.leyden_assemble(devices, nodes, environment, shares)
+    given = strategy.cluster_environment
+    assert given is not None
+    if given.world_size() not in (strategy.world_size, *(() if given.creates_processes_externally else (1,))):
+        raise ConflictingOptions(
+            f"{given!r} started {given.world_size()} processes, and devices={len(strategy.parallel_devices)} x "
+            f"num_nodes={nodes} asks for {strategy.world_size}. Let both say the same number."
+        )
+    return strategy
 
 
 def _completed(
@@ -97,11 +162,11 @@ def _completed(
 ) -> Strategy:
     device = strategy.root_device
     if not (accelerator in (None, "auto") and devices in (None, "auto")):
-        _, chosen = choose_device(device.type if accelerator in (None, "auto") else accelerator, devices)
+        _, asked = choose_device(device.type if accelerator in (None, "auto") else accelerator, devices)
         counted = isinstance(devices, int) or devices in (None, "auto")
-        if chosen[0].type != device.type or (not counted and chosen[0].index != device.index):
+        if asked.type != device.type or (not counted and asked.index != device.index):
             raise ConflictingOptions(
-                f"accelerator={accelerator!r}, devices={devices!r} asks for {str(chosen[0])!r}, but strategy={strategy!r} "
+                f"accelerator={accelerator!r}, devices={devices!r} asks for {str(asked)!r}, but strategy={strategy!r} "
                 f"already brings {str(device)!r}. Leave one of them out."
             )
     if precision is not None:

@@ -1,10 +1,105 @@
-"""Strategies that are not offered, where Lightning has them."""
+"""The whole module in every process, gradients averaged: torch's DistributedDataParallel."""
 
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from leyden.checkpoint.files import CheckpointIO
+from leyden.devices.accelerators import Accelerator
+from leyden.devices.precision import Precision
+from leyden.distributed.environment import ClusterEnvironment
+from leyden.distributed.launchers.base import Launcher
+from leyden.errors import InvalidOption
 from leyden.not_offered import absent
+from leyden.spelling import exact_arguments
+from leyden.strategies.parallel import ParallelStrategy
 
-__all__: list[str] = []
+__all__ = ["DDPStrategy"]
+STARTS = ("popen", "spawn", "fork", "forkserver")
+
+
+@exact_arguments
+class DDPStrategy(ParallelStrategy):
+    """Each process has the whole module and its share of the data; gradients are averaged while they are computed.
+
+    Args:
+        accelerator, parallel_devices, cluster_environment, checkpoint_io, precision_plugin: as for :class:`ParallelStrategy`.
+        ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper: how gradients are exchanged: see
+            :meth:`torch.nn.parallel.DistributedDataParallel.register_comm_hook`.
+        model_averaging_period: accepted for Lightning's sake; models are averaged by a hook of yours.
+        process_group_backend: of :func:`torch.distributed.init_process_group`.
+        timeout: after so long without an answer an exchange fails.
+        start_method: ``"popen"`` runs the script again for every process; ``"spawn"``, ``"fork"`` and ``"forkserver"`` are
+            :mod:`multiprocessing`'s.
+        **kwargs: of :class:`torch.nn.parallel.DistributedDataParallel`: ``find_unused_parameters``, ``static_graph``,
+            ``gradient_as_bucket_view``, ``bucket_cap_mb`` ...
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator | None = None,
+        parallel_devices: Sequence[torch.device] | None = None,
+        cluster_environment: ClusterEnvironment | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
+        ddp_comm_state: object | None = None,
+        ddp_comm_hook: Callable[..., Any] | None = None,
+        ddp_comm_wrapper: Callable[..., Any] | None = None,
+        model_averaging_period: int | None = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = None,
+        start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            accelerator,
+            parallel_devices,
+            cluster_environment,
+            checkpoint_io,
+            precision_plugin,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+        if start_method not in STARTS:
+            raise InvalidOption("start_method", start_method, "one of " + ", ".join(map(repr, STARTS)))
+        self._start_method = start_method
+        self._comm = ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper
+        self._ddp_kwargs = kwargs
+
+    def leyden_launcher(self) -> Launcher:
+        if self._start_method == "popen":
+            from leyden.distributed.launchers.script import Script
+
+            return Script()
+        from leyden.distributed.launchers.multiprocess import Multiprocess
+
+        return Multiprocess(self._start_method)
+
+    def leyden_route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        if name != "training_step" or self._module is None or not any(p.requires_grad for p in self._module.parameters()):
+            return step
+        self._wrapper = self.configure_ddp(self._module)
+        return super().leyden_route(name, step)
+
+    def configure_ddp(self, module: nn.Module) -> DistributedDataParallel:
+        """``module`` wrapped, as training enters it."""
+        devices = None if self._device.type == "cpu" else [self._device]
+        wrapped = DistributedDataParallel(module, device_ids=devices, **self._ddp_kwargs)
+        state, hook, wrapper = self._comm
+        if hook is not None:
+            wrapped.register_comm_hook(state, hook if wrapper is None else wrapper(hook))
+        return wrapped
+
+    def leyden_accumulating(self) -> AbstractContextManager[Any]:
+        wrapper = self._wrapper
+        return wrapper.no_sync() if isinstance(wrapper, DistributedDataParallel) else nullcontext()
 
 
 def __getattr__(name: str) -> Any:

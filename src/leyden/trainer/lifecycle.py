@@ -89,6 +89,7 @@ class Lifecycle(Run):
         self._verb_running = True
         if not self.strategy.processes.alone:
             rank_zero_only.rank = self.strategy.processes.rank  # one owner of the rank: what the environment says may be older
+        self.leyden_loaders.share = self.strategy.leyden_share
         self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, STAGES[fn][0].running
         self._started.clear()
         self.leyden_hooks = None

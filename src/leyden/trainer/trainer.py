@@ -34,7 +34,7 @@ from leyden.strategies.base import Strategy
 from leyden.strategies.choose import Plugin, choose_strategy
 from leyden.trainer.checkpoints import choose_checkpoint
 from leyden.trainer.checks import check_fit, check_module, load_eval, require_predict, require_step, take_datamodule, validates
-from leyden.trainer.job import Job
+from leyden.trainer.job import Job, Verb
 from leyden.trainer.keywords import read_options
 from leyden.trainer.lifecycle import Lifecycle
 from leyden.trainer.result import FitResult
@@ -73,7 +73,7 @@ class Trainer(Lifecycle):
         deterministic: use deterministic kernels only; ``"warn"`` warns where there is none.
         benchmark: ``torch.backends.cudnn.benchmark`` while a verb runs.
         inference_mode: evaluate under ``torch.inference_mode()``; else under ``no_grad``.
-        use_distributed_sampler: for several processes.
+        use_distributed_sampler: several processes share the samples of each loader; ``False`` leaves that to your sampler.
         profiler: ``"simple"``, ``"advanced"``, ``"pytorch"``, or a Profiler.
         detect_anomaly: ``torch.autograd.set_detect_anomaly`` while a verb runs.
         barebones: turn everything off that is not training.
@@ -170,6 +170,7 @@ class Trainer(Lifecycle):
                 given["num_nodes"],
                 given["precision"],
                 given["plugins"],
+                given["use_distributed_sampler"],
             ),
             loggers=choose_loggers(given["logger"], options),
             callbacks=choose_callbacks(given["callbacks"], options),
@@ -228,7 +229,8 @@ class Trainer(Lifecycle):
             ckpt_path=ckpt_path if ckpt_path is not None else self.leyden_classic.resume_from,
             weights_only=weights_only,
         )
-        return self.strategy.processes.launched(self._fit)(job)
+        result: FitResult = self.strategy.processes.launched(Verb(self, "_fit"))(job)
+        return result
 
     def _fit(self, job: Job) -> FitResult:
         module = job.module
@@ -269,7 +271,8 @@ class Trainer(Lifecycle):
         """
         dataloaders = classic.evaluation_loaders("validate", legacy, dataloaders)
         job = self._evaluation(VAL, model, dataloaders, ckpt_path, datamodule, weights_only)
-        return self.strategy.processes.launched(self._evaluate)(replace(job, verbose=verbose))
+        results: list[dict[str, float]] = self.strategy.processes.launched(Verb(self, "_evaluate"))(replace(job, verbose=verbose))
+        return results
 
     def test(
         self,
@@ -284,7 +287,8 @@ class Trainer(Lifecycle):
         """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
         dataloaders = classic.test_loaders(self.leyden_classic, legacy, dataloaders, datamodule)
         job = self._evaluation(TEST, model, dataloaders, ckpt_path, datamodule, weights_only)
-        return self.strategy.processes.launched(self._evaluate)(replace(job, verbose=verbose))
+        results: list[dict[str, float]] = self.strategy.processes.launched(Verb(self, "_evaluate"))(replace(job, verbose=verbose))
+        return results
 
     def predict(
         self,
@@ -302,7 +306,10 @@ class Trainer(Lifecycle):
         """
         dataloaders = classic.evaluation_loaders("predict", legacy, dataloaders)
         job = self._evaluation(PREDICT, model, dataloaders, ckpt_path, datamodule, weights_only)
-        return self.strategy.processes.launched(self._predict)(replace(job, keep=return_predictions is not False))
+        predictions: list[Any] | None = self.strategy.processes.launched(Verb(self, "_predict"))(
+            replace(job, keep=return_predictions is not False)
+        )
+        return predictions
 
     def _predict(self, job: Job) -> list[Any] | None:
         with self._verb(TrainerFn.PREDICTING, job.module, job.datamodule, job.loaders):

@@ -1,0 +1,130 @@
+"""Processes that talk through :mod:`torch.distributed`."""
+
+from __future__ import annotations
+
+import atexit
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from leyden.distributed.environment import ClusterEnvironment
+from leyden.distributed.launchers.base import Launcher
+from leyden.distributed.processes import Body, Processes
+from leyden.errors import Unsupported
+
+_OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+_FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
+
+
+class Group(Processes):
+    """The process group of PyTorch. One that stands already is used as it is.
+
+    Args:
+        environment: who numbers the processes, and where rank 0 listens.
+        launcher: how they begin.
+        nodes: machines.
+        per_node: processes on each machine.
+        backend: of :func:`torch.distributed.init_process_group`; ``None`` for gloo, and NCCL beside it with CUDA.
+        timeout: after so long without an answer an exchange fails.
+    """
+
+    def __init__(
+        self,
+        environment: ClusterEnvironment,
+        launcher: Launcher,
+        *,
+        nodes: int,
+        per_node: int,
+        backend: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        self.environment, self.launcher = environment, launcher
+        self.backend, self.timeout = backend, timeout
+        self.nodes, self.world = nodes, nodes * per_node
+        self.per_node = per_node
+        self.number()
+
+    def number(self) -> None:
+        """Read who this process is: before the others are started, the first one of its node."""
+        environment = self.environment
+        if dist.is_available() and dist.is_initialized():
+            self.rank = dist.get_rank()
+            self.node_rank, self.local_rank = divmod(self.rank, self.per_node)
+        elif environment.creates_processes_externally:
+            self.rank, self.local_rank, self.node_rank = (
+                environment.global_rank(),
+                environment.local_rank(),
+                environment.node_rank(),
+            )
+        else:
+            self.node_rank, self.local_rank = environment.node_rank(), 0
+            self.rank = self.node_rank * self.per_node
+
+    def launched(self, body: Body) -> Body:
+        return self.launcher.launched(self, body)
+
+    def begin(self) -> None:
+        """Join the group, where that has not been done: rank, world and address are known now.
+
+        Raises :class:`Unsupported` where a group of another size stands already.
+        """
+        if dist.is_initialized():
+            if dist.get_world_size() != self.world:
+                raise Unsupported(
+                    f"A process group of {dist.get_world_size()} processes stands already, and this Trainer asks for "
+                    f"{self.world} (devices x num_nodes). Ask for as many, or run it in a script of its own."
+                )
+            self.number()
+            return
+        backend = self.backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group(
+            backend,
+            init_method=f"tcp://{self.environment.main_address}:{self.environment.main_port}",
+            rank=self.rank,
+            world_size=self.world,
+            timeout=self.timeout,
+        )
+        atexit.register(_leave)
+
+    def barrier(self, name: str | None = None) -> None:
+        dist.barrier()
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        box = [obj if self.rank == src else None]
+        dist.broadcast_object_list(box, src)
+        return box[0]
+
+    def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
+        whole = tensor.detach().clone()
+        dist.all_reduce(whole, _OPERATIONS[op])
+        return whole
+
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        if sync_grads and tensor.requires_grad and torch.is_grad_enabled():
+            from torch.distributed.nn.functional import all_gather
+
+            return torch.stack(all_gather(tensor.contiguous(), *(() if group is None else (group,))))
+        here = tensor.detach().contiguous()
+        parts = [torch.empty_like(here) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, here, group=group)
+        return torch.stack(parts)
+
+    def gather_objects(self, obj: Any) -> list[Any]:
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, obj)
+        return found
+
+    def agree(self, flags: int, clock: float) -> tuple[int, float]:
+        raised = [float(flags >> bit & 1) for bit in range(_FLAGS)]
+        words = torch.tensor([*raised, clock if self.is_first else -float("inf")], dtype=torch.float64)
+        dist.all_reduce(words, dist.ReduceOp.MAX)
+        *agreed, first = words.tolist()
+        return sum(int(bit) << place for place, bit in enumerate(agreed)), first
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,101 @@
+"""Several processes, one device each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+
+from leyden.checkpoint.files import CheckpointIO
+from leyden.data.share import ALONE, Share
+from leyden.devices.accelerators import Accelerator
+from leyden.devices.precision import Precision
+from leyden.distributed.environment import ClusterEnvironment, detect_environment
+from leyden.distributed.group import Group
+from leyden.distributed.launchers.base import Launcher, Started
+from leyden.spelling import exact_arguments
+from leyden.strategies.single import SingleDeviceStrategy
+
+
+@exact_arguments
+class ParallelStrategy(SingleDeviceStrategy):
+    """Several processes that train together, on one device each. Subclasses say how they share the module.
+
+    Args:
+        accelerator: the kind of device.
+        parallel_devices: the devices of this machine, one for each of its processes.
+        cluster_environment: who started the processes and numbers them; found out where it is left open.
+        checkpoint_io: what puts checkpoints to disk.
+        precision_plugin: the number formats.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator | None = None,
+        parallel_devices: Sequence[torch.device] | None = None,
+        cluster_environment: ClusterEnvironment | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
+        *,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        devices = list(parallel_devices or ())
+        super().__init__(devices[0] if devices else "cpu", accelerator, checkpoint_io, precision_plugin)
+        self._accelerator = accelerator  # left open, it is the one that the Trainer is asked for
+        self.parallel_devices = devices
+        self.cluster_environment = cluster_environment
+        self._process_group_backend, self._timeout = process_group_backend, timeout
+        self._share = True
+
+    @property
+    def process_group_backend(self) -> str | None:
+        """The backend that was asked for; ``None`` leaves the choice to the devices."""
+        return self._process_group_backend
+
+    def leyden_launcher(self) -> Launcher:
+        """How this machine's processes begin, where no cluster's launcher has started them."""
+        return Started()
+
+    def leyden_assemble(
+        self, devices: Sequence[torch.device], nodes: int, environment: ClusterEnvironment | None, shares: bool
+    ) -> None:
+        """The Trainer's words are known: ``devices`` of each of ``nodes`` machines, and whether samplers are shared out."""
+        if not self.parallel_devices:
+            self.parallel_devices = list(devices)
+        self.cluster_environment = self.cluster_environment or environment or detect_environment()
+        self._share = shares
+        started = self.cluster_environment.creates_processes_externally
+        self.processes = Group(
+            self.cluster_environment,
+            Started() if started else self.leyden_launcher(),
+            nodes=nodes,
+            per_node=len(self.parallel_devices),
+            backend=self._process_group_backend,
+            timeout=self._timeout,
+        )
+        self.num_devices = len(self.parallel_devices)
+        self._device = self.root_device
+        self.leyden_moves = self._device.type != "cpu"
+
+    @property
+    def root_device(self) -> torch.device:
+        devices = self.parallel_devices
+        return devices[self.local_rank % len(devices)] if devices else self._device
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, int]:
+        """Whose samples are whose, in the words of :class:`torch.utils.data.DistributedSampler`."""
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
+
+    @property
+    def leyden_share(self) -> Share:
+        if not self._share or self.processes.alone:
+            return ALONE
+        told = self.distributed_sampler_kwargs
+        return Share(told["rank"], told["num_replicas"])
+
+    def setup_environment(self) -> None:
+        self._device = self.root_device
+        super().setup_environment()

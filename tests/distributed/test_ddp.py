@@ -1,0 +1,150 @@
+"""Training in several real processes with DistributedDataParallel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import kit
+import pytest
+import torch
+from real_processes import together
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+
+import leyden
+from leyden.errors import ConflictingOptions, Unsupported
+from leyden.strategies import DDPStrategy
+
+
+class Net(leyden.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+        self.seen: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen += batch[0][:, 0].tolist()
+        loss = self.layer(batch[0]).pow(2).mean()
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("value", batch[0][:, 0].mean())
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("value", batch[0][:, 0].mean())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+def rows(count: int) -> Tensor:
+    return torch.arange(3.0 * count).view(count, 3) / count
+
+
+def samples(count: int, size: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(rows(count)), size, **options)
+
+
+def trained(devices: int, size: int, **options: Any) -> tuple[dict[str, Tensor], list[float], dict[str, float]]:
+    """The weights, the samples that this process saw, and the metrics, after a fit."""
+    torch.manual_seed(3)
+    module = Net()
+    run = kit.trainer(devices=devices, max_epochs=2, **options)
+    run.fit(module, samples(16, size, shuffle=options.pop("shuffle", False)), samples(5, 1))
+    assert run.world_size == devices
+    return kit.weights(module), module.seen, {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.1}], ids=str)
+def test_two_processes_are_one_with_batches_twice_as_large(options: dict[str, Any]) -> None:
+    first, second = together(2, with_options, options)
+    whole = with_options({**options, "devices": 1, "size": 4})
+    for name, value in whole[0].items():
+        assert torch.equal(first[0][name], second[0][name])
+        assert torch.allclose(first[0][name], value, atol=1e-6)
+    assert sorted(first[1] + second[1]) == sorted(whole[1])
+    assert first[2]["loss_epoch"] == second[2]["loss_epoch"]
+    assert first[2]["value"] == whole[2]["value"], "each sample of the uneven end counts once"
+
+
+def with_options(options: dict[str, Any]) -> Any:
+    options = dict(options)
+    return trained(options.pop("devices", 2), options.pop("size", 2), **options)
+
+
+def by_hand() -> dict[str, Tensor]:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    torch.manual_seed(3)
+    module = Net()
+    wrapped = DistributedDataParallel(module.layer)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    mine = rows(16)[dist.get_rank() :: 2]
+    for _ in range(2):
+        for batch in mine.split(2):
+            loss = wrapped(batch).pow(2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return kit.weights(module)
+
+
+def test_the_weights_are_those_of_a_loop_by_hand_bit_for_bit() -> None:
+    ours, plain = together(2, with_options, {}), together(2, by_hand)
+    assert kit.same(ours[0][0], plain[0])
+
+
+SCRIPT = """
+    import sys, torch, leyden, kit
+    from leyden.testing import BoringModel, random_batches
+
+    module = BoringModel()
+    run = kit.trainer(devices=2, strategy=sys.argv[1])
+    result = run.fit(module, random_batches(4))
+    if sys.argv[1] != "ddp" or run.is_global_zero:
+        print("done", result.status, result.steps, run.global_step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn", "ddp_fork"])
+def test_a_script_is_all_that_is_needed(strategy: str, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("if __name__ == '__main__':\n" + "\n".join(f"    {line}" for line in dedent(SCRIPT).splitlines()))
+    paths = os.pathsep.join([str(Path(kit.__file__).parent), str(Path(leyden.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, str(script), strategy],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("done finished 2 2") == 1, done.stdout
+
+
+def test_a_launcher_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConflictingOptions, match="started 4 processes, and devices=2 x num_nodes=1 asks for 2"):
+        kit.trainer(devices=2, strategy="ddp")
+
+
+def test_a_script_cannot_be_run_again_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    with pytest.raises(Unsupported, match="ddp_notebook"):
+        kit.trainer(devices=2, strategy="ddp").fit(Net(), samples(4, 1))
+
+
+def test_the_options_of_ddp_reach_it() -> None:
+    strategy = DDPStrategy(find_unused_parameters=True, start_method="fork")
+    run = kit.trainer(devices=2, strategy=strategy)
+    assert run.strategy is strategy
+    assert (run.world_size, run.num_devices, run.global_rank) == (2, 2, 0)
