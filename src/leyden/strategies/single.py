@@ -57,7 +57,9 @@ class SingleDeviceStrategy(Strategy):
         if self._module is None:
             self._module = module
         trainer = getattr(self._module, "_trainer", None)
-        if trainer is not None:
+        if trainer is None:
+            self.accelerator.setup_device(self._device)
+        else:
             self.accelerator.setup(trainer)
         placed: nn.Module = self.precision.convert_module(module).to(self._device)
         return placed
