@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import functools
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -11,12 +13,31 @@ import torch.distributed as dist
 from torch import Tensor
 
 from leyden.distributed.environment import ClusterEnvironment
-from leyden.distributed.launchers.base import Launcher
 from leyden.distributed.processes import Body, Processes
 from leyden.errors import Unsupported
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
+
+
+class Launcher(ABC):
+    """Starts the processes of a group, once, when the first verb begins."""
+
+    @abstractmethod
+    def launched(self, group: Group, body: Body) -> Body:
+        """``body``, run by every process of ``group`` after each has joined it."""
+
+
+class Started(Launcher):
+    """All processes are there: torchrun, SLURM or another launcher started them, or one of ours did."""
+
+    def launched(self, group: Group, body: Body) -> Body:
+        @functools.wraps(body)
+        def joined(*args: Any, **kwargs: Any) -> Any:
+            group.begin()
+            return body(*args, **kwargs)
+
+        return joined  # type: ignore[return-value]  # it is called as `body` is
 
 
 class Group(Processes):

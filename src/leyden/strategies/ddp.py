@@ -1,7 +1,5 @@
 """The whole module in every process, gradients averaged: torch's DistributedDataParallel."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -15,7 +13,7 @@ from leyden.checkpoint.files import CheckpointIO
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment
-from leyden.distributed.launchers.base import Launcher
+from leyden.distributed.group import Launcher
 from leyden.errors import InvalidOption
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments

@@ -1,7 +1,5 @@
 """Several processes, one device each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -12,8 +10,7 @@ from leyden.data.share import ALONE, Share
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment, detect_environment
-from leyden.distributed.group import Group
-from leyden.distributed.launchers.base import Launcher, Started
+from leyden.distributed.group import Group, Launcher, Started
 from leyden.spelling import exact_arguments
 from leyden.strategies.single import SingleDeviceStrategy
 

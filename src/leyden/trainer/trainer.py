@@ -17,6 +17,7 @@ from leyden.classic.continuation import Continuation
 from leyden.classic.loop_views import EvaluationLoopView, FitLoopView, PredictLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
+from leyden.distributed.launchers.verb import Verb
 from leyden.errors import MisconfigurationException, Unsupported
 from leyden.hooks import overrides
 from leyden.loggers.base import Logger
@@ -34,7 +35,7 @@ from leyden.strategies.base import Strategy
 from leyden.strategies.choose import Plugin, choose_strategy
 from leyden.trainer.checkpoints import choose_checkpoint
 from leyden.trainer.checks import check_fit, check_module, load_eval, require_predict, require_step, take_datamodule, validates
-from leyden.trainer.job import Job, Verb
+from leyden.trainer.job import Job
 from leyden.trainer.keywords import read_options
 from leyden.trainer.lifecycle import Lifecycle
 from leyden.trainer.result import FitResult

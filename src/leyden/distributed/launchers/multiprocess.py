@@ -13,12 +13,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from leyden.distributed.launchers.base import Launcher
+from leyden.distributed.group import Group, Launcher
 from leyden.distributed.launchers.script import free_port
 from leyden.errors import Unsupported
 
 if TYPE_CHECKING:
-    from leyden.distributed.group import Group
     from leyden.distributed.processes import Body
 
 
@@ -43,7 +42,7 @@ class Multiprocess(Launcher):
             os.environ["MASTER_PORT"] = str(free_port())
             with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
                 brought = Path(folder, "brought")
-                mp.start_processes(  # type: ignore[attr-defined,no-untyped-call]
+                mp.start_processes(  # type: ignore[attr-defined,no-untyped-call]  # torch has no types for it
                     _run, (group, body, args, kwargs, str(brought)), nprocs=group.per_node, start_method=self.start_method
                 )
                 outcome = torch.load(brought, weights_only=False)

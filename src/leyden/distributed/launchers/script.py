@@ -11,11 +11,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from leyden.distributed.launchers.base import Started
+from leyden.distributed.group import Group, Started
 from leyden.errors import Unsupported
 
 if TYPE_CHECKING:
-    from leyden.distributed.group import Group
     from leyden.distributed.processes import Body
 
 WATCHED_EVERY = 0.1

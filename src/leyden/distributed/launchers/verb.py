@@ -1,0 +1,44 @@
+"""A verb of the Trainer, as a launcher runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Verb:
+    """A verb of a trainer, as a launcher runs it: in this process, or in others that bring back what came of it."""
+
+    def __init__(self, trainer: Any, name: str) -> None:
+        self.trainer, self.name = trainer, name
+
+    def __call__(self, job: Any) -> Any:
+        return getattr(self.trainer, self.name)(job)
+
+    def take_along(self) -> dict[str, Any]:
+        """What the process that called the verb has to know of what the first of the others did."""
+        trainer = self.trainer
+        module = trainer.lightning_module
+        return {
+            "weights": {name: value.cpu() if hasattr(value, "cpu") else value for name, value in module.state_dict().items()},
+            "status": trainer.state.status,
+            "interrupted": trainer.interrupted,
+            "progress": trainer.leyden_fit.progress,
+            "history": trainer.leyden_fit.history,
+            "metrics": dict(trainer.callback_metrics),
+            "logged": dict(trainer.logged_metrics),
+            "callbacks": [callback.state_dict() for callback in trainer.callbacks],
+            "ckpt_path": trainer.ckpt_path,
+        }
+
+    def bring_back(self, brought: dict[str, Any], job: Any) -> None:
+        """The trainer and the module of this process become as those of the first process are."""
+        trainer, progress = self.trainer, brought["progress"]
+        trainer.leyden_begin(job.module, job.datamodule)
+        job.module.load_state_dict(brought["weights"])
+        trainer.state.status, trainer.interrupted = brought["status"], brought["interrupted"]
+        trainer.leyden_fit.progress, trainer.leyden_fit.history = progress, brought["history"]
+        trainer.ckpt_path = brought["ckpt_path"]
+        trainer.leyden_metrics.publish(brought["metrics"])
+        trainer.leyden_metrics.publish(brought["logged"], callback=False, logged=True)
+        for callback, state in zip(trainer.callbacks, brought["callbacks"], strict=False):
+            callback.load_state_dict(state)
