@@ -71,3 +71,14 @@ def test_the_template_of_2020_runs(own_folder: Path) -> None:
     assert Path(told(shown, "Best checkpoint")).name.startswith("digits_epoch=0-val_loss=")
     assert told(shown, "Hidden units") == "128"
     assert (own_folder / "lightning_logs" / "template" / "version_0" / "meta_tags.csv").is_file()
+
+
+def test_the_program_for_the_command_line_runs_from_its_file(own_folder: Path) -> None:
+    words = ("fit", "--config", str(EXAMPLES / "cli" / "run.yaml"), "--trainer.max_epochs=2", "--model.encoder.width=32")
+    shown = shown_by("cli/main.py", options=words)
+    assert "test_acc" in shown
+    folder = own_folder / "leyden_logs" / "cli" / "version_0"
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    saved = (folder / "config.yaml").read_text()
+    assert "max_epochs: 2\n" in saved
+    assert "width: 32\n" in saved
