@@ -9,6 +9,7 @@ from configured import Data, OnlyFit, WideNet
 from kit import QUIET
 
 from leyden.cli import LightningCLI
+from leyden.errors import MissingPackage
 
 WORDS = [
     (["--trainer.max_epochss=3"], "Did you mean '--trainer.max_epochs'?"),
@@ -28,6 +29,7 @@ FILES = [
     ("trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitor: a, patienc: 3}}]}", "Did you mean 'patience'?"),
     ("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStoping}]}", "leyden.callbacks has no 'EarlyStoping'"),
     ("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStoping}]}", "Did you mean 'EarlyStopping'?"),
+    ("trainer: {callbacks: [lightning.pytorch.callbacks.XLAStatsMonitor]}", "it is not offered"),
     ("model: [1", "Problems parsing config"),
 ]
 
@@ -56,6 +58,12 @@ def test_in_a_file(capsys: pytest.CaptureFixture[str], own_folder: Path) -> None
         Path("run.yaml").write_text(text)
         assert expected in refused(capsys, "--config=run.yaml"), text
     assert "File does not exist" in refused(capsys, "--config=nowhere.yaml")
+
+
+def test_without_jsonargparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match=r"needs the package 'jsonargparse', .* pip install 'leyden\[cli\]'"):
+        LightningCLI(WideNet, args=[])
 
 
 def test_among_subcommands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from leyden.errors import UnknownName, did_you_mean
+from leyden.errors import NotOffered, UnknownName, did_you_mean
+from leyden.not_offered import Absent
 
 _PATH = re.compile(r"(?:lightning\.pytorch|pytorch_lightning|lightning(?:\.fabric)?)((?:\.[A-Za-z_]\w*)+)")
 
@@ -23,6 +24,7 @@ def today(path: str) -> str:
 
     Raises:
         UnknownName: it begins as Lightning's paths do, and we have nothing of that name.
+        NotOffered: the class is known, and not offered.
     """
     found = _PATH.fullmatch(path)
     if found is None:
@@ -30,6 +32,9 @@ def today(path: str) -> str:
     *_, name = words = found[1][1:].split(".")
     for room in _rooms(words[:-1]):
         if hasattr(room, name):
+            kind = getattr(room, name)
+            if isinstance(kind, type) and Absent in kind.__mro__:
+                raise NotOffered(f"{path!r}: it is not offered. {vars(kind)['advice']}")
             return f"{room.__name__}.{name}"
     room = next(_rooms(words[:1]))
     raise UnknownName(f"{path!r}: {room.__name__} has no {name!r}.{did_you_mean(name, dir(room))}")

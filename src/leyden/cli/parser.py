@@ -149,9 +149,9 @@ class LightningArgumentParser(ArgumentParser):
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """As jsonargparse's, from the words of a command line. Lightning's class paths mean our classes of the same names."""
         words = sys.argv[1:] if args is None else args
-        if isinstance(words, list | tuple):
-            words = [of_argument(word) if isinstance(word, str) else word for word in words]
         with self.leyden_reading():
+            if isinstance(words, list | tuple):
+                words = [of_argument(word) if isinstance(word, str) else word for word in words]
             return super().parse_args(words, *rest, **kwargs)
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Any:
