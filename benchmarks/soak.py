@@ -74,6 +74,7 @@ def configurations() -> dict[str, dict[str, Any]]:
     found["exponential moving average"] = {"rewrites": "ema"}
     for workers in (0, 2):
         found[f"finetuned, {workers} workers"] = {"kinds": "finetuned", "workers": workers}
+    found["stochastic weight averaging"] = {"rewrites": "swa"}
     found["no accumulation, epoch end"] = {"accumulate": 1, "rhythm": "epoch"}
     return found
 

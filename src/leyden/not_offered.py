@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from leyden.errors import NotOffered, UnknownName, did_you_mean
 
-_AVERAGE = "Update torch.optim.swa_utils.AveragedModel in on_train_batch_end."
 _DEVICES = "Take DeviceStatsMonitor."
 _LOGGER = (
     "Take CSVLogger, TensorBoardLogger, WandbLogger, MLFlowLogger or CometLogger, or subclass leyden.loggers.Logger: override "
@@ -44,10 +43,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("TPUAccelerator XLAAccelerator", _XLA),
     },
     "leyden.callbacks": {
-        **_each("BatchSizeFinder", "Choose the batch size by hand."),
         **_each("GPUStatsMonitor XLAStatsMonitor", _DEVICES),
-        **_each("StochasticWeightAveraging", _AVERAGE),
-        **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
     },

@@ -54,7 +54,8 @@ class Job:
             persistent, a deque and a float64 number in the optimizer, a scheduler inside a scheduler, layers thawed in epoch 1
             with a group of their own, torchmetrics in a list that training and validation share. ``"finetuned"``: callbacks
             thaw a backbone in epoch 1 and a neck with still batch norms in epoch 2, and another keeps a running mean.
-        rewrites: the callback that puts other weights into the module: ``"ema"``, or ``""`` for none.
+        rewrites: the callback that puts other weights into the module: ``"ema"``, ``"swa"`` (with
+            batch norm, and so a pass for it after the last epoch), or ``""`` for none.
     """
 
     folder: str
@@ -248,13 +249,14 @@ def run_job(job: Job, kill: Kill | None) -> int:
     class Net(leyden.LightningModule):
         def __init__(self) -> None:
             super().__init__()
+            self.norm = nn.BatchNorm1d(6) if job.rewrites == "swa" else nn.Identity()
             self.net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, 1))
             if job.padding:
                 self.register_buffer("padding", torch.arange(job.padding, dtype=torch.float32))
 
         def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
             fuse.at("training step")
-            loss = (self.net(batch) - batch.sum(dim=1, keepdim=True)).pow(2).mean()
+            loss = (self.net(self.norm(batch)) - batch.sum(dim=1, keepdim=True)).pow(2).mean()
             self.log("loss", loss, on_step=True, on_epoch=True)
             if self.trainer.current_epoch:
                 self.log("late", batch.mean(), on_step=True, on_epoch=True)  # a new column of the table
@@ -265,7 +267,7 @@ def run_job(job: Job, kill: Kill | None) -> int:
 
         def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
             fuse.at("sanity check" if self.trainer.sanity_checking else "validation step")
-            loss = (self.net(batch) - batch.sum(dim=1, keepdim=True)).pow(2).mean()
+            loss = (self.net(self.norm(batch)) - batch.sum(dim=1, keepdim=True)).pow(2).mean()
             self.log("val_loss", loss, on_step=job.validation_rows, on_epoch=True)
 
         def configure_optimizers(self) -> dict[str, Any]:
@@ -481,10 +483,12 @@ def run_job(job: Job, kill: Kill | None) -> int:
 
 def rewriting(kind: str) -> list[Any]:
     """The callback that ``Job.rewrites`` asks for."""
-    from leyden.callbacks import EMAWeightAveraging
+    from leyden.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 
     if kind == "ema":
         return [EMAWeightAveraging(decay=0.8, update_starting_at_step=2, update_starting_at_epoch=1)]
+    if kind == "swa":
+        return [StochasticWeightAveraging(0.02, 2, 2)]
     return []
 
 
@@ -509,6 +513,7 @@ def feed(digest: Any, value: Any) -> None:
 def main(job: Job, kill: Kill | None) -> int:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*set_vital.*")
+    warnings.filterwarnings("ignore", message="StochasticWeightAveraging puts SWALR")  # which is what is tried
     os.makedirs(job.folder, exist_ok=True)
     return run_job(job, kill)
 

@@ -62,10 +62,18 @@ RUNS: dict[str, tuple[dict[str, Any], list[Kill]]] = {
         {"rewrites": "ema"},
         [
             Kill("validation step", 3),
-            Kill("backward done", 7),
             Kill("validation step", 5, number=signal.SIGTERM),
             Kill("epoch end", 1),
-            Kill("save", 2),
+        ],
+    ),
+    "a mean of the last epochs, and a pass for batch norm": (
+        {"rewrites": "swa", "rhythm": "epoch"},
+        [
+            Kill("training step", 20),
+            Kill("training step", 24),  # in that pass
+            Kill("batch end", 3, number=signal.SIGTERM),
+            Kill("validation step", 2),
+            Kill("train end", 1),
         ],
     ),
     "finetuned": (

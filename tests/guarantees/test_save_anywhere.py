@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
-from leyden.callbacks import EarlyStopping, EMAWeightAveraging
+from leyden.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
 from leyden.checkpoint.durable import Disk
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.hooks import HOOK_NAMES
@@ -154,6 +154,15 @@ STEPPING = ["optimizer_step", "lr_scheduler_step", "optimizer_zero_grad", "confi
 SteppingNet: Any = recording(Net, [*SHARED, *STEPPING], lambda self, args: self._trainer)
 
 
+class OneScheduleNet(Net):
+    def configure_optimizers(self) -> Any:
+        optimizers, schedules = super().configure_optimizers()
+        return optimizers, schedules[1:2]
+
+
+OneSchedule: Any = recording(OneScheduleNet, SHARED, lambda self, args: self._trainer)
+
+
 class Data(leyden.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
@@ -250,12 +259,17 @@ def ema() -> list[Any]:
     return [EMAWeightAveraging(decay=0.7, update_starting_at_epoch=0)]
 
 
+def swa() -> list[Any]:
+    """With a pass for batch norm after its two epochs."""
+    return [StochasticWeightAveraging(0.02, 1, 2)]
+
+
 @pytest.mark.parametrize(
     ("owner", "net", "options", "begin"),
     [
         ("first", RecordingNet, {}, 0),
+        ("first", OneSchedule, {"brings": swa, "patience": 9}, 3),
         ("first", RecordingNet, {"brings": ema}, 4),
-        ("late", RecordingNet, {"brings": ema}, 1),
         ("between", RecordingNet, {"accumulate_grad_batches": 3, "val_check_interval": 3}, 1),
         ("late", RecordingNet, {"max_steps": 5}, 0),
         ("module", RecordingNet, {"accumulate_grad_batches": 1}, 2),
@@ -265,8 +279,8 @@ def ema() -> list[Any]:
     ],
     ids=[
         "first",
+        "first, SWA",
         "first, averages",
-        "late, averages",
         "between",
         "late",
         "module",

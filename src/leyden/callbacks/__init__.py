@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leyden.callbacks.prediction_writer import BasePredictionWriter
     from leyden.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
     from leyden.callbacks.spike import SpikeDetection
+    from leyden.callbacks.stochastic_weight_avg import StochasticWeightAveraging
     from leyden.callbacks.throughput_monitor import ThroughputMonitor
     from leyden.callbacks.timer import Timer
     from leyden.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
@@ -45,6 +46,7 @@ __all__ = [
     "RichModelSummary",
     "RichProgressBar",
     "SpikeDetection",
+    "StochasticWeightAveraging",
     "TQDMProgressBar",
     "ThroughputMonitor",
     "Timer",
@@ -70,6 +72,7 @@ _HOME = {
     "RichModelSummary": "leyden.callbacks.model_summary",
     "RichProgressBar": "leyden.callbacks.progress",
     "SpikeDetection": "leyden.callbacks.spike",
+    "StochasticWeightAveraging": "leyden.callbacks.stochastic_weight_avg",
     "TQDMProgressBar": "leyden.callbacks.progress",
     "ThroughputMonitor": "leyden.callbacks.throughput_monitor",
     "Timer": "leyden.callbacks.timer",

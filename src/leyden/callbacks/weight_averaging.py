@@ -10,14 +10,13 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from leyden.callback import Callback
-from leyden.callbacks.rewriting import AVERAGES, refuse_beside
+from leyden.callbacks.rewriting import AVERAGES, copy_of, is_built_late, read_device, refuse_beside, require_device
 from leyden.checked import check_bool, check_count, check_number
 from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.layout import OURS
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
-from leyden.errors import ConflictingOptions, DeviceUnavailable, InvalidOption, InvalidType, Unsupported
-from leyden.hooks import overrides
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported
 from leyden.module import LightningModule
 from leyden.spelling import unknown_argument
 from leyden.state.end import End
@@ -28,35 +27,6 @@ from leyden.types import STEP_OUTPUT
 _FUNCTIONS = ("avg_fn", "multi_avg_fn")
 _CURRENT, _REST = "current_model_state", "averaging_state"
 """Where a checkpoint has training's own weights, and what else the average consists of: Lightning's names."""
-
-
-def read_device(device: object) -> torch.device | int | None:
-    """A device as the user writes it; ``None`` stands for the module's."""
-    expected = 'a device such as "cpu" or "cuda:0", or None for the module\'s own'
-    if device is None or isinstance(device, torch.device):
-        return device
-    if isinstance(device, str):
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise InvalidOption("device", device, expected) from error
-    if isinstance(device, bool) or not isinstance(device, int):
-        raise InvalidType("device", device, expected)
-    return check_count("device", device, 0, expected)
-
-
-def require_device(device: torch.device | int | None, who: str) -> None:
-    """Raise :class:`DeviceUnavailable` where this machine lacks it."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        text = next(iter(str(error).splitlines()), "")
-        raise DeviceUnavailable(f'{who}(device={str(device)!r}): {text} Take device="cpu", or None.') from error
-
-
-def is_built_late(module: LightningModule) -> bool:
-    """Whether layers may be made in the module's own ``setup`` or ``configure_model``, after the callbacks' ``setup``."""
-    return overrides(module, LightningModule.configure_model) or overrides(module, LightningModule.setup)
 
 
 class WeightAveraging(Callback):
@@ -146,14 +116,8 @@ class WeightAveraging(Callback):
         self.__make_ready(pl_module)
 
     def __make(self, pl_module: LightningModule) -> None:
-        try:
-            self._average_model = AveragedModel(pl_module, use_buffers=self._use_buffers, **self._kwargs)
-        except Exception as error:
-            text = next(iter(str(error).splitlines()), type(error).__name__)
-            raise Unsupported(
-                f"{type(self).__name__} keeps a copy of the module, and {type(pl_module).__name__} cannot be copied by "
-                f"copy.deepcopy: {text} Give it a __deepcopy__, or make what cannot be copied after fit has begun."
-            ) from error
+        copy_of(pl_module, self)  # says what is wrong where it cannot be done
+        self._average_model = AveragedModel(pl_module, use_buffers=self._use_buffers, **self._kwargs)
         self.__of = pl_module
         self.__drift = Drift(self._average_model.module)
 

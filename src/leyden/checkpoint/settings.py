@@ -161,7 +161,9 @@ class Settings:
         if not then:
             return list(states), list(schedules)
         options = zip(self.optimizers, states, then["optimizers"], self.now["optimizers"], strict=True)
-        settings = zip(self.schedulers, schedules, then["schedulers"], self.now["schedulers"], strict=True)
+        # of schedulers that a callback has added nobody asked for anything
+        asked = ([*each["schedulers"], *({} for _ in schedules[len(each["schedulers"]) :])] for each in (then, self.now))
+        settings = zip(self.schedulers, schedules, *asked, strict=True)
         return (
             [self._with_options(*each) for each in options],
             [self._merged(before, state, now, type(each).__name__) for each, state, before, now in settings],

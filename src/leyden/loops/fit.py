@@ -127,6 +127,7 @@ class FitLoop:
     def train_batches(self) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics, flight = self.run, self.hooks, self.progress, self.run.leyden_metrics, self.flight
+        self.optimization = self.fit.optimization or self.optimization  # a callback may have put another in its place
         moves = not self.transfer.idle
         move = run.profiler.leyden_around(f"[Strategy]{type(run.strategy).__name__}.batch_to_device", self.transfer)
         step = run.profiler.leyden_around("run_training_batch", self.optimization.step)
