@@ -75,6 +75,7 @@ def configurations() -> dict[str, dict[str, Any]]:
     for workers in (0, 2):
         found[f"finetuned, {workers} workers"] = {"kinds": "finetuned", "workers": workers}
     found["stochastic weight averaging"] = {"rewrites": "swa"}
+    found["pruned on the way"] = {"rewrites": "prune"}
     found["no accumulation, epoch end"] = {"accumulate": 1, "rhythm": "epoch"}
     return found
 

@@ -44,7 +44,6 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     },
     "leyden.callbacks": {
         **_each("GPUStatsMonitor XLAStatsMonitor", _DEVICES),
-        **_each("ModelPruning", "Call torch.nn.utils.prune in on_train_epoch_end."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
     },
     "leyden.core.hooks": _each("CheckpointHooks DataHooks ModelHooks", _HOOKS),

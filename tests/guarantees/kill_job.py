@@ -55,7 +55,7 @@ class Job:
             with a group of their own, torchmetrics in a list that training and validation share. ``"finetuned"``: callbacks
             thaw a backbone in epoch 1 and a neck with still batch norms in epoch 2, and another keeps a running mean.
         rewrites: the callback that puts other weights into the module: ``"ema"``, ``"swa"`` (with
-            batch norm, and so a pass for it after the last epoch), or ``""`` for none.
+            batch norm, and so a pass for it after the last epoch), ``"prune"``, or ``""`` for none.
     """
 
     folder: str
@@ -483,12 +483,14 @@ def run_job(job: Job, kill: Kill | None) -> int:
 
 def rewriting(kind: str) -> list[Any]:
     """The callback that ``Job.rewrites`` asks for."""
-    from leyden.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+    from leyden.callbacks import EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
 
     if kind == "ema":
         return [EMAWeightAveraging(decay=0.8, update_starting_at_step=2, update_starting_at_epoch=1)]
     if kind == "swa":
         return [StochasticWeightAveraging(0.02, 2, 2)]
+    if kind == "prune":
+        return [ModelPruning("random_unstructured", amount=0.2, use_lottery_ticket_hypothesis=bool, resample_parameters=True)]
     return []
 
 

@@ -80,6 +80,10 @@ RUNS: dict[str, tuple[dict[str, Any], list[Kill]]] = {
         {"kinds": "finetuned"},
         [Kill("epoch start", 2), Kill("thawed", 1), Kill("validation step", 6), Kill("thawed", 1), Kill("batch end", 8)],
     ),
+    "pruned on the way": (
+        {"rewrites": "prune"},
+        [Kill("training step", 20), Kill("epoch end", 2), Kill("train end", 1)],
+    ),
     "folders with numbers": ({"folders": "numbered"}, [Kill("training step", 5), Kill("save", 1), Kill("teardown", 1)]),
 }
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
-from leyden.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
+from leyden.callbacks import EarlyStopping, EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
 from leyden.checkpoint.durable import Disk
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.hooks import HOOK_NAMES
@@ -264,12 +264,25 @@ def swa() -> list[Any]:
     return [StochasticWeightAveraging(0.02, 1, 2)]
 
 
+def pruned() -> list[Any]:
+    """Back to the initial values each time, and ordinary in files; and inside validations, as it is."""
+    weights = ModelPruning("l1_unstructured", parameter_names=["weight"], amount=0.3)
+    biases = ModelPruning(
+        *("random_unstructured", (), ["bias"], False, 0.2),
+        make_pruning_permanent=False,
+        use_lottery_ticket_hypothesis=False,
+        prune_on_train_epoch_end=False,
+    )
+    return [weights, biases]
+
+
 @pytest.mark.parametrize(
     ("owner", "net", "options", "begin"),
     [
         ("first", RecordingNet, {}, 0),
         ("first", OneSchedule, {"brings": swa, "patience": 9}, 3),
         ("first", RecordingNet, {"brings": ema}, 4),
+        ("first", RecordingNet, {"brings": pruned}, 5),
         ("between", RecordingNet, {"accumulate_grad_batches": 3, "val_check_interval": 3}, 1),
         ("late", RecordingNet, {"max_steps": 5}, 0),
         ("module", RecordingNet, {"accumulate_grad_batches": 1}, 2),
@@ -281,6 +294,7 @@ def swa() -> list[Any]:
         "first",
         "first, SWA",
         "first, averages",
+        "first, pruned",
         "between",
         "late",
         "module",
@@ -297,7 +311,7 @@ def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin
     assert differing(whole, saving) == [], "saving changes nothing"
     expected = told(log.heard)
     wrong = []
-    every = int(os.environ.get("LEYDEN_SAVES_EVERY", "7"))
+    every = int(os.environ.get("LEYDEN_SAVES_EVERY", "23" if "brings" in options else "7"))
     for number, (path, _, mark) in enumerate(log.saved[begin::every]):
         name = f"resumed-{number}"
         after = Log(tmp_path, None)
@@ -321,8 +335,16 @@ def test_a_save_in_any_hook(owner: str, net: Any, options: dict[str, Any], begin
 ENDS = frozenset({"on_train_epoch_end", "on_train_end", "on_fit_end", "teardown"})
 
 
-@pytest.mark.parametrize("brought", [{}, {"brings": ema}], ids=["plain", "averages"])
-@pytest.mark.parametrize("limit", [{"max_epochs": 1}, {"max_steps": 2}], ids=["after an epoch", "inside an epoch"])
+@pytest.mark.parametrize(
+    ("limit", "brought"),
+    [
+        ({"max_epochs": 1}, {}),
+        ({"max_steps": 2}, {}),
+        ({"max_steps": 2}, {"brings": ema}),
+        ({"max_epochs": 1}, {"brings": pruned}),
+    ],
+    ids=["after an epoch", "inside an epoch", "inside an epoch, averages", "after an epoch, pruned"],
+)
 def test_a_save_at_the_end(limit: dict[str, Any], brought: dict[str, Any], tmp_path: Path) -> None:
     """With the same command those are told of the end who were not, and where all were, nobody is told again.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from leyden.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
     from leyden.callbacks.prediction_writer import BasePredictionWriter
     from leyden.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
+    from leyden.callbacks.pruning import ModelPruning
     from leyden.callbacks.spike import SpikeDetection
     from leyden.callbacks.stochastic_weight_avg import StochasticWeightAveraging
     from leyden.callbacks.throughput_monitor import ThroughputMonitor
@@ -40,6 +41,7 @@ __all__ = [
     "LambdaCallback",
     "LearningRateMonitor",
     "ModelCheckpoint",
+    "ModelPruning",
     "ModelSummary",
     "OnExceptionCheckpoint",
     "ProgressBar",
@@ -66,6 +68,7 @@ _HOME = {
     "LambdaCallback": "leyden.callbacks.lambda_function",
     "LearningRateMonitor": "leyden.callbacks.lr_monitor",
     "ModelCheckpoint": "leyden.callbacks.model_checkpoint",
+    "ModelPruning": "leyden.callbacks.pruning",
     "ModelSummary": "leyden.callbacks.model_summary",
     "OnExceptionCheckpoint": "leyden.callbacks.on_exception_checkpoint",
     "ProgressBar": "leyden.callbacks.progress",

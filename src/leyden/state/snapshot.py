@@ -134,8 +134,9 @@ def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
 
 
 def _rebuilds(run: Run) -> bool:
-    """Whether code of the user's runs in ``on_fit_start``."""
-    own = [callback for callback in run.callbacks if not type(callback).__module__.startswith("leyden.")]
+    """Whether code runs in ``on_fit_start`` that may rebuild the module: the user's, or pruning."""
+    ours = [callback for callback in run.callbacks if type(callback).__module__.startswith("leyden.")]
+    own = [callback for callback in run.callbacks if callback not in ours or hasattr(callback, "leyden_rebuilds")]
     module = run.lightning_module
     return overrides(module, LightningModule.on_fit_start) or any(overrides(each, Callback.on_fit_start) for each in own)
 
