@@ -131,8 +131,7 @@ class FitLoop:
         moves = not self.transfer.idle
         move = run.profiler.leyden_around(f"[Strategy]{type(run.strategy).__name__}.batch_to_device", self.transfer)
         step = run.profiler.leyden_around("run_training_batch", self.optimization.step)
-        asks = hooks.listens(Callback.on_train_batch_start)
-        tells = hooks.listens(Callback.on_train_batch_end)
+        asks, tells = hooks.listens(Callback.on_train_batch_start), hooks.listens(Callback.on_train_batch_end)
         tells_any = tells or self.has_checkpoint_phase
         losses, course, capsule, waiting = self.fit.losses, self.fit.course, self.fit.losses.capsule, self.fit.losses.waiting
         due, is_last = self.next_due(), False
