@@ -4,10 +4,12 @@
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
 # make benchmark-evaluate    validation and prediction beside a hand-written loop
+# make benchmark-gpt         tokens a second of examples/gpt.py beside the same model by hand
 # make mutants    break the code a little, 60 times, and see whether a test notices (half an hour)
 # make format     rewrite the code as the linter wants it
 #
 # MUTANTS="--seed 7 --sample 200" make mutants tries other mutants, and more of them.
+# GPT="--layers 12 --heads 12 --width 768 --context 1024" make benchmark-gpt measures another size.
 # PYTHON=python3.12 make ... takes another interpreter for the new environment.
 
 PYTHON ?= python3
@@ -16,7 +18,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate clean
+.PHONY: demo test lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -48,6 +50,9 @@ benchmark-checkpoint: $(VENV)/.stamp
 
 benchmark-evaluate: $(VENV)/.stamp
 	$(BIN)/python benchmarks/evaluate.py
+
+benchmark-gpt: $(VENV)/.stamp
+	$(BIN)/python benchmarks/gpt.py $(GPT)
 
 soak: $(VENV)/.stamp
 	$(BIN)/python benchmarks/soak.py

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import kit
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -82,3 +85,40 @@ def test_the_program_for_the_command_line_runs_from_its_file(own_folder: Path) -
     saved = (folder / "config.yaml").read_text()
     assert "max_epochs: 2\n" in saved
     assert "width: 32\n" in saved
+
+
+def test_the_gan_steps_by_hand_and_draws(own_folder: Path) -> None:
+    shown = shown_by("gan.py", "-W", "error", options=("--max_epochs", "1", "--batches", "4"))
+    assert told(shown, "Steps") == "4"
+    assert (own_folder / told(shown, "Last checkpoint")).is_file()
+    picture = (own_folder / told(shown, "Drawings")).read_bytes()
+    head = b"P5 512 128 255\n"
+    assert picture.startswith(head)
+    assert len(picture) == len(head) + 512 * 128
+
+
+SHAPE = ("--layers=1", "--heads=2", "--width=32", "--context=32")
+SHORT_GPT = (*SHAPE, "--batch_size=8", "--most=60000", "--val_every=3", "--count=12")
+
+
+def test_the_gpt_learns_goes_on_and_writes(own_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    shown = shown_by("gpt.py", "-W", "error", options=(*SHORT_GPT, "--max_steps", "6"))
+    assert told(shown, "Steps") == "6"
+    assert 7 < float(told(shown, "Validation")) < 8
+    assert "\ndef " in shown
+
+    def shown_here(*options: str) -> str:
+        """The same without a process of its own, which would take longer than what it does."""
+        monkeypatch.setattr(sys, "argv", ["gpt.py", *SHORT_GPT, *options])
+        runpy.run_path(str(EXAMPLES / "gpt.py"), run_name="__main__")
+        shown: str = capfd.readouterr().out
+        return shown
+
+    again = shown_here("--max_steps", "9")
+    assert told(again, "Steps") == "9"
+    assert Path(told(again, "Best checkpoint")).name == "epoch=0-step=9.ckpt"
+    steps = [row["step"] for row in kit.rows(own_folder / "leyden_logs" / "gpt" / "logs") if "val_loss" in row]
+    assert steps == ["2", "5", "8"], "the second run goes on where the first one ended"
+    written = shown_here("--sample_only", "--prompt", "class ")
+    assert written == shown_here("--sample_only", "--prompt", "class ")
+    assert written.startswith("class ")
