@@ -195,6 +195,29 @@ def test_a_log_where_none_is_legal_is_refused_in_a_graph_too() -> None:
         trained(torch.compile(Late(), backend="eager"), **SHORT)
 
 
+class Manual(Net):
+    """Steps by hand, in the graph's midst."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        loss = self(batch[0]).square().mean()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.log("loss", loss)
+
+
+@of_torch
+def test_a_compiled_step_drives_its_optimizers_by_hand() -> None:
+    module, twin = Manual(), Manual()
+    assert trained(torch.compile(module, backend="eager"))[1] == trained(twin)[1]
+    assert kit.same(kit.weights(module), kit.weights(twin))
+
+
 # Files
 
 

@@ -9,8 +9,11 @@ MARK = "_orig_mod."
 """What ``torch.compile(child)`` adds to the names of all that is in the child: it is a module of its own around it."""
 COMPILED = "leyden_compiled"
 """The attribute of a compiled module: by what it was compiled, and which attributes hide the methods of its class."""
-LENT = ("log", "log_dict")
-"""What a compiled module is lent while a verb runs."""
+LENT = (
+    *("log", "log_dict", "manual_backward", "optimizers", "lr_schedulers", "clip_gradients"),
+    *("toggle_optimizer", "untoggle_optimizer", "print"),
+)
+"""Methods that a compiled module is lent while a verb runs: those by which a step speaks to its trainer."""
 
 
 def plain_name(name: str) -> str:

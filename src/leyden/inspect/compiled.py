@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
@@ -13,6 +14,7 @@ from leyden.checkpoint.plain_names import COMPILED, LENT, eager_attributes, is_w
 from leyden.errors import InvalidOption, InvalidType
 from leyden.hooks import overrides
 from leyden.module import LightningModule
+from leyden.state.optimizers import SteppingOptimizer
 from leyden.tree import tree_map
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -114,16 +116,28 @@ def defer_logs(module: LightningModule, steps: MutableMapping[str, Callable[...,
     for child in module.modules():
         for name in LENT if isinstance(child, LightningModule) else ():
             if name not in vars(child):
-                vars(child)[name] = _waiting_log(getattr(child, name), waiting)
+                own = getattr(child, name)
+                vars(child)[name] = _waiting_log(own, waiting) if name.startswith("log") else _outside(own)
                 lent.append((vars(child), name))
+    for name in ("step", "zero_grad", "toggle_model"):
+        step = getattr(SteppingOptimizer, name)
+        if not hasattr(step, "leyden_lent"):
+            setattr(SteppingOptimizer, name, _outside(step))
     for name in STEPS:
         if overrides(module, getattr(LightningModule, name)) or steps[name] != getattr(module, name):
             steps[name] = _telling(steps[name], waiting)
     return lent
 
 
+def _outside(function: Callable[..., Any]) -> Any:
+    """What drives the trainer: a graph that meets it is left for it, and entered again behind it."""
+    outside: Any = torch.compiler.disable(function)
+    outside.leyden_lent = True
+    return outside
+
+
 def _waiting_log(own: Callable[..., None], waiting: Waiting) -> Callable[..., None]:
-    number = len(waiting.receivers)
+    number, outside = len(waiting.receivers), _outside(own)
     waiting.receivers.append(own)
 
     @functools.wraps(own)
@@ -141,7 +155,7 @@ def _waiting_log(own: Callable[..., None], waiting: Waiting) -> Callable[..., No
                 return
         elif waiting.calls:
             waiting.tell()
-        own(*args, **kwargs)
+        outside(*args, **kwargs)
 
     log.leyden_lent = True  # type: ignore[attr-defined]  # a mark
     return log
