@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ def test_what_cannot_be_exported_says_so() -> None:
             way()
     with pytest.raises(InvalidOption, match=r"file_path=None.*dynamo=False"):
         module.to_onnx(input_sample=torch.ones(2, 32), dynamo=False)
+    for place, error in ((5, InvalidType), (".", InvalidOption)):
+        for method in (module.to_onnx, module.to_torchscript, partial(to_exported_program, module)):
+            with pytest.raises(error, match=rf"file_path='?{place}'? cannot be used"):
+                method(place)
     with pytest.raises(InvalidType, match="module='net'"):
         to_exported_program("net")  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(Unsupported, match=r"torch_tensorrt.compile"):
@@ -159,9 +164,9 @@ def test_onnx_gives_the_module_s_numbers_and_leaves_no_trace(example: Any) -> No
 def test_onnx_files_take_other_batch_sizes_and_the_exporter_of_old(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     module = Net()
-    module.to_onnx(tmp_path / "net.onnx", torch.ones(2, 32), dynamic_shapes=({0: "batch"},))
+    module.to_onnx(tmp_path / "deep" / "net.onnx", torch.ones(2, 32), dynamic_shapes=({0: "batch"},))
     x = torch.rand(7, 32)
-    torch.testing.assert_close(run_onnx(tmp_path / "net.onnx", x), as_used(module, x))
+    torch.testing.assert_close(run_onnx(tmp_path / "deep" / "net.onnx", x), as_used(module, x))
     file = io.BytesIO()
     assert module.to_onnx(file, dynamo=False) is None
     torch.testing.assert_close(run_onnx(file.getvalue(), x[:2]), as_used(module, x[:2]))

@@ -43,6 +43,7 @@ class Exports:
         for package in ("onnx", "onnxscript") if kwargs["dynamo"] else ("onnx",):
             if find_spec(package) is None:
                 raise MissingPackage(package, "to_onnx")
+        _check_place(file_path)
         arguments, named = _arguments(self, input_sample, "to_onnx", "input_sample")
         if file_path is None and not kwargs["dynamo"]:
             raise InvalidOption("file_path", None, "a file: the exporter of dynamo=False returns nothing")
@@ -65,6 +66,7 @@ class Exports:
             example_inputs: as ``input_sample`` of :meth:`to_onnx`.
             kwargs: go to :func:`torch.jit.script` or :func:`torch.jit.trace`.
         """
+        _check_place(file_path)
         if method not in ("script", "trace"):
             raise InvalidOption("method", method, '"script" or "trace"')
         if not hasattr(torch, "jit"):
@@ -120,6 +122,7 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
     """
     if not isinstance(module, nn.Module):
         raise InvalidType("module", module, "a torch.nn.Module")
+    _check_place(file_path)
     module = unwrapped(module)
     arguments, named = _arguments(module, input_sample, "to_exported_program", "input_sample")
     with for_use(module):
@@ -177,6 +180,8 @@ def _transferred(module: Any, example: Any) -> Any:
 def _bytes_for(place: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
     """A path to export to; what is written there goes on to ``place`` where that is an open file."""
     if not hasattr(place, "write"):
+        if place is not None:
+            os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
         yield None if place is None else os.fspath(place)
         return
     kwargs["external_data"] = False  # all of it is to be in the one file
@@ -187,6 +192,14 @@ def _bytes_for(place: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
         yield path
         with open(path, "rb") as file:
             place.write(file.read())
+
+
+def _check_place(place: Any) -> None:
+    """Before the work is done."""
+    if not (place is None or hasattr(place, "write") or isinstance(place, str | os.PathLike)):
+        raise InvalidType("file_path", place, "a path, or a file that is open for writing bytes")
+    if not hasattr(place, "write") and place is not None and os.path.isdir(place):
+        raise InvalidOption("file_path", os.fspath(place), "the path of a file, and this is a folder")
 
 
 def _write(place: Any, save: Callable[[Any], None]) -> None:
