@@ -41,6 +41,28 @@ def test_digits_reaches_its_accuracy_and_says_where_the_files_lie(own_folder: Pa
     assert [entry.name for entry in own_folder.iterdir()] == ["leyden_logs"]
 
 
+def test_finetuning_beats_the_same_network_from_nothing(own_folder: Path) -> None:
+    options = ("--pretrain_epochs", "5", "--max_epochs", "20", "--unfreeze_at", "8")
+    shown = shown_by("finetune.py", "-W", "error", options=options)
+    assert float(told(shown, "Finetuned")) > float(told(shown, "From nothing")) > 0.5
+    rates = re.search(r"^Learning rates +(.*) \(", shown, re.MULTILINE)
+    assert rates is not None
+    head, backbone = map(float, rates[1].split(", "))
+    assert 0.0003 < backbone < head == 0.003
+    assert "lr-AdamW/pg2" in (own_folder / told(shown, "Metrics")).read_text()
+
+
+def test_predictions_of_a_loaded_model_are_written_and_the_model_leaves(own_folder: Path) -> None:
+    shown = shown_by("predict.py", "-W", "error", options=("--max_epochs", "8"))
+    rows = (own_folder / told(shown, "Predictions")).read_text().splitlines()
+    assert rows[0] == "picture,digit,sure"
+    assert sorted(int(row.split(",")[0]) for row in rows[1:]) == list(range(597))
+    assert float(told(shown, "Right")) > 0.8
+    assert shown.count("(the same answers)") == 2
+    for label in ("Weights", "Program"):
+        assert (own_folder / told(shown, label)).is_file()
+
+
 def test_the_tutorial_of_2020_runs(own_folder: Path) -> None:
     shown = shown_by("tutorial_2020.py")
     scores = [float(score) for score in re.findall(r"test_acc\W+([\d.]+)", shown)]

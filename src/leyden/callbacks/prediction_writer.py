@@ -63,7 +63,7 @@ class BasePredictionWriter(Callback):
 
     def write_on_batch_end(
         self,
-        trainer: Run,
+        trainer: Any,
         pl_module: LightningModule,
         prediction: Any,
         batch_indices: Sequence[int] | None,
@@ -86,7 +86,7 @@ class BasePredictionWriter(Callback):
         raise self.__missing("write_on_batch_end")
 
     def write_on_epoch_end(
-        self, trainer: Run, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+        self, trainer: Any, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         """Write all predictions.
 
