@@ -17,6 +17,8 @@ from leyden.callbacks.finetuning import multiplicative
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MissingMethod, PossibleUserWarning
 from leyden.testing import Recorder
 
+NAN = float("nan")
+
 
 class Net(leyden.LightningModule):
     """A backbone with batch norms and dropout, and a head, which has the optimizer for itself at first."""
@@ -158,7 +160,7 @@ def test_schedulers_go_on_from_rate_to_rate_and_others_are_refused() -> None:
     with pytest.raises(
         ConflictingOptions, match=r"added to Adam, and its LambdaLR has a rule only for the groups that it was made"
     ):
-        fitted(BackboneFinetuning(1), module=fixed)
+        fitted(BackboneFinetuning(0), module=fixed)
 
 
 # -- tools
@@ -331,6 +333,8 @@ def test_a_file_of_lightning_s_goes_on_thawed(tmp_path: Path) -> None:
         ({"lambda_func": 2.0}, InvalidType, "lambda_func=2.0 cannot be used: expected a function"),
         ({"backbone_initial_ratio_lr": None}, InvalidType, "backbone_initial_ratio_lr=None"),
         ({"backbone_initial_lr": "x"}, InvalidType, "backbone_initial_lr='x'"),
+        ({"backbone_initial_lr": -0.1}, InvalidOption, "backbone_initial_lr=-0.1"),
+        ({"backbone_initial_ratio_lr": NAN}, InvalidOption, "backbone_initial_ratio_lr=nan"),
         ({"should_align": "yes"}, InvalidType, "should_align='yes'"),
         ({"initial_denom_lr": "x"}, InvalidType, "initial_denom_lr='x'"),
         ({"train_bn": None}, InvalidType, "train_bn=None"),
@@ -347,6 +351,23 @@ def test_arguments_that_cannot_be_used(given: dict[str, Any], error: type[Except
 def test_a_module_without_a_backbone_is_told_before_anything_runs() -> None:
     with pytest.raises(MissingMethod, match=r"the module's `backbone`, and Tiny has no nn.Module of that name"):
         kit.fit(kit.Tiny(), kit.ones(2), callbacks=[BackboneFinetuning()])
+
+
+@pytest.mark.parametrize("answer", ["twice", None, -1.0, NAN])
+def test_a_factor_that_is_none_is_told_at_its_epoch(answer: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"what lambda_func returned for 2=.* cannot be used: expected a factor >= 0"):
+        fitted(BackboneFinetuning(0, lambda epoch: answer))
+
+
+def test_a_constructor_of_one_s_own_need_not_call_ours() -> None:
+    class Own(Thaw):
+        def __init__(self) -> None:
+            self.own = 3
+
+    assert fitted(Own())[2] == fitted(Thaw())[2]
+    first, second = Own(), Own()
+    fitted(first, epochs=2)
+    assert second.state_dict() == {"internal_optimizer_metadata": {}}
 
 
 def test_what_a_subclass_must_say() -> None:

@@ -9,13 +9,15 @@ from typing import Any
 import kit
 import pytest
 import torch
+from processes_of_threads import ProcessesOfThreads, outcomes_together
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import SpikeDetection
 from leyden.callbacks.spike import TrainingSpikeException
-from leyden.errors import InvalidOption, InvalidReturn, InvalidType
+from leyden.errors import InvalidOption, InvalidReturn, InvalidType, LeydenWarning
+from leyden.strategies import SingleDeviceStrategy
 from leyden.testing import Recorder
 
 NAN, INF = float("nan"), float("inf")
@@ -143,6 +145,22 @@ def test_losses_in_a_dict_and_batches_that_are_skipped() -> None:
         train([1, 1, 9], SpikeDetection(), module=Follows(lambda loss: {"loss": loss, "more": 1}))
     with pytest.raises(TrainingSpikeException, match="batch 3"):
         train([1, 7, 1, 9], SpikeDetection(), module=Follows(lambda loss: None if loss == 7 else loss))
+
+
+def test_all_processes_end_where_one_finds_a_spike(own_folder: Path) -> None:
+    def body(processes: ProcessesOfThreads) -> None:
+        losses = [1.0, 1.0, 1.0, 1.0, 9.0 if processes.rank else 1.0, 1.0]
+        strategy = SingleDeviceStrategy("cpu", processes=processes)
+        train(losses, SpikeDetection(), strategy=strategy, use_distributed_sampler=False)
+
+    outcomes = outcomes_together(2, body)
+    assert [str(each) for each in outcomes] == ["Training spike detected in batch 4"] * 2
+    assert json.loads((own_folder / "skip_batches.json").read_text()) == [3, 4]
+
+
+def test_a_file_that_cannot_be_written_hides_no_spike() -> None:
+    with pytest.warns(LeydenWarning, match=r"cannot write the batches to leave out \(\[1, 2\]\) to /proc/nowhere/"):
+        assert spike_in([1, 1, 9], exclude_batches_path="/proc/nowhere") == 2
 
 
 def test_a_step_without_a_loss_is_told() -> None:

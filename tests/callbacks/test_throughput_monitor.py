@@ -168,6 +168,13 @@ def test_on_cuda_the_device_s_clock_is_read_only_where_it_is_logged(clock: kit.C
     assert rows.rows[-1][1]["train/device/samples_per_sec"] == 1.5
 
 
+def test_counts_may_be_tensors(clock: kit.Clock) -> None:
+    rows = Rows()
+    counts = {"batch_size_fn": lambda batch: torch.tensor(3), "length_fn": lambda batch: batch[0].sum()}
+    kit.fit(Timed(clock), loader(1), callbacks=[monitor(**counts)], logger=rows, log_every_n_steps=1)
+    assert (rows.rows[0][1]["train/samples"], rows.rows[0][1]["train/lengths"]) == (3, 6)
+
+
 # -- bad input
 def test_a_module_that_does_not_tell_its_operations_is_told_so_once(clock: kit.Clock) -> None:
     rows = Rows()

@@ -1,6 +1,6 @@
 """BaseFinetuning and BackboneFinetuning: parts of a module that are frozen at first, and thawed on the way."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from leyden.checked import check_bool, check_count, check_number
 from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.optimizer_states import names_of
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
-from leyden.errors import ConflictingOptions, InvalidType, MissingMethod, PossibleUserWarning
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MissingMethod, PossibleUserWarning
 from leyden.hooks import positional_room
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
@@ -51,10 +51,10 @@ class BaseFinetuning(Callback):
     leyden_turn: int = 0
     """The number of the optimizer for which :meth:`finetune_function` is called."""
 
-    def __init__(self) -> None:
-        self.__groups: dict[int, list[dict[str, Any]]] = {}  # of each optimizer, with their parameters' names
-        self.__restored = False
-        self.__thawed_elsewhere: list[nn.Parameter] = []  # of Lightning's file, which does not say what was frozen
+    # of the class: a subclass may have a constructor that does not call this one's
+    __groups: dict[int, list[dict[str, Any]]] = {}  # noqa: RUF012  # of each optimizer, by names; replaced, never changed
+    __restored = False
+    __thawed_elsewhere: Sequence[nn.Parameter] = ()  # of Lightning's file, which does not say what was frozen
 
     # -- for subclasses
     def freeze_before_training(self, pl_module: LightningModule) -> None:
@@ -173,26 +173,27 @@ class BaseFinetuning(Callback):
             for parameter in _add_again(optimizer, self.__groups.get(number, []), dict(pl_module.named_parameters()))
         ]
         file = trainer.leyden_fit.pending
-        self.__thawed_elsewhere = added if file is not None and OURS not in file else []
+        self.__thawed_elsewhere = added if file is not None and OURS not in file else ()
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
         thawed = {id(parameter) for parameter in self.__thawed_elsewhere}
-        self.__thawed_elsewhere = []
+        self.__thawed_elsewhere = ()
         for child in pl_module.modules() if thawed else ():
             if any(id(parameter) in thawed for parameter in child.parameters(recurse=False)):
                 _thaw(child)
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
         several = positional_room(self.finetune_function)[1] > 3  # 1.x told the optimizer's number besides
+        names, kept = names_of(pl_module), {}
         for number, optimizer in enumerate(trainer.optimizers):
-            self.leyden_turn = number
+            self.leyden_turn, groups, before = number, optimizer.param_groups, len(optimizer.param_groups)
             arguments: list[Any] = [pl_module, trainer.current_epoch, optimizer]
             self.finetune_function(*arguments, *([number] if several else []))
-            kept, groups = self.__groups.setdefault(number, []), optimizer.param_groups
-            names = names_of(pl_module)
-            if kept and len(groups) > len(kept):
+            if len(groups) > before:
                 _refuse_schedulers(trainer, optimizer)
-            kept.extend(_described(group, names) for group in groups[len(kept) :])
+            known = self.__groups.get(number, [])
+            kept[number] = [*known, *(_described(group, names) for group in groups[len(known) :])]
+        self.__groups = kept
 
     def state_dict(self) -> dict[str, Any]:
         return {"internal_optimizer_metadata": self.__groups}
@@ -241,15 +242,16 @@ class BackboneFinetuning(BaseFinetuning):
         verbose: bool = False,
         rounding: int = 12,
     ) -> None:
-        super().__init__()
-        epoch, rate = "an epoch, counted from 0", "a learning rate"
+        epoch, rate = "an epoch, counted from 0", "a learning rate >= 0"
         if not callable(lambda_func):
             raise InvalidType("lambda_func", lambda_func, "a function of the epoch that returns a factor")
         self.unfreeze_backbone_at_epoch = check_count("unfreeze_backbone_at_epoch", unfreeze_backbone_at_epoch, 0, epoch)
         self.lambda_func = lambda_func
-        self.backbone_initial_ratio_lr = check_number("backbone_initial_ratio_lr", backbone_initial_ratio_lr, "a share of a rate")
+        self.backbone_initial_ratio_lr = _at_least_0(
+            "backbone_initial_ratio_lr", backbone_initial_ratio_lr, "a share of a rate >= 0"
+        )
         self.backbone_initial_lr = (
-            None if backbone_initial_lr is None else check_number("backbone_initial_lr", backbone_initial_lr, rate)
+            None if backbone_initial_lr is None else _at_least_0("backbone_initial_lr", backbone_initial_lr, rate)
         )
         self.should_align = check_bool("should_align", should_align)
         self.initial_denom_lr = check_number("initial_denom_lr", initial_denom_lr, "what a rate is divided by")
@@ -285,7 +287,8 @@ class BackboneFinetuning(BaseFinetuning):
             group = before if len(groups) > before else None  # its parameters stand in another group already, which warned
         else:
             rate, group = self.__rates[number]
-            rate = self.lambda_func(epoch + 1) * rate
+            factor = self.lambda_func(epoch + 1)
+            rate = _at_least_0(f"what lambda_func returned for {epoch + 1}", factor, "a factor >= 0") * rate
             if self.should_align and rate > rest:
                 rate = rest
             if group is not None:
@@ -310,6 +313,13 @@ class BackboneFinetuning(BaseFinetuning):
             kept = state_dict.get("internal_optimizer_metadata", {})
             rates = {number: [rate, len(groups) - 1] for number, groups in kept.items()}
         self.__rates = {int(number): list(kept) for number, kept in (rates or {}).items()}
+
+
+def _at_least_0(name: str, given: object, expected: str) -> float:
+    number = check_number(name, given, expected)
+    if not number >= 0:  # NaN is not either
+        raise InvalidOption(name, given, expected)
+    return number
 
 
 def _walk(modules: Any) -> Iterator[nn.Module]:

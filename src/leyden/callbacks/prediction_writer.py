@@ -50,6 +50,8 @@ class BasePredictionWriter(Callback):
     leyden_reads_indices = True
     """Asked when the loaders are made: the indices of each batch's samples have to be known."""
 
+    interval = WriteInterval.BATCH  # of a subclass whose constructor does not call this one's
+
     def __init__(self, write_interval: Literal["batch", "epoch", "batch_and_epoch"] = "batch") -> None:
         words = [interval.value for interval in WriteInterval]
         if write_interval not in words:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.checked import check_bool, check_count, check_number
+from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import InvalidOption, InvalidReturn, InvalidType, TrainingSpikeException
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
@@ -138,9 +139,14 @@ class SpikeDetection(Callback):
         self.bad_batches.extend(number for number in (batch_idx - 1, batch_idx) if number >= 0)
         if is_first:
             path = os.fspath(self.exclude_batches_path or "")
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            with open(path, "w") as file:
-                json.dump(self.bad_batches, file, indent=4)
+            try:
+                os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+                with open(path, "w") as file:
+                    json.dump(self.bad_batches, file, indent=4)
+            except OSError as error:  # the spike is what ends training
+                rank_zero_warn_user(
+                    f"SpikeDetection cannot write the batches to leave out ({self.bad_batches}) to {path}: {error}"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         return {

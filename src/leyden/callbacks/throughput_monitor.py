@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from leyden.callback import Callback
-from leyden.checked import check_count
+from leyden.checked import check_count, check_number
 from leyden.devices.flops import get_available_flops
 from leyden.devices.throughput import Throughput
 from leyden.distributed.rank_zero import rank_zero_warn_user
@@ -85,10 +85,10 @@ class ThroughputMonitor(Callback):
                     category=PossibleUserWarning,
                 )
         with torch.inference_mode():
-            samples = check_count("what batch_size_fn returned", self.batch_size_fn(batch), 1, "a number of samples >= 1")
+            samples = _count("batch_size_fn", self.batch_size_fn(batch), "a number of samples >= 1")
             items = None
             if self.length_fn is not None:
-                items = check_count("what length_fn returned", self.length_fn(batch), 1, "a number of items >= 1")
+                items = _count("length_fn", self.length_fn(batch), "a number of items >= 1")
         measured.note(samples, items, module.flops_per_batch if self.__has_flops else None)
         if not training:
             if every and measured.batches % every == 0:
@@ -146,6 +146,12 @@ class ThroughputMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.__restored = dict(state_dict)
+
+
+def _count(function: str, answer: object, expected: str) -> int:
+    """What a user's function returned: a number, or a tensor that holds one."""
+    name = f"what {function} returned"
+    return check_count(name, check_number(name, answer, expected), 1, expected)
 
 
 class Stopwatch:
