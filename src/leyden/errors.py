@@ -62,6 +62,9 @@ _LONGEST_SHOWN = 160  # characters of a value in a message
 class LeydenError(Exception):
     """Root of all errors raised by leyden."""
 
+    def __init__(self, *args: object) -> None:  # builtin ones tell no signature
+        super().__init__(*args)
+
     def __str__(self) -> str:
         # KeyError's own __str__ would show the message quoted and escaped.
         return str(self.args[0]) if len(self.args) == 1 else Exception.__str__(self)
@@ -217,6 +220,9 @@ class TrainingTerminated(LeydenError, SystemExit):
 
 class LeydenWarning(UserWarning):
     """Root of all warnings issued by leyden."""
+
+    def __init__(self, *args: object) -> None:  # as above
+        super().__init__(*args)
 
 
 class IgnoredSetting(LeydenWarning, RuntimeWarning):

@@ -291,6 +291,9 @@ def _module_hook(name: str) -> Hook:
 def overrides(part: object, hook: Hook) -> bool:
     """Whether ``part`` (a callback, module or datamodule) brings its own version of the base class's function ``hook``."""
     mine = inspect.getattr_static(part, hook.__name__, None)
+    if hasattr(mine, "__leyden_hands_on__"):  # of `hook_mixins`: what the next class has counts
+        found = (vars(owner).get(hook.__name__, mine) for owner in type(part).__mro__)
+        mine = next((each for each in found if not hasattr(each, "__leyden_hands_on__")), hook)
     if mine is None:
         return callable(getattr(part, hook.__name__, None))
     return mine is not hook

@@ -76,6 +76,7 @@ class HyperparametersMixin:
         left_out = {ignore} if isinstance(ignore, str) else set(ignore or ())
         self._forget(left_out)
         known = self._known_arguments(sys._getframe(1) if frame is None else frame)
+        self._name_unknown(left_out, {*known, *(key for arg in args if isinstance(arg, Mapping) for key in arg)}, args)
         arguments = {name: value for name, value in known.items() if name not in left_out}
         if not args:
             chosen, name = arguments, "kwargs" if arguments else None
@@ -171,6 +172,23 @@ class HyperparametersMixin:
             required = name in parameters and parameters[name].default is inspect.Parameter.empty
             if not (required and _is_unwritable(kept[name])):
                 del kept[name]
+
+    def _name_unknown(self, ignored: set[str], known: set[Any], given: tuple[Any, ...]) -> None:
+        """Say so where a name that is to be left out is nowhere."""
+        objects = [arg for arg in given if not isinstance(arg, str | Mapping) and not _is_nothing(arg)]
+        known |= {name for each in objects for name in _named_values(each)} | set(_items_of(self.hparams)) | {"self"}
+        ours = ("torch.", "leyden.", "builtins")
+        own = [cls for cls in type(self).__mro__ if "__init__" in vars(cls) and not cls.__module__.startswith(ours)]
+        parameters = [each for cls in own for each in _parameters(cls).values()]
+        if any(each.kind is each.VAR_KEYWORD for each in parameters):
+            return  # any name may be passed
+        known |= {each.name for each in parameters}
+        for name in sorted(ignored - known, key=str):
+            warn_user(
+                f"save_hyperparameters(ignore=[{name!r}]): the constructor of {type(self).__name__} has no such argument. "
+                f"Nothing is left out.{did_you_mean(str(name), map(str, known - {'self'}))}",
+                PossibleUserWarning,
+            )
 
     def _known_arguments(self, frame: types.FrameType | None = None) -> dict[str, Any]:
         """The constructors' arguments: with the values that they have now in those that ``frame`` runs in, where it does."""

@@ -14,6 +14,9 @@ class AttributeDict(dict[str, Any]):
         AttributeError: there is no such key; the message names those that are there.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # a dict's tells no signature
+        super().__init__(*args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]

@@ -6,7 +6,11 @@ One table, by the room in which Lightning has them. A name that is offered one d
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from leyden.errors import NotOffered, UnknownName, did_you_mean
@@ -23,10 +27,10 @@ _XLA = "There is no support for XLA."
 _TORCHRUN = "The variables that torchrun sets cover it: take TorchElasticEnvironment."
 _DEMOS = "Take BoringModel."
 _HARDWARE = "There is no support for it."
-_HPARAMS = "Call self.save_hyperparameters() in __init__, and read self.hparams."
 _SPEED = "Take Throughput, or the callback ThroughputMonitor."
+_LOOPS = "Loops are not subclassed: override the hooks of a Callback or of the module (Lightning 2 has given that up, too)."
 _RESULTS = "Return the loss, and log with self.log(name, value)."
-_HOOKS = "Define the hooks on a LightningModule, a LightningDataModule or a Callback."
+_REGISTRY = "Model registries are not offered: save with ModelCheckpoint, and pass the path."
 
 
 def _each(names: str, advice: str) -> dict[str, str]:
@@ -35,7 +39,7 @@ def _each(names: str, advice: str) -> dict[str, str]:
 
 NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden": {
-        **_each("EvalResult TrainResult", _RESULTS),
+        **_each("EvalResult Result TrainResult", _RESULTS),
         **_each("Fabric", "Train with a Trainer, or with a loop of your own in plain PyTorch."),
     },
     "leyden.accelerators": {
@@ -48,10 +52,13 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
     },
-    "leyden.core.hooks": _each("CheckpointHooks DataHooks ModelHooks", _HOOKS),
     "leyden.demos": {
-        **_each("DemoModel LightningLSTM LightningTransformer MNISTDataModule", _DEMOS),
-        **_each("SequenceSampler SimpleLSTM Transformer WikiText2", _DEMOS),
+        **_each("DemoModel Dictionary LightningLSTM LightningTransformer MNIST MNISTDataModule Net PositionalEncoding", _DEMOS),
+        **_each("SequenceSampler SimpleLSTM Transformer WikiText2 tokenize", _DEMOS),
+    },
+    "leyden.loops": {
+        **_each("EvaluationEpochLoop EvaluationLoop FitLoop Loop ManualOptimization OptimizerLoop PredictionEpochLoop", _LOOPS),
+        **_each("PredictionLoop TrainingBatchLoop TrainingEpochLoop", _LOOPS),
     },
     "leyden.loggers": _each("LitLogger NeptuneLogger TestTubeLogger", _LOGGER),
     "leyden.plugins": {
@@ -73,17 +80,16 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("HPUParallelStrategy IPUStrategy SingleHPUStrategy", _HARDWARE),
         **_each("SingleDeviceXLAStrategy SingleTPUStrategy TPUSpawnStrategy XLAStrategy", _XLA),
     },
-    "leyden.tuner": _each("Tuner", "Choose the learning rate and the batch size by hand."),
+    "leyden.testing": _each("LightningTestModel LightningTestModelBase", _DEMOS),
+    "leyden.trainer": _each("TrainerIOMixin", "The Trainer has its methods: save_checkpoint, and fit(ckpt_path=...) to go on."),
     "leyden.utilities": _each("ThroughputMonitor", _SPEED),
-    "leyden.utilities.data": {
-        **_each("extract_batch_size", "Pass batch_size= to self.log where the batch does not tell its size."),
-        **_each("has_len_all_ranks", "Ask len(loader)."),
-    },
-    "leyden.utilities.migration": _each("migrate_checkpoint pl_legacy_patch", "Lightning's checkpoints load as they are."),
-    "leyden.utilities.parsing": {
-        **_each("clean_namespace collect_init_args lightning_getattr lightning_hasattr lightning_setattr", _HPARAMS),
-        **_each("parse_class_init_keys save_hyperparameters", _HPARAMS),
-    },
+    "leyden.utilities.arg_parse": _each("add_default_args", "Call Trainer.add_argparse_args(parser)."),
+    "leyden.utilities.deepspeed": _each("convert_zero_checkpoint_to_fp32_state_dict ds_checkpoint_dir", _WRAPS),
+    "leyden.utilities.model_registry": _each("download_model_from_registry find_model_local_ckpt_path", _REGISTRY),
+    "leyden.utilities.model_summary": _each("DeepSpeedLayerSummary DeepSpeedSummary deepspeed_param_size", _WRAPS),
+    "leyden.overrides.distributed": _each(
+        "UnrepeatedDistributedSampler UnrepeatedDistributedSamplerWrapper prepare_for_backward", _ONE_DEVICE
+    ),
 }
 """By room and name: what to do instead."""
 
@@ -114,9 +120,23 @@ def absent(module: str, name: str, known: Iterable[str], room: str = "") -> Any:
     """
     if name in NOT_OFFERED.get(room or module, ()):
         return _stand_in(room or module, name)
+    if not name.startswith("_") and _is_file(module, name):  # one that nobody has imported yet
+        with suppress(ImportError):
+            return importlib.import_module(f"{module}.{name}")
     if name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     raise UnknownName(_unknown(module, name, (*known, *NOT_OFFERED.get(room or module, ()))))
+
+
+def answers(module: str, room: str = "") -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module that has nothing of its own: see :func:`absent`."""
+    return lambda name: absent(module, name, (), room)
+
+
+@functools.cache
+def _is_file(module: str, name: str) -> bool:
+    """Whether ``name`` is a file or folder of the package ``module``."""
+    return hasattr(sys.modules.get(module), "__path__") and find_spec(f"{module}.{name}") is not None
 
 
 @functools.cache

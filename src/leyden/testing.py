@@ -13,6 +13,7 @@ from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.hooks import HOOK_NAMES
 from leyden.module import LightningModule
+from leyden.not_offered import absent
 
 
 class RandomDataset(Dataset[Tensor]):
@@ -170,6 +171,71 @@ class BoringDataModule(LightningDataModule):
         return DataLoader(self.random_predict)
 
 
+class BoringDataModuleNoLen(LightningDataModule):
+    """Loaders of random vectors of 32 numbers that do not tell their length: 512 for training, 128, 256 and 64 for the others."""
+
+    def setup(self, stage: str) -> None:
+        """Make the data of the verb."""
+        if stage == "fit":
+            self.random_train = RandomIterableDataset(32, 512)
+        if stage in ("fit", "validate"):
+            self.random_val = RandomIterableDataset(32, 128)
+        elif stage == "test":
+            self.random_test = RandomIterableDataset(32, 256)
+        elif stage == "predict":
+            self.random_predict = RandomIterableDataset(32, 64)
+
+    def train_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_train)
+
+    def val_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_val)
+
+    def test_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_test)
+
+    def predict_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_predict)
+
+
+class IterableBoringDataModule(LightningDataModule):
+    """Two loaders of random vectors of 4 numbers for every stage, of which the second does not tell its length."""
+
+    def setup(self, stage: str) -> None:
+        """Make the data of the verb: 16 vectors for training, 32, 64 and 128 for the others."""
+        if stage == "fit":
+            self.train_datasets = self._both(16)
+        if stage in ("fit", "validate"):
+            self.val_datasets = self._both(32)
+        elif stage == "test":
+            self.test_datasets = self._both(64)
+        elif stage == "predict":
+            self.predict_datasets = self._both(128)
+
+    def _both(self, length: int) -> list[Dataset[Tensor]]:
+        return [RandomDataset(4, length), RandomIterableDataset(4, length)]
+
+    def train_dataloader(self) -> Any:
+        """Two loaders of batches of one."""
+        return [DataLoader(each) for each in self.train_datasets]
+
+    def val_dataloader(self) -> Any:
+        """Two loaders of batches of one."""
+        return [DataLoader(each) for each in self.val_datasets]
+
+    def test_dataloader(self) -> Any:
+        """Two loaders of batches of one."""
+        return [DataLoader(each) for each in self.test_datasets]
+
+    def predict_dataloader(self) -> Any:
+        """Two loaders of batches of one."""
+        return [DataLoader(each) for each in self.predict_datasets]
+
+
 def random_batches(batches: int, batch_size: int = 1, size: int = 32) -> DataLoader[Tensor]:
     """A loader of so many batches of random vectors."""
     return DataLoader(RandomDataset(size, batches * batch_size), batch_size=batch_size)
@@ -195,3 +261,7 @@ class Recorder(Callback):
             return then(*arguments, **keywords) if then is not None else None
 
         return hook
+
+
+def __getattr__(name: str) -> Any:
+    return absent(__name__, name, [name for name in globals() if not name.startswith("_")])

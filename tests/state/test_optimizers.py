@@ -55,9 +55,9 @@ class TestForms:
         scheduler = StepLR(optimizer, 1)
         config = {"scheduler": scheduler, "interval": "step", "frequency": 3, "monitor": "x", "strict": False, "name": "mine"}
         plan = OptimizerPlan.read({"optimizer": optimizer, "lr_scheduler": config}, True)
-        assert plan.schedulers == [SchedulerPlan(scheduler, "step", 3, "x", False, "mine", False)]
+        assert plan.schedulers == [SchedulerPlan(scheduler, "mine", "step", 3, False, "x", False)]
         assert OptimizerPlan.read({"optimizer": optimizer, "lr_scheduler": scheduler}, True).schedulers == [
-            SchedulerPlan(scheduler, "epoch", 1, None, True, None, False)
+            SchedulerPlan(scheduler, None, "epoch", 1, False, None, True)
         ]
 
     @pytest.mark.parametrize("nested", [False, True])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
+import pkgutil
 import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +22,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import leyden
+from leyden import notices
 from leyden.data.workers import suggested_max_num_workers
 from leyden.errors import InvalidOption, NotOffered, TrainingTerminated, UnknownName
 from leyden.not_offered import NOT_OFFERED
@@ -37,6 +42,16 @@ from leyden.utilities import (
 )
 from leyden.utilities.memory import garbage_collection_cuda, is_oom_error, recursive_detach
 from leyden.utilities.parsing import get_init_args
+
+
+@pytest.fixture(autouse=True)
+def notices_are_told() -> Iterator[None]:
+    """What importing an old address leaves to be said is not for the next test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        notices.tell()
+
 
 PLACES = [
     "leyden.callbacks:Callback",
@@ -274,6 +289,56 @@ def test_a_name_that_nobody_had_is_not_there(room: str, name: str) -> None:
         "plugins.io.checkpoint_plugin:CheckpointIO",
         "plugins.io.torch_plugin:TorchCheckpointIO",
         "plugins.io.async_plugin:AsyncCheckpointIO",
+        "plugins.io.xla_plugin:XLACheckpointIO",
+        "plugins.precision.amp:MixedPrecision",
+        "plugins.precision.double:DoublePrecision",
+        "plugins.precision.half:HalfPrecision",
+        "plugins.precision.precision:Precision",
+        "plugins.precision.fsdp:FSDPPrecision",
+        "plugins.precision.xla:XLAPrecision",
+        "plugins.precision.deepspeed:DeepSpeedPrecision",
+        "plugins.precision.bitsandbytes:BitsandbytesPrecision",
+        "plugins.precision.transformer_engine:TransformerEnginePrecision",
+        "plugins.layer_sync:TorchSyncBatchNorm",
+        "accelerators.xla:XLAAccelerator",
+        "accelerators.cpu:get_cpu_stats",
+        "accelerators.mps:get_device_stats",
+        "accelerators.cuda:get_nvidia_gpu_stats",
+        "demos.transformer:LightningTransformer",
+        "demos.lstm:LightningLSTM",
+        "demos.mnist_datamodule:MNISTDataModule",
+        "loggers.litlogger:LitLogger",
+        "profilers.xla:XLAProfiler",
+        "logging.test_tube:TestTubeLogger",
+        "core.step_result:EvalResult",
+        "core.step_result:Result",
+        "core.saving:ModelIO",
+        "core.decorators:auto_move_data",
+        "core.memory:get_memory_profile",
+        "core.memory:get_gpu_memory_map",
+        "core.memory:get_human_readable_count",
+        "core.optimizer:do_nothing_closure",
+        "trainer.seed:seed_everything",
+        "trainer.training_io:TrainerIOMixin",
+        "testing:LightningTestModel",
+        "loops:FitLoop",
+        "overrides.distributed:UnrepeatedDistributedSampler",
+        "utilities.arg_parse:add_default_args",
+        "utilities.imports:_package_available",
+        "utilities.imports:_RICH_AVAILABLE",
+        "utilities.cli:LightningCLI",
+        "utilities.device_parser:parse_gpu_ids",
+        "utilities.enums:GradClipAlgorithmType",
+        "utilities.deepspeed:convert_zero_checkpoint_to_fp32_state_dict",
+        "utilities.migration.utils:migrate_checkpoint",
+        "utilities.model_registry:download_model_from_registry",
+        "utilities.model_summary.model_summary:get_formatted_model_size",
+        "utilities.model_summary.model_summary_deepspeed:DeepSpeedSummary",
+        "utilities.model_helpers:get_torchvision_model",
+        "utilities.types:DistributedDataParallel",
+        "callbacks.timer:Interval",
+        "callbacks.progress.progress_bar:get_standard_metrics",
+        "callbacks.progress.tqdm_progress:convert_inf",
     ],
 )
 def test_import_paths_of_1_x(place: str) -> None:
@@ -441,3 +506,55 @@ def test_attribute_dicts() -> None:
     assert (values["b"], values.a) == (2, 1)
     with pytest.raises(AttributeError, match="There is no 'c' here"):
         values.c  # noqa: B018
+
+
+def test_files_of_a_package_are_there_without_an_import() -> None:
+    program = "import leyden; print(leyden.demos.boring_classes.BoringModel.__name__, leyden.strategies.ddp.__name__)"
+    assert kit.in_a_fresh_process(program).split() == ["BoringModel", "leyden.strategies.ddp"]
+
+
+def test_no_name_of_any_package_raises() -> None:
+    for each in pkgutil.walk_packages(leyden.__path__, "leyden."):
+        if each.name in ("leyden.metrics", "leyden.metrics.functional", "leyden.__main__"):
+            continue  # torchmetrics, where that is installed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(each.name)
+        for name in ("nobody_had_this", "Nobody", "_nobody", "__nobody__", "NOBODY_AVAILABLE", "_NOBODY_AVAILABLE_"):
+            assert not hasattr(module, name), (each.name, name)
+
+
+def test_what_1_x_asked_of_packages() -> None:
+    imports = importlib.import_module("leyden.utilities.imports")
+    assert imports._module_available("torch.nn")
+    assert not imports._module_available("no_such_package.inner")
+    assert imports._compare_version("torch", operator.ge, "1.0")
+    assert not imports._compare_version("no_such_package", operator.ge, "1.0")
+    assert imports._TORCH_AVAILABLE
+    assert not imports._NO_SUCH_PACKAGE_AVAILABLE
+    assert not hasattr(imports, "anything_else")
+    with pytest.raises(leyden.errors.LeydenError, match="torchvision"):
+        importlib.import_module("leyden.utilities.model_helpers").get_torchvision_model("no_such_model")
+
+
+def test_ids_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = importlib.import_module("leyden.utilities.device_parser")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert [parser.parse_gpu_ids(gpus) for gpus in (0, None, 2, "0, 2", [1], -1)] == [None, None, [0, 1], [0, 2], [1], [0, 1, 2]]
+    assert (parser.determine_root_gpu_device([2, 1]), parser.determine_root_gpu_device(None)) == (2, None)
+    assert (parser.num_cuda_devices(), parser.is_cuda_available(), parser.parse_cpu_cores("2")) == (3, True, 2)
+    monkeypatch.setattr("leyden.devices.memory.get_nvidia_gpu_stats", lambda index: {"memory.used (MB)": 10.0 * index})
+    memory = importlib.import_module("leyden.core.memory")
+    assert memory.get_memory_profile("all") == {"gpu_0": 0.0, "gpu_1": 10.0, "gpu_2": 20.0}
+    assert memory.get_memory_profile("min_max") == {"min_gpu_mem": 0.0, "max_gpu_mem": 20.0}
+
+
+def test_bars_tools() -> None:
+    from leyden.callbacks.progress.progress_bar import get_standard_metrics
+    from leyden.callbacks.progress.tqdm_progress import convert_inf
+
+    assert [convert_inf(each) for each in (3, None, float("inf"), float("nan"))] == [3, None, None, None]
+    run = leyden.Trainer(accelerator="cpu", logger=leyden.loggers.CSVLogger(".", version=12345))
+    assert get_standard_metrics(run) == {"v_num": "2345"}
+    assert get_standard_metrics(leyden.Trainer(accelerator="cpu", logger=False)) == {}
+    assert leyden.callbacks.timer.Interval("step") == "step"

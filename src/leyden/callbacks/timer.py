@@ -8,12 +8,20 @@ from typing import Any, Literal
 from leyden.callback import Callback
 from leyden.checked import read_duration
 from leyden.distributed.rank_zero import rank_zero_info
+from leyden.enums import LightningEnum
 from leyden.errors import InvalidOption
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
 from leyden.types import STEP_OUTPUT
+
+
+class Interval(LightningEnum):
+    """What :class:`Timer`'s ``interval`` may be."""
+
+    step = "step"
+    epoch = "epoch"
 
 
 @exact_arguments

@@ -81,6 +81,11 @@ def callback_states_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return states
 
 
+def top_level_callback_keys(checkpoint: Mapping[str, Any]) -> list[str]:
+    """The keys under which 0.7 to 0.9 kept callbacks' states beside everything else."""
+    return [key for key in _OLD_CALLBACK_KEYS if key in checkpoint]
+
+
 def lightning_loops(
     progress: Progress, *, optimizers: int = 1, automatic: bool = True, epoch_batches: int | None = None
 ) -> dict[str, Any]:

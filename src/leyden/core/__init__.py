@@ -11,7 +11,10 @@ from leyden.not_offered import absent
 
 __all__ = ["LightningDataModule", "LightningModule"]
 
-_FILES = ("decorators", "grads", "hooks", "lightning", "memory", "mixins", "model_saving", "optimizer", "root_module", "saving")
+_FILES = (
+    *("decorators", "grads", "hooks", "lightning", "memory", "mixins", "model_saving", "optimizer", "root_module", "saving"),
+    "step_result",
+)
 
 
 def __getattr__(name: str) -> Any:

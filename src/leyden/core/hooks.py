@@ -1,11 +1,5 @@
-"""The mixins of hooks that Lightning has: not offered."""
+"""The mixins of hooks, where Lightning puts them."""
 
-from typing import Any
+from leyden.hook_mixins import CheckpointHooks, DataHooks, ModelHooks
 
-from leyden.not_offered import absent
-
-__all__: list[str] = []
-
-
-def __getattr__(name: str) -> Any:
-    return absent(__name__, name, __all__)
+__all__ = ["CheckpointHooks", "DataHooks", "ModelHooks"]

@@ -1,5 +1,22 @@
-"""The summary of a module, where 0.7 to 1.9 had it."""
+"""Memory and the summary of a module, where 0.5 to 1.9 had them."""
 
-from leyden.inspect.summary import ModelSummary
+from leyden.devices.memory import get_gpu_memory_map, get_memory_profile
+from leyden.inspect.summary import (
+    LayerSummary,
+    ModelSummary,
+    get_formatted_model_size,
+    get_human_readable_count,
+    parse_batch_shape,
+    summarize,
+)
 
-__all__ = ["ModelSummary"]
+__all__ = [
+    "LayerSummary",
+    "ModelSummary",
+    "get_formatted_model_size",
+    "get_gpu_memory_map",
+    "get_human_readable_count",
+    "get_memory_profile",
+    "parse_batch_shape",
+    "summarize",
+]

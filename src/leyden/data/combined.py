@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from leyden.data.reading import is_plain, length_of, refuse_leak
-from leyden.errors import EmptyLoader, InvalidOption
+from leyden.errors import EmptyLoader, InvalidOption, MisconfigurationException
 from leyden.spelling import exact_arguments
 
 Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
@@ -36,7 +36,8 @@ class CombinedLoader:
         self.mode: str = mode
         flat: tuple[list[Any], TreeSpec] = tree_flatten(iterables, is_leaf=is_plain)
         self._flat, self._spec = flat
-        self.limits: list[int | float] | None = None
+        self._limits: list[int | float] | None = None
+        self._running: Iterator[tuple[Any, int, int]] | None = None
         self._iterators: list[Iterator[Any] | None] = []
         self.finished: list[bool] = []
 
@@ -66,6 +67,23 @@ class CombinedLoader:
     def batch_sampler(self) -> Any:
         """The batch samplers of the loaders, in their structure."""
         return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flat], self._spec)
+
+    @property
+    def limits(self) -> list[int | float] | None:
+        """The most batches of each loader. May be set: a list, or one number for all; ``None``: no limits."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: int | float | list[int | float] | None) -> None:
+        if isinstance(limits, int | float):
+            limits = [limits] * len(self._flat)
+        if limits is not None:
+            if len(limits) != len(self._flat):
+                raise InvalidOption("limits", limits, f"a number, or a list of {len(self._flat)}: one for each loader")
+            for limit in limits:
+                if isinstance(limit, bool) or not (limit == float("inf") or (isinstance(limit, int) and limit >= 0)):
+                    raise InvalidOption("limits", limit, "numbers of batches >= 0, or infinity")
+        self._limits = None if limits is None else list(limits)
 
     @property
     def iterators(self) -> list[Iterator[Any] | None]:
@@ -98,9 +116,25 @@ class CombinedLoader:
         """Let go of the running pass's iterators."""
         self._iterators = []
         self.finished = []
+        self._running = None
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
-        return self.read(lambda position: iter(self._flat[position]))
+        self._running = self.read(lambda position: iter(self._flat[position]))
+        return self._running
+
+    def __next__(self) -> tuple[Any, int, int]:
+        """The next batch of the pass that ``iter()`` has begun last."""
+        if self._running is None:
+            raise MisconfigurationException("Call iter() on the CombinedLoader first, or read it in a for loop.")
+        return next(self._running)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is read from the beginning."""
+        return {"iterables": self._iterables, "mode": self.mode, "limits": self._limits}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["iterables"], state["mode"])  # type: ignore[misc]  # the structure is found again, not copied
+        self._limits = state["limits"]
 
     def read(
         self,

@@ -7,7 +7,9 @@ from typing import Any
 from leyden.not_offered import absent
 from leyden.testing import (
     BoringDataModule,
+    BoringDataModuleNoLen,
     BoringModel,
+    IterableBoringDataModule,
     ManualOptimBoringModel,
     RandomDataset,
     RandomDictDataset,
@@ -17,7 +19,9 @@ from leyden.testing import (
 
 __all__ = [
     "BoringDataModule",
+    "BoringDataModuleNoLen",
     "BoringModel",
+    "IterableBoringDataModule",
     "ManualOptimBoringModel",
     "RandomDataset",
     "RandomDictDataset",

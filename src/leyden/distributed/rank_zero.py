@@ -77,20 +77,20 @@ def rank_zero_print(*args: Any, **kwargs: Any) -> None:
         print_if_open(*args, **kwargs)
 
 
-def rank_zero_debug(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
-    """Log a message of level DEBUG to the logger ``leyden``, on rank 0."""
+def rank_zero_debug(*args: Any, stacklevel: int = 4, **kwargs: Any) -> None:
+    """Log a message of level DEBUG to the logger ``leyden``, on rank 0. ``stacklevel`` as for :func:`rank_zero_warn`."""
     if rank_zero_only.rank == 0:
-        _log.debug(*args, stacklevel=stacklevel, **kwargs)
+        _log.debug(*args, stacklevel=max(stacklevel - 2, 1), **kwargs)
 
 
-def rank_zero_info(*args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
+def rank_zero_info(*args: Any, stacklevel: int = 4, **kwargs: Any) -> None:
     """Log a message of level INFO to the logger ``leyden``, on rank 0.
 
     Where nobody has set up logging it goes to the standard error, so that what was asked for (``verbose=True``) is seen;
     ``logging.getLogger("leyden").setLevel("WARNING")`` keeps it back.
     """
     if rank_zero_only.rank == 0:
-        log_info(*args, stacklevel=stacklevel + 1, **kwargs)
+        log_info(*args, stacklevel=max(stacklevel - 1, 1), **kwargs)
 
 
 def log_info(message: object, *args: Any, stacklevel: int = 2, **kwargs: Any) -> None:
@@ -114,9 +114,43 @@ def rank_zero_warn_user(message: str, category: type[Warning] = LeydenWarning) -
         warn_user(message, category)
 
 
+class LightningDeprecationWarning(DeprecationWarning):
+    """Something is going away: what :func:`rank_zero_deprecation` warns by."""
+
+
 def rank_zero_deprecation(
-    message: str | Warning, stacklevel: int = 5, category: type[Warning] = DeprecationWarning, **kwargs: Any
+    message: str | Warning, stacklevel: int = 5, category: type[Warning] = LightningDeprecationWarning, **kwargs: Any
 ) -> None:
     """Say on rank 0 that something is going away. With ``stacklevel=5`` it points at the caller of the caller."""
     if rank_zero_only.rank == 0:
         warnings.warn(message, category, stacklevel=max(stacklevel - 2, 1), **kwargs)
+
+
+def rank_prefixed_message(message: str, rank: int | None) -> str:
+    """``message`` with the rank before it; as it is without one."""
+    return message if rank is None else f"[rank: {rank}] {message}"
+
+
+class WarningCache(set[str]):
+    """Says each message once, on rank 0: the set of those that were said."""
+
+    def warn(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
+        """:func:`rank_zero_warn`, the first time."""
+        if self._is_new(message):
+            rank_zero_warn(message, stacklevel=stacklevel, **kwargs)
+
+    def deprecation(self, message: str, stacklevel: int = 6, **kwargs: Any) -> None:
+        """:func:`rank_zero_deprecation`, the first time."""
+        if self._is_new(message):
+            rank_zero_deprecation(message, stacklevel=stacklevel, **kwargs)
+
+    def info(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
+        """:func:`rank_zero_info`, the first time."""
+        if self._is_new(message):
+            rank_zero_info(message, stacklevel=stacklevel, **kwargs)
+
+    def _is_new(self, message: str) -> bool:
+        if message in self:
+            return False
+        self.add(message)
+        return True

@@ -1,7 +1,7 @@
 """ModelSummary: a module's layers with their types, parameters, modes and sizes, as data and as text."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -21,12 +21,42 @@ Size = str | list[Any]
 
 @exact_arguments
 class LayerSummary:
-    """One layer: its type, parameters, mode, and the sizes that went in and out, where they were seen."""
+    """One layer: its type, parameters, mode, and the sizes that went in and out in its first forward from now on."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self.in_size: Size | None = None
-        self.out_size: Size | None = None
+        self._in_size: Size | None = None
+        self._out_size: Size | None = None
+        self._watching: Any = None
+        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+            self._watching = module.register_forward_hook(self._note, with_kwargs=True)
+
+    def _note(self, module: nn.Module, given: Any, named: dict[str, Any], returned: Any) -> None:
+        given = [*given, *named.values()]
+        if given:
+            self._in_size = parse_batch_shape(given[0] if len(given) == 1 else given)
+        self._out_size = parse_batch_shape(returned)
+        self.detach_hook()
+
+    def detach_hook(self) -> None:
+        """Look at no forward any more. The first that was seen has done so already."""
+        if self._watching is not None:
+            self._watching.remove()
+            self._watching = None
+
+    def forget_sizes(self) -> None:
+        """Sizes are unknown again."""
+        self._in_size = self._out_size = None
+
+    @property
+    def in_size(self) -> Size:
+        """What went in: the shape of a tensor, a list of shapes, or ``?`` where no forward was seen."""
+        return UNKNOWN_SIZE if self._in_size is None else self._in_size
+
+    @property
+    def out_size(self) -> Size:
+        """What came out, likewise."""
+        return UNKNOWN_SIZE if self._out_size is None else self._out_size
 
     @property
     def layer_type(self) -> str:
@@ -68,7 +98,15 @@ class ModelSummary:
         self._layers = {name: LayerSummary(module) for name, module in self.named_modules}
         self._flops: dict[str, int] = {}
         self._seen = False
-        self._forward_example(context)
+        try:
+            self._forward_example(context)
+        finally:
+            for layer in self._layers.values():
+                layer.detach_hook()
+
+    def summarize(self) -> dict[str, LayerSummary]:
+        """The layers by their names."""
+        return dict(self._layers)
 
     @property
     def named_modules(self) -> list[tuple[str, nn.Module]]:
@@ -90,11 +128,11 @@ class ModelSummary:
 
     @property
     def in_sizes(self) -> list[Size]:
-        return [layer.in_size or UNKNOWN_SIZE for layer in self._layers.values()]
+        return [layer.in_size for layer in self._layers.values()]
 
     @property
     def out_sizes(self) -> list[Size]:
-        return [layer.out_size or UNKNOWN_SIZE for layer in self._layers.values()]
+        return [layer.out_size for layer in self._layers.values()]
 
     @property
     def param_nums(self) -> list[int]:
@@ -165,9 +203,6 @@ class ModelSummary:
         counter = FlopCounterMode(display=False)
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self._model))
-            for layer in self._layers.values():
-                if not isinstance(layer._module, torch.jit.ScriptModule):
-                    stack.enter_context(_watched(layer))
             try:
                 with context(), counter:
                     if isinstance(example, Mapping):
@@ -183,7 +218,7 @@ class ModelSummary:
                     LeydenWarning,
                 )
                 for layer in self._layers.values():
-                    layer.in_size = layer.out_size = None
+                    layer.forget_sizes()
                 return
         self._seen = True
         self._flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
@@ -218,7 +253,7 @@ class ModelSummary:
             (get_human_readable_count(trainable), "Trainable params"),
             (get_human_readable_count(everything - trainable), "Non-trainable params"),
             (get_human_readable_count(everything), "Total params"),
-            (f"{self.model_size:,.3f}", "Total estimated model params size (MB)"),
+            (get_formatted_model_size(self.model_size), "Total estimated model params size (MB)"),
             (str(modes["train"]), "Modules in train mode"),
             (str(modes["eval"]), "Modules in eval mode"),
         ]
@@ -265,6 +300,11 @@ def get_human_readable_count(number: int) -> str:
     return f"{scaled:.1f} {' KMBT'[power]}" if scaled < 100 else f"{scaled:,.0f} {' KMBT'[power]}"
 
 
+def get_formatted_model_size(total_model_size: float) -> str:
+    """A size in MB with its separators, as the summary shows it."""
+    return f"{total_model_size:,.3f}"
+
+
 def _row(cells: Any, sizes: list[int]) -> str:
     return " | ".join(f"{cell:<{size}}" for cell, size in zip(cells, sizes, strict=True)).rstrip()
 
@@ -275,21 +315,6 @@ def _is_lazy(tensor: Tensor) -> bool:
 
 def _numel(parameter: Tensor) -> int:
     return 0 if _is_lazy(parameter) else parameter.numel()
-
-
-@contextmanager
-def _watched(layer: LayerSummary) -> Iterator[None]:
-    def note(module: nn.Module, given: Any, named: dict[str, Any], returned: Any) -> None:
-        given = [*given, *named.values()]
-        if given:
-            layer.in_size = parse_batch_shape(given[0] if len(given) == 1 else given)
-        layer.out_size = parse_batch_shape(returned)
-
-    handle = layer._module.register_forward_hook(note, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def parse_batch_shape(batch: Any) -> Size:

@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from leyden.errors import IgnoredSetting, InvalidReturn, UnknownName, did_you_mean, warn_user
+from leyden.errors import IgnoredSetting, InvalidReturn, MisconfigurationException, UnknownName, did_you_mean, warn_user
 
 
 @dataclass
@@ -18,12 +18,12 @@ class SchedulerPlan:
     """A scheduler and when it steps."""
 
     scheduler: Any
+    name: str | None = None  # for the learning-rate monitor
     interval: str = "epoch"  # "epoch" or "step"
     frequency: Any = 1  # every so many epochs or steps
+    reduce_on_plateau: bool = False
     monitor: str | None = None  # the metric that it is stepped with
     strict: bool = True  # whether a missing metric is an error
-    name: str | None = None  # for the learning-rate monitor
-    reduce_on_plateau: bool = False
 
     def step(self, metric: Any) -> None:
         """Step the scheduler, with the metric where it takes one."""
@@ -203,10 +203,17 @@ def takes_closure(optimizer: Optimizer) -> bool:
     return any(parameter.kind is not inspect.Parameter.KEYWORD_ONLY for parameter in parameters)
 
 
+def step_bare(optimizer: Optimizer, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
+    """The optimizer's own step."""
+    return optimizer.step(**kwargs) if closure is None else optimizer.step(closure=closure, **kwargs)
+
+
 class SteppingOptimizer:
     """An optimizer as hooks and manual optimization see it: ``step`` heeds precision, fires hooks and counts steps."""
 
-    def __init__(self, optimizer: Optimizer, step: Callable[..., Any], toggle: Callable[[Optimizer], Any]) -> None:
+    def __init__(
+        self, optimizer: Optimizer, step: Callable[..., Any] = step_bare, toggle: Callable[[Optimizer], Any] | None = None
+    ) -> None:
         self.optimizer = optimizer
         self._step = step
         self._toggle = toggle
@@ -224,6 +231,8 @@ class SteppingOptimizer:
 
     def toggle_model(self, sync_grad: bool = True) -> Any:
         """A context in which only this optimizer's parameters require gradients."""
+        if self._toggle is None:
+            raise MisconfigurationException("Only the optimizers that self.optimizers() returns inside fit know their module.")
         return self._toggle(self.optimizer)
 
     def __getattr__(self, name: str) -> Any:

@@ -13,6 +13,6 @@ __all__ = ["Trainer", "seed_everything"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("states", "supporters"):
+    if name in ("seed", "states", "supporters", "training_io"):
         return importlib.import_module(f"leyden.trainer.{name}")
     return absent(__name__, name, __all__)

@@ -1,11 +1,5 @@
-"""What Lightning asks of loaders and batches: not offered."""
+"""What is asked of loaders and batches, where Lightning puts it."""
 
-from typing import Any
+from leyden.data.sizes import extract_batch_size, has_iterable_dataset, has_len_all_ranks, sized_len
 
-from leyden.not_offered import absent
-
-__all__: list[str] = []
-
-
-def __getattr__(name: str) -> Any:
-    return absent(__name__, name, __all__)
+__all__ = ["extract_batch_size", "has_iterable_dataset", "has_len_all_ranks", "sized_len"]

@@ -1,13 +1,26 @@
 """Arguments and attributes, where Lightning puts them."""
 
-from typing import Any
-
 from leyden.distributed.sharing import is_picklable
 from leyden.hparams_attributes import AttributeDict, get_init_args
-from leyden.not_offered import absent
+from leyden.hparams_lookup import (
+    clean_namespace,
+    collect_init_args,
+    lightning_getattr,
+    lightning_hasattr,
+    lightning_setattr,
+    parse_class_init_keys,
+    save_hyperparameters,
+)
 
-__all__ = ["AttributeDict", "get_init_args", "is_picklable"]
-
-
-def __getattr__(name: str) -> Any:
-    return absent(__name__, name, __all__)
+__all__ = [
+    "AttributeDict",
+    "clean_namespace",
+    "collect_init_args",
+    "get_init_args",
+    "is_picklable",
+    "lightning_getattr",
+    "lightning_hasattr",
+    "lightning_setattr",
+    "parse_class_init_keys",
+    "save_hyperparameters",
+]

@@ -1,5 +1,23 @@
 """Rank zero, where Lightning's documents put it."""
 
-from leyden.distributed.rank_zero import rank_zero_debug, rank_zero_deprecation, rank_zero_info, rank_zero_only, rank_zero_warn
+from leyden.distributed.rank_zero import (
+    LightningDeprecationWarning,
+    WarningCache,
+    rank_prefixed_message,
+    rank_zero_debug,
+    rank_zero_deprecation,
+    rank_zero_info,
+    rank_zero_only,
+    rank_zero_warn,
+)
 
-__all__ = ["rank_zero_debug", "rank_zero_deprecation", "rank_zero_info", "rank_zero_only", "rank_zero_warn"]
+__all__ = [
+    "LightningDeprecationWarning",
+    "WarningCache",
+    "rank_prefixed_message",
+    "rank_zero_debug",
+    "rank_zero_deprecation",
+    "rank_zero_info",
+    "rank_zero_only",
+    "rank_zero_warn",
+]

@@ -1,5 +1,6 @@
 """Types of documented signatures, where Lightning puts them."""
 
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden.state.optimizers import SchedulerPlan as LRSchedulerConfig
@@ -25,6 +26,7 @@ __all__ = [
     "TRAIN_DATALOADERS",
     "_MAP_LOCATION_TYPE",
     "_PATH",
+    "DistributedDataParallel",
     "LRScheduler",
     "LRSchedulerConfig",
     "LRSchedulerConfigType",

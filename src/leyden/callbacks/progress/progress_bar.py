@@ -134,13 +134,15 @@ class ProgressBar(Callback):
         """What the bar shows: the version of the first logger (``v_num``), the running loss, and metrics logged with
         ``prog_bar=True``. Override it to show something else. Reading it waits for the device.
         """
-        shown: Metrics = {}
-        if trainer.loggers:
-            version = trainer.loggers[0].version
-            if version is not None and version != "":
-                shown["v_num"] = str(version)[-4:]
+        shown: Metrics = get_standard_metrics(trainer)
         metrics = trainer.progress_bar_metrics
         if "loss" in metrics:
             shown["loss"] = metrics["loss"]  # first of all
         shown.update(metrics)
         return shown
+
+
+def get_standard_metrics(trainer: Run) -> Metrics:
+    """What a bar shows of every run: the version of the first logger, ``v_num``, at most its last four characters."""
+    version = trainer.loggers[0].version if trainer.loggers else None
+    return {} if version is None or version == "" else {"v_num": str(version)[-4:]}

@@ -1,5 +1,6 @@
 """TQDMProgressBar: a progress bar of plain text, by objects that speak tqdm's protocol."""
 
+import math
 import shutil
 import sys
 import time
@@ -163,6 +164,11 @@ class Tqdm:
         self._file.write(f"{down}\r{text}{blank}" + (f"\r{text}" if blank else "") + up)
         self._file.flush()
         self._drawn = size
+
+
+def convert_inf(x: int | float | None) -> int | float | None:
+    """``x``, or ``None`` where it is no finite number: a bar without a known end."""
+    return x if x is not None and math.isfinite(x) else None
 
 
 @exact_arguments

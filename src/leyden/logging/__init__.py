@@ -1,4 +1,4 @@
-"""Loggers, where 0.6 and 0.7 had them."""
+"""Loggers, where 0.5 to 0.7 had them."""
 
 from typing import Any
 

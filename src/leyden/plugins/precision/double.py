@@ -1,0 +1,5 @@
+"""Double precision, where Lightning puts it."""
+
+from leyden.devices.precision import DoublePrecision
+
+__all__ = ["DoublePrecision"]
