@@ -459,7 +459,15 @@ class TestInARun:
         (tmp_path / "file").touch()
         with pytest.raises(InvalidOption, match=r"save_dir='.*file/w' cannot be used: expected a folder that can be written"):
             kit.fit(kit.Net(), data(), data(), logger=WandbLogger(save_dir=tmp_path / "file" / "w"))
+        (tmp_path / "wandb").touch()
+        with pytest.raises(InvalidOption, match=r"save_dir='.*/wandb' cannot be used"):
+            kit.fit(kit.Net(), data(), data(), logger=WandbLogger(save_dir=tmp_path))
         wandb.init.assert_not_called()
+
+    def test_a_run_that_was_ended_before(self, wandb: mock.MagicMock) -> None:
+        wandb.init.return_value._is_finished = True
+        with pytest.raises(ConflictingOptions, match=r"run made was ended by finish\(\).* id='made' it goes on"):
+            kit.fit(kit.Net(), data(), data(), logger=WandbLogger())
 
     def test_on_another_process(self, wandb: mock.MagicMock, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rank_zero_only, "_rank", 1)

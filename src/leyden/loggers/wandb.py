@@ -369,7 +369,15 @@ class WandbLogger(Logger):
         if not rank_zero_only.rank:
             if self._experiment is None and self._save_dir is not None and self._wandb_init.get("mode") != "disabled":
                 check_writable("save_dir", self._save_dir, "Give another save_dir, or logger=False.")
+                inside = os.path.join(self._save_dir, "wandb")
+                if os.path.lexists(inside):
+                    check_writable("save_dir", inside, "Give another save_dir, or logger=False.")
             run = self.__run()
+            if getattr(run, "_is_finished", False) is True:
+                raise ConflictingOptions(
+                    f"The W&B run {run.id} was ended by finish(), and this WandbLogger writes to it. Make another WandbLogger; "
+                    f"with id={run.id!r} it goes on with that run."
+                )
             self.__begin_journal(run)
         self.__in_verb = True
         if agree is not None:
