@@ -16,6 +16,7 @@ ROOMS = (
     "leyden.profilers",
     "leyden.serve",
     "leyden.strategies",
+    "leyden.tuner",
     "leyden.utilities",
     "leyden.utilities.model_summary",
 )

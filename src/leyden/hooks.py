@@ -56,7 +56,7 @@ class Hooks:
         last: Iterable[Callback] = (),
     ) -> None:
         self.run = run
-        self._instead = instead or {}  # by owner's id and hook's name: what to call where the signature is another year's
+        self.instead = instead or {}  # by owner's id and hook's name: what to call where the signature is another year's
         self._profiler = run.profiler if run.profiler.leyden_active else None
         self.where: str | None = None  # the hook or step that runs now: `self.log` asks
         self.told = 0  # receivers of the running hook that were called, the one that runs included
@@ -97,7 +97,7 @@ class Hooks:
         return self._measured(callback, name, partial(method, self.run, module))
 
     def _method(self, owner: object, name: str) -> Callable[..., Any]:
-        return self._instead.get((id(owner), name)) or getattr(owner, name)
+        return self.instead.get((id(owner), name)) or getattr(owner, name)
 
     def _measured(self, owner: object, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return function if self._profiler is None else self._profiler.leyden_around(self._action(owner, name), function)

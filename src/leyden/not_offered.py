@@ -47,9 +47,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("TPUAccelerator XLAAccelerator", _XLA),
     },
     "leyden.callbacks": {
-        **_each("BatchSizeFinder", "Choose the batch size by hand."),
         **_each("GPUStatsMonitor XLAStatsMonitor", _DEVICES),
-        **_each("LearningRateFinder", "Choose the learning rate by hand."),
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
     },
     "leyden.demos": {

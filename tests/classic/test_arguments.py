@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from leyden import Trainer
-from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, TQDMProgressBar
+from leyden.callbacks import (
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelSummary,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from leyden.classic.arguments import TRAINER
 from leyden.errors import (
     ConflictingOptions,
@@ -117,6 +124,10 @@ MEANINGS: list[tuple[dict[str, Any], Callable[[Trainer], Any], Any]] = [
     ({"prepare_data_per_node": True}, lambda t: t.num_nodes, 1),
     ({"auto_lr_find": False}, lambda t: t.num_nodes, 1),
     ({"auto_scale_batch_size": None}, lambda t: t.num_nodes, 1),
+    ({"auto_lr_find": "rate"}, lambda t: of_kind(t, LearningRateFinder)._attr_name, "rate"),
+    ({"auto_lr_find": True}, lambda t: t.auto_lr_find, True),
+    ({"auto_scale_batch_size": "binsearch"}, lambda t: t.callbacks[0]._mode, "binsearch"),
+    ({"auto_scale_batch_size": True}, lambda t: t.callbacks[0]._mode, "power"),
     ({"auto_select_gpus": False}, lambda t: t.num_nodes, 1),
     ({"ipus": None}, lambda t: t.num_nodes, 1),
     ({"stochastic_weight_avg": False}, lambda t: t.num_nodes, 1),
@@ -213,8 +224,8 @@ WRONG = [
     ({"terminate_on_nan": "no"}, InvalidType, "True or False"),
     ({"num_processes": 0}, InvalidOption, "devices"),
     ({"automatic_optimization": False}, Unsupported, "self.automatic_optimization = False"),
-    ({"auto_lr_find": True}, Unsupported, "learning rate"),
-    ({"auto_scale_batch_size": "power"}, Unsupported, "batch size"),
+    ({"auto_lr_find": 0.1}, InvalidType, "learning rate"),
+    ({"auto_scale_batch_size": "triple"}, InvalidOption, "'power' or 'binsearch'"),
     ({"ipus": 4}, Unsupported, "IPU"),
     ({"stochastic_weight_avg": True}, Unsupported, "[Aa]verage"),
     ({"multiple_trainloader_mode": "shortest"}, InvalidOption, "one of 'min_size'"),

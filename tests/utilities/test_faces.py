@@ -229,6 +229,8 @@ def test_what_is_not_offered_may_be_named(room: str, name: str) -> None:
     ("place", "room"),
     [
         ("leyden.tuner.tuning:Tuner", "leyden.tuner"),
+        ("leyden.callbacks.lr_finder:LearningRateFinder", "leyden.callbacks"),
+        ("leyden.callbacks.batch_size_finder:BatchSizeFinder", "leyden.callbacks"),
         ("leyden.plugins.precision:XLAPrecision", "leyden.plugins"),
         ("leyden.plugins.io:XLACheckpointIO", "leyden.plugins"),
         ("leyden.plugins.environments:LSFEnvironment", "leyden.plugins"),

@@ -9,12 +9,14 @@ from leyden.not_offered import absent
 
 if TYPE_CHECKING:
     from leyden.callback import Callback
+    from leyden.callbacks.batch_size_finder import BatchSizeFinder
     from leyden.callbacks.checkpoint import Checkpoint
     from leyden.callbacks.device_stats_monitor import DeviceStatsMonitor
     from leyden.callbacks.early_stopping import EarlyStopping
     from leyden.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
     from leyden.callbacks.gradient_accumulation_scheduler import GradientAccumulationScheduler
     from leyden.callbacks.lambda_function import LambdaCallback
+    from leyden.callbacks.lr_finder import LearningRateFinder
     from leyden.callbacks.lr_monitor import LearningRateMonitor
     from leyden.callbacks.model_checkpoint import ModelCheckpoint
     from leyden.callbacks.model_summary import ModelSummary, RichModelSummary
@@ -32,6 +34,7 @@ __all__ = [
     "BackboneFinetuning",
     "BaseFinetuning",
     "BasePredictionWriter",
+    "BatchSizeFinder",
     "Callback",
     "Checkpoint",
     "DeviceStatsMonitor",
@@ -39,6 +42,7 @@ __all__ = [
     "EarlyStopping",
     "GradientAccumulationScheduler",
     "LambdaCallback",
+    "LearningRateFinder",
     "LearningRateMonitor",
     "ModelCheckpoint",
     "ModelPruning",
@@ -59,6 +63,7 @@ _HOME = {
     "BackboneFinetuning": "leyden.callbacks.finetuning",
     "BaseFinetuning": "leyden.callbacks.finetuning",
     "BasePredictionWriter": "leyden.callbacks.prediction_writer",
+    "BatchSizeFinder": "leyden.callbacks.batch_size_finder",
     "Callback": "leyden.callback",
     "Checkpoint": "leyden.callbacks.checkpoint",
     "DeviceStatsMonitor": "leyden.callbacks.device_stats_monitor",
@@ -66,6 +71,7 @@ _HOME = {
     "EarlyStopping": "leyden.callbacks.early_stopping",
     "GradientAccumulationScheduler": "leyden.callbacks.gradient_accumulation_scheduler",
     "LambdaCallback": "leyden.callbacks.lambda_function",
+    "LearningRateFinder": "leyden.callbacks.lr_finder",
     "LearningRateMonitor": "leyden.callbacks.lr_monitor",
     "ModelCheckpoint": "leyden.callbacks.model_checkpoint",
     "ModelPruning": "leyden.callbacks.pruning",

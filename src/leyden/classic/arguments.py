@@ -27,6 +27,7 @@ class Classic:
     stretch: int | None = None  # time steps of truncated backpropagation
     loader_mode: Any = None  # how several training loaders are read side by side
     test_loaders: Any = None  # what `fit` was given for a later `test`
+    finders: list[Callback] = field(default_factory=list)  # of what is to be searched: by `tune`, else in `fit`
 
     def set(self, old: str, new: str, value: Any) -> None:
         """Take ``value`` for ``new``; raises :class:`ConflictingOptions` where that was given another value."""
@@ -37,6 +38,11 @@ class Classic:
             )
         self.keywords[new] = value
         self.given.add(new)
+
+    def search_in_fit(self, finder: Callback) -> None:
+        """As 0.7 did, unless ``tune`` has done so before, as from 0.9 on."""
+        self.finders.append(finder)
+        self.add_callback(finder)
 
     def add_callback(self, callback: Callback) -> None:
         self.keywords["callbacks"] = [*as_callbacks(self.keywords.get("callbacks"), "callbacks"), callback]
@@ -249,6 +255,26 @@ def _terminate_on_nan(old: str, value: Any, classic: Classic) -> None:
         classic.set(old, "stop_on_nonfinite_loss", check_bool(old, value))
 
 
+def _auto_lr_find(old: str, value: Any, classic: Classic) -> None:
+    from leyden.callbacks.lr_finder import LearningRateFinder
+
+    if value is None or value is False:
+        return
+    if value is not True and not isinstance(value, str):
+        raise InvalidType(old, value, "True, False, or the name of the attribute that holds the learning rate")
+    classic.search_in_fit(LearningRateFinder(attr_name="" if value is True else value))
+
+
+def _auto_scale_batch_size(old: str, value: Any, classic: Classic) -> None:
+    from leyden.classic.tuning import BatchSizeFinderOfFit
+
+    if value is None or value is False:
+        return
+    if value is not True and value not in BatchSizeFinderOfFit.SUPPORTED_MODES:
+        raise InvalidOption(old, value, "True, False, 'power' or 'binsearch'")
+    classic.search_in_fit(BatchSizeFinderOfFit("power" if value is True else value))
+
+
 _AMP = "Mixed precision is PyTorch's own now: precision='16-mixed'."
 _TPU = "There is no support for TPUs; use accelerator='gpu' or 'cpu'."
 
@@ -296,10 +322,8 @@ TRAINER: dict[str, tuple[str, Translation]] = {
         "Set self.automatic_optimization = False in the module's __init__.", None, True)),
     "enable_pl_optimizer": ("nothing: every optimizer is wrapped", _nothing),
     "prepare_data_per_node": ("the attribute prepare_data_per_node of module and datamodule", _nothing),
-    "auto_lr_find": ("Tuner(trainer).lr_find(model)", _refused(
-        "It is not offered yet: choose the learning rate yourself.", None, False)),
-    "auto_scale_batch_size": ("Tuner(trainer).scale_batch_size(model)", _refused(
-        "It is not offered yet: choose the batch size yourself.", None, False)),
+    "auto_scale_batch_size": ("leyden.tuner.Tuner(trainer).scale_batch_size(model)", _auto_scale_batch_size),
+    "auto_lr_find": ("leyden.tuner.Tuner(trainer).lr_find(model)", _auto_lr_find),
     "auto_select_gpus": ("devices=...", _nothing),
     "ipus": ("accelerator", _refused("There is no support for IPUs; use accelerator='gpu' or 'cpu'.", None)),
     "stochastic_weight_avg": ("torch.optim.swa_utils", _refused("Average in a callback, with its tools.", None, False)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from leyden.classic.arguments import TRAINER
@@ -12,6 +14,12 @@ from leyden.metrics.newest import stack_scalars
 from leyden.notices import notice
 from leyden.state.optimizers import SchedulerPlan
 from leyden.state.run import Run
+
+
+def _tuning(name: str) -> Any:
+    """Of a file that reads the callbacks' files: when it is asked for."""
+    return getattr(importlib.import_module("leyden.classic.tuning"), name)
+
 
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     # old name: (today's, in words), how it is read off a trainer
@@ -40,6 +48,10 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tqdm_metrics": ("progress_bar_metrics", lambda run: run.progress_bar_metrics),
     "train_dataloaders": ("train_dataloader", lambda run: run.train_dataloader),
     "training_tqdm_dict": ("progress_bar_metrics", lambda run: tqdm_dict(run)),
+    "lr_find": ("leyden.tuner.Tuner(trainer).lr_find", lambda run: partial(_tuning("lr_find"), run)),
+    "scale_batch_size": ("leyden.tuner.Tuner(trainer).scale_batch_size", lambda run: partial(_tuning("scale_batch_size"), run)),
+    "tune": ("leyden.tuner.Tuner(trainer)", lambda run: partial(_tuning("tune"), run)),
+    "tuner": ("leyden.tuner.Tuner(trainer)", lambda run: _tuning("FormerTuner")(run)),
     "weights_save_path": ("checkpoint_callback.dirpath", lambda run: getattr(run.checkpoint_callback, "dirpath", None)),
 }
 
@@ -64,6 +76,8 @@ _ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "log_save_interval": lambda run: run.leyden_classic.legacy.get("log_save_interval", 100),
     "progress_bar_refresh_rate": lambda run: run.leyden_classic.legacy.get("progress_bar_refresh_rate", 50),
     "process_position": lambda run: run.leyden_classic.legacy.get("process_position", 0),
+    "auto_lr_find": lambda run: run.leyden_classic.legacy.get("auto_lr_find", False),
+    "auto_scale_batch_size": lambda run: run.leyden_classic.legacy.get("auto_scale_batch_size", False),
     "weights_summary": lambda run: run.leyden_classic.legacy.get("weights_summary", "full"),
     "distributed_backend": lambda run: run.leyden_classic.legacy.get("distributed_backend"),
     "amp_level": lambda run: run.leyden_classic.legacy.get("amp_level", "O1"),

@@ -12,11 +12,9 @@ from leyden.devices.accelerators import get_nvidia_gpu_stats
 from leyden.tree import tree_map
 
 _OUT_OF_MEMORY = (
-    "CUDA out of memory",
-    "MPS backend out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
-    "can't allocate memory",
+    *("CUDA out of memory", "CUDA error: out of memory", "HIP out of memory", "MPS backend out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+    *("can't allocate memory", "not enough memory: you tried to allocate"),
 )
 
 

@@ -70,7 +70,7 @@ class Pass:
             for point, deed in (
                 (Done.EVAL_STARTED, partial(self._tell, of_stage.start)),
                 (Done.EVAL_OPENED, partial(self._tell, of_stage.epoch_start)),
-                (Done.EVAL_CLOSED, partial(self._read_all, source, most, at)),
+                (Done.EVAL_CLOSED, partial(self._read_all, most, at)),
                 (Done.EVAL_TOLD, partial(self._tell, of_stage.epoch_end)),
                 (Done.EVAL_ROW, self._publish),
                 (Done.EVAL_ENDED, partial(self._tell, of_stage.end)),
@@ -78,7 +78,8 @@ class Pass:
                 if at < point:
                     deed()
                     progress.done = point
-            results = self._results(len(source.readers))  # while metrics still have what they are computed from
+            # while metrics still have what they are computed from
+            results = self._results(len(run.leyden_loaders.eval[self.stage.key].readers))
             metrics.end_epoch()
         if run.leyden_options.behaviour.inference_mode:
             make_normal(run.lightning_module)  # what it made in a forward and kept is trained with
@@ -100,8 +101,8 @@ class Pass:
     def _tell(self, hook: Hook) -> None:
         self.hooks.emit(hook)
 
-    def _read_all(self, source: Source, most: int | None, at: int) -> None:
-        progress = self.progress
+    def _read_all(self, most: int | None, at: int) -> None:
+        progress, source = self.progress, self.run.leyden_loaders.eval[self.stage.key]  # a hook may have had it made anew
         for position in range(progress.loader, len(source.readers)):
             progress.loader = position
             self._read(source, position, most, at)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from leyden.data.source import Source
 from leyden.loops.passes import Pass
 from leyden.state.run import Run
 from leyden.state.stage import PREDICT
@@ -16,10 +17,15 @@ class PredictLoop:
     """Predicts once. Predictions that neither the caller (``keep``) nor a callback wants at the end are dropped on the way."""
 
     def __init__(self, run: Run, keep: bool) -> None:
-        self.run, self.source = run, run.leyden_loaders.eval[PREDICT.key]
+        self.run = run
         self.keep = keep or any(getattr(each, "leyden_keeps_predictions", False) for each in run.callbacks)
         self.one_pass = Pass(run, PREDICT, self._take)
         run.leyden_predicted = [[] for _ in self.source.readers], [[] for _ in self.source.readers]
+
+    @property
+    def source(self) -> Source:
+        """What is read; a hook may have it made anew before the first batch."""
+        return self.run.leyden_loaders.eval[PREDICT.key]
 
     def run_epoch(self) -> list[list[Any]]:
         """Predictions of each loader, a list of what ``predict_step`` returned for each batch, on the CPU."""

@@ -27,7 +27,7 @@ from leyden.inspect.compiled import from_compiled
 from leyden.module import LightningModule
 from leyden.spelling import refuse_misspelt
 from leyden.state.run import Run
-from leyden.state.stage import PREDICT, Stage
+from leyden.state.stage import PREDICT, STAGES, Stage, TrainerFn
 
 MODULE_METHODS: frozenset[str] = frozenset({*MODULE_HOOKS, *hooks_of(LightningModule)})
 """What a module may override, and so what a misspelling in it is compared with."""
@@ -117,6 +117,16 @@ def check_fit(run: Run, module: LightningModule) -> None:
         raise Unsupported(
             "training_step(self, dataloader_iter) is not offered. Take (self, batch, batch_idx): batches come one by one."
         )
+
+
+def check_verb(run: Run, module: LightningModule, fn: TrainerFn) -> None:
+    """Raise where ``module`` or its data lack what the verb needs."""
+    if fn is TrainerFn.FITTING:
+        check_fit(run, module)
+    elif fn is TrainerFn.PREDICTING:
+        require_predict(module)
+    else:
+        require_step(run, module, STAGES[fn][0])
 
 
 def require_step(run: Run, module: LightningModule, stage: Stage) -> None:

@@ -1,8 +1,9 @@
 """The life of a verb: everything that it starts is ended, however it ends."""
 
+import copy
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -27,13 +28,14 @@ from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel,
 from leyden.hooks import Hooks, fitted, tell_stage
 from leyden.hparams import as_plain, assigned_hparams
 from leyden.inspect.compiled import defer_logs
-from leyden.loggers.base import Logger, keeps_place
+from leyden.loggers.base import DummyLogger, Logger, keeps_place
+from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.notices import tell as tell_notices
 from leyden.options import Options
-from leyden.profilers.base import Profiler
+from leyden.profilers.base import PassThroughProfiler, Profiler
 from leyden.state import snapshot
-from leyden.state.loaders import LoaderOrigin
+from leyden.state.loaders import LoaderOrigin, Loaders
 from leyden.state.making import load_train
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.run import Run
@@ -41,11 +43,17 @@ from leyden.state.stage import STAGES, TrainerFn, TrainerStatus
 from leyden.strategies.base import Strategy
 from leyden.trainer.attached import AttachedCallbacks, holds
 from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
-from leyden.trainer.checks import check_callback_names, check_names
+from leyden.trainer.checks import check_callback_names, check_module, check_names, check_verb, take_datamodule
 from leyden.trainer.teardown import Teardown
 from leyden.trainer.trial import Trial, trying
+from leyden.tuner.aside import as_frozen
 
 _log = logging.getLogger("leyden")
+_OF_A_VERB = (
+    *("_loggers", "callbacks", "profiler", "state", "leyden_fit", "leyden_metrics", "leyden_loaders", "_is_trial"),
+    *("interrupted", "is_last_batch", "ckpt_path", "leyden_ckpt_is_named"),
+)
+"""What a trainer keeps of a verb that has ended, for those who ask it afterwards."""
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
 
 
@@ -444,8 +452,8 @@ class Lifecycle(Run):
         return self._module
 
     def _callbacks_of(self, module: LightningModule, fn: TrainerFn) -> list[Callback]:
-        if self._is_trial:
-            return []  # nobody hears of it
+        if self._is_trial:  # nobody hears of it, but for those that say in `setup` what is to be trained
+            return [callback for callback in self.callbacks if hasattr(callback, "freeze_before_training")]
         merged = self._attached.for_verb(self.callbacks, module, fn is TrainerFn.FITTING)
         check_callback_names(each for each in merged if not holds(self.callbacks, each))  # the others were, with the module
         return merged
@@ -479,20 +487,65 @@ class Lifecycle(Run):
             with trying(self, steps) as trial:
                 yield trial
             return
-        loggers, callbacks, kept, fit_state = self.loggers, self.callbacks, module.state_dict(), self.leyden_fit
-        self._is_trial = True
-        before = {name: value.detach().clone() for name, value in kept.items()}
-        self.loggers = []
+        given = {"train": train_dataloaders}
+        with self._trial(TrainerFn.FITTING, module, datamodule, given, check=False), trying(self, steps) as trial:
+            yield trial
+
+    def leyden_search(
+        self,
+        fn: TrainerFn,
+        model: Any,
+        given: dict[str, Any],
+        datamodule: LightningDataModule | None,
+        search: Callable[[Run, LightningModule], Any],
+    ) -> Any:
+        """What ``search`` finds out in a verb of its own. ``given`` are the loaders by stage; a datamodule may be among them."""
+        for stage, loaders in given.items():
+            given[stage], datamodule = take_datamodule(loaders, datamodule, f"the {stage} loaders")
+        return self.strategy.processes.launched(self._search)(fn, check_module(model), datamodule, given, search)
+
+    def _search(
+        self,
+        fn: TrainerFn,
+        module: LightningModule,
+        datamodule: LightningDataModule | None,
+        given: dict[str, Any],
+        search: Callable[[Run, LightningModule], Any],
+    ) -> Any:
+        found = []
+        with self._trial(fn, module, datamodule, given, check=True):
+            found.append(search(self, module))
+        if not found:  # the verb takes a Ctrl-C for an end, and the caller waits for an answer
+            raise KeyboardInterrupt
+        return found[0]
+
+    @contextmanager
+    def _trial(
+        self, fn: TrainerFn, module: LightningModule, datamodule: LightningDataModule | None, given: dict[str, Any], check: bool
+    ) -> Iterator[None]:
+        """A verb that is set up, of which callbacks and loggers hear nothing. What the trainer has of other verbs is put back."""
+        kept = {name: vars(self)[name] for name in _OF_A_VERB}
+        weights = copy.deepcopy(module.state_dict())
+        vars(self).update(
+            _loggers=[DummyLogger() for _ in self.loggers],
+            profiler=PassThroughProfiler(),
+            state=copy.copy(self.state),
+            leyden_metrics=Metrics(),
+            leyden_loaders=Loaders(self.leyden_loaders.share),
+            _is_trial=True,
+        )
         try:
-            with preserved_random_state(), self._verb(TrainerFn.FITTING, module, datamodule, {"train": train_dataloaders}):
-                self.leyden_begin_fit()
+            with preserved_random_state(), as_frozen(module), self._verb(fn, module, datamodule, given):
+                if fn is TrainerFn.FITTING:
+                    self.leyden_begin_fit()
+                if check:
+                    check_verb(self, module, fn)
                 self.leyden_keep_modes()  # put back with the verb's other things: a fit begins in train mode
                 self._prepare(module, choose_checkpoint(self, None), None)
-                with trying(self, steps) as trial:
-                    yield trial
+                yield
         finally:
-            self.loggers, self.callbacks, self.leyden_fit, self._is_trial = loggers, callbacks, fit_state, False
-            module.load_state_dict(before, strict=False)
+            vars(self).update(kept)
+            module.load_state_dict(weights, strict=False)
 
     @property
     def estimated_stepping_batches(self) -> int | float:

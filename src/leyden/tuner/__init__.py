@@ -1,13 +1,27 @@
-"""Finders of the learning rate and the batch size: not offered yet."""
+"""Finders of a learning rate and a batch size."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from leyden.not_offered import absent
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from leyden.tuner.tuning import Tuner
+
+__all__ = ["Tuner"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Tuner":
+        value = importlib.import_module("leyden.tuner.tuning").Tuner
+        globals()[name] = value
+        return value
+    if name in ("batch_size_scaling", "lr_finder", "tuning"):
+        return importlib.import_module(f"leyden.tuner.{name}")
     return absent(__name__, name, __all__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
