@@ -186,20 +186,52 @@ def test_last_is_a_real_file_and_always_the_newest() -> None:
 
 
 @pytest.mark.parametrize("save_last", [True, "link"])
-def test_what_is_both_best_and_last_is_written_once(save_last: Any) -> None:
-    written = []
+def test_what_is_both_best_and_last_is_written_once(save_last: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, save = [], ModelCheckpoint._save_checkpoint
 
-    class Counting(ModelCheckpoint):
-        def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
-            written.append(Path(filepath).name)
-            super()._save_checkpoint(trainer, filepath)
+    def counting(self: ModelCheckpoint, trainer: Any, filepath: str) -> None:
+        written.append(Path(filepath).name)
+        save(self, trainer, filepath)
 
-    callback = Counting(monitor="val_loss", save_last=save_last)
+    monkeypatch.setattr(ModelCheckpoint, "_save_checkpoint", counting)
+    callback = ModelCheckpoint(monitor="val_loss", save_last=save_last)
     fit(Validated(2.0, 1.0), callback, epochs=2)
     assert written == ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"]
     assert os.path.samefile(callback.last_model_path, callback.best_model_path)
     os.remove(callback.best_model_path)
     assert step_of(callback.last_model_path) == 8
+
+
+def test_a_subclass_that_writes_by_itself_writes_the_last_too() -> None:
+    written = []
+
+    class Own(ModelCheckpoint):
+        def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+            written.append(Path(filepath).name)
+            super()._save_checkpoint(trainer, filepath)
+
+    callback = Own(monitor="val_loss", save_last=True)
+    fit(Validated(2.0, 1.0), callback, epochs=2)
+    assert written == ["epoch=0-step=4.ckpt", "last.ckpt", "epoch=1-step=8.ckpt", "last.ckpt"]
+    assert step_of(callback.last_model_path) == 8
+
+
+def test_a_fit_that_ends_before_its_first_validation_keeps_the_last_state() -> None:
+    callback = ModelCheckpoint(monitor="val_loss")
+    with pytest.warns(
+        PossibleUserWarning, match="before a validation was due: check_val_every_n_epoch=5 is more than max_epochs=2"
+    ):
+        kit.fit(
+            Validated(1.0, 2.0),
+            callbacks=[callback],
+            max_epochs=2,
+            check_val_every_n_epoch=5,
+            num_sanity_val_steps=0,
+            limit_train_batches=4,
+            enable_checkpointing=True,
+        )
+    assert step_of(callback.last_model_path) == 8
+    assert callback.best_model_path == ""
 
 
 def test_last_can_have_another_name() -> None:

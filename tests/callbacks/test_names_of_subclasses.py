@@ -9,7 +9,15 @@ import kit
 import pytest
 
 from leyden import Trainer
-from leyden.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer
+from leyden.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    RichProgressBar,
+    Timer,
+    TQDMProgressBar,
+)
 from leyden.loggers import CSVLogger, TensorBoardLogger
 from leyden.testing import BoringModel
 
@@ -71,3 +79,18 @@ def test_older_names_are_free_for_something_of_one_s_own(tmp_path: Path) -> None
     checkpoint.best = checkpoint.kth_best_model = stopping.wait = logger.rank = 7
     assert (checkpoint.best, checkpoint.kth_best_model, stopping.wait, logger.rank) == (7, 7, 7, 7)
     assert (checkpoint.best_model_score, checkpoint.kth_best_model_path, stopping.wait_count) == (None, "", 0)
+
+
+OF_LIGHTNINGS_BARS = {
+    *("_trainer", "_current_eval_dataloader_idx", "_refresh_rate", "_leave", "_process_position", "_console", "_console_kwargs"),
+    "_enabled",
+}
+
+
+@pytest.mark.parametrize("bar", [ProgressBar, TQDMProgressBar, RichProgressBar])
+def test_private_names_of_bars_are_free(bar: Any) -> None:
+    made = bar()
+    classes = [cls for cls in bar.__mro__ if cls.__module__.startswith("leyden.callbacks.progress")]
+    names = {name for owner in (*classes, made) for name in vars(owner)}
+    own = {name for name in names if name.startswith("_") and not name.startswith(("__", "_abc_", f"_{bar.__name__}__"))}
+    assert own <= OF_LIGHTNINGS_BARS

@@ -267,13 +267,13 @@ def test_drawing_is_throttled_by_batches(bar_class: Any, terminal: Terminal) -> 
 def test_slow_drawing_draws_less(bar_class: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.turn_on()
     run = FakeRun(bar_class(), seconds=0.04)
-    show = run.bar._show
+    show = run.bar.leyden_show
 
     def slowly(*arguments: Any) -> None:
         run.clock.now += 0.005
         show(*arguments)
 
-    monkeypatch.setattr(run.bar, "_show", slowly)
+    monkeypatch.setattr(run.bar, "leyden_show", slowly)
     run.fit(epochs=1, validate=False, first=-96)
     assert run.reads == 1 + 4  # 100 batches in 4 s, a second of rest after 0.005 s of drawing
 
@@ -286,17 +286,17 @@ def test_a_batch_that_is_not_drawn_costs_one_call(bar_class: Any, terminal: Term
     run.call("setup", "fit")
     run.call("on_train_start")
     run.call("on_train_epoch_start")
-    run.bar._due = 1.0
+    run.bar.leyden_due = 1.0
     import time
 
     run.bar.clock = time.monotonic
-    run.bar._due = float("inf")
+    run.bar.leyden_due = float("inf")
     calls = []
     hook = run.bar.on_train_batch_end
     sys.setprofile(lambda frame, event, argument: calls.append(event) if event == "call" else None)
     hook(run, None, None, None, 1)
     sys.setprofile(None)
-    run.bar._stop()
+    run.bar.leyden_stop()
     assert len(calls) == 1
 
 
@@ -576,7 +576,7 @@ def test_bars_are_there_while_their_stage_runs() -> None:
     other = Tqdm()
     bar.train_progress_bar = bar.val_progress_bar = bar.test_progress_bar = bar.predict_progress_bar = other
     assert bar.train_progress_bar is bar.val_progress_bar is bar.test_progress_bar is bar.predict_progress_bar is other
-    bar._stop()
+    bar.leyden_stop()
 
 
 @pytest.mark.parametrize(("position", "error"), [(-1, InvalidOption), ("1", InvalidType), (True, InvalidType)])
@@ -607,7 +607,7 @@ def test_our_tqdm_alone(terminal: Terminal) -> None:
     bar.refresh()
     assert "above\r\n" in terminal.text
     assert terminal.text.endswith("\n")
-    assert bar not in Tqdm._open
+    assert bar not in Tqdm.leyden_open
 
 
 def test_our_tqdm_at_another_position_comes_back_to_its_line(terminal: Terminal) -> None:

@@ -99,7 +99,7 @@ def test_an_exception_closes_the_bar(bar: Any) -> None:
     with pytest.raises(KeyError, match="mine"):
         Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[callback]).fit(Broken(), loader(), loader())
     assert sys.stdout is before
-    assert not callback._active
+    assert not callback.leyden_active
 
 
 def test_the_default_bar_and_summary() -> None:

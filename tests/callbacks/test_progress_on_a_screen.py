@@ -147,13 +147,13 @@ def test_slow_steps_are_drawn_one_by_one_ten_a_second_at_most(bar_class: Any, sc
     terminal = screen()
     model, trainer = prepared(bar_class, seconds)
     bar = trainer.progress_bar_callback
-    show = bar._show
+    show = bar.leyden_show
 
     def costs(*arguments: Any) -> None:
         bar.clock.now += 0.008
         show(*arguments)
 
-    bar._show = costs
+    bar.leyden_show = costs
     trainer.fit(model, kit.ones(40))
     counts = {found for state in terminal.states for found in re.findall(r"(\d+)/40", state)}
     assert len(counts - {"0"}) >= draws
@@ -165,7 +165,7 @@ def test_drawing_stays_under_one_percent_with_many_short_phases(bar_class: Any, 
     model, trainer = prepared(bar_class, seconds=0.001)
     bar = trainer.progress_bar_callback
     spent = 0.0
-    for name in ("_show", "_redraw"):
+    for name in ("leyden_show", "leyden_redraw"):
         draw = getattr(bar, name)
 
         def costs(*arguments: Any, draw: Any = draw) -> None:

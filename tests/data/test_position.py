@@ -31,7 +31,8 @@ from leyden.data.indices import is_repeatable
 from leyden.data.position import LoaderPosition
 from leyden.data.reader import Reader
 from leyden.data.seeded import SeededDataset, Tagged, TaggedIndex, batch_seed, epoch_seed
-from leyden.errors import CheckpointMismatch, LeydenWarning
+from leyden.errors import CheckpointError, CheckpointMismatch, LeydenWarning
+from leyden.testing import BoringModel, Recorder, random_batches
 
 SIX = torch.arange(6.0).reshape(6, 1).repeat(1, 4)
 
@@ -352,3 +353,14 @@ def test_a_reader_holds_one_leaf_for_each_loader() -> None:
     first, second = DataLoader(Noise()), DataLoader(Stream(SIX))
     assert [leaf.loader for leaf in Reader(CombinedLoader({"a": first, "b": second})).leaves] == [first, second]
     assert [leaf.loader for leaf in Reader(first).leaves] == [first]
+
+
+def test_an_opening_without_its_epoch_is_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    save = Recorder(on_train_batch_end=lambda run, module, outputs, batch, index: index == 1 and run.save_checkpoint(path))
+    kit.trainer(save, limit_val_batches=0).fit(BoringModel(), random_batches(4))
+    content = torch.load(path, weights_only=True)
+    del content["leyden"]["processes"][0]["data"]["leaves"][0]["opened"]["epoch"]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="epoch"):
+        kit.trainer(max_epochs=2, limit_val_batches=0).fit(BoringModel(), random_batches(4), ckpt_path=path)

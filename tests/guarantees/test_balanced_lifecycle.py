@@ -398,7 +398,7 @@ def test_bars_are_closed_and_the_screen_is_given_back(verb: str, bar: Any, monke
         getattr(trainer, verb)(Failing())
     assert (sys.stdout, sys.stderr) == (stdout, stderr)
     if bar is RichProgressBar:
-        assert mine._screen is None
+        assert mine.leyden_screen is None
 
 
 def test_a_toggled_optimizer_is_untoggled() -> None:

@@ -238,8 +238,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
         batches = trainer.leyden_fit.progress.batches
-        # a quick run without validation has no metric to judge by: what it has trained is kept all the same
-        unjudged = self.monitor is not None and trainer.limit_val_batches == 0 and self.save_top_k and not self.best_model_path
+        unjudged = bool(self.monitor and self.save_top_k) and not self.best_model_path and self.__metric.is_unjudged(trainer)
         keeps_last = (self.save_last or unjudged) and not trainer.fast_dev_run
         if keeps_last and batches and self.__moments.batches != (batches, True):
             # a run that is started again has to know that it is over
@@ -390,8 +389,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     def __is_taken(self, trainer: Run, path: str) -> bool:
         if path in self.retention.outdated:
             return False
-        others = [writer for writer in trainer.checkpoint_callbacks if writer is not self]
-        if self.retention.holds(path) or any(_holds(writer, path) for writer in others):
+        if self.retention.holds(path) or any(_holds(each, path) for each in trainer.checkpoint_callbacks if each is not self):
             return True
         return self.file_exists(path, trainer) and not self.__upkeep.is_given_up(path)
 
@@ -417,7 +415,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             self._save_checkpoint(trainer, path)
             self.retention.written.add(path)
         if last is not None:
-            if path is None or not self.__upkeep.store.duplicate(path, last, just_saved=True):
+            copies = type(self)._save_checkpoint is ModelCheckpoint._save_checkpoint  # else the subclass writes it too
+            if path is None or not (copies and self.__upkeep.store.duplicate(path, last, just_saved=True)):
                 self._save_checkpoint(trainer, last)
             self.retention.written.add(last)
 

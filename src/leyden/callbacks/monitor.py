@@ -85,6 +85,24 @@ class Monitor:
                 category=PossibleUserWarning,
             )
 
+    def is_unjudged(self, run: Run) -> bool:
+        """Whether a fit that ends had no validation to bring the metric: what it has trained is kept all the same, and said.
+
+        With ``limit_val_batches=0``, a quick run, that was asked for, and said before.
+        """
+        if run.limit_val_batches == 0:
+            return True
+        if self._validated or not sum(run.num_val_batches) or run.fast_dev_run:
+            return False
+        every, epochs = run.check_val_every_n_epoch, run.max_epochs
+        why = f": check_val_every_n_epoch={every} is more than max_epochs={epochs}" if every and epochs and every > epochs else ""
+        rank_zero_warn_user(
+            f"ModelCheckpoint was to save by {self.name!r}, and the fit ended before a validation was due{why}. The last "
+            f"state is kept instead.",
+            category=PossibleUserWarning,
+        )
+        return True
+
     def all_named(self, writer: Any, metrics: dict[str, Tensor], run: Run, epoch_over: bool) -> dict[str, Tensor]:
         """``metrics``, among which is every one that ``writer.filename`` names, or it may still come.
 

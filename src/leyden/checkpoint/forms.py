@@ -166,7 +166,7 @@ def _draws(value: Any, path: Path) -> str | None:
 
 
 _LEAF = _with(
-    opened_=_maybe(lambda value, path: _draws(value, path) or _with(first_=_maybe(_draws))(value, path)),
+    opened_=_maybe(lambda value, path: _draws(value, path) or _with(first_=_maybe(_draws), epoch=_COUNT)(value, path)),
     taken_=_COUNT,
     fetched_=_COUNT,
 )

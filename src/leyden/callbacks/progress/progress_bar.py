@@ -105,19 +105,19 @@ class ProgressBar(Callback):
     def total_val_batches_current_dataloader(self) -> int | float:
         """Batches of the validation loader that is being read, of the sanity check while that runs."""
         run = self.trainer
-        return self._of_current(run.num_sanity_val_batches if run.sanity_checking else run.num_val_batches)
+        return self.leyden_of_current(run.num_sanity_val_batches if run.sanity_checking else run.num_val_batches)
 
     @property
     def total_test_batches_current_dataloader(self) -> int | float:
         """Batches of the test loader that is being read."""
-        return self._of_current(self.trainer.num_test_batches)
+        return self.leyden_of_current(self.trainer.num_test_batches)
 
     @property
     def total_predict_batches_current_dataloader(self) -> int | float:
         """Batches of the loader to predict that is being read."""
-        return self._of_current(self.trainer.num_predict_batches)
+        return self.leyden_of_current(self.trainer.num_predict_batches)
 
-    def _of_current(self, batches: list[int | float]) -> int | float:
+    def leyden_of_current(self, batches: list[int | float]) -> int | float:
         index = self._current_eval_dataloader_idx or 0
         return batches[index] if index < len(batches) else float("inf")
 

@@ -66,11 +66,11 @@ class RichProgressBar(ThrottledProgressBar):
             raise InvalidType("console_kwargs", console_kwargs, "a dict of keywords for rich.console.Console")
         self._console_kwargs = dict(console_kwargs or {})
         self._console: Console | None = None
-        self._file: Any = None  # the terminal on which the bar is drawn
-        self._height = 0  # of what is drawn there, in lines
-        self._cell: Live | None = None  # a notebook's place for the bar, which is drawn there instead
-        self._tasks: dict[str, TaskID] = {}
-        self._metrics = ""
+        self.leyden_file: Any = None  # the terminal on which the bar is drawn
+        self.leyden_height = 0  # of what is drawn there, in lines
+        self.leyden_cell: Live | None = None  # a notebook's place for the bar, which is drawn there instead
+        self.leyden_tasks: dict[str, TaskID] = {}
+        self.leyden_metrics = ""
 
     def configure_columns(self, trainer: Run) -> list[ProgressColumn]:
         """The bar's columns, left to right. A task's ``fields`` hold ``count``, ``time`` and ``rate`` as text."""
@@ -90,56 +90,63 @@ class RichProgressBar(ThrottledProgressBar):
             TextColumn("{task.fields[rate]}", style=theme.processing_speed, markup=False),
         ]
 
-    def _task(self, stage: str) -> Task | None:
-        if self.progress is None or stage not in self._tasks:
+    def leyden_task(self, stage: str) -> Task | None:
+        if self.progress is None or stage not in self.leyden_tasks:
             return None
-        return self.progress.tasks[self.progress.task_ids.index(self._tasks[stage])]
+        return self.progress.tasks[self.progress.task_ids.index(self.leyden_tasks[stage])]
 
     @property
     def train_progress_bar(self) -> Task | None:
         """rich's task of the training epoch."""
-        return self._task("train")
+        return self.leyden_task("train")
 
     @property
     def val_progress_bar(self) -> Task | None:
         """rich's task of the validation."""
-        return self._task("validation")
+        return self.leyden_task("validation")
 
     @property
     def val_sanity_check_bar(self) -> Task | None:
         """rich's task of the sanity check."""
-        return self._task("sanity")
+        return self.leyden_task("sanity")
 
     @property
     def test_progress_bar(self) -> Task | None:
         """rich's task of the test."""
-        return self._task("test")
+        return self.leyden_task("test")
 
     def refresh(self) -> None:
         """Draw now."""
-        if self._cell is not None:
-            self._cell.refresh()
-        elif self._file is not None and self._console is not None:
+        if self.leyden_cell is not None:
+            self.leyden_cell.refresh()
+        elif self.leyden_file is not None and self._console is not None:
             with self._console.capture() as drawn:
-                self._console.print(self._renderable(), end="")
+                self._console.print(self.leyden_renderable(), end="")
             rows = drawn.get().rstrip("\n").split("\n")[: self._console.height]
-            self._file.write(self._erasure + "\n".join(rows))
-            self._file.flush()
-            self._height = len(rows)
+            self.leyden_file.write(self.leyden_erasure + "\n".join(rows))
+            self.leyden_file.flush()
+            self.leyden_height = len(rows)
 
     @property
-    def _erasure(self) -> str:
+    def leyden_erasure(self) -> str:
         """What takes away the drawing above the cursor."""
-        if not self._height:
+        if not self.leyden_height:
             return ""
-        return (f"\x1b[{self._height - 1}A" if self._height > 1 else "") + "\r\x1b[J"
+        return (f"\x1b[{self.leyden_height - 1}A" if self.leyden_height > 1 else "") + "\r\x1b[J"
 
     def __getstate__(self) -> dict[str, Any]:
         # consoles and screens hold locks
-        closed: dict[str, Any] = {"progress": None, "_console": None, "_cell": None, "_file": None, "_height": 0, "_tasks": {}}
+        closed: dict[str, Any] = {
+            "progress": None,
+            "_console": None,
+            "leyden_cell": None,
+            "leyden_file": None,
+            "leyden_height": 0,
+            "leyden_tasks": {},
+        }
         return {**super().__getstate__(), **closed}
 
-    def _open(self, trainer: Run) -> bool:
+    def leyden_open(self, trainer: Run) -> bool:
         with preserved_random_state():  # rich draws from Python's generator when it is imported
             from rich.console import Console
             from rich.live import Live
@@ -155,49 +162,51 @@ class RichProgressBar(ThrottledProgressBar):
             *self.configure_columns(trainer), console=console, auto_refresh=False, expand=True, get_time=lambda: self.clock()
         )
         if in_cell:
-            self._cell = Live(
+            self.leyden_cell = Live(
                 console=console,
                 auto_refresh=False,
                 transient=not self._leave,
-                get_renderable=self._renderable,
+                get_renderable=self.leyden_renderable,
                 redirect_stdout=False,  # a place of its own needs none, and the kernel flushes the files while rich prints
                 redirect_stderr=False,
             )
-            self._cell.start()
+            self.leyden_cell.start()
         else:
-            self._file = console.file = behind(console.file)
-            self._file.write("\x1b[?25l")  # no cursor
-            self._share_screen()
+            self.leyden_file = console.file = behind(console.file)
+            self.leyden_file.write("\x1b[?25l")  # no cursor
+            self.leyden_share_screen()
         return True
 
-    def _renderable(self) -> RenderableType:
+    def leyden_renderable(self) -> RenderableType:
         from rich.console import Group
         from rich.text import Text
 
         if self.progress is None:
             return ""
         table = self.progress.make_tasks_table([task for task in self.progress.tasks if task.visible])
-        return Group(table, Text(self._metrics, style=self.theme.metrics)) if self._metrics else table
+        return Group(table, Text(self.leyden_metrics, style=self.theme.metrics)) if self.leyden_metrics else table
 
-    def _begin(self, stage: str, description: str, total: int | None, done: int) -> None:
+    def leyden_begin(self, stage: str, description: str, total: int | None, done: int) -> None:
         if self.progress is None:
             return
-        for task in self._tasks.values():
+        for task in self.leyden_tasks.values():
             self.progress.update(task, visible=False)
         fields: dict[str, Any] = {"count": lines.count(done, total), "time": lines.duration(0), "rate": ""}
-        if stage in self._tasks:
-            self.progress.reset(self._tasks[stage], total=total, completed=done, visible=True, description=description, **fields)
+        if stage in self.leyden_tasks:
+            self.progress.reset(
+                self.leyden_tasks[stage], total=total, completed=done, visible=True, description=description, **fields
+            )
         else:
-            self._tasks[stage] = self.progress.add_task(description, total=total, completed=done, **fields)
+            self.leyden_tasks[stage] = self.progress.add_task(description, total=total, completed=done, **fields)
 
-    def _show(
+    def leyden_show(
         self, stage: str, description: str, done: int, total: int | None, pace: lines.Pace, now: float, metrics: Metrics
     ) -> None:
         if self.progress is None:
             return
         remaining = pace.remaining(done, total)
         self.progress.update(
-            self._tasks[stage],
+            self.leyden_tasks[stage],
             description=description,
             completed=done,
             total=total,
@@ -205,47 +214,47 @@ class RichProgressBar(ThrottledProgressBar):
             time=lines.duration(pace.elapsed(now)) + ("" if remaining is None else f" < {lines.duration(remaining)}"),
             rate=lines.rate(pace.per_second),
         )
-        self._metrics = lines.metrics_text(metrics, self.theme.metrics_text_delimiter, self.theme.metrics_format)
+        self.leyden_metrics = lines.metrics_text(metrics, self.theme.metrics_text_delimiter, self.theme.metrics_format)
         self.refresh()
 
-    def _end(self, stage: str) -> None:
+    def leyden_end(self, stage: str) -> None:
         if self.progress is None:
             return
-        if stage != "train" and "train" in self._tasks:
-            self.progress.update(self._tasks[stage], visible=False)
-            self.progress.update(self._tasks["train"], visible=True)
+        if stage != "train" and "train" in self.leyden_tasks:
+            self.progress.update(self.leyden_tasks[stage], visible=False)
+            self.progress.update(self.leyden_tasks["train"], visible=True)
 
-    def _hide(self) -> None:
-        if self._file is not None:
-            self._file.write(self._erasure)
-            self._file.flush()
-            self._height = 0
+    def leyden_hide(self) -> None:
+        if self.leyden_file is not None:
+            self.leyden_file.write(self.leyden_erasure)
+            self.leyden_file.flush()
+            self.leyden_height = 0
 
-    def _redraw(self) -> None:
+    def leyden_redraw(self) -> None:
         self.refresh()
 
-    def _write(self, text: str) -> None:
+    def leyden_write(self, text: str) -> None:
         if self._console is None:
             print(text, flush=True)
-        elif self._cell is not None:
+        elif self.leyden_cell is not None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        elif self._file is None:
+        elif self.leyden_file is None:
             print(text, file=self._console.file, flush=True)
         else:
-            self._write_above(self._file, lines.fold(text, self._console.width))
+            self.leyden_write_above(self.leyden_file, lines.fold(text, self._console.width))
 
-    def _close(self) -> None:
-        cell, self._cell = self._cell, None
-        file, self._file = self._file, None
+    def leyden_close(self) -> None:
+        cell, self.leyden_cell = self.leyden_cell, None
+        file, self.leyden_file = self.leyden_file, None
         try:
             if cell is not None:
                 cell.stop()
             if file is not None:
-                file.write(("\n" if self._leave and self._height else self._erasure) + "\x1b[?25h")
+                file.write(("\n" if self._leave and self.leyden_height else self.leyden_erasure) + "\x1b[?25h")
                 file.flush()
         finally:
             self.progress = None
             self._console = None
-            self._height = 0
-            self._tasks = {}
-            self._metrics = ""
+            self.leyden_height = 0
+            self.leyden_tasks = {}
+            self.leyden_metrics = ""

@@ -50,22 +50,22 @@ class ThrottledProgressBar(ProgressBar):
         """What time it is, in seconds."""
         self._refresh_rate = refresh_rate
         self._leave = leave
-        self._active = False  # whether a stage of a verb is shown
-        self._live = False  # whether what is shown can be drawn again
-        self._due = -math.inf
-        self._pace = Pace()
-        self._train_pace = Pace()
-        self._train_done = 0
-        self._evaluated_at = 0.0  # when the last batch of an evaluation ended
-        self._evaluated_done = 0
-        self._stage = ""  # the phase that is shown
-        self._since = (0.0, 0)  # when it was drawn last, and after how many batches
-        self._shown: Metrics = {}
-        self._opened = 0.0
-        self._spent = 0.0  # seconds that went to drawing since then
-        self._hidden = True
-        self._later = 0.0  # when drawing would be due if nothing were hidden
-        self._screen: Screen | None = None
+        self.leyden_active = False  # whether a stage of a verb is shown
+        self.leyden_live = False  # whether what is shown can be drawn again
+        self.leyden_due = -math.inf
+        self.leyden_pace = Pace()
+        self.leyden_train_pace = Pace()
+        self.leyden_train_done = 0
+        self.leyden_evaluated_at = 0.0  # when the last batch of an evaluation ended
+        self.leyden_evaluated_done = 0
+        self.leyden_stage = ""  # the phase that is shown
+        self.leyden_since = (0.0, 0)  # when it was drawn last, and after how many batches
+        self.leyden_shown: Metrics = {}
+        self.leyden_opened = 0.0
+        self.leyden_spent = 0.0  # seconds that went to drawing since then
+        self.leyden_hidden = True
+        self.leyden_later = 0.0  # when drawing would be due if nothing were hidden
+        self.leyden_screen: Screen | None = None
 
     @property
     def refresh_rate(self) -> int:
@@ -78,38 +78,40 @@ class ThrottledProgressBar(ProgressBar):
 
     # -- to be filled in by a bar that draws
     @abstractmethod
-    def _open(self, trainer: Run) -> bool:
+    def leyden_open(self, trainer: Run) -> bool:
         """A verb begins. Returns whether what is drawn can be drawn again."""
 
     @abstractmethod
-    def _begin(self, stage: str, description: str, total: int | None, done: int) -> None:
+    def leyden_begin(self, stage: str, description: str, total: int | None, done: int) -> None:
         """A stage begins, or its next loader: ``sanity``, ``train``, ``validation``, ``test`` or ``predict``."""
 
     @abstractmethod
-    def _show(self, stage: str, description: str, done: int, total: int | None, pace: Pace, now: float, metrics: Metrics) -> None:
+    def leyden_show(
+        self, stage: str, description: str, done: int, total: int | None, pace: Pace, now: float, metrics: Metrics
+    ) -> None:
         """Draw."""
 
     @abstractmethod
-    def _end(self, stage: str) -> None:
+    def leyden_end(self, stage: str) -> None:
         """A stage is over."""
 
     @abstractmethod
-    def _hide(self) -> None:
+    def leyden_hide(self) -> None:
         """Take away what is drawn, until it is drawn again."""
 
     @abstractmethod
-    def _redraw(self) -> None:
+    def leyden_redraw(self) -> None:
         """Draw once more what was drawn last."""
 
     @abstractmethod
-    def _write(self, text: str) -> None:
+    def leyden_write(self, text: str) -> None:
         """Write lines that stay, above what is drawn."""
 
     @abstractmethod
-    def _close(self) -> None:
+    def leyden_close(self) -> None:
         """Take away what is drawn and put everything back. May be called twice."""
 
-    def _unless_broken(self, draw: Callable[..., Any], *arguments: Any) -> Any:
+    def leyden_unless_broken(self, draw: Callable[..., Any], *arguments: Any) -> Any:
         """Draw. Where the output is closed or full, say so once and train on without a bar: it is no reason to lose a run."""
         try:
             return draw(*arguments)
@@ -117,65 +119,67 @@ class ThrottledProgressBar(ProgressBar):
             if isinstance(error, ValueError) and "closed file" not in str(error):
                 raise
             if self._enabled:
-                self._enabled = self._active = False
+                self._enabled = self.leyden_active = False
                 with contextlib.suppress(OSError, ValueError):
                     print(f"leyden: the progress bar cannot be drawn ({error}); training goes on without it.", file=sys.stderr)
             return None
 
     # -- when
-    def _start(self, stage: str, trainer: Run) -> None:
+    def leyden_start(self, stage: str, trainer: Run) -> None:
         if not self.is_enabled:
             return
-        if not self._active:
-            self._live = bool(self._unless_broken(self._open, trainer))
-            self._active = True
-            self._opened, self._spent, self._shown = self.clock(), 0.0, {}
-            self._due = -math.inf if self._live else self._opened + SECONDS_BETWEEN_LINES
+        if not self.leyden_active:
+            self.leyden_live = bool(self.leyden_unless_broken(self.leyden_open, trainer))
+            self.leyden_active = True
+            self.leyden_opened, self.leyden_spent, self.leyden_shown = self.clock(), 0.0, {}
+            self.leyden_due = -math.inf if self.leyden_live else self.leyden_opened + SECONDS_BETWEEN_LINES
         if stage != "train":
             self._current_eval_dataloader_idx = 0
-        self._evaluated_at = self.clock()
-        self._evaluated_done = 0
-        self._begin_loader(stage, self._evaluated_at)
+        self.leyden_evaluated_at = self.clock()
+        self.leyden_evaluated_done = 0
+        self.leyden_begin_loader(stage, self.leyden_evaluated_at)
 
-    def _begin_loader(self, stage: str, now: float) -> None:
+    def leyden_begin_loader(self, stage: str, now: float) -> None:
         done = self.trainer.leyden_fit.progress.batch if stage == "train" else 0
-        pace = self._train_pace if stage == "train" else self._pace
+        pace = self.leyden_train_pace if stage == "train" else self.leyden_pace
         pace.start(now, done)
-        self._unless_broken(self._begin, stage, self._description(stage), self._total(stage), done)
-        self._enter(stage, done)
+        self.leyden_unless_broken(self.leyden_begin, stage, self.leyden_description(stage), self.leyden_total(stage), done)
+        self.leyden_enter(stage, done)
 
-    def _enter(self, stage: str, done: int) -> None:
+    def leyden_enter(self, stage: str, done: int) -> None:
         """Another phase is shown from here on."""
-        self._stage, self._since = stage, (self.clock(), done)
-        if self._draw_at_once(stage, done, self._shown):
+        self.leyden_stage, self.leyden_since = stage, (self.clock(), done)
+        if self.leyden_draw_at_once(stage, done, self.leyden_shown):
             soon = self.clock() + SECONDS_BETWEEN_DRAWS
-            self._due = soon if self._due == -math.inf else min(self._due, soon)
+            self.leyden_due = soon if self.leyden_due == -math.inf else min(self.leyden_due, soon)
 
-    def _finish(self, stage: str, trainer: Run, pl_module: LightningModule) -> None:
+    def leyden_finish(self, stage: str, trainer: Run, pl_module: LightningModule) -> None:
         """A phase is over: its last state is drawn, and what goes on is shown again."""
-        if self._active:
+        if self.leyden_active:
             if stage != "train":  # which has drawn its last epoch
-                self._draw_at_once(stage, self._evaluated_done, self.get_metrics(trainer, pl_module) if self._live else {})
-            self._unless_broken(self._end, stage)
-            self._stage = ""
+                self.leyden_draw_at_once(
+                    stage, self.leyden_evaluated_done, self.get_metrics(trainer, pl_module) if self.leyden_live else {}
+                )
+            self.leyden_unless_broken(self.leyden_end, stage)
+            self.leyden_stage = ""
         self._current_eval_dataloader_idx = None
 
-    def _description(self, stage: str) -> str:
+    def leyden_description(self, stage: str) -> str:
         run = self.trainer
         if stage == "train":
             return epoch_name(run.current_epoch, run.max_epochs)
         if stage == "sanity":
-            return self._of_loader(self.sanity_check_description, len(run.num_sanity_val_batches))
+            return self.leyden_of_loader(self.sanity_check_description, len(run.num_sanity_val_batches))
         if stage == "validation":
-            return self._of_loader(self.validation_description, len(run.num_val_batches))
+            return self.leyden_of_loader(self.validation_description, len(run.num_val_batches))
         if stage == "test":
-            return self._of_loader(self.test_description, len(run.num_test_batches))
-        return self._of_loader(self.predict_description, len(run.num_predict_batches))
+            return self.leyden_of_loader(self.test_description, len(run.num_test_batches))
+        return self.leyden_of_loader(self.predict_description, len(run.num_predict_batches))
 
-    def _of_loader(self, description: str, loaders: int) -> str:
+    def leyden_of_loader(self, description: str, loaders: int) -> str:
         return description if loaders < 2 else f"{description} DataLoader {self._current_eval_dataloader_idx or 0}"
 
-    def _total(self, stage: str) -> int | None:
+    def leyden_total(self, stage: str) -> int | None:
         if stage == "train":
             total = self.total_train_batches
         elif stage in ("sanity", "validation"):
@@ -186,134 +190,144 @@ class ThrottledProgressBar(ProgressBar):
             total = self.total_predict_batches_current_dataloader
         return None if math.isinf(total) else int(total)
 
-    def _draw(self, stage: str, done: int, now: float, trainer: Run, pl_module: LightningModule) -> None:
-        pace = self._train_pace if stage == "train" else self._pace
+    def leyden_draw(self, stage: str, done: int, now: float, trainer: Run, pl_module: LightningModule) -> None:
+        pace = self.leyden_train_pace if stage == "train" else self.leyden_pace
         pace.tell(now, done)
         metrics = self.get_metrics(trainer, pl_module)
-        if self._live:
-            since, before = self._since
+        if self.leyden_live:
+            since, before = self.leyden_since
             slow = now - since >= SLOW_STEP * (done - before)
-            took = self._paint(stage, done, now, metrics)
-            self._spent += 0.0 if slow else took
+            took = self.leyden_paint(stage, done, now, metrics)
+            self.leyden_spent += 0.0 if slow else took
             wait = SECONDS_BETWEEN_DRAWS if slow else min(max(SECONDS_BETWEEN_DRAWS, took / LARGEST_SHARE), LONGEST_WAIT)
-            self._due = self.clock() + wait
+            self.leyden_due = self.clock() + wait
         else:
             shown = {name: value for name, value in metrics.items() if name != "v_num"}
-            self._unless_broken(self._write, line(self._description(stage), done, self._total(stage), pace.elapsed(now), shown))
-            self._due = now + SECONDS_BETWEEN_LINES
+            self.leyden_unless_broken(
+                self.leyden_write, line(self.leyden_description(stage), done, self.leyden_total(stage), pace.elapsed(now), shown)
+            )
+            self.leyden_due = now + SECONDS_BETWEEN_LINES
 
-    def _paint(self, stage: str, done: int, now: float, metrics: Metrics) -> float:
+    def leyden_paint(self, stage: str, done: int, now: float, metrics: Metrics) -> float:
         """Draw; returns how many seconds that took, without the reading of the values."""
-        pace = self._train_pace if stage == "train" else self._pace
+        pace = self.leyden_train_pace if stage == "train" else self.leyden_pace
         begun = self.clock()
-        with self._drawing():
-            self._unless_broken(self._show, stage, self._description(stage), done, self._total(stage), pace, now, metrics)
-        self._since, self._shown = (now, done), metrics
+        with self.leyden_drawing():
+            self.leyden_unless_broken(
+                self.leyden_show, stage, self.leyden_description(stage), done, self.leyden_total(stage), pace, now, metrics
+            )
+        self.leyden_since, self.leyden_shown = (now, done), metrics
         return self.clock() - begun
 
     @property
-    def _may_draw(self) -> bool:
+    def leyden_may_draw(self) -> bool:
         """Whether a drawing that was not due takes no share of the time that counts."""
-        return self._live and self._spent <= SECONDS_AT_ONCE + LARGEST_SHARE * (self.clock() - self._opened)
+        return self.leyden_live and self.leyden_spent <= SECONDS_AT_ONCE + LARGEST_SHARE * (self.clock() - self.leyden_opened)
 
-    def _draw_at_once(self, stage: str, done: int, metrics: Metrics) -> bool:
-        if not self._active or not self._may_draw:
+    def leyden_draw_at_once(self, stage: str, done: int, metrics: Metrics) -> bool:
+        if not self.leyden_active or not self.leyden_may_draw:
             return False
-        self._spent += self._paint(stage, done, self.clock(), metrics)
+        self.leyden_spent += self.leyden_paint(stage, done, self.clock(), metrics)
         return True
 
     # -- beside what others write
-    def _share_screen(self) -> None:
+    def leyden_share_screen(self) -> None:
         """What anybody prints from here on appears above the bar."""
-        if self._screen is None:
-            self._screen = Screen(self._make_room, self._come_back)
-            self._screen.open()
+        if self.leyden_screen is None:
+            self.leyden_screen = Screen(self.leyden_make_room, self.leyden_come_back)
+            self.leyden_screen.open()
 
     @contextmanager
-    def _drawing(self) -> Iterator[None]:
-        with nullcontext() if self._screen is None else self._screen.drawing():
-            self._hidden = False
+    def leyden_drawing(self) -> Iterator[None]:
+        with nullcontext() if self.leyden_screen is None else self.leyden_screen.drawing():
+            self.leyden_hidden = False
             yield
 
-    def _make_room(self) -> None:
-        if not self._hidden:
-            self._hidden = True
-            self._later, self._due = self._due, -math.inf
-            self._unless_broken(self._hide)
+    def leyden_make_room(self) -> None:
+        if not self.leyden_hidden:
+            self.leyden_hidden = True
+            self.leyden_later, self.leyden_due = self.leyden_due, -math.inf
+            self.leyden_unless_broken(self.leyden_hide)
 
-    def _come_back(self) -> None:
-        if self._active and self._stage and self._may_draw:
+    def leyden_come_back(self) -> None:
+        if self.leyden_active and self.leyden_stage and self.leyden_may_draw:
             begun = self.clock()
-            if self._hidden:
-                self._hidden, self._due = False, self._later
-            self._unless_broken(self._redraw)
-            self._spent += self.clock() - begun
-        elif self._hidden:
-            self._due = self._later
+            if self.leyden_hidden:
+                self.leyden_hidden, self.leyden_due = False, self.leyden_later
+            self.leyden_unless_broken(self.leyden_redraw)
+            self.leyden_spent += self.clock() - begun
+        elif self.leyden_hidden:
+            self.leyden_due = self.leyden_later
 
-    def _write_above(self, file: Any, text: str) -> None:
+    def leyden_write_above(self, file: Any, text: str) -> None:
         """Write lines that stay to ``file``, which is the one that the bar is drawn on."""
-        if self._screen is None:
+        if self.leyden_screen is None:
             file.write(f"{text}\n")
             file.flush()
         else:
-            self._screen.write(file, f"{text}\n")
+            self.leyden_screen.write(file, f"{text}\n")
 
-    def _evaluated(self, stage: str, done: int, dataloader_idx: int, trainer: Run, pl_module: LightningModule) -> None:
-        if not self._active:
+    def leyden_evaluated(self, stage: str, done: int, dataloader_idx: int, trainer: Run, pl_module: LightningModule) -> None:
+        if not self.leyden_active:
             return
         if dataloader_idx != self._current_eval_dataloader_idx:
-            self._draw_at_once(stage, self._evaluated_done, self._shown)
+            self.leyden_draw_at_once(stage, self.leyden_evaluated_done, self.leyden_shown)
             self._current_eval_dataloader_idx = dataloader_idx
-            self._begin_loader(stage, self._evaluated_at)
-        self._evaluated_at = now = self.clock()
-        self._evaluated_done = done
-        if now >= self._due and done % self._refresh_rate == 0 and (self._live or stage in ("test", "predict")):
-            self._draw(stage, done, now, trainer, pl_module)
+            self.leyden_begin_loader(stage, self.leyden_evaluated_at)
+        self.leyden_evaluated_at = now = self.clock()
+        self.leyden_evaluated_done = done
+        if now >= self.leyden_due and done % self._refresh_rate == 0 and (self.leyden_live or stage in ("test", "predict")):
+            self.leyden_draw(stage, done, now, trainer, pl_module)
 
     # -- hooks
     def on_sanity_check_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._start("sanity", trainer)
+        self.leyden_start("sanity", trainer)
 
     def on_sanity_check_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._finish("sanity", trainer, pl_module)
+        self.leyden_finish("sanity", trainer, pl_module)
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._start("train", trainer)
+        self.leyden_start("train", trainer)
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._train_done = trainer.leyden_fit.progress.batch
-        if self._active:
-            self._begin_loader("train", self.clock())
+        self.leyden_train_done = trainer.leyden_fit.progress.batch
+        if self.leyden_active:
+            self.leyden_begin_loader("train", self.clock())
 
     def on_train_batch_end(
         self, trainer: Run, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        self._train_done = done = batch_idx + 1
-        if self._active and done % self._refresh_rate == 0:
+        self.leyden_train_done = done = batch_idx + 1
+        if self.leyden_active and done % self._refresh_rate == 0:
             now = self.clock()
-            if now >= self._due:
-                self._draw("train", done, now, trainer, pl_module)
+            if now >= self.leyden_due:
+                self.leyden_draw("train", done, now, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        if not self._active:
+        if not self.leyden_active:
             return
         now = self.clock()
-        pace = self._train_pace
-        pace.tell(now, self._train_done)
+        pace = self.leyden_train_pace
+        pace.tell(now, self.leyden_train_done)
         metrics = self.get_metrics(trainer, pl_module)
-        self._draw_at_once("train", self._train_done, metrics)
-        parts = line(self._description("train"), self._train_done, self._total("train"), pace.elapsed(now), of_epoch(metrics))
-        self._unless_broken(self._write, parts)
+        self.leyden_draw_at_once("train", self.leyden_train_done, metrics)
+        parts = line(
+            self.leyden_description("train"),
+            self.leyden_train_done,
+            self.leyden_total("train"),
+            pace.elapsed(now),
+            of_epoch(metrics),
+        )
+        self.leyden_unless_broken(self.leyden_write, parts)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._finish("train", trainer, pl_module)
+        self.leyden_finish("train", trainer, pl_module)
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._start("validation", trainer)
-        elif self._active:
-            self._begin_loader("sanity", self.clock())  # now it is known how many batches there are
+            self.leyden_start("validation", trainer)
+        elif self.leyden_active:
+            self.leyden_begin_loader("sanity", self.clock())  # now it is known how many batches there are
 
     def on_validation_batch_end(
         self,
@@ -325,18 +339,18 @@ class ThrottledProgressBar(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         stage = "sanity" if trainer.sanity_checking else "validation"
-        self._evaluated(stage, batch_idx + 1, dataloader_idx, trainer, pl_module)
+        self.leyden_evaluated(stage, batch_idx + 1, dataloader_idx, trainer, pl_module)
 
     def on_validation_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._finish("validation", trainer, pl_module)
+            self.leyden_finish("validation", trainer, pl_module)
             if trainer.leyden_fitting:
-                self._train_pace.skip(self.clock(), self._train_done)
-                if self._active:
-                    self._enter("train", self._train_done)
+                self.leyden_train_pace.skip(self.clock(), self.leyden_train_done)
+                if self.leyden_active:
+                    self.leyden_enter("train", self.leyden_train_done)
 
     def on_test_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._start("test", trainer)
+        self.leyden_start("test", trainer)
 
     def on_test_batch_end(
         self,
@@ -347,13 +361,13 @@ class ThrottledProgressBar(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._evaluated("test", batch_idx + 1, dataloader_idx, trainer, pl_module)
+        self.leyden_evaluated("test", batch_idx + 1, dataloader_idx, trainer, pl_module)
 
     def on_test_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._finish("test", trainer, pl_module)
+        self.leyden_finish("test", trainer, pl_module)
 
     def on_predict_start(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._start("predict", trainer)
+        self.leyden_start("predict", trainer)
 
     def on_predict_batch_end(
         self,
@@ -364,28 +378,28 @@ class ThrottledProgressBar(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._evaluated("predict", batch_idx + 1, dataloader_idx, trainer, pl_module)
+        self.leyden_evaluated("predict", batch_idx + 1, dataloader_idx, trainer, pl_module)
 
     def on_predict_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        self._finish("predict", trainer, pl_module)
+        self.leyden_finish("predict", trainer, pl_module)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
+        self.leyden_stop()
 
     def teardown(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
-        self._stop()
+        self.leyden_stop()
 
     def disable(self) -> None:
         super().disable()
-        self._stop()
+        self.leyden_stop()
 
-    def _stop(self) -> None:
-        self._active = False
-        screen, self._screen = self._screen, None
+    def leyden_stop(self) -> None:
+        self.leyden_active = False
+        screen, self.leyden_screen = self.leyden_screen, None
         if screen is not None:
             screen.close()
-        self._unless_broken(self._close)
-        self._hidden, self._stage = True, ""
+        self.leyden_unless_broken(self.leyden_close)
+        self.leyden_hidden, self.leyden_stage = True, ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_screen": None}  # it holds files
+        return {**self.__dict__, "leyden_screen": None}  # it holds files

@@ -24,7 +24,7 @@ class Tqdm:
     Draws nothing where ``file`` is no screen. Arguments of tqdm's that have no meaning here are taken and left alone.
     """
 
-    _open: ClassVar["weakref.WeakSet[Tqdm]"] = weakref.WeakSet()
+    leyden_open: ClassVar["weakref.WeakSet[Tqdm]"] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class Tqdm:
         self.postfix = ""
         self.start_t = self.clock()
         self.pace: lines.Pace | None = None
-        self._drawn = 0
-        self._closed = False
-        Tqdm._open.add(self)
+        self.leyden_drawn = 0
+        self.leyden_closed = False
+        Tqdm.leyden_open.add(self)
 
     def __str__(self) -> str:
         total = None if self.total is None or self.total == float("inf") else int(self.total)
@@ -66,7 +66,7 @@ class Tqdm:
         times = lines.duration(elapsed) + ("" if left is None else f"<{lines.duration(left)}")
         inside = ", ".join(part for part in (times, lines.rate(speed), self.postfix) if part)
         head = f"{self.desc}: " if self.desc else ""
-        width = self._width()
+        width = self.leyden_width()
         if not total:
             return lines.cut(f"{head}{self.n} [{inside}]", width)
         share = min(self.n / total, 1.0)
@@ -83,8 +83,8 @@ class Tqdm:
 
     def refresh(self, *args: Any, **kwargs: Any) -> None:
         """Draw."""
-        if not self.disable and not self._closed:
-            self._put(str(self))
+        if not self.disable and not self.leyden_closed:
+            self.leyden_put(str(self))
 
     def set_description(self, desc: str | None = None, refresh: bool = True) -> None:
         self.desc = (desc or "").removesuffix(": ")
@@ -115,28 +115,28 @@ class Tqdm:
 
     def clear(self, *args: Any, **kwargs: Any) -> None:
         """Take the line away, until it is drawn again."""
-        if self._drawn:
-            self._put("")
+        if self.leyden_drawn:
+            self.leyden_put("")
 
     def close(self) -> None:
         """End the line, or take it away where ``leave`` is false."""
-        if self._closed:
+        if self.leyden_closed:
             return
         if self.leave and not self.disable:
             self.refresh()
-            if self._drawn and not self.pos:
-                self._file.write("\n")
+            if self.leyden_drawn and not self.pos:
+                self.leyden_file.write("\n")
         else:
             self.clear()
-        self._closed = True
-        Tqdm._open.discard(self)
+        self.leyden_closed = True
+        Tqdm.leyden_open.discard(self)
         if not self.disable:
-            self._file.flush()
+            self.leyden_file.flush()
 
     @classmethod
     def write(cls, s: str, file: TextIO | None = None, end: str = "\n", nolock: bool = False) -> None:
         """Write a line above all open bars."""
-        shown = [bar for bar in cls._open if bar._drawn]
+        shown = [bar for bar in cls.leyden_open if bar.leyden_drawn]
         for bar in shown:
             bar.clear()
         print(s, end=end, file=file, flush=True)
@@ -150,20 +150,20 @@ class Tqdm:
         self.close()
 
     @property
-    def _file(self) -> TextIO:
+    def leyden_file(self) -> TextIO:
         file: TextIO = behind(sys.stdout if self.fp is None else self.fp)
         return file
 
-    def _width(self) -> int:
+    def leyden_width(self) -> int:
         return (self.ncols or shutil.get_terminal_size().columns) - 1
 
-    def _put(self, text: str) -> None:
+    def leyden_put(self, text: str) -> None:
         size = lines.columns(text)
-        blank = " " * max(self._drawn - size, 0)
+        blank = " " * max(self.leyden_drawn - size, 0)
         down, up = "\n" * self.pos, f"\x1b[{self.pos}A" if self.pos else ""
-        self._file.write(f"{down}\r{text}{blank}" + (f"\r{text}" if blank else "") + up)
-        self._file.flush()
-        self._drawn = size
+        self.leyden_file.write(f"{down}\r{text}{blank}" + (f"\r{text}" if blank else "") + up)
+        self.leyden_file.flush()
+        self.leyden_drawn = size
 
 
 def convert_inf(x: int | float | None) -> int | float | None:
@@ -194,7 +194,7 @@ class TQDMProgressBar(ThrottledProgressBar):
         if process_position < 0:
             raise InvalidOption("process_position", process_position, "a number of lines >= 0")
         self._process_position = process_position
-        self._bars: dict[str, Any] = {}
+        self.leyden_bars: dict[str, Any] = {}
 
     @property
     def process_position(self) -> int:
@@ -204,25 +204,25 @@ class TQDMProgressBar(ThrottledProgressBar):
     # -- the bars, to be overridden
     def init_sanity_tqdm(self) -> Tqdm:
         """The bar of the sanity check."""
-        return self._bar(self.sanity_check_description, leave=False)
+        return self.leyden_bar(self.sanity_check_description, leave=False)
 
     def init_train_tqdm(self) -> Tqdm:
         """The bar of training: one for all epochs."""
-        return self._bar(self.train_description, leave=self._leave)
+        return self.leyden_bar(self.train_description, leave=self._leave)
 
     def init_validation_tqdm(self) -> Tqdm:
         """The bar of one validation."""
-        return self._bar(self.validation_description, leave=self._leave and not self.trainer.leyden_fitting)
+        return self.leyden_bar(self.validation_description, leave=self._leave and not self.trainer.leyden_fitting)
 
     def init_test_tqdm(self) -> Tqdm:
         """The bar of a test."""
-        return self._bar(self.test_description, leave=self._leave)
+        return self.leyden_bar(self.test_description, leave=self._leave)
 
     def init_predict_tqdm(self) -> Tqdm:
         """The bar of a prediction."""
-        return self._bar(self.predict_description, leave=self._leave)
+        return self.leyden_bar(self.predict_description, leave=self._leave)
 
-    def _bar(self, description: str, leave: bool) -> Tqdm:
+    def leyden_bar(self, description: str, leave: bool) -> Tqdm:
         bar = Tqdm(desc=description, position=self._process_position, leave=leave, file=sys.stdout, disable=self.is_disabled)
         bar.clock = self.clock
         return bar
@@ -230,63 +230,63 @@ class TQDMProgressBar(ThrottledProgressBar):
     @property
     def train_progress_bar(self) -> Any:
         """What ``init_train_tqdm`` returned."""
-        return self._named("train")
+        return self.leyden_named("train")
 
     @train_progress_bar.setter
     def train_progress_bar(self, bar: Any) -> None:
-        self._bars["train"] = bar
+        self.leyden_bars["train"] = bar
 
     @property
     def val_progress_bar(self) -> Any:
         """What ``init_validation_tqdm`` returned, or ``init_sanity_tqdm`` while that check runs."""
-        return self._named("sanity" if "sanity" in self._bars else "validation")
+        return self.leyden_named("sanity" if "sanity" in self.leyden_bars else "validation")
 
     @val_progress_bar.setter
     def val_progress_bar(self, bar: Any) -> None:
-        self._bars["validation"] = bar
+        self.leyden_bars["validation"] = bar
 
     @property
     def test_progress_bar(self) -> Any:
         """What ``init_test_tqdm`` returned."""
-        return self._named("test")
+        return self.leyden_named("test")
 
     @test_progress_bar.setter
     def test_progress_bar(self, bar: Any) -> None:
-        self._bars["test"] = bar
+        self.leyden_bars["test"] = bar
 
     @property
     def predict_progress_bar(self) -> Any:
         """What ``init_predict_tqdm`` returned."""
-        return self._named("predict")
+        return self.leyden_named("predict")
 
     @predict_progress_bar.setter
     def predict_progress_bar(self, bar: Any) -> None:
-        self._bars["predict"] = bar
+        self.leyden_bars["predict"] = bar
 
-    def _named(self, stage: str) -> Any:
-        if stage not in self._bars:
+    def leyden_named(self, stage: str) -> Any:
+        if stage not in self.leyden_bars:
             raise UnknownName(f"The {stage} progress bar of {type(self).__name__} is there only while its stage runs.")
-        return self._bars[stage]
+        return self.leyden_bars[stage]
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
         """Print above the bars."""
-        others = [bar for bar in self._bars.values() if not isinstance(bar, Tqdm)]
+        others = [bar for bar in self.leyden_bars.values() if not isinstance(bar, Tqdm)]
         if not others or "flush" in kwargs:
             super().print(*args, sep=sep, **kwargs)
         else:
             others[0].write(sep.join(map(str, args)), **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_bars": {}}  # bars hold files
+        return {**super().__getstate__(), "leyden_bars": {}}  # bars hold files
 
-    def _open(self, trainer: Run) -> bool:
+    def leyden_open(self, trainer: Run) -> bool:
         return True
 
-    def _begin(self, stage: str, description: str, total: int | None, done: int) -> None:
-        bar = self._bars.get(stage)
+    def leyden_begin(self, stage: str, description: str, total: int | None, done: int) -> None:
+        bar = self.leyden_bars.get(stage)
         if bar is None:
-            if stage != "train" and isinstance(self._bars.get("train"), Tqdm):
-                self._bars["train"].clear()
+            if stage != "train" and isinstance(self.leyden_bars.get("train"), Tqdm):
+                self.leyden_bars["train"].clear()
             make: Callable[[], Any] = {
                 "sanity": self.init_sanity_tqdm,
                 "train": self.init_train_tqdm,
@@ -294,65 +294,65 @@ class TQDMProgressBar(ThrottledProgressBar):
                 "test": self.init_test_tqdm,
                 "predict": self.init_predict_tqdm,
             }[stage]
-            with nullcontext() if self._screen is None else self._screen.aside():
-                bar = self._bars[stage] = make()
+            with nullcontext() if self.leyden_screen is None else self.leyden_screen.aside():
+                bar = self.leyden_bars[stage] = make()
             if isinstance(bar, Tqdm) and not bar.disable:
-                self._share_screen()
+                self.leyden_share_screen()
         if isinstance(bar, Tqdm):
-            bar.pace = self._train_pace if stage == "train" else self._pace
+            bar.pace = self.leyden_train_pace if stage == "train" else self.leyden_pace
             bar.initial = done
             bar.total = total
             bar.reset()
             bar.set_description(description, refresh=False)
             # a file takes no second drawing: there, a line now and then
-            self._live = not bar.disable
-            if bar.disable and self._due == float("-inf"):
-                self._due = self.clock() + SECONDS_BETWEEN_LINES
+            self.leyden_live = not bar.disable
+            if bar.disable and self.leyden_due == float("-inf"):
+                self.leyden_due = self.clock() + SECONDS_BETWEEN_LINES
             return
-        self._live = True
+        self.leyden_live = True
         bar.initial = done
         bar.reset(total=total)
         bar.total = total  # None is no change to reset
         bar.n = done
         bar.set_description(description, refresh=False)
 
-    def _show(
+    def leyden_show(
         self, stage: str, description: str, done: int, total: int | None, pace: lines.Pace, now: float, metrics: Metrics
     ) -> None:
-        bar = self._bars[stage]
+        bar = self.leyden_bars[stage]
         bar.n, bar.total = done, total
-        if stage != "sanity" and not (stage == "validation" and "train" in self._bars):
+        if stage != "sanity" and not (stage == "validation" and "train" in self.leyden_bars):
             bar.set_postfix(metrics, refresh=False)
         bar.refresh()
 
-    def _end(self, stage: str) -> None:
-        bar = self._bars.pop(stage, None)
+    def leyden_end(self, stage: str) -> None:
+        bar = self.leyden_bars.pop(stage, None)
         if bar is not None:
             bar.close()
-        train = self._bars.get("train")
+        train = self.leyden_bars.get("train")
         if train is not None:
-            self._live = not train.disable if isinstance(train, Tqdm) else True
+            self.leyden_live = not train.disable if isinstance(train, Tqdm) else True
 
-    def _hide(self) -> None:
-        for bar in self._bars.values():
+    def leyden_hide(self) -> None:
+        for bar in self.leyden_bars.values():
             bar.clear()
 
-    def _redraw(self) -> None:
-        bar = self._bars.get(self._stage)
+    def leyden_redraw(self) -> None:
+        bar = self.leyden_bars.get(self.leyden_stage)
         if bar is not None:
             bar.refresh()
 
-    def _write(self, text: str) -> None:
-        bar = next(iter(self._bars.values()), None)
+    def leyden_write(self, text: str) -> None:
+        bar = next(iter(self.leyden_bars.values()), None)
         if isinstance(bar, Tqdm):
-            self._write_above(bar._file, text if bar.disable else lines.fold(text, bar._width()))
+            self.leyden_write_above(bar.leyden_file, text if bar.disable else lines.fold(text, bar.leyden_width()))
         elif bar is None or not hasattr(bar, "write"):
             print(text, flush=True)
         else:
-            with nullcontext() if self._screen is None else self._screen.aside():
+            with nullcontext() if self.leyden_screen is None else self.leyden_screen.aside():
                 bar.write(text)
 
-    def _close(self) -> None:
-        bars, self._bars = self._bars, {}
+    def leyden_close(self) -> None:
+        bars, self.leyden_bars = self.leyden_bars, {}
         for bar in bars.values():
             bar.close()
