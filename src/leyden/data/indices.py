@@ -19,6 +19,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
+from leyden.data.agreed import Stream
 from leyden.data.seeded import Tagged, TaggedIndex, batch_seed
 from leyden.data.settings import Resized, Stretches
 from leyden.data.share import ALONE, Share, Shared
@@ -43,6 +44,13 @@ class Fixed(Sampler[Any]):
 _REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler, Fixed)
 
 
+def is_fixed(sampler: Any) -> bool:
+    """Whether ``sampler`` is known to draw nothing from any process's random state."""
+    if type(sampler) is BatchSampler:
+        return is_fixed(sampler.sampler)
+    return type(sampler) in (SequentialSampler, DistributedSampler, Fixed)
+
+
 def is_repeatable(sampler: Any) -> bool:
     """Whether ``sampler`` is one of PyTorch's own, which give the same order again from the same random state."""
     if type(sampler) is BatchSampler:
@@ -60,6 +68,7 @@ class Indices:
         keep: how many of the newest indices to remember, for samplers that cannot be read again, and for who asks for them.
         share: which of the indices are this process's own.
         samples: whether the share is one of samples, which this process batches for itself, and not one of whole batches.
+        stream: what the sampler draws from, where several processes have to have the same order.
         stretches: batches of other sizes that come first, where the size was changed inside the epoch.
     """
 
@@ -73,6 +82,7 @@ class Indices:
         share: Share = ALONE,
         samples: bool = False,
         stretches: Stretches = (),
+        stream: Stream | None = None,
     ) -> None:
         self.sampler_given = sampler
         self.order: Any = sampler
@@ -97,6 +107,7 @@ class Indices:
         self.over = False  # the sampler has given its last, and its own state may be that of a new beginning
         self.started = False
         self._live: Iterator[Any] | None = None
+        self._stream = stream
 
     def __len__(self) -> int:
         return len(self.order)
@@ -118,7 +129,7 @@ class Indices:
         self.started = True
         if self.before_first is not None:
             self.before_first()
-        self._live = iter(self.order)
+        self._live = iter(self.order) if self._stream is None else Drawn(self._stream, self.order, once=self.repeatable)
         checksum = 0
         for _ in range(self.skip):
             item = next(self._live, None)
@@ -212,6 +223,27 @@ class Indices:
             self.expected = None if sampler_stands_there else state["checksum"]
             self.checksum = state["checksum"] or 0
             self.drawn.append((None, self.checksum))
+
+
+class Drawn:
+    """What ``order`` gives, drawn from ``stream``: with ``once`` nothing is drawn after the first. No generator, for a
+    StopIteration must show where it came from."""
+
+    def __init__(self, stream: Stream, order: Any, once: bool) -> None:
+        self.stream, self.order, self.once = stream, order, once
+        self.live: Iterator[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self.live is None:
+            return self.stream.draw(self._first)
+        return next(self.live) if self.once else self.stream.draw(self.live.__next__)
+
+    def _first(self) -> Any:
+        self.live = iter(self.order)
+        return next(self.live)
 
 
 def _plain(item: Any) -> bytes:

@@ -14,9 +14,10 @@ from torch.utils.data import BatchSampler, DataLoader, default_collate, default_
 from torch.utils.data.distributed import DistributedSampler
 
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
+from leyden.data.agreed import Stream, advanced
 from leyden.data.carried import Carried
 from leyden.data.generators import generators_in, kept, put_states, states_of
-from leyden.data.indices import Indices, is_repeatable
+from leyden.data.indices import Indices, is_fixed, is_repeatable
 from leyden.data.reading import reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
 from leyden.data.settings import Stretches, samples_before, settings_of, stretches_for
@@ -91,6 +92,9 @@ class LoaderPosition:
         self._notes_sizes = streams and loader.batch_size is not None and not _is_of_torch(loader.collate_fn)
         self._sizes = NotedSizes(None, 0)
         self.generators = generators_in(loader)
+        self.draws_order = self.map_style and self.share.world > 1 and not is_fixed(self.sampler)
+        self.of_order = self._find_generators_of_order() if self.draws_order else {}
+        self.stream: Stream | None = None  # from which the order of the running pass is drawn, where processes share it
         own = self.stateful_sampler or (loader.dataset if self.stateful_dataset else None)
         self.carried = Carried(None if self.stateful else loader, own, dataset=not self.workers)
         self.opened: dict[str, Any] | None = None  # random states before the running epoch was opened
@@ -113,6 +117,20 @@ class LoaderPosition:
             return None
         inner = getattr(self.sampler, "sampler", None)
         return next((sampler for sampler in (self.sampler, inner) if sampler is not None and is_stateful(sampler)), None)
+
+    def _find_generators_of_order(self) -> dict[str, Any]:
+        """The sampler's own random generators. The dataset's are each process's own."""
+        of_dataset = {id(generator) for generator in generators_in(self.loader.dataset).values()}
+        sampler = getattr(self.sampler, "sampler", self.sampler)
+        of_dataset.discard(id(getattr(sampler, "generator", None)))
+        found = generators_in(self.sampler)
+        return {path: generator for path, generator in found.items() if id(generator) not in of_dataset}
+
+    def agree(self, random: Mapping[str, Any], states: Mapping[str, Any], number: int) -> None:
+        """The next pass is drawn from these states, as the first process has them. The loader is number ``number`` of several."""
+        put_states(self.of_order, states)
+        draws_seed = self.loader.generator is None and (not self._reuses_workers() or self._draws_when_continued)
+        self.stream = Stream(advanced(random, number + draws_seed))
 
     @property
     def keeps_state(self) -> bool:
@@ -155,7 +173,8 @@ class LoaderPosition:
         if type(loader.batch_sampler) is not BatchSampler:
             return lambda index, is_last: self._drawn(index, sure)
         size = loader.batch_size or 1
-        whole = self.share.size(len(loader.sampler)) if isinstance(loader.sampler, Sized) else None
+        known = isinstance(loader.sampler, Sized) and not self.share.batches
+        whole = self.share.size(len(loader.sampler)) if known else None  # type: ignore[arg-type]  # it is sized
         if whole is None:
             return unknown
         total, full = whole, SampleCount(size, sure and size > 1, lone=size == 1)
@@ -181,7 +200,14 @@ class LoaderPosition:
         keep = self.workers * (self.loader.prefetch_factor or 2) + 4 if self.knows_indices or not self.repeatable else 0
         samples = self._batches_samples
         return Indices(
-            self.sampler, batches=self.batches, seed=seed, keep=keep, share=share, samples=samples, stretches=self.stretches
+            self.sampler,
+            batches=self.batches,
+            seed=seed,
+            keep=keep,
+            share=share,
+            samples=samples and not share.batches,
+            stretches=self.stretches,
+            stream=self.stream,
         )
 
     def _put_sampler(self, loader: DataLoader[Any], indices: Indices) -> DataLoader[Any]:
@@ -195,6 +221,9 @@ class LoaderPosition:
         self.opened = {**_draws(self.generators), "epoch": epoch}
         self.opened["carried"] = self.carried.state_dict()
         self.opened["continued"] = self._reuses_workers()
+        if self.stream is not None:
+            self.stream = Stream(self.stream.state)  # a pass that begins again on the way goes on behind the one before
+            self.opened["agreed"] = self.stream.state
         self._epochs_opened += 1
         if self.stateful_dataset:
             self._reading = iter(self._stream(0))
@@ -228,7 +257,7 @@ class LoaderPosition:
         """Workers that live on draw no base seed, so the sampler's draws come first; new workers in their place do draw it."""
         generator = self.loader.generator
         # the number of workers must not matter: without workers a base seed is drawn
-        draws = self.seeds_by_position and os.environ.get(WORKERS_VARIABLE) == "1"
+        draws = self._draws_when_continued
 
         def before_first() -> None:
             if fresh:
@@ -237,6 +266,10 @@ class LoaderPosition:
                 torch.empty((), dtype=torch.int64).random_(generator=generator)
 
         indices.before_first = before_first
+
+    @property
+    def _draws_when_continued(self) -> bool:
+        return self.seeds_by_position and os.environ.get(WORKERS_VARIABLE) == "1"
 
     def reopen(self, state: dict[str, Any], taken: int, noted: bool = False) -> Iterator[Any]:
         """An iterator whose next batch is number ``taken`` of the epoch that ``state`` was taken in.
@@ -265,6 +298,7 @@ class LoaderPosition:
 
     def _reopen_map_style(self, state: dict[str, Any], taken: int, fetched: int, noted: bool) -> Iterator[Any]:
         opened = self.opened
+        self.stream = Stream(opened["agreed"]) if opened and "agreed" in opened else None
         loader = self._wrapped(0 if opened is None else opened["epoch"], always=True)
         indices = self.indices
         assert indices is not None

@@ -14,6 +14,7 @@ from typing import Any
 from torch.utils.data import BatchSampler, DataLoader
 
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
+from leyden.data.agreed import host_state
 from leyden.data.combined import CombinedLoader
 from leyden.data.generators import kept, put_states, states_of
 from leyden.data.position import LoaderPosition, Place, in_order, is_stateful, unknown
@@ -31,6 +32,7 @@ class Reader:
             loader = copy.copy(loader)
             loader.flattened = [in_order(leaf) for leaf in loader.flattened]
         self.loader = loader
+        self.share = share
         self.combined = loader if isinstance(loader, CombinedLoader) else None
         several = self.combined is not None
         indices = not several and (indices or makes_own_batches(loader))
@@ -41,8 +43,13 @@ class Reader:
         self.epoch: int | None = None  # the one that is read, or was last
         self.taken = [0] * len(self.leaves)  # batches of each loader in its running pass, where there are several
         self.finished: list[bool] = []
-        self.fetches: deque[Fetch] = deque(maxlen=2)  # the newest: a batch that is in hand, and one fetched ahead of it
+        self.fetches: deque[Fetch] = deque(maxlen=2)  # the newest: a batch that is in hand, and those fetched ahead of it
         self.ended: int | None = None  # the number of batches, once reading found the end
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether each process reads its share of what the loaders give."""
+        return all(leaf.share.world > 1 for leaf in self.leaves)
 
     @property
     def fetches_ahead(self) -> bool:
@@ -95,9 +102,15 @@ class Reader:
         return any(resized)
 
     # -- reading
+    def remember(self, fetches: int) -> None:
+        """So many batches may be in hand, or fetched ahead, when a state is taken."""
+        if self.fetches.maxlen != fetches:
+            self.fetches = deque(self.fetches, maxlen=fetches)
+
     def open(self, epoch: int, draws: bool = False) -> Iterator[Any]:
         """Batches from the epoch's start. With ``draws``, each fetch notes the random state before it: see :meth:`state_dict`."""
         self._begin(epoch)
+        self.agree()
         if self.combined is None:
             return self._noted(self.leaves[0].open(epoch), 0, draws)
         for leaf in self.leaves:
@@ -106,11 +119,23 @@ class Reader:
         self.finished = [False] * len(self.leaves)
         return self._noted(self._side_by_side([None] * len(self.leaves), epoch, 0), 0, draws)
 
+    def agree(self) -> None:
+        """Let all processes draw the order of what they share from the first one's random states. One exchange, or none."""
+        leaves = [leaf for leaf in self.leaves if leaf.draws_order]
+        processes = self.share.processes
+        if not leaves or processes.alone:
+            return
+        states = [states_of(leaf.of_order) for leaf in leaves] if processes.is_first else []
+        agreed = processes.broadcast({"random": host_state(), "generators": states})
+        for number, (leaf, own) in enumerate(zip(leaves, agreed["generators"], strict=True)):
+            leaf.agree(agreed["random"], own, number)
+
     def reopen(self, state: dict[str, Any], epoch: int, taken: int, draws: bool = False) -> Iterator[Any]:
         """Batches from number ``taken`` on, of the epoch in which ``state`` was taken."""
         self._begin(epoch)
         leaves = state.get("leaves") or [{} for _ in self.leaves]
-        notes = [note for note in (state.get("ahead"), state.get("then")) if note is not None and note.get("random") is not None]
+        noted = (state.get("ahead"), state.get("then"), *state.get("further", ()))
+        notes = [note for note in noted if note is not None and note.get("random") is not None]
         if self.combined is None:
             iterator = self.leaves[0].reopen(leaves[0], taken, bool(notes))
         else:
@@ -236,6 +261,8 @@ class Reader:
         }
         if first is not None and len(unused) > 1:
             state["then"] = unused[1].as_note()
+            if len(unused) > 2:
+                state["further"] = [fetch.as_note() for fetch in unused[2:]]
         if self.ended is not None and taken >= self.ended:
             state["over"] = True
         if self.combined is not None:

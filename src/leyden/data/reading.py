@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import IterableDataset
 from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
 
+from leyden.data.ends import Meeting
 from leyden.errors import EmptyLoader, LeakedStopIteration
 
 
@@ -55,12 +57,13 @@ def read(
     stop: int | None,
     one_by_one: bool,
     name: str | None,
+    meeting: Meeting | None = None,
 ) -> Iterator[tuple[Any, int, bool]]:
     """Yield ``(batch, index, is_last)`` from ``start`` up to ``stop``.
 
     With ``one_by_one`` nothing is fetched ahead: the loader knows its length, or must not be read further than it is used.
     Else one batch is, so that the last is known to be it. Raises :class:`EmptyLoader` for a loader without a batch; with ``None``
-    as its ``name`` it may have none.
+    as its ``name`` it may have none. With a ``meeting`` several processes end at the same batch.
     """
     if stop is not None and start >= stop:
         return
@@ -80,21 +83,24 @@ def read(
             yield batch, index, is_last
             index += 1
         return
-    try:
-        ahead = next(iterator)
-    except StopIteration as error:
-        refuse_leak(error, loader, index)
-        refuse_empty(index, name)
-        return
+    ready: deque[Any] = deque()
+    ended = False
     while True:
-        batch = ahead
-        is_last = stop is not None and index + 1 >= stop
-        if not is_last:
+        while not ended and len(ready) <= (1 if meeting is None else meeting.ahead):
+            if stop is not None and index + len(ready) >= stop:
+                ended = True
+                break
             try:
-                ahead = next(iterator)
+                ready.append(next(iterator))
             except StopIteration as error:
-                refuse_leak(error, loader, index + 1)
-                is_last = True
+                refuse_leak(error, loader, index + len(ready))
+                ended = True
+        last = None if meeting is None else meeting.last_batch(index, len(ready) if ended else None)
+        if not ready or (last is not None and last < index):
+            refuse_empty(index, name)
+            return
+        batch = ready.popleft()
+        is_last = (ended and not ready) or index == last
         yield batch, index, is_last
         if is_last:
             return

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
+from leyden.distributed.processes import Alone, Processes
 from leyden.errors import InvalidOption
+
+NOBODY: Processes = Alone()
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Share:
     """Whose samples are whose, where ``world`` processes share one order of the data.
 
     Process ``rank`` gets number ``rank``, ``rank + world``, ... of the order. All processes have to go through the same order: a
-    sampler that shuffles has to draw it from the same random state in each.
+    sampler that shuffles draws it from the random state of the first (see :mod:`leyden.data.agreed`).
 
     Args:
         rank: which of the processes this is, from 0.
@@ -23,11 +26,19 @@ class Share:
         uneven: what becomes of an end that does not go around. With ``keep`` the first processes get one more than the others,
             so that each sample is read once over all (evaluation). With ``drop`` it is left out, so that all get the same number
             (training). Nothing is ever read twice to fill up.
+        batches: whether whole batches are shared out, as one process would make them, and not samples (prediction).
+        processes: by whom what has to be the same everywhere is agreed on. They may be several where each reads all that its
+            loader has (``world=1``).
     """
 
     rank: int = 0
     world: int = 1
     uneven: Literal["keep", "drop"] = "keep"
+    batches: bool = False
+    processes: Processes = field(default=NOBODY, repr=False, compare=False)
+
+    def __reduce__(self) -> Any:
+        return Share, (self.rank, self.world, self.uneven, self.batches)  # a copy of a run is alone
 
     def __post_init__(self) -> None:
         if self.world < 1:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 from leyden.checked import limited
 from leyden.data.carried import Carried
 from leyden.data.combined import CombinedLoader
+from leyden.data.ends import Meeting, Window, shortest
 from leyden.data.overfit import overfitted
 from leyden.data.reader import Reader
 from leyden.data.reading import is_loader, is_plain, length_of, read
@@ -61,6 +62,9 @@ class Source:
         self.readers = [Reader(loader, training=training, share=share, indices=indices) for loader in loaders]
         self.lengths: list[int | None] = []  # batches that each reader's loader says it has for this process
         self.stops: list[int | None] = []  # the same under the limit
+        self.longest: list[int | None] = []  # the same of the process that has most
+        self.window: Window = lambda: (1, False)
+        """Of training: batches that make a step, and whether each step exchanges gradients."""
         self.cut: dict[str, Any] | None = None  # where a resumed run goes on
         self.batch_indices: list[Any] | None = None
         """The dataset's indices of the samples in the newest batch, as the sampler gave them. Known where they were asked for,
@@ -72,10 +76,12 @@ class Source:
         before = self.lengths
         for leaf in (leaf for each in self.readers for leaf in each.leaves if begins):
             leaf.stretches = ()
-        self.lengths, self.stops = [], []
+        self.lengths, self.stops, self.longest = [], [], []
         for number, reader in enumerate(self.readers):
             length = reader.length(self.share)
             longest = length if self.share.rank == 0 else reader.length(replace(self.share, rank=0))
+            if self.training and not self.share.processes.alone:
+                length = longest = shortest(self.share.processes, longest, self.name, reader.is_shared)
             if longest == 0 and self.limit != 0:
                 each = f" for each of {self.share.world} processes" if self.share.world > 1 else ""
                 raise EmptyLoader(
@@ -84,6 +90,7 @@ class Source:
             # of the longest: the same limit for all processes, which one of them cannot meet alone
             stop = 0 if longest == 0 else limited(longest, self.limit, self.limit_name)
             self.lengths.append(length)
+            self.longest.append(stop)
             self.stops.append(stop if stop is None or length is None else min(stop, length))
         return self.lengths != before
 
@@ -94,14 +101,15 @@ class Source:
 
     @property
     def batches_of_each(self) -> list[int | float]:
-        """Batches of each loader, also of those that one reader reads side by side; infinity where unknown."""
+        """Batches of each loader, also of those that one reader reads side by side; infinity where unknown. It is the number of
+        the process that has most, and so the same on all."""
         each: list[int | float] = []
-        for reader, batches in zip(self.readers, self.batches, strict=True):
+        for reader, longest in zip(self.readers, self.longest, strict=True):
             if reader.combined is None:
-                each.append(batches)
+                each.append(float("inf") if longest is None else longest)
                 continue
             for leaf in reader.leaves:
-                length = length_of(leaf.seen_with(leaf.share))
+                length = length_of(leaf.seen_with(replace(leaf.share, rank=0)))
                 stop = None if length == 0 else limited(length, self.limit, self.limit_name)
                 each.append(0 if length == 0 else float("inf") if stop is None else stop)
         return each
@@ -152,8 +160,15 @@ class Source:
             stop = most if stop is None else min(stop, most)
         self.batch_indices = None
         if stop is not None and start >= stop:
+            if not start and most != 0 and self.longest[reader]:
+                chosen.agree()  # with those that have a part of it
             return iter(())
-        ahead = self.lengths[reader] is None and (chosen.fetches_ahead or not self.training)
+        meeting = None
+        if self.training and self.lengths[reader] is None and not self.share.processes.alone:
+            window, steps_meet = self.window()
+            meeting = Meeting(self.share.processes, window, steps_meet)
+            chosen.remember(meeting.ahead + 1)
+        ahead = self.lengths[reader] is None and (chosen.fetches_ahead or not self.training or meeting is not None)
         draws = in_flight or (ahead and self.training)
         if goes_on:
             iterator = chosen.reopen(cut or {}, epoch, start, draws)
@@ -162,7 +177,7 @@ class Source:
                 chosen.resumed(cut)
             iterator = chosen.open(epoch, draws)
         name = self._named(reader) if self.share.world == 1 else None  # the share of one of several may be nothing
-        batches = read(chosen.seen(), iterator, start, stop, not ahead, name)
+        batches = read(chosen.seen(), iterator, start, stop, not ahead, name, meeting)
         return self._with_indices(chosen, batches) if self.indices else batches
 
     def _take_cut(self, reader: int) -> dict[str, Any] | None:

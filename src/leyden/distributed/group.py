@@ -110,6 +110,11 @@ class Group(Processes):
         )
         atexit.register(_leave)
 
+    @property
+    def store(self) -> Any:
+        """The group's own, once it stands."""
+        return dist.distributed_c10d._get_default_store()
+
     def barrier(self, name: str | None = None) -> None:
         dist.barrier()
 

@@ -27,6 +27,14 @@ class Processes(ABC):
     """This node among all nodes."""
     nodes: int = 1
     """How many nodes there are."""
+    store: Any = None
+    """What all of them can write to and read without waiting for each other: a :class:`torch.distributed.Store`."""
+    leyden_named: int = 0
+
+    def next_name(self, kind: str) -> str:
+        """A name in :attr:`store` that was not used before: the same on all processes, which ask for as many."""
+        self.leyden_named += 1
+        return f"{kind}/{self.leyden_named}"
 
     @property
     def alone(self) -> bool:

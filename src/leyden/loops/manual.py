@@ -105,6 +105,7 @@ class Manual:
         """Backward with hooks and precision heeded."""
         self.hooks.emit(Callback.on_before_backward, loss)
         loss = self.precision.pre_backward(loss, self.module)
+        self.run.strategy.leyden_expect_backward(loss)
         self.hooks.call("backward", self.run.leyden_backward, loss, *args, **kwargs)
         self.hooks.emit(Callback.on_after_backward)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from leyden.data.gathered import in_turn
 from leyden.data.source import Source
 from leyden.loops.passes import Pass
 from leyden.state.run import Run
@@ -17,7 +18,7 @@ class PredictLoop:
     """Predicts once. Predictions that neither the caller (``keep``) nor a callback wants at the end are dropped on the way."""
 
     def __init__(self, run: Run, keep: bool) -> None:
-        self.run = run
+        self.run, self.returns = run, keep
         self.keep = keep or any(getattr(each, "leyden_keeps_predictions", False) for each in run.callbacks)
         self.one_pass = Pass(run, PREDICT, self._take)
         run.leyden_predicted = [[] for _ in self.source.readers], [[] for _ in self.source.readers]
@@ -30,7 +31,8 @@ class PredictLoop:
     def run_epoch(self) -> list[list[Any]]:
         """Predictions of each loader, a list of what ``predict_step`` returned for each batch, on the CPU."""
         self.one_pass.go()
-        return self.run.leyden_predicted[0]
+        mine = self.run.leyden_predicted[0]
+        return in_turn(self.source, mine) if self.returns else mine
 
     def _take(self, outputs: Any) -> Any:
         if self.run.strategy.leyden_moves and outputs is not None:

@@ -79,6 +79,7 @@ class FitLoaders:
 
     def read(self, epoch: int, start: int) -> Iterator[tuple[Any, int, bool]]:
         """An epoch's batches, from ``start``."""
+        self.source.window = lambda: (self.run.accumulate_grad_batches, self.run.lightning_module.automatic_optimization)
         return self.source.read(epoch, start)
 
     def counter(self) -> Callable[[], SampleCount | None]:

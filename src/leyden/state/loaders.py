@@ -16,7 +16,7 @@ from leyden.errors import InvalidLoader, MissingMethod
 from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.options import Limits
-from leyden.state.stage import TRAIN, Stage
+from leyden.state.stage import PREDICT, TRAIN, Stage
 
 
 class LoaderOrigin:
@@ -129,7 +129,7 @@ class Loaders:
             stage.limit(limits),
             stage.limit_option,
             training=False,
-            share=replace(self.share, uneven="keep"),
+            share=replace(self.share, uneven="keep", batches=stage is PREDICT),
             indices=indices,
         )
         self._put_back(key, given)

@@ -16,13 +16,14 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.processes import Alone, Processes
 from leyden.spelling import exact_arguments
+from leyden.strategies.exchanges import Exchanges
 from leyden.strategies.lightning_names import Entered, LightningNames, heed_overrides
 from leyden.strategies.parts import Parts
 from leyden.strategies.storage import OneFile, Storage
 
 
 @exact_arguments
-class Strategy(LightningNames, Parts, ABC):
+class Strategy(LightningNames, Exchanges, Parts, ABC):
     """Three things: the :attr:`processes` that train together, the :attr:`leyden_storage` of their checkpoints, and where the
     module and its batches are placed. Loops ask it for everything that depends on them.
 
@@ -51,38 +52,6 @@ class Strategy(LightningNames, Parts, ABC):
         self._steps: dict[str, Callable[..., Any]] = {}
         self.processes: Processes = processes or Alone()
         """Who this process is, and how it talks to the others."""
-
-    # -- processes
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this is the process that writes files and speaks to the user."""
-        return self.global_rank == 0
-
-    def barrier(self, name: str | None = None) -> None:
-        """Wait until every process is here."""
-        self.processes.barrier(name)
-
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """The object that process ``src`` passed."""
-        return self.processes.broadcast(obj, src)
-
-    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        """Every process's ``tensor``, stacked along a new first dimension; with one process, ``tensor`` itself."""
-        return self.processes.all_gather(tensor, group, sync_grads)
-
-    def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
-        """``tensor`` reduced over the processes by ``"mean"`` or ``"sum"``, on every process."""
-        if self.processes.alone or not isinstance(tensor, Tensor):
-            return tensor
-        whole = self.processes.all_reduce(tensor)
-        return whole / self.processes.world if str(reduce_op).lower() in ("mean", "avg") else whole
-
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Whether all processes (or with ``all=False``, any of them) decided so."""
-        if self.processes.alone:
-            return decision
-        votes = int(self.processes.all_reduce(torch.tensor(int(decision))))
-        return votes == self.processes.world if all else votes > 0
 
     @property
     def leyden_share(self) -> Share:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from leyden.checkpoint.files import CheckpointIO
@@ -84,12 +84,17 @@ class DDPStrategy(ParallelStrategy):
         if name != "training_step" or self._module is None or not any(p.requires_grad for p in self._module.parameters()):
             return step
         self._wrapper = self.configure_ddp(self._module)
-        return super().leyden_route(name, step)
+        if getattr(self._module, "automatic_optimization", True) or not isinstance(self._wrapper, DistributedDataParallel):
+            return super().leyden_route(name, step)
+        return ByHand(self._wrapper, step)
 
     def configure_ddp(self, module: nn.Module) -> DistributedDataParallel:
         """``module`` wrapped, as training enters it."""
         devices = None if self._device.type == "cpu" else [self._device]
-        wrapped = DistributedDataParallel(module, device_ids=devices, **self._ddp_kwargs)
+        options = self._ddp_kwargs
+        if len(self.optimizers) > 1 and not options.get("static_graph"):
+            options = {"find_unused_parameters": True, **options}  # a backward reaches the parameters of one of them
+        wrapped = DistributedDataParallel(module, device_ids=devices, **options)
         state, hook, wrapper = self._comm
         if hook is not None:
             wrapped.register_comm_hook(state, hook if wrapper is None else wrapper(hook))
@@ -98,6 +103,30 @@ class DDPStrategy(ParallelStrategy):
     def leyden_accumulating(self) -> AbstractContextManager[Any]:
         wrapper = self._wrapper
         return wrapper.no_sync() if isinstance(wrapper, DistributedDataParallel) else nullcontext()
+
+    def leyden_expect_backward(self, loss: Tensor) -> None:
+        wrapper = self._wrapper
+        if not isinstance(wrapper, DistributedDataParallel) or not wrapper.require_backward_grad_sync:
+            return
+        reducer = wrapper.reducer
+        reducer._rebuild_buckets()
+        reducer.prepare_for_forward()
+        reducer.prepare_for_backward([loss] if wrapper.find_unused_parameters and not wrapper.static_graph else [])
+
+
+class ByHand:
+    """The step of manual optimization, in which there may be any number of backwards: each is expected when it comes, and not
+    once at the end of a forward, as DistributedDataParallel does."""
+
+    def __init__(self, wrapper: DistributedDataParallel, step: Callable[..., Any]) -> None:
+        self.wrapper, self.step = wrapper, step
+
+    def __call__(self, *args: Any) -> Any:
+        wrapper = self.wrapper
+        wrapper.require_forward_param_sync = True
+        if wrapper._check_sync_bufs_pre_fwd():
+            wrapper._sync_buffers()
+        return self.step(*args)
 
 
 def __getattr__(name: str) -> Any:

@@ -88,10 +88,12 @@ class ParallelStrategy(SingleDeviceStrategy):
 
     @property
     def leyden_share(self) -> Share:
-        if not self._share or self.processes.alone:
+        if self.processes.alone:
             return ALONE
+        if not self._share:
+            return Share(processes=self.processes)
         told = self.distributed_sampler_kwargs
-        return Share(told["rank"], told["num_replicas"])
+        return Share(told["rank"], told["num_replicas"], processes=self.processes)
 
     def setup_environment(self) -> None:
         self._device = self.root_device

@@ -22,10 +22,11 @@ from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.settings import asked_of
 from leyden.datamodule import LightningDataModule
 from leyden.devices.switches import torch_switches
+from leyden.distributed.prepared import prepare
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import PRESSED_AGAIN, first_words, in_notebook, noted, say_at_once
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
-from leyden.hooks import Hooks, fitted, tell_stage
+from leyden.hooks import Hooks, fitted, overrides, tell_stage
 from leyden.hparams import as_plain, assigned_hparams
 from leyden.inspect.compiled import defer_logs
 from leyden.loggers.base import DummyLogger, Logger, keeps_place
@@ -339,9 +340,10 @@ class Lifecycle(Run):
             self._start(self.profiler)
             self.profiler.setup(str(fn), self.local_rank if self.world_size > 1 else None, self.log_dir)
             self.profiler.leyden_attend(module)
-        if datamodule is not None:
-            self.leyden_hooks.call("prepare_data", datamodule.prepare_data)
-        self.leyden_hooks.call("prepare_data", module.prepare_data)
+        for owner, base in ((datamodule, LightningDataModule), (module, LightningModule)):
+            if owner is not None:
+                tell = partial(self.leyden_hooks.call, "prepare_data", owner.prepare_data)
+                prepare(self.strategy.processes, owner, tell, overrides(owner, base.prepare_data))
         classic.tell_before_setup(self, module)
         if datamodule is not None:
             self._start(datamodule)
