@@ -20,6 +20,7 @@
      │   ├─ IllegalLog           (ValueError)       ``self.log`` in a place or with arguments that cannot work
      │   ├─ AmbiguousBatchSize   (RuntimeError)     the batch does not tell its size; pass ``batch_size=``
      │   ├─ MetricsDiffer        (RuntimeError)     processes that train together logged different names
+     │   ├─ ModulesDiffer        (RuntimeError)     processes that train together have modules of different parameters
      │   ├─ MissingMonitor       (RuntimeError, KeyError)   a monitored metric was never logged
      │   ├─ NotServable          (RuntimeError)     a module that is to be served does not answer, or not as it says
      │   ├─ MissingHyperparameter (TypeError, KeyError)   a checkpoint lacks an argument of the constructor
@@ -34,6 +35,7 @@
      ├─ NonFiniteLoss            (RuntimeError, ValueError)   the training loss became NaN or infinite
      ├─ TrainingSpikeException   (RuntimeError)     the training loss jumped, and SpikeDetection was asked to watch it
      ├─ LeakedStopIteration      (RuntimeError)     user code let a StopIteration escape
+     ├─ ProcessFailed            (RuntimeError)     another process of this run failed, was killed or has left; says which and why
      └─ TrainingTerminated       (SystemExit)       SIGTERM or SIGUSR1 arrived; state was saved; exit code 143
 
     LeydenWarning (UserWarning)
@@ -145,6 +147,10 @@ class MetricsDiffer(MisconfigurationException, RuntimeError):
     """Processes that train together logged different names, or the same name in different ways."""
 
 
+class ModulesDiffer(MisconfigurationException, RuntimeError):
+    """Processes that train together have modules whose parameters or buffers differ in name, shape or type."""
+
+
 class MissingMonitor(MisconfigurationException, RuntimeError, KeyError):
     """A callback or scheduler monitors a metric that was never logged."""
 
@@ -207,6 +213,18 @@ class TrainingSpikeException(LeydenError, RuntimeError):
 
 class LeakedStopIteration(LeydenError, RuntimeError):
     """A ``StopIteration`` escaped from user code, where it would have ended the epoch unnoticed."""
+
+
+class ProcessFailed(LeydenError, RuntimeError):
+    """Another process of this run failed, was killed or has left, so that this one cannot go on. The text says which, and why."""
+
+    def __init__(self, message: str, rank: int | None = None, code: int = 1) -> None:
+        super().__init__(message)
+        self.rank = rank  # of the process that failed first; None where that is not known
+        self.code = code  # with which a script ends that does not catch this: 137 after SIGKILL, 143 after SIGTERM, else 1
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.rank, self.code)
 
 
 class TrainingTerminated(LeydenError, SystemExit):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.processes import Body, Processes
-from leyden.errors import Unsupported
+from leyden.distributed.vigilance import Vigilance
+from leyden.distributed.watch import Watch, breaks, watched
+from leyden.errors import ProcessFailed, Unsupported
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
@@ -35,7 +38,8 @@ class Started(Launcher):
         @functools.wraps(body)
         def joined(*args: Any, **kwargs: Any) -> Any:
             group.begin()
-            return body(*args, **kwargs)
+            with watched(group, body):
+                return body(*args, **kwargs)
 
         return joined  # type: ignore[return-value]  # it is called as `body` is
 
@@ -66,7 +70,15 @@ class Group(Processes):
         self.backend, self.timeout = backend, timeout
         self.nodes, self.world = nodes, nodes * per_node
         self.per_node = per_node
+        self.vigilance = Vigilance()
+        self.watch: Watch | None = None  # while a verb runs
+        self.words_folder: str | None = None  # where whoever started this process looks for its last words
+        self.before_exit: Callable[[], None] | None = None  # when the watch ends this process
+        self.failed_by: BaseException | None = None  # of this process alone, in the verb that runs
         self.number()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "watch": None, "before_exit": None, "failed_by": None}  # they belong to a running verb
 
     def number(self) -> None:
         """Read who this process is: before the others are started, the first one of its node."""
@@ -115,20 +127,41 @@ class Group(Processes):
         """The group's own, once it stands."""
         return dist.distributed_c10d._get_default_store()
 
+    def note_failure(self, error: BaseException) -> None:
+        if self.watch is not None:
+            self.watch.failed(error)
+            self.failed_by = error if breaks(error) else None
+
+    def _refuse_if_failed(self) -> None:
+        """The others are not there any more, or are elsewhere: an exchange would wait for ever."""
+        if self.failed_by is not None:
+            raise ProcessFailed(
+                f"Process {self.rank} has failed ({type(self.failed_by).__name__}) and takes part in no further exchange.",
+                self.rank,
+            )
+
     def barrier(self, name: str | None = None) -> None:
+        self._refuse_if_failed()
         dist.barrier()
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
+        self._refuse_if_failed()
         box = [obj if self.rank == src else None]
         dist.broadcast_object_list(box, src)
         return box[0]
 
+    def fill(self, tensor: Tensor) -> None:
+        self._refuse_if_failed()
+        dist.broadcast(tensor, 0)
+
     def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
+        self._refuse_if_failed()
         whole = tensor.detach().clone()
         dist.all_reduce(whole, _OPERATIONS[op])
         return whole
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        self._refuse_if_failed()
         if sync_grads and tensor.requires_grad and torch.is_grad_enabled():
             from torch.distributed.nn.functional import all_gather
 
@@ -139,11 +172,13 @@ class Group(Processes):
         return torch.stack(parts)
 
     def gather_objects(self, obj: Any) -> list[Any]:
+        self._refuse_if_failed()
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, obj)
         return found
 
     def agree(self, flags: int, clock: float) -> tuple[int, float]:
+        self._refuse_if_failed()
         raised = [float(flags >> bit & 1) for bit in range(_FLAGS)]
         words = torch.tensor([*raised, clock if self.is_first else -float("inf")], dtype=torch.float64)
         dist.all_reduce(words, dist.ReduceOp.MAX)

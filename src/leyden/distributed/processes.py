@@ -74,6 +74,13 @@ class Processes(ABC):
     def agree(self, flags: int, clock: float) -> tuple[int, float]:
         """The flags that any process raised, and the clock of the first. One small exchange."""
 
+    def fill(self, tensor: Tensor) -> None:
+        """Write the first process's ``tensor`` into those of the others, which have the same shape and type."""
+        tensor.copy_(self.broadcast(tensor))
+
+    def note_failure(self, error: BaseException) -> None:  # noqa: B027  # alone, nobody has to hear of it
+        """A verb is being ended here by ``error``: the others hear of it before anything is torn down."""
+
     def once(self, deed: Callable[[], Any]) -> Any:
         """Do ``deed`` on the first process, and return what it returned there on all."""
         return self.broadcast(deed() if self.is_first else None)

@@ -13,8 +13,10 @@ from leyden.devices.accelerators import Accelerator, choose_device, choose_devic
 from leyden.devices.precision import Precision, make_precision
 from leyden.devices.registry import Strategies
 from leyden.distributed.environment import ClusterEnvironment, detect_environment, require_one_process
+from leyden.distributed.group import Group
 from leyden.distributed.layer_sync import LayerSync
 from leyden.distributed.signals import in_notebook
+from leyden.distributed.vigilance import Vigilance
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported, did_you_mean
 from leyden.strategies.base import Strategy
 from leyden.strategies.ddp import DDPStrategy
@@ -69,6 +71,7 @@ def choose_strategy(
     precision: str | int | None = None,
     plugins: Any = None,
     shares: bool = True,
+    vigilance: Vigilance | None = None,
 ) -> Strategy:
     """The strategy that these keywords of the Trainer ask for, complete.
 
@@ -91,6 +94,8 @@ def choose_strategy(
         strategy = _registered(strategy)
     completed = _made(strategy, accelerator, devices, num_nodes, precision, rules, storage, environment, shares)
     environment.validate_settings(num_devices=completed.num_devices, num_nodes=num_nodes)
+    if isinstance(completed.processes, Group):
+        completed.processes.vigilance = vigilance or Vigilance()
     completed.leyden_environment = environment
     completed.leyden_layer_sync = _only([plugin for plugin in given if isinstance(plugin, LayerSync)], "LayerSync")
     return completed

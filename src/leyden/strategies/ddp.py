@@ -18,6 +18,7 @@ from leyden.errors import InvalidOption
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments
 from leyden.strategies.parallel import ParallelStrategy
+from leyden.strategies.same_module import agree_on_module
 
 __all__ = ["DDPStrategy"]
 STARTS = ("popen", "spawn", "fork", "forkserver")
@@ -90,6 +91,7 @@ class DDPStrategy(ParallelStrategy):
 
     def configure_ddp(self, module: nn.Module) -> DistributedDataParallel:
         """``module`` wrapped, as training enters it."""
+        agree_on_module(self.processes, module)
         devices = None if self._device.type == "cpu" else [self._device]
         options = self._ddp_kwargs
         if len(self.optimizers) > 1 and not options.get("static_graph"):

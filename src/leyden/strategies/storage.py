@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, final
 
+from leyden.distributed.broadcast import from_first
 from leyden.distributed.processes import Processes
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Storage(ABC):
 
 @final
 class OneFile(Storage):
-    """One file with the whole state, which the first process writes and removes."""
+    """One file with the whole state, which the first process writes, reads and removes."""
 
     def __init__(self, io: CheckpointIO, processes: Processes) -> None:
         self.io = io
@@ -42,9 +43,9 @@ class OneFile(Storage):
         self.processes.barrier("checkpoint written")
 
     def load(self, path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
-        if weights_only is None:  # a CheckpointIO of the user's may know no such argument
-            return self.io.load_checkpoint(path)
-        return self.io.load_checkpoint(path, weights_only=weights_only)
+        # a CheckpointIO of the user's may know no such argument
+        asked = {} if weights_only is None else {"weights_only": weights_only}
+        return from_first(self.processes, lambda: self.io.load_checkpoint(path, **asked))
 
     def remove(self, path: str | os.PathLike[str]) -> None:
         if self.processes.is_first:

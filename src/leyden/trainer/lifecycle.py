@@ -306,6 +306,7 @@ class Lifecycle(Run):
             self.leyden_hooks.where = None
 
     def _tell_exception(self, error: BaseException) -> None:
+        self.strategy.processes.note_failure(error)
         if self.leyden_hooks is None:
             return
         teardown = Teardown(error)

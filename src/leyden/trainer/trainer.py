@@ -18,6 +18,7 @@ from leyden.classic.loop_views import EvaluationLoopView, FitLoopView, PredictLo
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
 from leyden.distributed.launchers.verb import Verb
+from leyden.distributed.vigilance import DEFAULT, Vigilance
 from leyden.errors import MisconfigurationException, Unsupported
 from leyden.hooks import overrides
 from leyden.loggers.base import Logger
@@ -90,6 +91,10 @@ class Trainer(Lifecycle):
             :func:`leyden.replay`; ``"weights"``: with the weights before it, copied before every step, and every loss
             checked at once. (Else losses are checked now and then, and larger batches than a few KB are gone by then: the
             newest one is kept.)
+        hang_timeout: several processes in which nothing has moved for so long (seconds, or as ``max_time``; ``None``: for ever)
+            are ended, and it is shown where each stood. Longer than any step, hook or save takes. Default: 20 minutes.
+        max_restarts: start the processes again, so often at most, when one fails or is killed; training goes on from the last
+            checkpoint of this run. For processes that the Trainer starts; with torchrun, its ``--max-restarts``.
         **legacy: names of older Lightning versions (``gpus``, ``resume_from_checkpoint`` ...), each with one notice.
 
     Raises:
@@ -143,6 +148,8 @@ class Trainer(Lifecycle):
         suggest_integrations: bool = True,
         stop_on_nonfinite_loss: bool = True,
         crash_capsule: bool | Literal["weights"] = True,
+        hang_timeout: float | str | timedelta | Mapping[str, int] | None = DEFAULT,
+        max_restarts: int = 0,
         **legacy: Any,
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "legacy", "__class__")}
@@ -172,6 +179,7 @@ class Trainer(Lifecycle):
                 given["precision"],
                 given["plugins"],
                 given["use_distributed_sampler"],
+                Vigilance.read(given["hang_timeout"], given["max_restarts"]),
             ),
             loggers=choose_loggers(given["logger"], options),
             callbacks=choose_callbacks(given["callbacks"], options),

@@ -14,6 +14,26 @@ class Verb:
     def __call__(self, job: Any) -> Any:
         return getattr(self.trainer, self.name)(job)
 
+    # -- where this process is: asked by a thread beside the one that trains, which does nothing for it
+    def token(self) -> Any:
+        trainer = self.trainer
+        progress, hooks = trainer.leyden_fit.progress, trainer.leyden_hooks
+        here = None if hooks is None else (hooks.where, hooks.told)
+        return id(progress), progress.epoch, progress.batches, progress.done, progress.loader, progress.evaluated, here
+
+    def place(self) -> str:
+        trainer = self.trainer
+        progress, hooks, stage = trainer.leyden_fit.progress, trainer.leyden_hooks, trainer.state.stage
+        where = None if hooks is None else hooks.where
+        doing = "" if stage is None else f"{stage.value}, "
+        index = trainer.leyden_fit.flight.index
+        batch = index if progress.in_batch or progress.validating else max(0, progress.batch - 1)
+        at = f"{doing}epoch {progress.epoch}, step {progress.step}, batch {batch}"
+        return f"{at}, in {where}" if where else at
+
+    def batch(self) -> Any:
+        return self.trainer.leyden_fit.flight.batch
+
     def take_along(self) -> dict[str, Any]:
         """What the process that called the verb has to know of what the first of the others did."""
         trainer = self.trainer

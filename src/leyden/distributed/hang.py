@@ -1,0 +1,114 @@
+"""Where a process stands when nothing moves any more, and whose fault that seems to be."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+_OF_EXCHANGES = (os.path.join("torch", "distributed", "distributed_c10d.py"), os.path.join("distributed", "nn", "functional.py"))
+_DEEPEST = 3
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a process stands.
+
+    Args:
+        rank: whose.
+        place: epoch, step, batch and hook, in words.
+        exchange: the exchange that it waits in, or ``""``.
+        number: exchanges that it has begun.
+        batch: the last batch, in words.
+        stack: of the main thread.
+        still: seconds since something moved.
+    """
+
+    rank: int
+    place: str
+    exchange: str
+    number: int
+    batch: str
+    stack: str
+    still: float
+
+    def shown(self) -> str:
+        waits = f"waits in {self.exchange}" if self.exchange else "waits in no exchange"
+        head = f"process {self.rank}: {self.place}; {waits} (exchange {self.number}); nothing moved for {self.still:.0f} s"
+        return f"{head}\n  last batch: {self.batch}\n{self.stack.rstrip()}\n"
+
+
+def stand(rank: int, place: str, batch: Any, still: float) -> Standing:
+    """Where this process stands: asked by another thread than the main one."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    stack = traceback.extract_stack(frame)
+    return Standing(rank, place, _exchange(stack), _begun(), describe(batch), "".join(traceback.format_list(stack)), still)
+
+
+def _exchange(stack: Sequence[traceback.FrameSummary]) -> str:
+    found = ""
+    for frame in stack:
+        if frame.filename.endswith(_OF_EXCHANGES) and not frame.name.startswith("_") and frame.name != "wrapper":
+            found = found or frame.name
+    if not found and any(frame.name in ("backward", "_engine_run_backward") for frame in stack[-3:]):
+        return "backward, where gradients are exchanged"
+    return found
+
+
+def _begun() -> int:
+    try:
+        group: Any = dist.distributed_c10d._get_default_group()
+        return int(group._get_sequence_number_for_group())
+    except (RuntimeError, ValueError, AttributeError):
+        return 0
+
+
+def describe(batch: Any, depth: int = 0) -> str:
+    """What a batch is made of: kinds, shapes and types, without a value being read."""
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
+    if isinstance(batch, Mapping) and depth < _DEEPEST:
+        return "{" + ", ".join(f"{key}: {describe(value, depth + 1)}" for key, value in list(batch.items())[:8]) + "}"
+    if isinstance(batch, tuple | list) and depth < _DEEPEST:
+        return "(" + ", ".join(describe(value, depth + 1) for value in batch[:8]) + ")"
+    return "none" if batch is None else type(batch).__name__
+
+
+def suspects(standing: Mapping[int, Standing], world: int) -> tuple[list[int], str]:
+    """Whose fault it seems to be, and why."""
+    silent = [rank for rank in range(world) if rank not in standing]
+    if silent:
+        return silent, "does not answer: its main thread never lets others run, or the process is stopped"
+    outside = [rank for rank, where in standing.items() if not where.exchange]
+    if outside and len(outside) < world:
+        return outside, "waits in no exchange, and the others wait for it"
+    if len(outside) == world:
+        return outside, "are at work or wait for something else, in no exchange"
+    least = min(where.number for where in standing.values())
+    behind = [rank for rank, where in standing.items() if where.number == least]
+    if len(behind) < world:
+        return behind, "has begun fewer exchanges than the others: it skipped one, or is in another"
+    kinds = {where.exchange for where in standing.values()}
+    if len(kinds) > 1:
+        return sorted(standing), "wait in different exchanges: " + ", ".join(
+            f"process {rank} in {where.exchange}" for rank, where in sorted(standing.items())
+        )
+    return sorted(standing), "wait in the same exchange: shapes may differ, or the network does not answer"
+
+
+def report(standing: Mapping[int, Standing], world: int, seconds: float) -> tuple[int, str, str]:
+    """The first suspect, the reason in a line, and where every process stands, the suspects first."""
+    ranks, why = suspects(standing, world)
+    named = ", ".join(map(str, ranks))
+    who = "The processes" if len(ranks) == world else f"Process {named}"
+    reason = f"nothing moved for {seconds:g} s. {who} {why}."
+    order = [*ranks, *(rank for rank in sorted(standing) if rank not in ranks)]
+    shown = [standing[rank].shown() if rank in standing else f"process {rank}: no answer\n" for rank in order]
+    return ranks[0], reason, "".join(shown)

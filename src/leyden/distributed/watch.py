@@ -1,0 +1,319 @@
+"""A thread beside a verb of several processes: it says where this one is, and hears when another cannot go on.
+
+The training thread does nothing for it: where a process is stands in attributes that its loop writes anyway.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch.distributed as dist
+
+from leyden.distributed import hang
+from leyden.distributed.last_words import LastWords, hook_of, is_echo, of_error, say, say_instead
+from leyden.distributed.vigilance import Vigilance
+from leyden.errors import NonFiniteLoss, ProcessFailed, TrainingTerminated
+
+PERIOD = 0.5
+"""Seconds between two looks."""
+GRACE = 5.0
+"""Seconds that a process has to leave a verb by itself once another one has failed."""
+WORDS_TAKE = 3.0
+"""Seconds that the words of whoever failed may be on their way."""
+_AGREED = (TrainingTerminated, KeyboardInterrupt, NonFiniteLoss)  # raised by all, so that exchanges still work
+
+_verbs = itertools.count()  # the same numbers on all processes, which run the same verbs
+
+
+class Whereabouts(Protocol):
+    """Of a process inside its verb. Asked by another thread than the one that trains."""
+
+    def token(self) -> Any:
+        """Something that is equal as long as nothing moves."""
+
+    def place(self) -> str:
+        """Epoch, step, batch and hook, in words."""
+
+    def batch(self) -> Any:
+        """The batch that is at work."""
+
+
+class Watch:
+    """Of one process, for the time of one verb.
+
+    Args:
+        rank, world: who this is.
+        where: how far it is.
+        vigilance: how long a standstill is borne.
+        before_exit: called before this process is ended from here.
+    """
+
+    def __init__(
+        self, rank: int, world: int, where: Whereabouts, vigilance: Vigilance, before_exit: Callable[[], None] | None = None
+    ) -> None:
+        self.rank, self.world, self.where, self.patience = rank, world, where, vigilance.seconds
+        self.before_exit = before_exit or (lambda: None)
+        self.folder: str | None = None
+        self.error: BaseException | None = None
+        """What ends the verb here."""
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        name = f"leyden/attempt {attempt}/verb {next(_verbs)}"
+        self._here, self._beside = _store(name), _store(name)  # one for each thread: a client serves one at a time
+        self._lock = threading.Lock()  # of the first one, which another watching thread may use too
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leyden: watch", daemon=True)
+        self._armed = False
+        self._handles_faults = False
+
+    # -- in the main thread
+    def start(self) -> None:
+        if not faulthandler.is_enabled():  # an exchange whose sizes differ aborts the process: then its stack is shown
+            with suppress(Exception):  # standard error may be no file
+                faulthandler.enable()
+                self._handles_faults = True
+        if self._beside is not None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(2 * PERIOD)
+        if self._armed:
+            faulthandler.cancel_dump_traceback_later()
+        if self._handles_faults:
+            faulthandler.disable()
+
+    def failed(self, error: BaseException) -> None:
+        """This process cannot go on: said before anything is torn down. What only echoes another's failure is not said."""
+        if self.error is not None or is_echo(error):
+            return
+        self.error = error
+        place = self.where.place()
+        hook = hook_of(error)
+        words = of_error(self.rank, error, f"{place}, in {hook}" if hook and f"in {hook}" not in place else place)
+        if self.post(words) and words.kind != "signal":
+            say(words.shown(self.world))
+            say_instead(error, "", words.code if isinstance(error, SystemExit) else 1)
+            _tell_elastic(error)
+        elif words.kind == "failed":
+            first = self.first()
+            same = first is not None and first.reason == words.reason
+            say_instead(error, f"process {self.rank} failed too: {words.reason}\n" if same else words.shown(self.world), 1)
+
+    def post(self, words: LastWords) -> bool:
+        """Leave ``words``; whether they are the first of all."""
+        if self.folder is not None:
+            with suppress(OSError), open(os.path.join(self.folder, f"words {words.rank}"), "x") as file:
+                file.write(words.dumped())
+        if self._here is None:
+            return True
+        try:
+            with self._lock:
+                self._here.set(f"words/{words.rank}", words.dumped())
+                return bool(self._here.compare_set("first", "", str(words.rank)) == str(words.rank).encode())
+        except RuntimeError:  # whoever holds the store is gone
+            return True
+
+    def has_words(self, rank: int) -> bool:
+        return self._here is not None and self._has(f"words/{rank}")
+
+    def place_of(self, rank: int) -> str:
+        """Where ``rank`` was last heard of."""
+        with suppress(RuntimeError, ValueError):
+            if self._here is not None and self._has(f"beat/{rank}"):
+                with self._lock:
+                    return str(json.loads(self._here.get(f"beat/{rank}"))[1])
+        return ""
+
+    def first(self) -> LastWords | None:
+        """The words of whoever failed first, if anybody did."""
+        with suppress(RuntimeError):
+            if self._here is not None and self._has("first"):
+                with self._lock:
+                    return LastWords.read(self._here.get(f"words/{int(self._here.get('first'))}"))
+        return None
+
+    def named(self, error: BaseException) -> BaseException:
+        """``error`` that ends the verb here; where it is an echo, an error that names who failed, and why."""
+        if not is_echo(error) or isinstance(error, ProcessFailed):
+            return error
+        until = time.monotonic() + WORDS_TAKE
+        before = self._beats()
+        words = self.first()
+        while words is None and time.monotonic() < until:
+            time.sleep(0.05)
+            words = self.first()
+        if words is None or words.rank == self.rank:
+            text = self._no_words(before)
+            found = ProcessFailed(f"{text} {type(error).__name__}: {error}")
+            say_instead(found, f"\nprocess {self.rank} of {self.world} cannot go on: {found}\n", 1)
+            return found
+        found = words.as_error()
+        say_instead(found, f"process {self.rank} ends too, because {words.line.splitlines()[0]}\n", words.code)
+        return found
+
+    def _no_words(self, before: dict[int, int]) -> str:
+        after = self._beats()
+        if not after:
+            return "The process that keeps the store of this run (the first one, or torchrun) is gone, and left no word."
+        silent = [rank for rank, beat in before.items() if rank != self.rank and after.get(rank) == beat]
+        if not silent:
+            return "An exchange with the other processes failed, and none of them said why."
+        seen = "; ".join(f"process {rank}, last heard of at {self.place_of(rank) or 'its start'}" for rank in silent)
+        return f"A process of this run is gone, and left no word (killed, perhaps for lack of memory): {seen}."
+
+    def _beats(self) -> dict[int, int]:
+        found = {}
+        with suppress(RuntimeError, ValueError):
+            for rank in range(self.world):
+                if self._here is not None and self._has(f"beat/{rank}"):
+                    with self._lock:
+                        found[rank] = int(json.loads(self._here.get(f"beat/{rank}"))[0])
+        return found
+
+    def _has(self, key: str) -> bool:
+        assert self._here is not None
+        with self._lock, suppress(RuntimeError):
+            return bool(self._here.check([key]))
+        return False
+
+    # -- in the thread beside it
+    def _run(self) -> None:
+        with suppress(AttributeError, ValueError, OSError):
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        token, since, failed_at = None, time.monotonic(), None
+        store = self._beside
+        assert store is not None
+        for beat in itertools.count():
+            if self._stop.wait(PERIOD if beat else 0.0):
+                return
+            now = time.monotonic()
+            here = self.where.token(), len(sys.modules)  # a process that still imports something moves
+            if here != token:
+                token, since = here, now
+            try:
+                store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place()]))
+                if store.check(["first"]):
+                    failed_at = failed_at or now
+                    if now - failed_at > GRACE * (6 if self.error is not None else 1):
+                        self._end_here(store)
+                if self.patience is None:
+                    continue
+                if now - since > self.patience:
+                    store.compare_set("hang", "", str(self.rank))
+                if store.check(["hang"]):
+                    self._end_hung(store, now - since)
+            except RuntimeError:
+                failed_at = failed_at or now
+                if now - failed_at > GRACE:
+                    self._end_here(None)
+            self._arm()
+
+    def _arm(self) -> None:
+        """Where code that never lets other threads run holds this process, the interpreter shows its stack and ends it."""
+        if self.patience is not None and not self._stop.is_set():
+            with suppress(Exception):  # standard error may be no file
+                faulthandler.dump_traceback_later(self.patience + 4 * GRACE, exit=True)
+                self._armed = True
+
+    def _end_here(self, store: Any) -> None:
+        """The verb was not left in time."""
+        if self._stop.is_set():
+            return
+        words = None
+        with suppress(RuntimeError):
+            words = None if store is None else LastWords.read(store.get(f"words/{int(store.get('first'))}"))
+        why = "the process that holds the store is gone" if words is None else words.line
+        say(f"process {self.rank} was still at {self.where.place()} {GRACE:.0f} s after, and is ended: {why}\n")
+        self._exit(1 if words is None else words.code)
+
+    def _end_hung(self, store: Any, still: float) -> None:
+        assert self.patience is not None
+        mine = hang.stand(self.rank, self.where.place(), self.where.batch(), still)
+        store.set(f"stand/{self.rank}", json.dumps(asdict(mine)))
+        if int(store.get("hang")) != self.rank:
+            until = time.monotonic() + 2 * GRACE
+            while not store.check(["told"]) and time.monotonic() < until:
+                time.sleep(0.1)
+            time.sleep(0.2)
+            self._exit(1)
+        until, missing = time.monotonic() + GRACE, list(range(self.world))
+        while missing and time.monotonic() < until:
+            missing = [rank for rank in missing if not store.check([f"stand/{rank}"])]
+            time.sleep(0.1)
+        standing = {
+            rank: hang.Standing(**json.loads(store.get(f"stand/{rank}"))) for rank in range(self.world) if rank not in missing
+        }
+        rank, reason, shown = hang.report(standing, self.world, self.patience)
+        place = standing[rank].place if rank in standing else self.place_of(rank)
+        words = LastWords(rank, "hung", reason, place, shown)
+        self.post(words)
+        say(words.shown(self.world))
+        store.set("told", "1")
+        time.sleep(0.3)
+        self._exit(1)
+
+    def _exit(self, code: int) -> None:
+        self.before_exit()
+        os._exit(code)
+
+
+@contextmanager
+def watched(group: Any, body: Any) -> Iterator[None]:
+    """Around ``body``, a verb that all processes of ``group`` run: whoever fails is named on all of them."""
+    if group.watch is not None or not hasattr(body, "token"):  # inside another verb
+        yield
+        return
+    watch = group.watch = Watch(group.rank, group.world, body, group.vigilance, group.before_exit)
+    watch.folder, group.failed_by = group.words_folder, None
+    watch.start()
+    try:
+        yield
+        group.barrier("all have ended the verb")
+    except BaseException as error:
+        watch.failed(error)
+        named = watch.named(error)
+        if named is error:
+            raise
+        raise named from None  # what is left out says no more than that a connection was closed
+    finally:
+        group.watch = None
+        watch.stop()
+
+
+def breaks(error: BaseException) -> bool:
+    """Whether ``error`` is this process's alone, so that no exchange can work any more."""
+    return not isinstance(error, _AGREED)
+
+
+def _store(name: str) -> Any:
+    """A client of its own at the group's store. ``None`` where the group has none that can be shared."""
+    try:
+        shared: Any = dist.distributed_c10d._get_default_store()
+        found = dist.distributed_c10d.PrefixStore(name, shared.clone())
+        found.set_timeout(timedelta(seconds=10))
+        found.check([""])
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError):
+        return None
+    return found
+
+
+def _tell_elastic(error: BaseException) -> None:
+    """torchrun shows what it finds in this file."""
+    if os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(Exception):
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            get_error_handler().record_exception(error)

@@ -1,0 +1,232 @@
+"""One of several processes fails, leaves or hangs: all end in seconds, and who it was and why stands first."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import kit
+import pytest
+import torch
+import torch.distributed as dist
+from real_processes import outcomes_together, together
+from torch import nn
+
+from leyden.distributed import hang, last_words
+from leyden.distributed.hang import Standing, describe, report
+from leyden.distributed.last_words import LastWords, of_error, of_exit
+from leyden.distributed.vigilance import Vigilance
+from leyden.errors import InvalidOption, InvalidType, ModulesDiffer, ProcessFailed, TrainingTerminated
+from leyden.testing import BoringModel, random_batches
+
+
+class Faulty(BoringModel):
+    """What process 1 does in batch 2 is up to ``fault``."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 2 and self.trainer.global_rank == 1:
+            self.fail()
+        return super().training_step(batch, batch_idx)
+
+    def fail(self) -> None:
+        if self.fault == "raises":
+            raise LookupError("no such thing")
+        if self.fault == "exits":
+            sys.exit(0)
+        if self.fault == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self.fault == "loops":
+            pass
+        if self.fault == "waits elsewhere":
+            dist.barrier()
+
+    def on_train_end(self) -> None:
+        if self.fault == "raises at the end" and self.trainer.global_rank == 1:
+            raise LookupError("too late")
+
+
+def faulty(fault: str, folder: str, hang_timeout: float) -> tuple[str, str, int | None, int]:
+    """What fit raised: the kind, the text, whose fault it was and the exit code."""
+    both = os.open(os.path.join(folder, "stderr"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(both, 2)
+    try:
+        kit.trainer(devices=2, hang_timeout=hang_timeout).fit(Faulty(fault), random_batches(8), random_batches(2))
+    except BaseException as error:
+        return type(error).__name__, str(error), getattr(error, "rank", None), getattr(error, "code", 1)
+    return "", "", None, 0
+
+
+def ended(fault: str, folder: Path, hang_timeout: float = 100.0) -> tuple[list[Any], str]:
+    """What came of each process, and what stood on standard error."""
+    began = time.monotonic()
+    outcomes = outcomes_together(2, faulty, fault, str(folder), hang_timeout)
+    assert time.monotonic() - began < 45
+    return outcomes, (folder / "stderr").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "kind", "text"),
+    [
+        ("raises", "train, epoch 0, step 2, batch 2, in training_step", "LookupError", "no such thing"),
+        ("raises at the end", "in on_train_end", "LookupError", "too late"),
+        ("exits", "in training_step", "SystemExit", "sys.exit(0) was called"),
+    ],
+)
+def test_the_others_name_who_failed_where_and_why(fault: str, place: str, kind: str, text: str, tmp_path: Path) -> None:
+    (first, failed), written = ended(fault, tmp_path)
+    assert failed[0] == kind
+    assert (first[0], first[2]) == ("ProcessFailed", 1)
+    assert place in first[1]
+    assert text in first[1]
+    assert "in fail" in first[1] or "in on_train_end" in first[1], "its traceback"
+    head = written.strip().splitlines()[0]
+    assert head.startswith("process 1 of 2 ")
+    assert place in head
+    assert written.count("Traceback") == 1, "no echo beside it"
+
+
+def test_a_process_that_was_killed_is_named_by_its_silence(tmp_path: Path) -> None:
+    (first, killed), _ = ended("is killed", tmp_path)
+    assert killed == -signal.SIGKILL
+    assert first[0] == "ProcessFailed"
+    assert "left no word (killed, perhaps for lack of memory): process 1, last heard of at" in first[1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("loops", "Process 1 waits in no exchange, and the others wait for it."),
+        ("waits elsewhere", "process 0 in backward, where gradients are exchanged, process 1 in barrier"),
+    ],
+)
+def test_a_hang_shows_where_each_process_stands(fault: str, reason: str, tmp_path: Path) -> None:
+    outcomes, written = ended(fault, tmp_path, hang_timeout=2.0)
+    assert outcomes == [1, 1]
+    head = written.strip().splitlines()[0]
+    assert "nothing moved for 2 s" in head
+    assert reason in head
+    for rank in (0, 1):
+        assert f"process {rank}: train, epoch 0, step 2, batch 2" in written
+    assert "in training_step; waits in" in written
+    assert written.count("last batch: float32[") == 2
+    assert "in fail" in written, "the stack of who hangs"
+    if fault == "loops":
+        assert written.index("process 1: train") < written.index("process 0: train"), "the suspect first"
+
+
+class Unlike(BoringModel):
+    def __init__(self, difference: str) -> None:
+        super().__init__()
+        if os.environ["RANK"] == "1":
+            if difference == "shape":
+                self.layer = nn.Linear(32, 3)
+            elif difference == "name":
+                self.more = nn.Linear(1, 1)
+            elif difference == "frozen":
+                self.layer.bias.requires_grad_(False)
+            elif difference == "type":
+                self.layer.double()
+
+
+DIFFERENCES = {
+    "shape": r"layer.weight is \[2, 32\] torch.float32 on process 0, and \[3, 32\] torch.float32 on 1",
+    "name": "more.weight is on process 1, and not on 0",
+    "frozen": r"layer.bias is \[2\] torch.float32 on process 0, and \[2\] torch.float32, frozen on 1",
+    "type": r"torch.float32 on process 0, and \[2, 32\] torch.float64 on 1",
+}
+
+
+def unlike(differences: list[str]) -> list[str]:
+    found = []
+    for difference in differences:
+        try:
+            kit.trainer(devices=2).fit(Unlike(difference), random_batches(4))
+        except ModulesDiffer as error:
+            found.append(str(error))
+    return found
+
+
+def test_modules_that_differ_are_one_error_on_all_processes_before_training() -> None:
+    first, second = together(2, unlike, list(DIFFERENCES))
+    assert first == second
+    for text, expected in zip(first, DIFFERENCES.values(), strict=True):
+        assert re.search(expected, text), text
+        assert "Build it from the same arguments everywhere" in text
+
+
+# -- what is said
+
+
+def test_the_words_of_each_end() -> None:
+    assert of_error(1, ValueError("x"), "epoch 0").line == "process 1 failed (epoch 0): ValueError: x"
+    assert of_error(1, SystemExit(3), "").code == 3
+    assert of_error(1, TrainingTerminated("SIGTERM arrived"), "").code == 143
+    killed = of_exit(1, -signal.SIGKILL, "step 5")
+    assert (killed.code, killed.line) == (
+        137,
+        "process 1 was ended (step 5): SIGKILL ended it (the system does so when memory runs out)",
+    )
+    assert of_exit(1, -signal.SIGTERM, "").code == 143
+    assert of_exit(1, -signal.SIGABRT, "").code == 1
+    assert "whose size differs" in of_exit(1, -signal.SIGABRT, "").reason
+    assert of_exit(1, 0, "").line.startswith("process 1 has left: it ended with exit code 0")
+    assert of_exit(1, 7, "").code == 7
+    assert LastWords.read(killed.dumped()) == killed
+
+
+def test_an_echo_is_told_from_an_error() -> None:
+    assert last_words.is_echo(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1"))
+    assert last_words.is_echo(ProcessFailed("x"))
+    assert not last_words.is_echo(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not last_words.is_echo(ConnectionResetError("of the user's own download"))
+
+
+def standing(rank: int, exchange: str, number: int) -> Standing:
+    return Standing(rank, f"step {rank}", exchange, number, "none", "", 9.0)
+
+
+@pytest.mark.parametrize(
+    ("stands", "expected"),
+    [
+        ([standing(0, "barrier", 4)], "Process 1 does not answer"),
+        ([standing(0, "barrier", 4), standing(1, "", 3)], "Process 1 waits in no exchange, and the others wait for it."),
+        ([standing(0, "barrier", 3), standing(1, "barrier", 4)], "Process 0 has begun fewer exchanges than the others"),
+        ([standing(0, "barrier", 4), standing(1, "all_reduce", 4)], "in different exchanges: process 0 in barrier, process 1 in"),
+        ([standing(0, "barrier", 4), standing(1, "barrier", 4)], "The processes wait in the same exchange"),
+        ([standing(0, "", 4), standing(1, "", 4)], "The processes are at work or wait for something else, in no exchange."),
+    ],
+)
+def test_whose_fault_a_hang_seems(stands: list[Standing], expected: str) -> None:
+    assert expected in report({each.rank: each for each in stands}, 2, 5.0)[1]
+
+
+def test_a_batch_in_words() -> None:
+    batch = {"image": torch.zeros(2, 3), "labels": (torch.zeros(2, dtype=torch.int64), None, "x")}
+    assert describe(batch) == "{image: float32[2, 3], labels: (int64[2], none, str)}"
+    assert hang.describe([[[[torch.zeros(1)]]]]) == "(((list)))"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(30, 30.0), (0.5, 0.5), ("00:00:01:00", 60.0), ({"minutes": 2}, 120.0), (None, None)]
+)
+def test_hang_timeout_is_read_as_seconds_or_a_time(given: Any, seconds: float | None) -> None:
+    assert Vigilance.read(given).seconds == seconds
+
+
+def test_what_cannot_be_a_timeout_or_a_number_of_restarts() -> None:
+    for given in (0, -1, "soon", True, [1]):
+        with pytest.raises(InvalidOption, match="hang_timeout"):
+            kit.trainer(hang_timeout=given)
+    with pytest.raises(InvalidOption, match="max_restarts"):
+        kit.trainer(max_restarts=-1)
+    with pytest.raises(InvalidType, match="max_restarts"):
+        kit.trainer(max_restarts="often")
