@@ -44,6 +44,8 @@ def what_fails(tests: Sequence[KnownTest], tree: Tree) -> str | None:
     if done.code is None:
         return TIME
     found = failed_in(done, [*names, *sorted({str(test.file) for test in tests})])
+    if not found and done.code == 4 and ("while loading conftest" in done.output or "warning configuration" in done.output):
+        return "importing it"  # the package itself does not load any more, so no test can be asked
     if not found and done.code in (4, 5):  # pytest was asked for what is not there: our mistake, nothing that a test noticed
         raise SystemExit(f"pytest ended with {done.code}, and no test had failed:\n{done.output[-4000:]}")
     return found[0] if found else f"exit status {done.code}"

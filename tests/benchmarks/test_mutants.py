@@ -240,3 +240,19 @@ def test_cases_that_a_mutant_does_not_have_are_left_out_and_the_others_asked() -
     assert what_fails([drawn, other], tree) == "tests/test_a.py::test_other"
     assert what_fails([third, drawn], tree) is None
     assert what_fails([drawn], tree) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ImportError while loading conftest '/tree/tests/conftest.py'.\nE   NameError: x\n",
+        "ERROR: while parsing the following warning configuration:\n\n  ignore:x:leyden.errors.LeydenWarning\n\nNameError: x\n",
+    ],
+)
+def test_a_package_that_does_not_load_is_caught(said: str) -> None:
+    class Tree:
+        def pytest(self, options: list[str], limit: float) -> Done:
+            return Done(4, said)
+
+    tree: Any = Tree()
+    assert what_fails([KnownTest("tests/test_a.py::test_it", 1.0)], tree) == "importing it"

@@ -153,6 +153,15 @@ def test_leftovers_of_a_crash_go_and_nothing_else(tmp_path: Path):
     assert clean_leftovers(tmp_path / "nowhere") == []
 
 
+def test_leftovers_of_another_folder_than_the_working_one_go_too(tmp_path: Path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / ".a.0.leyden-tmp").write_bytes(b"")
+    (tmp_path / ".a.0.leyden-tmp").write_bytes(b"")
+    assert clean_leftovers(folder) == [str(folder / ".a.0.leyden-tmp")]
+    assert (tmp_path / ".a.0.leyden-tmp").exists()
+
+
 def test_a_file_being_written_is_no_leftover(tmp_path: Path):
     seen = []
 

@@ -276,6 +276,22 @@ def test_a_generator_in_a_dataset_that_workers_copy_is_told_of_once() -> None:
     assert len([each for each in told if issubclass(each.category, LeydenWarning)]) == 1
 
 
+class Starts:
+    """A ``worker_init_fn`` with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(3)
+
+    def __call__(self, worker: int) -> None:
+        torch.randn(1, generator=self.generator)
+
+
+def test_a_generator_that_starts_workers_is_told_of() -> None:
+    loader = DataLoader(Noise(), batch_size=5, num_workers=1, worker_init_fn=Starts())
+    with pytest.warns(LeydenWarning, match=r"random generators of its own \(worker_init_fn.generator\)"):
+        trained(loader)
+
+
 def test_a_generator_in_a_dataset_is_continued_without_workers(tmp_path: Path) -> None:
     path = tmp_path / "at1.ckpt"
     full = trained(DataLoader(OwnGenerator(), batch_size=5), SavesAt(1, path))
