@@ -3,7 +3,7 @@
 import copy
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -48,12 +48,26 @@ class AsyncCheckpointIO(CheckpointIO):
         Raises:
             CheckpointWriteFailed: the checkpoint *before* this one could not be written. This one is not begun then.
         """
+        ours = type(self._checkpoint_io) is TorchCheckpointIO  # another one may hold on to what it was given
+        self._begin(self._checkpoint_io.save_checkpoint, checkpoint, path, storage_options, keeps_nothing=ours)
+
+    @property
+    def leyden_sharded(self) -> bool:  # type: ignore[override]  # what does the work says it
+        return self._checkpoint_io.leyden_sharded
+
+    def leyden_write(self, write: Callable[..., None], checkpoint: dict[str, Any], *where: Any) -> None:
+        self._begin(write, checkpoint, *where, keeps_nothing=True)
+
+    def leyden_settle(self) -> None:
+        self.wait()
+
+    def _begin(self, write: Callable[..., None], checkpoint: dict[str, Any], *where: Any, keeps_nothing: bool) -> None:
         self.wait()
         taking = _Snapshot(self._memory)
         copied = taking.copy(checkpoint)
-        if type(self._checkpoint_io) is TorchCheckpointIO:  # another one may hold on to what it was given
+        if keeps_nothing:
             self._memory = taking.large
-        self._saving = self._thread().submit(self._write, copied, path, storage_options)
+        self._saving = self._thread().submit(self._write, write, copied, *where)
 
     def load_checkpoint(self, path: Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read, after what is in flight has been written."""
@@ -98,9 +112,9 @@ class AsyncCheckpointIO(CheckpointIO):
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leyden-checkpoint")
         return self._executor
 
-    def _write(self, checkpoint: dict[str, Any], path: Path, storage_options: Any) -> None:
+    def _write(self, write: Callable[..., None], checkpoint: dict[str, Any], *where: Any) -> None:
         try:
-            self._checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
+            write(checkpoint, *where)
         except BaseException as error:
             self._unseen.append(error)
             raise

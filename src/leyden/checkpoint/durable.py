@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
+from leyden.checkpoint.replacing import recover, remove_tree, replace
 from leyden.errors import CheckpointWriteFailed, LeydenWarning, warn_user
 
 fcntl: Any
@@ -122,7 +123,7 @@ def write_durably(path: str, fill: Callable[[Sink], None], disk: Disk, *, folder
             _make_folder(path, disk, folder_existed=True)
             _write_beside_and_rename(path, fill, disk)
     except OSError as error:
-        raise _write_failed(path, error) from error
+        raise write_failed(path, error) from error
 
 
 def put_in_place(path: str, content: bytes) -> None:
@@ -161,7 +162,7 @@ def duplicate(source: str, target: str, disk: Disk | None = None) -> None:
             pass
         else:
             try:
-                disk.replace(beside, target)
+                replace(beside, target, disk)
             except OSError:
                 with suppress(OSError):
                     disk.remove(beside)
@@ -169,7 +170,7 @@ def duplicate(source: str, target: str, disk: Disk | None = None) -> None:
             disk.sync_folder(os.path.dirname(target))
             return
     except OSError as error:
-        raise _write_failed(target, error) from error
+        raise write_failed(target, error) from error
 
     def copy(sink: Sink) -> None:
         with open(source, "rb") as file:
@@ -179,11 +180,12 @@ def duplicate(source: str, target: str, disk: Disk | None = None) -> None:
 
 
 def clean_leftovers(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove the temporary files that a crash left in ``folder``, and return their paths.
+    """Remove the temporary files and folders that a crash left in ``folder``, and return their paths.
 
     A file that a living process writes at the moment is left alone. A folder that does not exist holds none.
     """
     removed = []
+    recover(os.fspath(folder))
     try:
         entries = sorted(entry.path for entry in os.scandir(folder) if _LEFTOVER.match(entry.name))
     except (FileNotFoundError, NotADirectoryError):
@@ -311,7 +313,7 @@ def _write_beside_and_rename(path: str, fill: Callable[[Sink], None], disk: Disk
         # Renamed while it is still open where that is possible, because the lock goes with the close.
         if os.name == "nt":
             disk.close(file)
-        disk.replace(beside, path)
+        replace(beside, path, disk)
     except BaseException:
         with suppress(OSError):
             disk.remove(beside)
@@ -357,13 +359,14 @@ def _make_folder(path: str, disk: Disk, folder_existed: bool) -> None:
         )
 
 
-def _write_failed(path: str, error: OSError) -> CheckpointWriteFailed:
-    cause = error.strerror or str(error) or type(error).__name__
+def write_failed(path: str, error: BaseException, where: str = "") -> CheckpointWriteFailed:
+    """The error that says that ``path`` could not be written, ``where`` it happened, and why."""
+    cause = (getattr(error, "strerror", None) or str(error) or type(error).__name__) + where
     failed = CheckpointWriteFailed(
         f"The checkpoint {path!r} could not be written: {cause}. What stood there before is intact. "
         "Make room or give permission, or write to another folder."
     )
-    failed.errno = error.errno
+    failed.errno = getattr(error, "errno", None)
     failed.filename = path
     return failed
 
@@ -381,16 +384,19 @@ def _remove_if_abandoned(path: str) -> bool:
         if fcntl is None:
             os.remove(path)  # fails while the file is open
             return True
-        with open(path, "rb") as file:
+        descriptor = os.open(path, os.O_RDONLY)  # of a file, or of a folder
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             except OSError:  # no locks on this file system
                 if match is None or _is_alive(int(match.group(1))):
                     return False
-            os.remove(path)
+            remove_tree(path)
             return True
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
 

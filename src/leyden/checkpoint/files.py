@@ -3,13 +3,14 @@
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
 from leyden.checkpoint.durable import Disk, Sink, write_durably
+from leyden.checkpoint.folders import is_folder, remove_folder
 from leyden.checkpoint.verified import bytes_verified, load_verified
 from leyden.errors import CheckpointForeign, CheckpointMissing, CheckpointWriteFailed, InvalidOption, InvalidType, MissingPackage
 from leyden.spelling import exact_arguments
@@ -18,6 +19,9 @@ from leyden.types import Path
 
 class CheckpointIO(ABC):
     """How a checkpoint gets to its storage and back. Knows nothing of what stands in it."""
+
+    leyden_sharded: bool = False
+    """Whether a checkpoint is to be a folder, into which every process writes."""
 
     @abstractmethod
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
@@ -33,6 +37,13 @@ class CheckpointIO(ABC):
     @abstractmethod
     def remove_checkpoint(self, path: Path) -> None:
         """Remove what was written under ``path``. What is not there needs no removing."""
+
+    def leyden_write(self, write: Callable[..., None], checkpoint: dict[str, Any], *where: Any) -> None:
+        """Let ``write(checkpoint, *where)`` write, now or in the background."""
+        write(checkpoint, *where)
+
+    def leyden_settle(self) -> None:  # noqa: B027  # most storages have written when they return
+        """Return when everything that was asked for is written."""
 
     def teardown(self) -> None:  # noqa: B027  # most storages hold nothing that has to be ended
         """End what was started. Called once, when the last verb of a trainer ends."""
@@ -82,6 +93,10 @@ class TorchCheckpointIO(CheckpointIO):
         """
         path = os.fspath(path)
         place = "cpu" if map_location is None else map_location
+        if not is_remote(path) and is_folder(local_path(path)):
+            from leyden.checkpoint.sharded import read_folder  # PyTorch's distributed checkpoint takes a second to import
+
+            return read_folder(path, map_location, weights_only)
         if is_remote(path):
             loaded = bytes_verified(_read_remote(path), path, place, weights_only)
         else:
@@ -97,8 +112,12 @@ class TorchCheckpointIO(CheckpointIO):
             with suppress(FileNotFoundError):
                 filesystem.rm(place, recursive=True)
             return
+        path = local_path(path)
         with suppress(FileNotFoundError):
-            self._disk.remove(local_path(path))
+            if is_folder(path):
+                remove_folder(path, self._disk)
+            else:
+                self._disk.remove(path)
 
 
 def is_remote(path: str) -> bool:

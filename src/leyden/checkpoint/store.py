@@ -13,6 +13,7 @@ from typing import Any, TypeVar, final
 
 from leyden.checkpoint.durable import clean_leftovers, duplicate, hold_folder, is_held_here, let_go, quarantine
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO, absolute, is_remote, local_path, reach
+from leyden.checkpoint.folders import duplicate_folder, is_folder
 from leyden.checkpoint.naming import FILE_EXTENSION
 from leyden.checkpoint.verified import peek
 from leyden.distributed.processes import Alone, Processes
@@ -110,7 +111,7 @@ class CheckpointStore(ABC):
 
 @final
 class FileStore(CheckpointStore):
-    """Checkpoints that are one file each, under local paths and under URLs that fsspec knows.
+    """Checkpoints that are a file or a folder each, under local paths, and files under URLs that fsspec knows.
 
     Args:
         processes: Those that train together.
@@ -156,9 +157,10 @@ class FileStore(CheckpointStore):
         on_its_way = just_saved and hasattr(self._checkpoint_io, "wait")
 
         def linked() -> bool:
-            if on_its_way or is_remote(source) or not os.path.isfile(local_path(source)):
+            if on_its_way or is_remote(source) or not (os.path.isfile(local_path(source)) or is_folder(local_path(source))):
                 return False
-            duplicate(local_path(source), local_path(target))
+            deed = duplicate_folder if is_folder(local_path(source)) else duplicate
+            deed(local_path(source), local_path(target))
             return True
 
         return self._ask(linked)
@@ -167,6 +169,7 @@ class FileStore(CheckpointStore):
         self._ask(lambda: self._checkpoint_io.remove_checkpoint(path))
 
     def quarantine(self, path: str) -> str | None:
+        self._processes.barrier("checkpoint read")  # nobody is to look for it where it was
         return self._ask(lambda: _quarantined(path))
 
     def hold(self, folders: Iterable[str], *, nested: bool = False) -> None:
@@ -275,13 +278,13 @@ def _changed(filesystem: Any, entry: dict[str, Any]) -> int:
 
 def _found(place: Place) -> Iterator[tuple[int, bool, str]]:
     """The checkpoints in ``place``: their age, whether they are called ``last``, and their path."""
-    for path, changed, is_folder in _entries(place.folder):
+    for path, changed, is_directory in _entries(place.folder):
         name = os.path.basename(path)
         if name.startswith(".") or _ASIDE.search(name):
             continue
-        if name.endswith(place.extension) and (place.extension or not is_folder):
+        if name.endswith(place.extension) and (place.extension or not is_directory or is_folder(path)):
             yield changed, bool(re.match(rf"{re.escape(place.last)}(-v\d+)?$", name.removesuffix(place.extension))), path
-        elif is_folder and place.depth and not _leads_back(path):
+        elif is_directory and place.depth and not _leads_back(path):
             yield from _found(replace(place, folder=path, depth=place.depth - 1))
 
 

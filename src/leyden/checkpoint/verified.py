@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
+from leyden.checkpoint.folders import REST, is_folder
 from leyden.checkpoint.outline import Implausible, outline
 from leyden.errors import CheckpointDamaged, CheckpointError, CheckpointForeign, CheckpointMissing, DeviceUnavailable, LeydenError
 
@@ -104,6 +105,8 @@ def read_verified(content: IO[bytes], check: IO[bytes], name: str, map_location:
 
 def peek(path: str) -> Any:
     """What the file at a local ``path`` says besides its tensors, which are not read; ``None`` where that cannot be told."""
+    if is_folder(path):
+        path = os.path.join(path, REST)
     try:
         with open(path, "rb") as file:
             if not _is_zip(file, path):

@@ -41,7 +41,7 @@ def _demo(asked: argparse.Namespace) -> int:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="+", help="a checkpoint's path or URL")
+    parser.add_argument("file", nargs="+", help="the path or URL of a checkpoint: a file, or the folder of a sharded one")
     parser.add_argument("--weights", action="store_true", help="list every tensor of the module")
 
 
@@ -58,6 +58,18 @@ def _inspect(asked: argparse.Namespace) -> int:
     return failed
 
 
+def _add_consolidate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="the folder of a sharded checkpoint")
+    parser.add_argument("--output", help="where to write (default: beside the folder, with .consolidated added to its name)")
+
+
+def _consolidate(asked: argparse.Namespace) -> int:
+    from leyden.checkpoint.sharded import consolidate
+
+    print(consolidate(asked.folder, asked.output))
+    return 0
+
+
 def _env(asked: argparse.Namespace) -> int:
     from leyden.cli.environment import show
 
@@ -72,6 +84,7 @@ def _add_nothing(parser: argparse.ArgumentParser) -> None:
 SUBCOMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "demo": ("Train a small network on two spirals, and say where everything is.", _add_demo, _demo),
     "inspect": ("Check a checkpoint and say what stands in it. No code that the file holds is run.", _add_inspect, _inspect),
+    "consolidate": ("Make one file of a sharded checkpoint, which torch.load opens.", _add_consolidate, _consolidate),
     "env": ("Say what this machine and its packages are, for bug reports.", _add_nothing, _env),
 }
 """By name: what it does, its arguments, and what runs it."""

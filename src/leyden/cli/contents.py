@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
+from leyden.checkpoint.folders import folder_size, is_folder, read_manifest
 from leyden.checkpoint.format import MARK, decode
 from leyden.checkpoint.verified import peek
 from leyden.errors import CheckpointForeign, LeydenError
@@ -41,13 +42,22 @@ def show(path: str, weights: bool = False) -> None:
             f"{path!r} is no checkpoint of a module: it has no 'state_dict'. It holds {_listed(checkpoint)}. (Weights alone, "
             "without the key, are loaded by module.load_state_dict(torch.load(path)).)"
         )
-    size = "" if is_remote(path) else f", {_bytes(os.path.getsize(local_path(path)))}"
-    print(f"{path}{size}, undamaged: every checksum is right")
+    print(f"{path}{_extent(path)}, undamaged: every checksum is right")
     for name, value in _told(checkpoint):
         _say(name, value)
     if weights:
         for name, tensor in checkpoint.get("state_dict", {}).items():
             print(f"  {name:<40} {_shape(tensor)}")
+
+
+def _extent(path: str) -> str:
+    if is_remote(path):
+        return ""
+    path = local_path(path)
+    if not is_folder(path):
+        return f", {_bytes(os.path.getsize(path))}"
+    written = read_manifest(path)
+    return f", {_bytes(folder_size(path))} in {len(written.files)} files, sharded by {written.world} processes"
 
 
 def _told(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from leyden.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from leyden.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
+from leyden.plugins.io import AsyncCheckpointIO, CheckpointIO, ShardedCheckpointIO, TorchCheckpointIO
 from leyden.plugins.layer_sync import LayerSync, TorchSyncBatchNorm
 from leyden.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
@@ -27,6 +27,7 @@ __all__ = [
     "MixedPrecision",
     "Precision",
     "SLURMEnvironment",
+    "ShardedCheckpointIO",
     "TorchCheckpointIO",
     "TorchElasticEnvironment",
     "TorchSyncBatchNorm",

@@ -19,7 +19,7 @@ from leyden.spelling import exact_arguments
 from leyden.strategies.exchanges import Exchanges
 from leyden.strategies.lightning_names import Entered, LightningNames, heed_overrides
 from leyden.strategies.parts import Parts
-from leyden.strategies.storage import OneFile, Storage
+from leyden.strategies.storage import Storage, storage_of
 
 
 @exact_arguments
@@ -162,8 +162,8 @@ class Strategy(LightningNames, Exchanges, Parts, ABC):
     # -- checkpoints
     @property
     def leyden_storage(self) -> Storage:
-        """How a checkpoint stands on the disk: by default one file, which the first process writes."""
-        return OneFile(self.checkpoint_io, self.processes)
+        """How a checkpoint stands on the disk: one file, which the first process writes, or what the ``checkpoint_io`` is for."""
+        return storage_of(self.checkpoint_io, self.processes)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None) -> None:
         """Write ``checkpoint``. Called on every process."""

@@ -1,4 +1,4 @@
-"""How a checkpoint stands on the disk: one file, or whatever else a strategy needs."""
+"""How a checkpoint stands on the disk: one file, or a folder into which every process writes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, final
 
+from leyden.checkpoint.files import local_path
+from leyden.checkpoint.folders import is_folder
 from leyden.distributed.broadcast import from_first
 from leyden.distributed.processes import Processes
+from leyden.errors import InvalidType
 
 if TYPE_CHECKING:
     from leyden.checkpoint.files import CheckpointIO
@@ -29,6 +32,11 @@ class Storage(ABC):
         """Remove a checkpoint."""
 
 
+def storage_of(io: CheckpointIO, processes: Processes) -> Storage:
+    """The storage that the user's ``io`` is for."""
+    return Sharded(io, processes) if io.leyden_sharded else OneFile(io, processes)
+
+
 @final
 class OneFile(Storage):
     """One file with the whole state, which the first process writes, reads and removes."""
@@ -46,6 +54,38 @@ class OneFile(Storage):
         # a CheckpointIO of the user's may know no such argument
         asked = {} if weights_only is None else {"weights_only": weights_only}
         return from_first(self.processes, lambda: self.io.load_checkpoint(path, **asked))
+
+    def remove(self, path: str | os.PathLike[str]) -> None:
+        if self.processes.is_first:
+            self.io.remove_checkpoint(path)
+
+
+@final
+class Sharded(Storage):
+    """A folder, into which every process writes its part of the tensors; files of :class:`OneFile` are read too.
+
+    Any state of a module and of optimizers will do that consists of tensors, or of DTensors. An ``io`` that writes in the
+    background (:class:`AsyncCheckpointIO`) does so with folders too.
+    """
+
+    def __init__(self, io: CheckpointIO, processes: Processes) -> None:
+        self.io = io
+        self.processes = processes
+
+    def save(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], options: Any = None) -> None:
+        from leyden.checkpoint.sharded import group_of_all, write_folder
+
+        if options is not None:
+            raise InvalidType("storage_options", options, "None: a sharded checkpoint is written by PyTorch, and takes none")
+        self.io.leyden_write(write_folder, checkpoint, os.fspath(path), None if self.processes.alone else group_of_all())
+
+    def load(self, path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
+        from leyden.checkpoint.sharded import read_folder
+
+        self.io.leyden_settle()
+        if not is_folder(local_path(os.fspath(path))):
+            return OneFile(self.io, self.processes).load(path, weights_only)
+        return read_folder(os.fspath(path), "cpu", weights_only)  # who reads needs no other: the first may do it alone
 
     def remove(self, path: str | os.PathLike[str]) -> None:
         if self.processes.is_first:

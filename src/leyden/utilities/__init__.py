@@ -54,6 +54,7 @@ _FILES = (
     "cloud_io",
     "combined_loader",
     "compile",
+    "consolidate_checkpoint",
     "data",
     "debugging",
     "deepspeed",

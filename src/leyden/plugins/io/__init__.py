@@ -6,9 +6,10 @@ from typing import Any
 
 from leyden.checkpoint.asynchronous import AsyncCheckpointIO
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
+from leyden.checkpoint.sharded import ShardedCheckpointIO
 from leyden.not_offered import absent
 
-__all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
+__all__ = ["AsyncCheckpointIO", "CheckpointIO", "ShardedCheckpointIO", "TorchCheckpointIO"]
 
 
 def __getattr__(name: str) -> Any:
