@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
-from leyden.checkpoint import replacing, sharded
+from leyden.checkpoint import replacing, sharded, shards
 from leyden.checkpoint.durable import Disk, beside_of, clean_leftovers
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.folders import duplicate_folder, read_manifest
@@ -195,14 +195,14 @@ def failing(path: str, name: str) -> str:
     strategy.processes.launched(lambda: None)()
     content = {"state_dict": {"a": torch.ones(1000), "b": torch.zeros(1000)}}
     with pytest.raises(CheckpointWriteFailed) as raised:
-        sharded.write_folder(content, path, sharded.group_of_all(), Full(name))
+        shards.write_folder(content, path, shards.group_of_all(), Full(name))
     return str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["__1_0.distcp", "meta.pt"])
 def test_a_full_disk_on_one_process_is_told_on_all_and_the_old_stays(name: str, tmp_path: Path) -> None:
     path = str(tmp_path / "a.ckpt")
-    sharded.write_folder({"state_dict": {"a": torch.tensor([7.0])}}, path)
+    shards.write_folder({"state_dict": {"a": torch.tensor([7.0])}}, path)
     texts = together(2, failing, path, name)
     assert all("a.ckpt' could not be written: No space left on device" in text for text in texts)
     assert ("(process 1)" in texts[0]) is (name == "__1_0.distcp")

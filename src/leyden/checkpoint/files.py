@@ -94,9 +94,9 @@ class TorchCheckpointIO(CheckpointIO):
         path = os.fspath(path)
         place = "cpu" if map_location is None else map_location
         if not is_remote(path) and is_folder(local_path(path)):
-            from leyden.checkpoint.sharded import read_folder  # PyTorch's distributed checkpoint takes a second to import
+            from leyden.checkpoint.shards import read_folder  # PyTorch's distributed checkpoint takes a second to import
 
-            return read_folder(path, map_location, weights_only)
+            return read_folder(local_path(path), map_location, weights_only)
         if is_remote(path):
             loaded = bytes_verified(_read_remote(path), path, place, weights_only)
         else:

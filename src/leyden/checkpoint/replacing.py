@@ -8,10 +8,7 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from leyden.checkpoint.durable import Disk
+from typing import Protocol
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _HERE = -100  # AT_FDCWD
@@ -19,7 +16,17 @@ _KINDS_DIFFER = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, err
 _REPLACED = re.compile(r"^\.(.+)\.leyden-replaced$", re.DOTALL)
 
 
-def replace(source: str, target: str, disk: Disk) -> None:
+class Renames(Protocol):
+    """What a disk has to do for this."""
+
+    def replace(self, source: str, target: str) -> None:
+        """Rename, over a file or an empty folder."""
+
+    def sync_folder(self, folder: str) -> None:
+        """See that the names in ``folder`` are on the disk."""
+
+
+def replace(source: str, target: str, disk: Renames) -> None:
     """Rename ``source`` to ``target``, whatever stands there: a file, or a folder that is not empty. Removes what stood there.
 
     Readers see the old one or the new one. Where the file system cannot exchange two names at once, the old one is under

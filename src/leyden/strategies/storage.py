@@ -73,14 +73,14 @@ class Sharded(Storage):
         self.processes = processes
 
     def save(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], options: Any = None) -> None:
-        from leyden.checkpoint.sharded import group_of_all, write_folder
+        from leyden.checkpoint.shards import group_of_all, write_folder
 
         if options is not None:
             raise InvalidType("storage_options", options, "None: a sharded checkpoint is written by PyTorch, and takes none")
         self.io.leyden_write(write_folder, checkpoint, os.fspath(path), None if self.processes.alone else group_of_all())
 
     def load(self, path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
-        from leyden.checkpoint.sharded import read_folder
+        from leyden.checkpoint.shards import read_folder
 
         self.io.leyden_settle()
         if not is_folder(local_path(os.fspath(path))):
