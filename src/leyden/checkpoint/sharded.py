@@ -1,7 +1,5 @@
 """Sharded checkpoints as the user asks for them: the plug-in, and the command that makes one file of a folder."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

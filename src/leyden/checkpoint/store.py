@@ -169,7 +169,6 @@ class FileStore(CheckpointStore):
         self._ask(lambda: self._checkpoint_io.remove_checkpoint(path))
 
     def quarantine(self, path: str) -> str | None:
-        self._processes.barrier("checkpoint read")  # nobody is to look for it where it was
         return self._ask(lambda: _quarantined(path))
 
     def hold(self, folders: Iterable[str], *, nested: bool = False) -> None:

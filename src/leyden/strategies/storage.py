@@ -83,9 +83,9 @@ class Sharded(Storage):
         from leyden.checkpoint.shards import read_folder
 
         self.io.leyden_settle()
-        if not is_folder(local_path(os.fspath(path))):
-            return OneFile(self.io, self.processes).load(path, weights_only)
-        return read_folder(os.fspath(path), "cpu", weights_only)  # who reads needs no other: the first may do it alone
+        if self.processes.once(lambda: is_folder(local_path(os.fspath(path)))):
+            return from_first(self.processes, lambda: read_folder(os.fspath(path), "cpu", weights_only))
+        return OneFile(self.io, self.processes).load(path, weights_only)
 
     def remove(self, path: str | os.PathLike[str]) -> None:
         if self.processes.is_first:
