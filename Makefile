@@ -1,5 +1,6 @@
 # make demo       train on handwritten digits and test the best checkpoint
 # make test       everything a change has to pass: lint, format, types, layers, tests
+# make test-distributed  whole jobs of several processes, under every launcher (some minutes)
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
@@ -18,7 +19,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt clean
+.PHONY: demo test test-distributed lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -37,6 +38,9 @@ layers: $(VENV)/.stamp
 
 pytest: $(VENV)/.stamp
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-distributed: $(VENV)/.stamp
+	$(BIN)/pytest -m distributed
 
 format: $(VENV)/.stamp
 	$(BIN)/ruff check --fix .

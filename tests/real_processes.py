@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from leyden.distributed.launchers.script import free_port
+from leyden.distributed.environment import free_port
 
 HERE = Path(__file__).parent
 TIMEOUT = 60.0

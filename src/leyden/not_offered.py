@@ -67,7 +67,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("DDP2Plugin DDPShardedPlugin DDPSpawnShardedPlugin DataParallelPlugin HorovodPlugin", _GONE),
         **_each("RPCPlugin RPCSequentialPlugin", _GONE),
         **_each("SingleTPUPlugin TPUSpawnPlugin XLACheckpointIO XLAPrecision", _XLA),
-        **_each("KubeflowEnvironment LSFEnvironment MPIEnvironment XLAEnvironment", _TORCHRUN),
+        **_each("KubeflowEnvironment LSFEnvironment XLAEnvironment", _TORCHRUN),
     },
     "leyden.profilers": _each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
     "leyden.strategies": {

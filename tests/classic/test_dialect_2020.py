@@ -95,6 +95,13 @@ def test_a_backend_without_gpus_is_this_process(backend: str, gpus: dict[str, An
     assert trainer.world_size == 1
 
 
+@pytest.mark.parametrize("gpus", [{}, {"gpus": None}, {"gpus": 0}])
+@pytest.mark.parametrize("backend", ["ddp", "ddp_cpu"])
+def test_a_number_of_processes_of_the_cpu(backend: str, gpus: dict[str, Any]) -> None:
+    trainer = Trainer(distributed_backend=backend, num_processes=2, **gpus, **{**QUIET, "accelerator": "auto"})
+    assert (trainer.world_size, trainer.num_gpus, str(trainer.strategy.root_device)) == (2, 0, "cpu")
+
+
 def test_a_backend_for_several_processes_stays_an_error() -> None:
     with pytest.raises(Unsupported, match="distributed_backend='ddp'"):
         Trainer(distributed_backend="dp", num_processes=2)

@@ -25,11 +25,14 @@ class Requeue(Callback):
         self.environment = environment
 
     def on_exception(self, trainer: Run, pl_module: Any, exception: BaseException) -> None:
-        if not isinstance(exception, TrainingTerminated) or exception.signal != self.environment.requeue_signal:
+        if not isinstance(exception, TrainingTerminated):
+            return
+        # SLURM may tell one process only, and all end together
+        if not trainer.strategy.reduce_boolean_decision(exception.signal == self.environment.requeue_signal, all=False):
             return
         if trainer.leyden_fitting and not trainer.fast_dev_run:
             folder = trainer.default_root_dir
-            number = max((number for number, _ in _files(folder)), default=0) + 1
+            number = trainer.strategy.broadcast(max((number for number, _ in _files(folder)), default=0) + 1)
             checkpoint = snapshot.take(trainer)
             checkpoint[_JOB] = self.environment.job_id()
             trainer.strategy.save_checkpoint(checkpoint, os.path.join(folder, f"hpc_ckpt_{number}.ckpt"))

@@ -84,8 +84,17 @@ def _share(new: str) -> Translation:
 def _gpus(old: str, value: Any, classic: Classic) -> None:
     if value is None and {"accelerator", "devices"} & classic.given:
         return  # "not said", as in the years between
-    for new, chosen in parse_gpus(value).items():
-        classic.set(old, new, chosen)
+    chosen = parse_gpus(value)
+    if chosen["accelerator"] == "cpu" and classic.legacy.get("num_processes") is not None:
+        chosen.pop("devices")  # the other name counts them
+    for new, each in chosen.items():
+        classic.set(old, new, each)
+
+
+def _num_processes(old: str, value: Any, classic: Classic) -> None:
+    """Counted processes of the CPU; with GPUs there was one for each of them."""
+    if value is not None and classic.keywords.get("accelerator") != "gpu":
+        classic.set(old, "devices", value)
 
 
 def _checkpoint_callback(old: str, value: Any, classic: Classic) -> None:
@@ -180,6 +189,8 @@ def _leaves_devices(classic: Classic) -> bool:
 
 
 def _distributed_backend(old: str, value: Any, classic: Classic) -> None:
+    if value == "ddp" and classic.legacy.get("num_processes") not in (None, 1) and "accelerator" not in classic.given:
+        value = "ddp_cpu"
     if value in ("dp", "ddp", "ddp2") and classic.legacy.get("gpus") in (None, 0, "0", "", []) and _leaves_devices(classic):
         classic.keywords["accelerator"], classic.keywords["devices"] = "cpu", 1  # without GPUs it was one process
         return
@@ -317,7 +328,7 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "reload_dataloaders_every_epoch": ("reload_dataloaders_every_n_epochs=1", _reload_every_epoch),
     "replace_sampler_ddp": ("use_distributed_sampler", _renamed("use_distributed_sampler")),
     "terminate_on_nan": ("stop_on_nonfinite_loss", _terminate_on_nan),
-    "num_processes": ("devices", _renamed("devices")),
+    "num_processes": ("devices", _num_processes),
     "automatic_optimization": ("the module's attribute automatic_optimization", _refused(
         "Set self.automatic_optimization = False in the module's __init__.", None, True)),
     "enable_pl_optimizer": ("nothing: every optimizer is wrapped", _nothing),

@@ -3,17 +3,24 @@
 import os
 import re
 import signal
+import socket
 import subprocess
+import zlib
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch.distributed as dist
+
 from leyden.checked import check_bool
-from leyden.errors import ConflictingOptions, InvalidOption, Unsupported
+from leyden.errors import ConflictingOptions, InvalidOption, MissingPackage, Unsupported
 from leyden.spelling import exact_arguments
 
 
 class ClusterEnvironment(ABC):
     """What starts the processes of a run and numbers them. Subclass it for a launcher of your own."""
+
+    leyden_mixes: bool = False
+    """Whether a Trainer of one process may run in each of several that were started."""
 
     @staticmethod
     @abstractmethod
@@ -61,17 +68,30 @@ class ClusterEnvironment(ABC):
         """Raise where what the Trainer was asked for and what was started do not fit. Called when the Trainer is made."""
 
     def teardown(self) -> None:  # noqa: B027  # most leave nothing behind
-        """Put back what was set. Called when several processes have ended."""
+        """Put back what was set. Called when a verb of several processes has ended."""
+
+    @property
+    def leyden_starter(self) -> str:
+        """Who started the processes, as the end of "2 processes, started by ..."."""
+        return f"what {type(self).__name__} says"
+
+    def leyden_nodes(self) -> int:
+        """How many machines there are, where processes were started on all of them already."""
+        return max(1, self.world_size() // max(1, _number("LOCAL_WORLD_SIZE", self.world_size())))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
 class LightningEnvironment(ClusterEnvironment):
-    """No launcher: this process, or processes that we start from it."""
+    """No launcher: this process, or processes that we start from it. On several nodes the same command is given on each, with
+    ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK`` in its environment.
+    """
 
+    leyden_mixes = True
     _size: int | None = None
     _rank: int | None = None
+    _port: int | None = None
 
     def set_world_size(self, size: int) -> None:
         """Note how many processes there are."""
@@ -95,7 +115,36 @@ class LightningEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        return _number("MASTER_PORT", 29500)
+        given = _number("MASTER_PORT", 0)
+        if given or self.creates_processes_externally:
+            return given or 29500
+        if self._port is None:
+            self._port = free_port()
+        return self._port
+
+    @property
+    def leyden_starter(self) -> str:
+        return "a launcher that sets LOCAL_RANK"
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Raise :class:`ConflictingOptions` where there are several nodes, and they cannot find each other."""
+        if num_nodes == 1 or self.creates_processes_externally:
+            return
+        needed = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+        missing = [
+            name for name in needed if not os.environ.get(name) and not (name == "NODE_RANK" and "GROUP_RANK" in os.environ)
+        ]
+        if missing:
+            raise ConflictingOptions(
+                f"num_nodes={num_nodes} was passed to the Trainer, and nothing has started the processes of several nodes: "
+                f"{', '.join(missing)} not set. Start the script by torchrun or srun, or on each node with MASTER_ADDR and "
+                f"MASTER_PORT (of the first node) and NODE_RANK (0 to {num_nodes - 1}) in the environment."
+            )
+        if not 0 <= self.node_rank() < num_nodes:
+            raise ConflictingOptions(
+                f"NODE_RANK={self.node_rank()} was set, and num_nodes={num_nodes} was passed to the Trainer: nodes count from 0 "
+                f"to {num_nodes - 1}. Let both fit."
+            )
 
     def world_size(self) -> int:
         return _number("WORLD_SIZE", 1) if self._size is None else self._size
@@ -110,8 +159,41 @@ class LightningEnvironment(ClusterEnvironment):
         return _number("NODE_RANK", _number("GROUP_RANK", 0))
 
 
+class InitializedGroup(LightningEnvironment):
+    """:mod:`torch.distributed` is initialised already, by the user or by who started this process: that group is used."""
+
+    @staticmethod
+    def detect() -> bool:
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def leyden_starter(self) -> str:
+        return "whoever initialised torch.distributed"
+
+    def world_size(self) -> int:
+        return dist.get_world_size()
+
+    def global_rank(self) -> int:
+        return dist.get_rank()
+
+    def local_rank(self) -> int:
+        return _number("LOCAL_RANK", dist.get_rank() % _number("LOCAL_WORLD_SIZE", dist.get_world_size()))
+
+    def node_rank(self) -> int:
+        number = dist.get_rank() // _number("LOCAL_WORLD_SIZE", dist.get_world_size())
+        return _number("NODE_RANK", _number("GROUP_RANK", number))
+
+
 class TorchElasticEnvironment(ClusterEnvironment):
     """Started by ``torchrun``."""
+
+    @property
+    def leyden_starter(self) -> str:
+        return "torchrun"
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Raise :class:`ConflictingOptions` where ``torchrun`` has started another number of processes."""
@@ -198,6 +280,13 @@ class SLURMEnvironment(ClusterEnvironment):
         """Raise :class:`ConflictingOptions` where SLURM was asked for another number of nodes, or of tasks a node."""
         if _is_interactive():
             return
+        promised, started = _number("SLURM_NTASKS_PER_NODE", 0) * _number("SLURM_NNODES", num_nodes), self.world_size()
+        if promised > started and "SLURM_STEP_NUM_TASKS" in os.environ:
+            raise ConflictingOptions(
+                f"SLURM was asked for {promised} tasks (SLURM_NTASKS_PER_NODE x SLURM_NNODES), and srun has started {started} "
+                f"(SLURM_STEP_NUM_TASKS): the others would be waited for. Start the script by srun without --ntasks, or with "
+                f"--ntasks={promised}."
+            )
         for name, option, given in (
             ("SLURM_NTASKS_PER_NODE", "devices", num_devices),
             ("SLURM_NNODES", "num_nodes", num_nodes),
@@ -209,6 +298,13 @@ class SLURMEnvironment(ClusterEnvironment):
                     f"{option}={given} was passed to the Trainer, and SLURM was asked for {word}={asked} ({name}). Set "
                     f"{option}={asked}, or change {word}."
                 )
+
+    @property
+    def leyden_starter(self) -> str:
+        return "SLURM"
+
+    def leyden_nodes(self) -> int:
+        return _number("SLURM_STEP_NUM_NODES", _number("SLURM_NNODES", 1))
 
     def requeue(self) -> str:
         """Ask SLURM to run the job again; returns what happened, in a sentence."""
@@ -260,6 +356,88 @@ class SLURMEnvironment(ClusterEnvironment):
         return _number("SLURM_NODEID", 0)
 
 
+class MPIEnvironment(ClusterEnvironment):
+    """Started by ``mpirun`` or ``mpiexec``: of Open MPI, MPICH, Intel MPI or MVAPICH, by the variables that they set.
+
+    On one machine nothing else is needed. On several, set ``MASTER_ADDR``, or install ``mpi4py``, which is asked for the host
+    of rank 0.
+    """
+
+    _address: str | None = None
+
+    @staticmethod
+    def detect() -> bool:
+        return _mpi("SIZE", 1) > 1
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def leyden_starter(self) -> str:
+        return "MPI"
+
+    @property
+    def main_address(self) -> str:
+        given = os.environ.get("MASTER_ADDR")
+        if given or self.leyden_nodes() == 1:
+            return given or "127.0.0.1"
+        if self._address is None:
+            try:
+                from mpi4py import MPI  # type: ignore[import-not-found,unused-ignore]  # optional
+            except ModuleNotFoundError as error:
+                raise MissingPackage("mpi4py", "finding the first of several machines under MPI (or set MASTER_ADDR)") from error
+            self._address = MPI.COMM_WORLD.bcast(socket.gethostname(), root=0)
+        return self._address or ""
+
+    @property
+    def main_port(self) -> int:
+        # All processes of a job find the same number, and jobs that share a machine most likely different ones.
+        for name in ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID", "PMI_ID"):
+            if os.environ.get(name):
+                return _number("MASTER_PORT", 15000 + zlib.crc32(os.environ[name].encode()) % 10000)
+        return _number("MASTER_PORT", 29500)
+
+    def world_size(self) -> int:
+        return _mpi("SIZE", 1)
+
+    def global_rank(self) -> int:
+        return _mpi("RANK", 0)
+
+    def local_rank(self) -> int:
+        return _mpi("LOCAL_RANK", 0)
+
+    def node_rank(self) -> int:
+        return self.global_rank() // max(1, _mpi("LOCAL_SIZE", self.world_size()))
+
+    def leyden_nodes(self) -> int:
+        return max(1, self.world_size() // max(1, _mpi("LOCAL_SIZE", self.world_size())))
+
+
+MPI_VARIABLES = {
+    "SIZE": ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE"),
+    "RANK": ("OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMI_RANK"),
+    "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_RANK"),
+    "LOCAL_SIZE": ("OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
+}
+"""By which variables Open MPI, MVAPICH, and MPICH and Intel MPI number their processes."""
+
+
+def _mpi(what: str, otherwise: int) -> int:
+    for name in MPI_VARIABLES[what]:
+        if os.environ.get(name):
+            return _number(name, otherwise)
+    return otherwise
+
+
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("", 0))
+        number: int = found.getsockname()[1]
+        return number
+
+
 def first_host(nodes: str) -> str:
     """The first host of a SLURM node list, such as ``node[017-019,031]`` or ``alpha,beta``."""
     bare = re.sub(r"\[(.*?)[,-].*?\]", r"\1", nodes)
@@ -269,10 +447,13 @@ def first_host(nodes: str) -> str:
 
 def detect_environment() -> ClusterEnvironment:
     """The environment that started this process."""
-    for kind in (SLURMEnvironment, TorchElasticEnvironment):
-        if kind.detect():
-            return kind()
-    return LightningEnvironment()
+    kinds: tuple[type[ClusterEnvironment], ...] = (SLURMEnvironment, TorchElasticEnvironment, MPIEnvironment)
+    found = next((kind() for kind in kinds if kind.detect()), LightningEnvironment())
+    if InitializedGroup.detect():
+        stands = InitializedGroup()
+        if (found.world_size(), found.global_rank()) != (stands.world_size(), stands.global_rank()):
+            return stands  # such as Ray's workers in a job of SLURM's, whose variables number something else
+    return found
 
 
 def require_one_process(environment: ClusterEnvironment, num_nodes: Any = 1) -> None:

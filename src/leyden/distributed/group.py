@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,10 +15,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from leyden.distributed.environment import ClusterEnvironment
+from leyden.distributed.launchers.lifeline import RUN_AGAIN, tie_to
 from leyden.distributed.processes import Body, Processes
+from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.vigilance import Vigilance
 from leyden.distributed.watch import Watch, breaks, watched
-from leyden.errors import ProcessFailed, Unsupported
+from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
@@ -25,6 +28,9 @@ _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchan
 
 class Launcher(ABC):
     """Starts the processes of a group, once, when the first verb begins."""
+
+    name: str = ""
+    """How it starts them, as the end of "2 processes, started by ..."; empty where another did."""
 
     @abstractmethod
     def launched(self, group: Group, body: Body) -> Body:
@@ -81,20 +87,24 @@ class Group(Processes):
         return {**self.__dict__, "watch": None, "before_exit": None, "failed_by": None}  # they belong to a running verb
 
     def number(self) -> None:
-        """Read who this process is: before the others are started, the first one of its node."""
+        """Read who this process is: before the others are started, the first one of its node. The environment is told."""
         environment = self.environment
+        started = environment.creates_processes_externally or RUN_AGAIN
+        self.local_rank = environment.local_rank() if started else 0
+        self.node_rank = environment.node_rank()
+        environment.set_global_rank(self.node_rank * self.per_node + self.local_rank)
+        environment.set_world_size(self.world)
         if dist.is_available() and dist.is_initialized():
             self.rank = dist.get_rank()
-            self.node_rank, self.local_rank = divmod(self.rank, self.per_node)
-        elif environment.creates_processes_externally:
-            self.rank, self.local_rank, self.node_rank = (
-                environment.global_rank(),
-                environment.local_rank(),
-                environment.node_rank(),
-            )
+        elif started:
+            self.rank = environment.global_rank()
         else:
-            self.node_rank, self.local_rank = environment.node_rank(), 0
             self.rank = self.node_rank * self.per_node
+        rank_zero_only.rank = self.rank
+
+    @property
+    def started_by(self) -> str:
+        return self.launcher.name or self.environment.leyden_starter
 
     def launched(self, body: Body) -> Body:
         return self.launcher.launched(self, body)
@@ -113,19 +123,43 @@ class Group(Processes):
             self.number()
             return
         backend = self.backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        dist.init_process_group(
-            backend,
-            init_method=f"tcp://{self.environment.main_address}:{self.environment.main_port}",
-            rank=self.rank,
-            world_size=self.world,
-            timeout=self.timeout,
-        )
+        address, port = self.environment.main_address, self.environment.main_port
+        meeting: dict[str, Any] = {"init_method": f"tcp://{address}:{port}"}
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            tie_to(os.getppid(), watched=True)
+            if os.environ.get("GROUP_WORLD_SIZE") == "1":
+                meeting = {"store": self._store_of_this_attempt(address, port)}
+        try:
+            dist.init_process_group(backend, rank=self.rank, world_size=self.world, timeout=self.timeout, **meeting)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise ConflictingOptions(
+                f"Port {port} of {address}, where the first process has to listen, is in use by another program (a run with "
+                f"the same MASTER_PORT?). Set MASTER_PORT to a free one, or leave it unset on a single machine."
+            ) from error
         atexit.register(_leave)
 
     @property
     def store(self) -> Any:
         """The group's own, once it stands."""
         return dist.distributed_c10d._get_default_store()
+
+    def _store_of_this_attempt(self, address: str, port: int) -> Any:
+        """torchrun's store, in which processes of a second attempt must not read the addresses of the first one's."""
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not declare them
+        from torch.distributed.constants import default_pg_timeout
+
+        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = TCPStore(
+            address,
+            port,
+            self.world,
+            is_master=not hosted and self.rank == 0,
+            multi_tenant=not hosted,
+            timeout=self.timeout or default_pg_timeout,
+        )
+        return PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
     def note_failure(self, error: BaseException) -> None:
         if self.watch is not None:

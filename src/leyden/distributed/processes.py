@@ -37,6 +37,11 @@ class Processes(ABC):
         return f"{kind}/{self.leyden_named}"
 
     @property
+    def started_by(self) -> str:
+        """Who started them, as the end of "2 processes, started by ..."; empty where there is nothing to say."""
+        return ""
+
+    @property
     def alone(self) -> bool:
         """Whether this is the only process, so that no exchange is ever needed."""
         return self.world == 1

@@ -78,8 +78,7 @@ class FitLoop:
             self.validation.check_sanity()
         with run.leyden_in_stage(RunningStage.TRAINING), run.leyden_saving_when_signalled(self.save_if_safe):
             if run.leyden_options.limits.train == 0 or self.resumption.has_nothing_left():
-                self.resumption.tell_fit_end()
-                return
+                return self.resumption.tell_fit_end()
             self.loaders.load()  # after the sanity check, which needs validation's alone
             hint_before_training(run)
             train_epoch = run.profiler.leyden_around("run_training_epoch", self.train_epoch)
@@ -120,6 +119,7 @@ class FitLoop:
         fit.losses.raise_if_agreed()
         self.resumption.end_batches()
         self.go_through(self.after_epoch)
+        fit.course.decide(progress.batches, at_once=True)  # a stop that was wished at the epoch's end is heeded there
         if progress.closed:
             run.leyden_metrics.end_epoch()
             progress.start_next_epoch()

@@ -9,6 +9,7 @@ from leyden.not_offered import absent
 from leyden.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
+    MPIEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "HalfPrecision",
     "LayerSync",
     "LightningEnvironment",
+    "MPIEnvironment",
     "MixedPrecision",
     "Precision",
     "SLURMEnvironment",

@@ -7,12 +7,13 @@ from typing import Any
 from leyden.distributed.environment import (
     ClusterEnvironment,
     LightningEnvironment,
+    MPIEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
 from leyden.not_offered import absent
 
-__all__ = ["ClusterEnvironment", "LightningEnvironment", "SLURMEnvironment", "TorchElasticEnvironment"]
+__all__ = ["ClusterEnvironment", "LightningEnvironment", "MPIEnvironment", "SLURMEnvironment", "TorchElasticEnvironment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,8 +12,10 @@ from leyden.checkpoint.files import CheckpointIO
 from leyden.devices.accelerators import Accelerator, choose_device, choose_devices
 from leyden.devices.precision import Precision, make_precision
 from leyden.devices.registry import Strategies
+from leyden.distributed.beside import Beside
 from leyden.distributed.environment import ClusterEnvironment, detect_environment, require_one_process
 from leyden.distributed.group import Group
+from leyden.distributed.launchers.lifeline import runs_again
 from leyden.distributed.layer_sync import LayerSync
 from leyden.distributed.signals import in_notebook
 from leyden.distributed.vigilance import Vigilance
@@ -83,6 +85,7 @@ def choose_strategy(
     storage = _only([plugin for plugin in given if isinstance(plugin, CheckpointIO)], "CheckpointIO")
     environment = (
         _only([plugin for plugin in given if isinstance(plugin, ClusterEnvironment)], "ClusterEnvironment")
+        or getattr(strategy, "cluster_environment", None)
         or detect_environment()
     )
     if rules is not None and precision is not None:
@@ -92,10 +95,16 @@ def choose_strategy(
     check_count("num_nodes", num_nodes, 1, "a number of nodes >= 1")
     if isinstance(strategy, str) and strategy in StrategyRegistry and strategy not in STRATEGIES:
         strategy = _registered(strategy)
+    adopts = devices in (None, "auto") and environment.creates_processes_externally and not runs_again()
+    if num_nodes == 1 and adopts:
+        num_nodes = environment.leyden_nodes()
+    size = environment.world_size()
     completed = _made(strategy, accelerator, devices, num_nodes, precision, rules, storage, environment, shares)
     environment.validate_settings(num_devices=completed.num_devices, num_nodes=num_nodes)
     if isinstance(completed.processes, Group):
         completed.processes.vigilance = vigilance or Vigilance()
+    if isinstance(completed, ParallelStrategy):
+        _check_size(completed, environment, size)
     completed.leyden_environment = environment
     completed.leyden_layer_sync = _only([plugin for plugin in given if isinstance(plugin, LayerSync)], "LayerSync")
     return completed
@@ -114,25 +123,45 @@ def _made(
 ) -> Strategy:
     if isinstance(strategy, ParallelStrategy):
         kind, found = choose_devices(accelerator, "auto" if strategy.parallel_devices else devices)
+        if devices in (None, "auto") and environment.creates_processes_externally:
+            found = _as_started(kind, found, max(1, environment.world_size() // num_nodes))
         strategy.leyden_complete(accelerator=kind, precision=rules, checkpoint_io=storage)
         return _assembled(strategy, found, num_nodes, environment, precision, shares)
     if isinstance(strategy, Strategy):
-        require_one_process(environment, num_nodes)
-        return _completed(strategy, accelerator, devices, precision, rules, storage)
+        return _beside(_completed(strategy, accelerator, devices, precision, rules, storage), environment, num_nodes)
     kind, found = choose_devices(accelerator, devices)
-    if devices in (None, "auto") and environment.creates_processes_externally and found[0].type == "cpu":
-        found = found[:1] * max(1, environment.world_size() // num_nodes)  # as many processes as the launcher has started
     name = "auto" if strategy is None else strategy.lower()
-    if name == "auto" and len(found) * num_nodes * environment.world_size() > 1:
+    adopts = devices in (None, "auto") and environment.creates_processes_externally and not runs_again()
+    if adopts and name != "single_device":  # as many processes as somebody has started
+        found = _as_started(kind, found, max(1, environment.world_size() // num_nodes))
+    alone = len(found) * num_nodes == 1 and (environment.leyden_mixes or environment.world_size() == 1)
+    if name == "auto" and not alone:
         name = "ddp_notebook" if in_notebook() else "ddp"
     if name in _DDP:
         made = DDPStrategy(kind, checkpoint_io=storage, precision_plugin=rules, **_DDP[name])
         return _assembled(made, found, num_nodes, environment, precision, shares)
-    require_one_process(environment, num_nodes)
     if len(found) > 1:
         raise ConflictingOptions(f"devices={devices!r} asks for {len(found)} devices, and strategy={strategy!r} uses one.")
     device = found[0]
-    return SingleDeviceStrategy(device, kind, storage, make_precision(precision, device) if rules is None else rules)
+    single = SingleDeviceStrategy(device, kind, storage, make_precision(precision, device) if rules is None else rules)
+    return _beside(single, environment, num_nodes)
+
+
+def _beside(single: Strategy, environment: ClusterEnvironment, nodes: int) -> Strategy:
+    """A strategy of one process, where others may run the same script. Raises :class:`Unsupported` where all were meant."""
+    size = environment.world_size()
+    if size > 1 and nodes == 1 and environment.leyden_mixes and single.processes.alone:
+        single.processes = Beside(environment.global_rank(), size)
+    else:
+        require_one_process(environment, nodes)
+    return single
+
+
+def _as_started(kind: Accelerator, found: list[torch.device], count: int) -> list[torch.device]:
+    """Devices for as many processes as somebody has started on this machine."""
+    if found[0].type == "cuda" and torch.cuda.device_count() >= count:
+        return kind.get_parallel_devices(kind.parse_devices(count))
+    return found[:1] * count  # each sees the one that is its own
 
 
 def _assembled(
@@ -147,14 +176,23 @@ def _assembled(
     if precision is not None:
         strategy.leyden_complete(precision=make_precision(precision, devices[0]))
     strategy.leyden_assemble(devices, nodes, environment, shares)
-    given = strategy.cluster_environment
-    assert given is not None
-    if given.world_size() not in (strategy.world_size, *(() if given.creates_processes_externally else (1,))):
-        raise ConflictingOptions(
-            f"{given!r} started {given.world_size()} processes, and devices={len(strategy.parallel_devices)} x "
-            f"num_nodes={nodes} asks for {strategy.world_size}. Let both say the same number."
-        )
     return strategy
+
+
+def _check_size(strategy: ParallelStrategy, environment: ClusterEnvironment, size: int) -> None:
+    """Raise :class:`ConflictingOptions` where another number of processes was started (``size``) than is asked for."""
+    if size in (strategy.world_size, *(() if environment.creates_processes_externally else (1,))):
+        return
+    count, nodes = len(strategy.parallel_devices), strategy.num_nodes
+    if runs_again():
+        raise ConflictingOptions(
+            f"devices={count} x num_nodes={nodes} asks for {strategy.world_size} processes, and this script runs in {size}: they "
+            f"were started for its first Trainer. Ask for as many in each Trainer (or devices=1), or use strategy='ddp_spawn'."
+        )
+    raise ConflictingOptions(
+        f"{environment!r} started {size} processes, and devices={count} x "
+        f"num_nodes={nodes} asks for {strategy.world_size}. Let both say the same number."
+    )
 
 
 def _completed(

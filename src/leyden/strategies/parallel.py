@@ -11,6 +11,7 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment, detect_environment
 from leyden.distributed.group import Group, Launcher, Started
+from leyden.distributed.launchers.lifeline import runs_again
 from leyden.spelling import exact_arguments
 from leyden.strategies.single import SingleDeviceStrategy
 
@@ -66,7 +67,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         started = self.cluster_environment.creates_processes_externally
         self.processes = Group(
             self.cluster_environment,
-            Started() if started else self.leyden_launcher(),
+            Started() if started and not runs_again() else self.leyden_launcher(),
             nodes=nodes,
             per_node=len(self.parallel_devices),
             backend=self._process_group_backend,
@@ -98,3 +99,8 @@ class ParallelStrategy(SingleDeviceStrategy):
     def setup_environment(self) -> None:
         self._device = self.root_device
         super().setup_environment()
+
+    def teardown(self) -> None:
+        super().teardown()
+        if self.cluster_environment is not None:
+            self.cluster_environment.teardown()

@@ -91,8 +91,7 @@ class Story:
 
 def first_line(run: Run) -> str:
     """Where training runs and with what, where its files go, and which of its limits are only defaults."""
-    processes = "1 process" if run.world_size == 1 else f"{run.world_size} processes"
-    parts = [f"Training on {device(run)}, precision {run.precision}, {processes}."]
+    parts = [f"Training on {device(run)}, precision {run.precision}, {processes(run)}."]
     if run.fast_dev_run:
         batches = int(run.fast_dev_run)
         parts.append(f"fast_dev_run: {batches} {'batch' if batches == 1 else 'batches'} of each, and nothing is written.")
@@ -101,6 +100,17 @@ def first_line(run: Run) -> str:
     if run.leyden_options.limits.epochs_by_default:
         parts.append(f"Up to {run.max_epochs} epochs, which is only the default: max_epochs= sets another limit.")
     return " ".join(parts)
+
+
+def processes(run: Run) -> str:
+    """How many processes there are, on how many machines, and who started them."""
+    count = "1 process" if run.world_size == 1 else f"{run.world_size} processes"
+    nodes = run.strategy.processes.nodes
+    where = f" on {nodes} nodes" if nodes > 1 else ""
+    by = run.strategy.processes.started_by
+    return (
+        f"{count}{where}" if not by else f"{count}{where} ({by})" if run.world_size == 1 else f"{count}{where}, started by {by}"
+    )
 
 
 def last_line(run: Run, seconds: float, failure: BaseException | None, kept: Kept) -> str:

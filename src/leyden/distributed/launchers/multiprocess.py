@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing.process
 import os
-import pickle
+import signal
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,12 +18,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from leyden.distributed.group import Group, Launcher
-from leyden.distributed.launchers.script import free_port
-from leyden.errors import Unsupported
+from leyden.distributed.group import Group, Launcher, Started
+from leyden.distributed.launchers.lifeline import tie_to
+from leyden.distributed.launchers.pickled import culprit, error_of
+from leyden.distributed.launchers.threads import share_threads
+from leyden.errors import TrainingTerminated, Unsupported
 
 if TYPE_CHECKING:
     from leyden.distributed.processes import Body
+
+_FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 class Multiprocess(Launcher):
@@ -30,22 +39,20 @@ class Multiprocess(Launcher):
 
     def __init__(self, start_method: Literal["spawn", "fork", "forkserver"]) -> None:
         self.start_method = start_method
+        self.name = f"this process ({start_method})"
 
     def launched(self, group: Group, body: Body) -> Body:
         if dist.is_initialized():  # in one of the processes that were started
-            return body
+            return Started().launched(group, body)
 
         @functools.wraps(body, assigned=())
         def elsewhere(*args: Any, **kwargs: Any) -> Any:
             self._check(body, args, kwargs)
-            os.environ.setdefault("MASTER_ADDR", group.environment.main_address)
-            os.environ["MASTER_PORT"] = str(free_port())
-            with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-                brought = Path(folder, "brought")
-                mp.start_processes(  # type: ignore[attr-defined,no-untyped-call]  # torch has no types for it
-                    _run, (group, body, args, kwargs, str(brought)), nprocs=group.per_node, start_method=self.start_method
-                )
-                outcome = torch.load(brought, weights_only=False)
+            environment = group.environment
+            meeting = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
+            with tempfile.TemporaryDirectory(prefix="leyden-") as folder, _set(meeting):
+                self._run_all((group, body, args, kwargs, folder), group.per_node, folder)
+                outcome = torch.load(Path(folder, "brought"), map_location="cpu", weights_only=False)
             bring_back = getattr(body, "bring_back", None)
             if bring_back is not None:
                 bring_back(outcome["brought"], *args, **kwargs)
@@ -53,33 +60,130 @@ class Multiprocess(Launcher):
 
         return elsewhere  # type: ignore[return-value]  # it is called as `body` is
 
-    def _check(self, *what: Any) -> None:
+    def _run_all(self, arguments: Any, count: int, folder: str) -> None:
+        """Start the processes and wait for them. Raises what the first of them raised that failed."""
+        context = mp.start_processes(  # type: ignore[attr-defined,no-untyped-call]  # torch has no types for it
+            _run, arguments, nprocs=count, start_method=self.start_method, join=False
+        )
+        asked: list[int] = []
+        try:
+            with _passed_on(context.processes[0], asked):
+                while not context.join():
+                    pass
+        except mp.ProcessExitedException as error:  # type: ignore[attr-defined]  # as above
+            if signal.SIGINT in asked:
+                raise KeyboardInterrupt from error
+            if asked or error.exit_code == 143:
+                raise TrainingTerminated("A process of this run was asked to end, and the run was saved and ended.") from error
+            if not any(Path(folder).glob("began*")):
+                raise Unsupported(
+                    "The new processes ended before they had anything to do: their own message stands above. They import the "
+                    "script that was started: what it does has to stand below if __name__ == '__main__':, and what it defines "
+                    "in a file. Or use strategy='ddp_fork', which imports nothing again."
+                ) from error
+            raise
+        finally:
+            for process in context.processes:
+                if process.is_alive():
+                    process.kill()
+
+    def _check(self, body: Any, args: Any, kwargs: Any) -> None:
         if self.start_method == "fork":
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork():
                 raise Unsupported(
                     "CUDA is in use in this process already, so it cannot be forked. Make tensors on the GPU only inside the "
-                    "module, or use strategy='ddp_spawn'."
+                    "module, or use strategy='ddp_spawn'. (In a notebook, restart the kernel.)"
                 )
             return
-        try:
-            pickle.dumps(what)
-        except Exception as error:
+        if getattr(multiprocessing.process.current_process(), "_inheriting", False):
             raise Unsupported(
-                f"strategy='ddp_spawn' hands the module, its data and the trainer to new processes, and something in them cannot "
-                f"be pickled: {error}. Define it at the top of a file, or use strategy='ddp' or 'ddp_fork'."
-            ) from error
+                "A process that was started to train has come to the call that starts processes: it imports the script first. "
+                "Let what the script does stand below if __name__ == '__main__':, or use strategy='ddp' or 'ddp_fork'."
+            )
+        parts = {"trainer": getattr(body, "trainer", body)}
+        for job in args:
+            module, datamodule = getattr(job, "module", None), getattr(job, "datamodule", None)
+            loaders = getattr(job, "loaders", {})
+            parts |= {
+                "model": module,
+                "datamodule": datamodule,
+                **{f"{name}_dataloaders": each for name, each in loaders.items()},
+            }
+        error = error_of((body, args, kwargs))
+        if error is None:
+            return
+        found = next((culprit(part, name) for name, part in reversed(parts.items()) if error_of(part) is not None), "trainer")
+        raise Unsupported(
+            f"strategy='ddp_{self.start_method}' hands the module, its data and the trainer to new processes, and {found} cannot "
+            f"be pickled: {error}. Define it at the top of a file, or use strategy='ddp' or 'ddp_fork'."
+        ) from error
 
 
-def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, brought: str) -> None:
-    torch.set_num_threads(max(1, torch.get_num_threads() // group.per_node))
-    os.environ["LOCAL_RANK"] = str(local_rank)
-    os.environ["RANK"] = str(group.node_rank * group.per_node + local_rank)
-    os.environ["WORLD_SIZE"] = str(group.world)
+@contextmanager
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Variables of the environment, until the processes that get them have ended."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _passed_on(first: Any, asked: list[int]) -> Iterator[None]:
+    """While this process waits, signals go to the ``first`` of the others, which agree on what to do about them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, frame: object) -> None:
+        asked.append(number)
+        with suppress(ProcessLookupError):
+            os.kill(first.pid, number)
+
+    numbers = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
+    standing = {number: signal.getsignal(number) for number in numbers}
+    ours = [number for number in numbers if standing[number] in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in ours:
+        signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, standing[number])
+
+
+def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, folder: str) -> None:
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # Ctrl-C reaches the process that waits, which passes it on once
+    for name in _FORWARDED:  # a fork has the handlers of the process that waits
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    tie_to(os.getppid())
+    Path(folder, f"began{local_rank}").touch()
+    threads = share_threads(group.per_node)
+    if group.launcher.name.endswith("(fork)"):
+        torch.set_num_threads(1)  # what another process's threads were doing, this one's would wait for
+    os.environ.update(
+        threads,
+        LOCAL_RANK=str(local_rank),
+        RANK=str(group.node_rank * group.per_node + local_rank),
+        WORLD_SIZE=str(group.world),
+        LOCAL_WORLD_SIZE=str(group.per_node),
+        NODE_RANK=str(group.node_rank),
+    )
     group.number()
     group.begin()
     result = body(*args, **kwargs)
-    if group.is_first:
+    if local_rank == 0:
         take_along = getattr(body, "take_along", None)
-        torch.save({"result": result, "brought": take_along() if take_along is not None else None}, brought)
+        outcome = {"result": result, "brought": take_along() if take_along is not None else None}
+        torch.save(outcome, Path(folder, "brought"))
+    sys.stdout.flush()
     group.barrier()
     dist.destroy_process_group()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
 
 from leyden.distributed.group import Group, Started
+from leyden.distributed.launchers.lifeline import OTHERS, START, runs_again, word_for_a_child
+from leyden.distributed.launchers.threads import share_threads
 from leyden.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -22,62 +27,89 @@ WATCHED_EVERY = 0.1
 GRACE = 5.0
 """Seconds that this process has to notice by itself that another one has failed."""
 
-_started: list[subprocess.Popen[bytes]] = []  # by the first process of this script, for its first trainer of several processes
-
 
 class Script(Started):
     """Runs the command of this process again, with the variables by which the environment numbers processes."""
 
+    name = "this command, run again for each"
+
     def launched(self, group: Group, body: Body) -> Body:
-        if not group.environment.creates_processes_externally and not _started and group.per_node > 1:
+        if group.per_node > 1 and not runs_again() and not dist.is_initialized():
             self.start(group)
         return super().launched(group, body)
 
     def start(self, group: Group) -> None:
         """Start the others of this node. Raises :class:`Unsupported` where the command cannot be run again."""
         command = command_of_this_process()
-        address = os.environ.setdefault("MASTER_ADDR", group.environment.main_address)
-        port = os.environ.setdefault("MASTER_PORT", str(free_port()))
-        shared = {"MASTER_ADDR": address, "MASTER_PORT": port, "WORLD_SIZE": str(group.world), "NODE_RANK": str(group.node_rank)}
+        environment = group.environment
+        shared = {
+            "MASTER_ADDR": environment.main_address,
+            "MASTER_PORT": str(environment.main_port),
+            "WORLD_SIZE": str(group.world),
+            "LOCAL_WORLD_SIZE": str(group.per_node),
+            "NODE_RANK": str(group.node_rank),
+            **share_threads(group.per_node),
+        }
+        own = {**os.environ, **shared, **word_for_a_child()}
         for local_rank in range(1, group.per_node):
-            own = {"LOCAL_RANK": str(local_rank), "RANK": str(group.node_rank * group.per_node + local_rank)}
-            _started.append(subprocess.Popen(command, env={**os.environ, **shared, **own, "LEYDEN_PARENT": str(os.getpid())}))
+            numbers = {"LOCAL_RANK": str(local_rank), "RANK": str(group.node_rank * group.per_node + local_rank)}
+            more, where = _hydra(local_rank)
+            OTHERS.append(subprocess.Popen([*command, *more], env={**own, **numbers}, cwd=where))
+        os.environ.update(shared, LOCAL_RANK="0", RANK=str(group.rank))
+        atexit.register(_wait)
         threading.Thread(target=_watch, name="leyden: other processes", daemon=True).start()
 
 
 def command_of_this_process() -> list[str]:
-    """What has to be run to do all of this again."""
+    """What has to be run, in the folder where this process began, to do all of this again."""
     main = sys.modules["__main__"]
-    if getattr(main, "__file__", None) is None or sys.argv[:1] in ([""], ["-c"]):
+    if getattr(main, "__file__", None) is None or sys.argv[:1] in ([""], ["-c"], ["-"]):
         raise Unsupported(
             "strategy='ddp' starts the script again for every process, and there is no script here (a notebook, an interactive "
             "session, or python -c). Use strategy='ddp_notebook' or 'ddp_fork', or put the code into a file."
         )
-    spec = getattr(main, "__spec__", None)
-    interpreter = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]  # -X, -O, -W ...
-    if spec is None:
-        return [*interpreter, os.path.abspath(main.__file__ or sys.argv[0]), *sys.argv[1:]]
-    module = spec.name.removesuffix(".__main__")
-    return [*interpreter, "-m", module, *sys.argv[1:]]
+    # As it was typed: what the script has done to sys.argv since, it does again. Nobody types to the others, so -i is left out.
+    words = [sys.executable, *(word for word in sys.orig_argv[1:2] if word != "-i"), *sys.orig_argv[2:]]
+    script = main.__file__ or ""
+    typed = next((word for word in words[1:] if os.path.basename(word) == os.path.basename(script)), "")
+    if typed and os.path.isabs(script) and not os.path.exists(os.path.join(START, typed)):  # it has moved before it imported us
+        words[words.index(typed)] = script
+    return words
 
 
-def free_port() -> int:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as found:
-        found.bind(("", 0))
-        number: int = found.getsockname()[1]
-        return number
+def _hydra(local_rank: int) -> tuple[list[str], str]:
+    """What to add to a command that hydra reads, and the folder to run it in: the others work in the folder of the first."""
+    config: Any = sys.modules.get("hydra.core.hydra_config")
+    if config is None or not config.HydraConfig.initialized():
+        return [], START
+    from hydra.utils import get_original_cwd  # type: ignore[import-not-found,unused-ignore]  # optional, and loaded already
+
+    folder = config.HydraConfig.get().run.dir
+    folder = folder if os.path.isabs(folder) else os.path.join(get_original_cwd(), folder)
+    words = [f"hydra.run.dir={json.dumps(folder)}", f"hydra.job.name=train_ddp_process_{local_rank}", "hydra.output_subdir=null"]
+    return words, get_original_cwd()
+
+
+def _wait() -> None:
+    """This process ends: so do the others, by themselves, and as long as they work that is waited for."""
+    until = time.monotonic() + GRACE if hasattr(sys, "last_value") else None
+    for process in OTHERS:
+        while process.poll() is None and (until is None or time.monotonic() < until):
+            time.sleep(WATCHED_EVERY)
+    for process in OTHERS:
+        if process.poll() is None:
+            process.kill()
 
 
 def _watch() -> None:
     """One of the others has failed: this process ends too, with the same code."""
     while True:
         time.sleep(WATCHED_EVERY)
-        codes = [process.poll() for process in _started]
+        codes = [process.poll() for process in OTHERS]
         failed = next((code for code in codes if code), None)
         if failed is not None:
             time.sleep(GRACE)  # an error of this process's own says more
-            for process in _started:
+            for process in OTHERS:
                 process.kill()
             code = 128 - failed if failed < 0 else failed
             print(f"A process of this run ended with code {code}, and the run cannot go on.", file=sys.stderr, flush=True)
@@ -88,6 +120,6 @@ def _watch() -> None:
 
 def stop_others(number: int = signal.SIGTERM) -> None:
     """Ask the processes that were started from here to end."""
-    for process in _started:
+    for process in OTHERS:
         if process.poll() is None:
             process.send_signal(number)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from leyden.distributed.launchers.pickled import error_of
+
 
 class Verb:
     """A verb of a trainer, as a launcher runs it: in this process, or in others that bring back what came of it."""
@@ -42,11 +44,14 @@ class Verb:
             "weights": {name: value.cpu() if hasattr(value, "cpu") else value for name, value in module.state_dict().items()},
             "status": trainer.state.status,
             "interrupted": trainer.interrupted,
+            "stop": (trainer.should_stop, trainer.leyden_stop_reason),
             "progress": trainer.leyden_fit.progress,
             "history": trainer.leyden_fit.history,
             "metrics": dict(trainer.callback_metrics),
             "logged": dict(trainer.logged_metrics),
+            "bar": dict(trainer.progress_bar_metrics),
             "callbacks": [callback.state_dict() for callback in trainer.callbacks],
+            "loggers": [logger if error_of(logger) is None else None for logger in trainer.loggers],
             "ckpt_path": trainer.ckpt_path,
         }
 
@@ -54,11 +59,20 @@ class Verb:
         """The trainer and the module of this process become as those of the first process are."""
         trainer, progress = self.trainer, brought["progress"]
         trainer.leyden_begin(job.module, job.datamodule)
+        if job.module.state_dict().keys() != brought["weights"].keys():
+            job.module.configure_model()  # its layers were made in there only
         job.module.load_state_dict(brought["weights"])
         trainer.state.status, trainer.interrupted = brought["status"], brought["interrupted"]
         trainer.leyden_fit.progress, trainer.leyden_fit.history = progress, brought["history"]
         trainer.ckpt_path = brought["ckpt_path"]
+        wished, because = brought["stop"]
+        if wished:
+            trainer.leyden_stop(because)
         trainer.leyden_metrics.publish(brought["metrics"])
         trainer.leyden_metrics.publish(brought["logged"], callback=False, logged=True)
+        trainer.leyden_metrics.publish(brought["bar"], callback=False, bar=True)
+        for logger, gone_on in zip(trainer.loggers, brought["loggers"], strict=False):
+            if gone_on is not None:  # its folder was chosen there, and its files are open nowhere
+                vars(logger).update(vars(gone_on))
         for callback, state in zip(trainer.callbacks, brought["callbacks"], strict=False):
             callback.load_state_dict(state)
