@@ -32,6 +32,7 @@ from leyden.distributed.group import Group, Started
 from leyden.distributed.launchers import lifeline
 from leyden.distributed.launchers.pickled import culprit, error_of
 from leyden.distributed.launchers.threads import share_threads
+from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import ConflictingOptions, MissingPackage, Unsupported
 from leyden.strategies import DDPStrategy
 from leyden.testing import BoringModel, Recorder
@@ -196,6 +197,7 @@ def test_a_port_in_use(bare: Callable[[dict[str, str]], None]) -> None:
         with pytest.raises(ConflictingOptions, match=f"Port {port} of 127.0.0.1, .* is in use by another program"):
             group.begin()
     assert not dist.is_initialized()
+    rank_zero_only.rank = None  # as it was before
 
 
 class MyCluster(ClusterEnvironment):

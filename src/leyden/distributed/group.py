@@ -100,7 +100,6 @@ class Group(Processes):
             self.rank = environment.global_rank()
         else:
             self.rank = self.node_rank * self.per_node
-        rank_zero_only.rank = self.rank
 
     @property
     def started_by(self) -> str:
@@ -114,6 +113,7 @@ class Group(Processes):
 
         Raises :class:`Unsupported` where a group of another size stands already.
         """
+        rank_zero_only.rank = self.rank
         if dist.is_initialized():
             if dist.get_world_size() != self.world:
                 raise Unsupported(

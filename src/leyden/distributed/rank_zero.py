@@ -18,7 +18,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 _log = logging.getLogger("leyden")
-_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
 class RankZeroOnly:
