@@ -11,14 +11,14 @@ from leyden.types import MapLocation, Path
 class Flag:
     """An attribute that a module shows of its trainer, and that the module's author may set to something of his own."""
 
-    def __init__(self, read: Callable[[Any], bool] = lambda trainer: False) -> None:
-        self.read = read
+    def __init__(self, read: Callable[[Any], Any] = lambda trainer: False, alone: Any = False) -> None:
+        self.read, self.alone = read, alone
 
     def __get__(self, module: Any, owner: type) -> Any:
         if module is None:
             return self
         trainer = module.__dict__.get("_trainer")
-        return False if trainer is None else self.read(trainer)
+        return self.alone if trainer is None else self.read(trainer)
 
 
 class FormerHooks:
@@ -52,7 +52,7 @@ class FormerModuleHooks(FormerHooks):
     use_amp = Flag(lambda trainer: trainer.precision.startswith(("16", "bf16")))
     use_tpu = Flag()
     fabric: Any = None
-    device_mesh: Any = None
+    device_mesh = Flag(lambda trainer: getattr(trainer.strategy, "device_mesh", None), None)
     single_gpu = Flag(lambda trainer: trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1)
 
     def on_pre_performance_check(self, *_: Any) -> None:

@@ -62,7 +62,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden.plugins": {
         **_each("BitsandbytesPrecision DeepSpeedPlugin DeepSpeedPrecision DeepSpeedPrecisionPlugin", _WRAPS),
         **_each("ApexMixedPrecisionPlugin TransformerEnginePrecision TransformerEnginePrecisionPlugin", _WRAPS),
-        **_each("DDPFullyShardedPlugin DDPPlugin DDPSpawnPlugin FSDPPrecision FSDPPrecisionPlugin", _ONE_DEVICE),
+        **_each("DDPFullyShardedPlugin DDPPlugin DDPSpawnPlugin", _ONE_DEVICE),
         **_each("ParallelPlugin TrainingTypePlugin", _ONE_DEVICE),
         **_each("DDP2Plugin DDPShardedPlugin DDPSpawnShardedPlugin DataParallelPlugin HorovodPlugin", _GONE),
         **_each("RPCPlugin RPCSequentialPlugin", _GONE),
@@ -71,7 +71,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     },
     "leyden.profilers": _each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
     "leyden.strategies": {
-        **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy FSDPStrategy ModelParallelStrategy", _ONE_DEVICE),
+        **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy ModelParallelStrategy", _ONE_DEVICE),
         **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
         **_each("DDPSpawnShardedStrategy DataParallelStrategy HorovodStrategy", _GONE),
         **_each("DeepSpeedStrategy", _WRAPS),

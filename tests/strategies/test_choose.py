@@ -20,7 +20,6 @@ OF_DDP = [
     *(f"{launch}_find_unused_parameters_{found}" for launch in LAUNCHES for found in ("true", "false")),
     "DDP",
 ]
-LATER = ["fsdp", "fsdp_cpu_offload"]
 REFUSED = [
     "dp",
     "ddp2",
@@ -59,12 +58,6 @@ def test_no_argument_at_all_works_on_any_machine() -> None:
 def test_the_precision_asked_for(precision: Any) -> None:
     expected = {16: "16-mixed", "bf16-true": "bf16-true", 64: "64-true", "bf16": "bf16-mixed"}[precision]
     assert choose_strategy(accelerator="cpu", precision=precision).precision.name == expected
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_names_that_come_later(name: str) -> None:
-    with pytest.raises(Unsupported, match=f"strategy='{name}' trains in several processes.*Use strategy='auto' with devices=1"):
-        choose_strategy(name)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden.checkpoint.plain_names import named_parameters
+from leyden.errors import CheckpointError
 
 
 class _Carried(torch.autograd.Function):
@@ -28,8 +29,13 @@ class _Carried(torch.autograd.Function):
 def flow_of(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
     """What ``loss.backward()`` would add to the gradients of ``module``'s parameters, by name. The graph stays.
 
-    Raises RuntimeError where the graph is gone already.
+    Raises RuntimeError where the graph is gone already, and :class:`CheckpointError` where parameters are in shards.
     """
+    if any(hasattr(parameter, "placements") for parameter in module.parameters()):
+        raise CheckpointError(
+            "A checkpoint was asked for between forward and backward, and parameters in shards have no gradients of their own "
+            "then. Save in on_train_batch_end, or later."
+        )
     named = [(name, parameter) for name, parameter in named_parameters(module) if parameter.requires_grad]
     if not loss.requires_grad or not named:
         return {}

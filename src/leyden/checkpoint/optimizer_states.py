@@ -182,6 +182,8 @@ def restore(optimizer: Any, state: Any, dtypes: Mapping[str, Any], module: nn.Mo
 def _as_it_was(value: Any, loaded: Any, then: Any) -> Any:
     """What was loaded, in the saved number format unless that was the parameter's."""
     if isinstance(value, Tensor) and isinstance(loaded, Tensor) and then is not None and value.dtype not in (loaded.dtype, then):
+        if hasattr(loaded, "placements"):
+            return loaded.to(value.dtype)  # a shard, of which the value is the whole
         return value.to(loaded.device)
     return loaded
 

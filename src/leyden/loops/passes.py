@@ -28,7 +28,8 @@ EVAL_STEP, EVAL_COUNTED = int(Done.EVAL_STEP), int(Done.EVAL_COUNTED)
 
 def gradient_free(run: Run) -> AbstractContextManager[Any]:
     """No gradients: inference mode, or ``no_grad`` where ``inference_mode=False`` was asked for."""
-    return torch.inference_mode() if run.leyden_options.behaviour.inference_mode else torch.no_grad()
+    infers = run.leyden_options.behaviour.inference_mode and run.strategy.holds_whole_parameters  # what gathers them keeps memory
+    return torch.inference_mode() if infers else torch.no_grad()
 
 
 class Pass:
@@ -151,6 +152,7 @@ class Pass:
                 if row:
                     self._log_row(row, metrics.evaluated + index)
             at = EVAL_OPENED  # only the first batch can be one that was cut
+        run.strategy.leyden_ended()
         metrics.end_loader(number, index + 1)  # also of a loader without a batch
         if not is_last:
             source.report_short(position, index + 1)

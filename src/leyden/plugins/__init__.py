@@ -15,13 +15,14 @@ from leyden.plugins.environments import (
 )
 from leyden.plugins.io import AsyncCheckpointIO, CheckpointIO, ShardedCheckpointIO, TorchCheckpointIO
 from leyden.plugins.layer_sync import LayerSync, TorchSyncBatchNorm
-from leyden.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
+from leyden.plugins.precision import DoublePrecision, FSDPPrecision, HalfPrecision, MixedPrecision, Precision
 
 __all__ = [
     "AsyncCheckpointIO",
     "CheckpointIO",
     "ClusterEnvironment",
     "DoublePrecision",
+    "FSDPPrecision",
     "HalfPrecision",
     "LayerSync",
     "LightningEnvironment",

@@ -24,6 +24,7 @@ from leyden.state.generators import put_generators, take_generators
 from leyden.state.making import put_made, take_made
 from leyden.state.progress import NEXT_HOOK, Done
 from leyden.state.run import Run
+from leyden.strategies.shards import local, shard_like
 
 Scope = Literal["same", "own", "sharded"]
 
@@ -152,7 +153,7 @@ def take_gradients(run: Run) -> dict[str, Any]:
     module, progress = run.lightning_module, run.leyden_fit.progress
     if progress.window == 0 and not progress.in_batch and module.automatic_optimization:
         return {}
-    found = {name: parameter.grad for name, parameter in named_parameters(module) if parameter.grad is not None}
+    found = {name: local(parameter.grad) for name, parameter in named_parameters(module) if parameter.grad is not None}
     stepping = run.leyden_fit.optimization
     contributed, divisor = (0, 0) if stepping is None else (stepping.contributed, stepping.divisor)
     return {"contributed": contributed, "divisor": divisor, "gradients": found}
@@ -167,7 +168,7 @@ def put_gradients(run: Run, state: Any) -> None:
     parameters = dict(named_parameters(run.lightning_module))
     for name, gradient in state["gradients"].items():
         if name in parameters:
-            parameters[name].grad = gradient.to(parameters[name])
+            parameters[name].grad = shard_like(gradient, parameters[name])
 
 
 # -- metrics

@@ -8,10 +8,11 @@ from leyden.not_offered import absent
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import StrategyRegistry
 from leyden.strategies.ddp import DDPStrategy
+from leyden.strategies.fsdp import FSDPStrategy
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.single import SingleDeviceStrategy
 
-__all__ = ["DDPStrategy", "ParallelStrategy", "SingleDeviceStrategy", "Strategy", "StrategyRegistry"]
+__all__ = ["DDPStrategy", "FSDPStrategy", "ParallelStrategy", "SingleDeviceStrategy", "Strategy", "StrategyRegistry"]
 
 
 def __getattr__(name: str) -> Any:

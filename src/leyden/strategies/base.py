@@ -148,6 +148,9 @@ class Strategy(LightningNames, Exchanges, Parts, ABC):
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:
         """Compute gradients of the loss, which the precision has scaled already where it scales."""
 
+    def leyden_ended(self) -> None:
+        """This process has evaluated all of its batches of a loader. Called before anything is exchanged of them."""
+
     def leyden_accumulating(self) -> AbstractContextManager[Any]:
         """What forward and backward run in while the window is not full: no gradients are exchanged then."""
         return nullcontext()

@@ -22,6 +22,7 @@ from leyden.distributed.vigilance import Vigilance
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported, did_you_mean
 from leyden.strategies.base import Strategy
 from leyden.strategies.ddp import DDPStrategy
+from leyden.strategies.fsdp import FSDPStrategy
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.single import SingleDeviceStrategy
 
@@ -34,7 +35,12 @@ _DDP: dict[str, dict[str, Any]] = {
         for found in (False, True)
     },
 }
-_LATER = ("fsdp", "fsdp_cpu_offload")
+_FSDP: dict[str, dict[str, Any]] = {"fsdp": {}, "fsdp_cpu_offload": {"cpu_offload": True}}
+_PARALLEL: dict[str, tuple[type[ParallelStrategy], dict[str, Any]]] = {
+    **{name: (DDPStrategy, options) for name, options in _DDP.items()},
+    **{name: (FSDPStrategy, options) for name, options in _FSDP.items()},
+}
+"""Those of several processes. A new one is its file and a row here."""
 _REFUSED = {
     "dp": "It was removed from Lightning too.",
     "ddp2": "It was removed from Lightning too.",
@@ -49,16 +55,14 @@ _REFUSED = {
         ("single_xla", "single_tpu", "xla", "xla_debug", "hpu_parallel", "hpu_single"), "It needs hardware of its own."
     ),
 }
-STRATEGIES = ("auto", "single_device", *_DDP)
+STRATEGIES = ("auto", "single_device", *_PARALLEL)
 """Every strategy that can be asked for by name."""
 
 StrategyRegistry = Strategies()
 """What the Trainer's ``strategy`` may be asked for by name, but for ``"auto"``."""
 StrategyRegistry.register("single_device", SingleDeviceStrategy, description="One process, one device.")
-for _name, _options in _DDP.items():
-    StrategyRegistry.register(
-        _name, DDPStrategy, description="The whole module in every process, gradients averaged.", **_options
-    )
+for _name, (_class, _options) in _PARALLEL.items():
+    StrategyRegistry.register(_name, _class, description=str(_class.__doc__).splitlines()[0], **_options)
 
 Plugin = Precision | CheckpointIO | ClusterEnvironment | LayerSync
 """What ``Trainer(plugins=...)`` may hold."""
@@ -137,8 +141,9 @@ def _made(
     alone = len(found) * num_nodes == 1 and (environment.leyden_mixes or environment.world_size() == 1)
     if name == "auto" and not alone:
         name = "ddp_notebook" if in_notebook() else "ddp"
-    if name in _DDP:
-        made = DDPStrategy(kind, checkpoint_io=storage, precision_plugin=rules, **_DDP[name])
+    if name in _PARALLEL:
+        kept, options = _PARALLEL[name]
+        made = kept(accelerator=kind, checkpoint_io=storage, precision_plugin=rules, **options)
         return _assembled(made, found, num_nodes, environment, precision, shares)
     if len(found) > 1:
         raise ConflictingOptions(f"devices={devices!r} asks for {len(found)} devices, and strategy={strategy!r} uses one.")
@@ -174,7 +179,7 @@ def _assembled(
 ) -> Strategy:
     """``strategy`` with what the Trainer was asked for, and with its processes."""
     if precision is not None:
-        strategy.leyden_complete(precision=make_precision(precision, devices[0]))
+        strategy.leyden_complete(precision=strategy.leyden_make_precision(precision, devices[0]))
     strategy.leyden_assemble(devices, nodes, environment, shares)
     return strategy
 
@@ -237,13 +242,9 @@ def _check_name(strategy: object) -> None:
     name = strategy.lower()
     if name in STRATEGIES or strategy in StrategyRegistry:
         return
-    if name in _LATER:
-        raise Unsupported(
-            f"strategy={strategy!r} trains in several processes, which is not offered yet. Use strategy='auto' with devices=1."
-        )
     if name in _REFUSED:
         raise Unsupported(f"strategy={strategy!r} is not offered. {_REFUSED[name]} Use strategy='auto' with devices=1.")
-    raise InvalidOption("strategy", strategy, expected, did_you_mean(name, (*known, *_LATER)).strip())
+    raise InvalidOption("strategy", strategy, expected, did_you_mean(name, known).strip())
 
 
 def _plugins(plugins: Any) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 from leyden.checkpoint.files import CheckpointIO
 from leyden.data.share import ALONE, Share
 from leyden.devices.accelerators import Accelerator
-from leyden.devices.precision import Precision
+from leyden.devices.precision import Precision, make_precision
 from leyden.distributed.environment import ClusterEnvironment, detect_environment
 from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.launchers.lifeline import runs_again
@@ -51,6 +51,10 @@ class ParallelStrategy(SingleDeviceStrategy):
     def process_group_backend(self) -> str | None:
         """The backend that was asked for; ``None`` leaves the choice to the devices."""
         return self._process_group_backend
+
+    def leyden_make_precision(self, precision: str | int | None, device: torch.device) -> Precision:
+        """The number formats for the Trainer's ``precision``."""
+        return make_precision(precision, device)
 
     def leyden_launcher(self) -> Launcher:
         """How this machine's processes begin, where no cluster's launcher has started them."""

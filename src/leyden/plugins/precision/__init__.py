@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from leyden.devices.fsdp_precision import FSDPPrecision
 from leyden.devices.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from leyden.not_offered import absent
 
-__all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
+__all__ = ["DoublePrecision", "FSDPPrecision", "HalfPrecision", "MixedPrecision", "Precision"]
 
 
 OLDER = {
     "DoublePrecisionPlugin": DoublePrecision,
+    "FSDPPrecisionPlugin": FSDPPrecision,
     "HalfPrecisionPlugin": HalfPrecision,
     "MixedPrecisionPlugin": MixedPrecision,
     "NativeMixedPrecisionPlugin": MixedPrecision,

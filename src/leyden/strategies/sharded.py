@@ -1,0 +1,267 @@
+"""What strategies share whose processes hold shards of the parameters."""
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.optim import Optimizer
+
+from leyden.devices.precision import Precision, make_precision
+from leyden.distributed.group import Launcher
+from leyden.distributed.processes import Alone
+from leyden.errors import MisconfigurationException, Unsupported
+from leyden.strategies import shards
+from leyden.strategies.first_reads import FirstReads
+from leyden.strategies.parallel import ParallelStrategy
+from leyden.strategies.storage import Storage, storage_of
+
+_TRAINS_NOT = {
+    "Adafactor": "It looks at whole rows and columns. Use AdamW.",
+    "LBFGS": "It flattens all parameters into one vector. Use AdamW.",
+}
+
+
+class ShardedStrategy(ParallelStrategy):
+    """Processes that hold shards of the module's parameters, as :class:`torch.distributed.tensor.DTensor`.
+
+    A checkpoint is one file in the layout of every other strategy: the shards are put together tensor by tensor on the first
+    process, which alone writes and reads it. With a :class:`ShardedCheckpointIO` it is a folder, into which each writes its own.
+    """
+
+    holds_whole_parameters = False
+    _mesh: DeviceMesh | None = None
+    _units: Sequence[Any] = ()
+    """The :class:`torch.distributed.fsdp.FSDPModule` in the module."""
+    _unshared = False
+    """Whether all parameters are whole, as some process has no more batches to evaluate, and takes part in no exchange."""
+
+    def leyden_write_shards(self) -> None:
+        """Let checkpoints be folders, unless a ``checkpoint_io`` was given, which says what they are."""
+        if self._checkpoint_io is None:
+            from leyden.checkpoint.sharded import ShardedCheckpointIO
+
+            self._checkpoint_io = ShardedCheckpointIO()
+
+    def leyden_launcher(self) -> Launcher:
+        from leyden.distributed.launchers.script import Script
+
+        return Script()
+
+    def leyden_make_precision(self, precision: str | int | None, device: torch.device) -> Precision:
+        """The number formats for the Trainer's ``precision``."""
+        from leyden.devices.fsdp_precision import FSDPPrecision
+
+        made = make_precision(precision, device)
+        return FSDPPrecision.leyden_on(made.precision, device.type) if made.precision.endswith("-mixed") else made
+
+    @property
+    def device_mesh(self) -> DeviceMesh | None:
+        """The processes as a mesh; ``None`` before they have begun."""
+        return self._mesh
+
+    @abstractmethod
+    def leyden_make_mesh(self) -> DeviceMesh:
+        """The mesh, once the processes have begun."""
+
+    @abstractmethod
+    def leyden_divide(self, module: nn.Module) -> None:
+        """Shard what is whole and is to be sharded, in place."""
+
+    # -- the module
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        if self._device.type == "cpu" and self.precision.precision == "16-true":
+            raise Unsupported(
+                f"precision='16-true' was asked for, and {type(self).__name__} cannot train float16 parameters on CPUs. Use "
+                f"precision='bf16-true' or 'bf16-mixed'."
+            )
+        if self._mesh is None:
+            self._mesh = self.leyden_make_mesh()
+
+    def setup(self, module: Any) -> nn.Module:
+        from torch.distributed.fsdp import FSDPModule
+
+        if not isinstance(module, nn.Module):  # Lightning gives the trainer, and its subclasses hand that on
+            module = self._module
+        if self._module is None:
+            self._module = module
+        trainer = getattr(self._module, "_trainer", None)
+        if trainer is None:
+            self.accelerator.setup_device(self._device)
+        else:
+            self.accelerator.setup(trainer)
+        converted: nn.Module = self.precision.convert_module(module)
+        self.leyden_divide(converted)
+        self.leyden_make_alike(converted)
+        self._units = [each for each in converted.modules() if isinstance(each, FSDPModule)]
+        for unit in self._units:
+            _name_plainly(type(unit))
+            if hasattr(unit, "reset_iter_state") and _is_root(unit):  # an earlier verb may have ended inside a step
+                unit.reset_iter_state()
+        return converted
+
+    def leyden_make_alike(self, module: nn.Module) -> None:
+        """Put what is whole in ``module`` on this process's device, with the values of the first process."""
+        unfilled = list(shards.fill(module, self._device))
+        if unfilled:
+            raise MisconfigurationException(
+                f"{', '.join(unfilled)} was made on the meta device and has no reset_parameters(), which would give it values. "
+                f"Define it, or make it on a device."
+            )
+        tensors = list(shards.plain_tensors(module))
+        for tensor in tensors:
+            tensor.data = tensor.data.to(self._device)
+        if not self.processes.alone:
+            shards.synchronise(tensors)
+
+    def teardown(self) -> None:
+        self._reshard()
+        self._unshared = False
+        self.accelerator.teardown()  # the module stays in shards, where it is: another verb may take it up
+
+    def _reshard(self) -> None:
+        """What a forward left whole is in shards again, so that the module's parameters are those of the optimizers."""
+        for unit in self._units:
+            unit.reshard()
+
+    # -- a step
+    def leyden_route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        module = self._module
+        assert module is not None
+        if any(
+            unit is module for unit in self._units
+        ):  # its parameters are whole inside the step, and the step's loss leads backward to them
+            from torch.distributed.fsdp import register_fsdp_forward_method
+
+            entered = f"leyden_{name}"
+            vars(module)[entered] = step
+            register_fsdp_forward_method(module, entered)
+            step = vars(module).pop(entered)
+        if name == "training_step" or self.processes.alone or not self._units:
+            return step
+
+        def evaluated(*args: Any) -> Any:
+            self._agree_on_batch(True)
+            return step(*args)
+
+        return evaluated
+
+    def leyden_ended(self) -> None:
+        if self._units and not self.processes.alone:
+            self._agree_on_batch(False)
+            if self._unshared:
+                self._unshared = False
+                root: Any = self._module
+                for unit in self._units:
+                    unit.reshard()
+                    unit.set_reshard_after_forward(self.leyden_reshards and unit is not root, recurse=False)
+
+    leyden_reshards = True
+    """Whether parameters are given back after each forward."""
+
+    def _agree_on_batch(self, has_one: bool) -> None:
+        """Before each batch of an evaluation, and after the last: as soon as some process has none, parameters are made whole.
+
+        Those who have more go on without the others then: a forward exchanges nothing.
+        """
+        if self._unshared:
+            return
+        left = int(self.processes.all_reduce(torch.tensor(int(has_one))))
+        if 0 < left < self.processes.world:
+            self._unshared = True
+            for unit in self._units:
+                unit.unshard()
+                unit.set_reshard_after_forward(False, recurse=False)
+
+    def leyden_clip(self, parameters: Sequence[Tensor], value: float, by: str) -> None:
+        shards.clip(parameters, value, by)
+
+    def leyden_planned(self, plan: Any, trainer: Any) -> Any:
+        planned = super().leyden_planned(plan, trainer)
+        module = self._module
+        if trainer is not None and module is not None:
+            known = {id(parameter) for parameter in module.parameters()}
+            for optimizer in planned.optimizers:
+                _check_optimizer(optimizer, known, type(module).__name__)
+        return planned
+
+    # -- checkpoints
+    @property
+    def leyden_storage(self) -> Storage:
+        if self.processes.alone:
+            return super().leyden_storage
+        return FirstReads(super().leyden_storage, storage_of(self.checkpoint_io, Alone()), self.processes)
+
+    def model_state_dict(self, module: nn.Module) -> dict[str, Any]:
+        self._reshard()
+        if self.checkpoint_io.leyden_sharded:
+            return module.state_dict()
+        first, state = self.processes.is_first, module.state_dict()
+        whole = _renewed(state, lambda name, value: shards.whole(value, keep=first))
+        return whole if first else {}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        if self.checkpoint_io.leyden_sharded:
+            return optimizer.state_dict()
+        whole: dict[str, Any] = shards.whole(optimizer.state_dict(), keep=self.processes.is_first)
+        return whole
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> Any:
+        module, state = self._module, checkpoint["state_dict"]
+        assert module is not None
+        self._reshard()
+        arrival, mine = shards.Arrival(state.values(), self._device), module.state_dict()
+        return module.load_state_dict(_renewed(state, lambda name, value: arrival.of(value, mine.get(name))), strict=strict)
+
+    def load_optimizer_state(self, optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
+        self._reshard()
+        states: Mapping[Any, Any] = state_dict["state"]
+        values = [value for state in states.values() if isinstance(state, Mapping) for value in state.values()]
+        arrival = shards.Arrival(values, self._device)
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        of = dict(zip(numbers, parameters, strict=False))
+        cut = {
+            number: {key: arrival.of(value, of.get(number)) for key, value in state.items()}
+            if isinstance(state, Mapping)
+            else state
+            for number, state in states.items()
+        }
+        optimizer.load_state_dict({**state_dict, "state": cut})
+
+
+def _renewed(state: Any, new: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """``state`` with other values, and what PyTorch notes of a module's state beside it."""
+    renewed = OrderedDict((name, new(name, value)) for name, value in state.items())
+    if hasattr(state, "_metadata"):
+        renewed._metadata = state._metadata  # type: ignore[attr-defined]  # as torch does
+    return renewed
+
+
+def _is_root(unit: Any) -> bool:
+    return bool(getattr(unit._get_fsdp_state(), "_is_root", False))
+
+
+def _name_plainly(cls: Any) -> None:
+    """Let the class that PyTorch puts around a module's own be called as that: its name stands in messages and in files."""
+    original = cls.__mro__[2]
+    cls.__name__, cls.__qualname__, cls.__module__ = original.__name__, original.__qualname__, original.__module__
+
+
+def _check_optimizer(optimizer: Any, known: set[int], module: str) -> None:
+    kind = type(optimizer).__name__
+    if type(optimizer).__module__.startswith("torch.optim") and kind in _TRAINS_NOT:
+        raise Unsupported(f"{kind} cannot train parameters that are in shards. {_TRAINS_NOT[kind]}")
+    for group in getattr(optimizer, "param_groups", ()):
+        if kind == "SGD" and group.get("fused"):
+            raise Unsupported("SGD(fused=True) cannot train parameters that are in shards. Leave fused out.")
+        strange = [each for each in group["params"] if id(each) not in known and isinstance(each, nn.Parameter)]
+        if strange and not any(shards.is_sharded(each) for each in strange):
+            raise MisconfigurationException(
+                f"{kind} holds {len(strange)} parameters that {module} does not have: its own were put into "
+                f"shards when training began. Make the optimizer in configure_optimizers, from self.parameters()."
+            )

@@ -1,0 +1,184 @@
+"""Tensors of which each process holds a shard: put together, taken apart, made alike, clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+SMALL = 64
+"""Numbers in a tensor of a checkpoint that every process is sent with the outline; a larger one is sent when it is loaded."""
+_BUCKET = 2**24
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether ``tensor`` is a :class:`torch.distributed.tensor.DTensor`, which nobody has to import to ask."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def local(tensor: Any) -> Any:
+    """This process's shard of ``tensor``, or the whole where there are no shards."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def shard_like(shard: Tensor, parameter: Any) -> Tensor | None:
+    """``shard``, which :func:`local` returned of a gradient, as the gradient of ``parameter``; ``None`` where it does not fit."""
+    if not is_sharded(parameter):
+        return shard.to(parameter)
+    mine = parameter.to_local()
+    if shard.shape != mine.shape:  # from a run of another number of processes
+        return None
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        shard.to(mine), parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
+
+
+def whole(tree: Any, keep: bool) -> Any:
+    """``tree`` of dicts and lists with each sharded tensor put together on the CPU. Called on every process.
+
+    Where it is not to be kept, ``None`` stands in its place: no process but the first holds more than one tensor whole.
+    """
+    if isinstance(tree, dict):
+        return {key: whole(value, keep) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(whole(value, keep) for value in tree)
+    if not is_sharded(tree):
+        return tree
+    with torch.no_grad():
+        there = tree.detach()
+        if there.device.type != there.device_mesh.device_type:  # offloaded, and exchanged where the mesh is
+            there = there.to(there.device_mesh.device_type)
+        full = there.full_tensor()
+    return full.cpu() if keep else None
+
+
+def outlined(checkpoint: Any) -> Any:
+    """``checkpoint`` with weights and optimizers' tensors as mere shapes, but for the smallest: for those who did not read it."""
+    if not isinstance(checkpoint, Mapping):
+        return checkpoint
+    plain = dict(checkpoint)
+    if isinstance(plain.get("state_dict"), Mapping):
+        plain["state_dict"] = _shapes(plain["state_dict"])
+    states = plain.get("optimizer_states")
+    if isinstance(states, list):
+        plain["optimizer_states"] = [
+            {**each, "state": {number: _shapes(values) for number, values in each["state"].items()}}
+            if isinstance(each, Mapping) and isinstance(each.get("state"), Mapping)
+            else each
+            for each in states
+        ]
+    return plain
+
+
+def _shapes(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        key: torch.empty_like(value, device="meta") if type(value) is Tensor and value.numel() > SMALL else value
+        for key, value in values.items()
+    }
+
+
+class Arrival:
+    """What a checkpoint held, brought to the processes that have only its outline, and cut as the tensors here are.
+
+    Every process makes one, and asks it for the same tensors in the same order. Where nobody has a mere outline, nothing is
+    exchanged but that.
+    """
+
+    def __init__(self, values: Iterable[Any], device: torch.device) -> None:
+        lacking = any(isinstance(value, Tensor) and value.is_meta for value in values)
+        flag = torch.tensor(int(lacking), device=device)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+        self.is_sent, self.device = bool(flag), device
+
+    def of(self, value: Any, like: Any) -> Any:
+        """``value`` whole, or where ``like`` is sharded and of the same shape, as such a shard."""
+        if not isinstance(value, Tensor):
+            return value
+        if self.is_sent and value.numel() > SMALL:
+            if dist.get_rank() == 0:
+                value = value.to(self.device).contiguous()
+            else:
+                value = torch.empty(value.shape, dtype=value.dtype, device=self.device)
+            dist.broadcast(value, 0)
+        if not is_sharded(like) or value.shape != like.shape:
+            return value
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh = like.device_mesh
+        there = value.to(mesh.device_type)
+        cut = distribute_tensor(there, mesh, like.placements, src_data_rank=None)  # each from its own, which is whole
+        return cut if cut.device == like.device else cut.to(like.device)
+
+
+def synchronise(tensors: Iterable[Tensor]) -> None:
+    """Give ``tensors`` the values of the first process, in a few exchanges."""
+    waiting: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        waiting.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
+    with torch.no_grad():
+        for group in waiting.values():
+            for bucket in _buckets(group):
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                dist.broadcast(flat, 0)
+                for tensor, values in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                    tensor.copy_(values.view(tensor.shape))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(each.numel() for each in bucket) >= _BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
+
+
+def clip(parameters: Sequence[Tensor], value: float, by: str) -> None:
+    """Clip the gradients of ``parameters`` in place, by their total ``"norm"`` or each ``"value"``, on any meshes."""
+    groups: dict[Any, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            mesh = parameter.grad.device_mesh if is_sharded(parameter.grad) else None  # type: ignore[attr-defined]  # a DTensor's
+            groups.setdefault(mesh, []).append(parameter)
+    if by != "norm":
+        for group in groups.values():
+            nn.utils.clip_grad_value_(group, value)
+        return
+    norms = [nn.utils.get_total_norm([each.grad for each in group if each.grad is not None]) for group in groups.values()]
+    if not norms:
+        return
+    whole_norms = [norm.full_tensor() if is_sharded(norm) else norm for norm in norms]  # type: ignore[attr-defined]  # a DTensor's
+    total = torch.linalg.vector_norm(torch.stack([norm.to(whole_norms[0].device) for norm in whole_norms]))
+    for group in groups.values():
+        nn.utils.clip_grads_with_norm_(group, value, total)
+
+
+def plain_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers of ``module`` that are not sharded."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if not is_sharded(tensor):
+            yield tensor
+
+
+def fill(module: nn.Module, device: torch.device) -> Iterator[str]:
+    """Give tensors on the meta device memory and, by ``reset_parameters``, values. Yields the names of layers without that."""
+    for name, layer in module.named_modules():
+        own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+        if not any(tensor.is_meta for tensor in own):
+            continue
+        reset: Callable[[], Any] | None = getattr(layer, "reset_parameters", None)
+        layer.to_empty(device=device, recurse=False)
+        if reset is None:
+            yield name or type(layer).__name__
+        else:
+            reset()
