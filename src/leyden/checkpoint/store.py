@@ -40,6 +40,9 @@ class CheckpointStore(ABC):
     or its error.
     """
 
+    since: float | None = None
+    """Where it is set, :meth:`newest` passes over files that were last changed before: seconds since 1970."""
+
     @abstractmethod
     def exists(self, path: str) -> bool:
         """Whether anything is at ``path``."""
@@ -142,6 +145,8 @@ class FileStore(CheckpointStore):
             for place in places:
                 for changed, is_last, path in _found(place):
                     ages[path] = changed, is_last or ages.get(path, (0, False))[1]
+            if self.since is not None:
+                ages = {path: age for path, age in ages.items() if not is_remote(path) and os.path.getmtime(path) >= self.since}
             said = _order(ages)
             return sorted(ages, key=lambda path: (said[path], *ages[path][::-1], os.path.basename(path), path), reverse=True)
 

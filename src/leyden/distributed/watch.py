@@ -184,10 +184,12 @@ class Watch:
         return found
 
     def _has(self, key: str) -> bool:
-        assert self._here is not None
-        with self._lock, suppress(RuntimeError):
-            return bool(self._here.check([key]))
-        return False
+        with self._lock:
+            try:
+                return bool(self._here is not None and self._here.check([key]))
+            except RuntimeError:
+                self._here = None  # whoever keeps it is gone, and every further question would write a warning
+                return False
 
     # -- in the thread beside it
     def _run(self) -> None:
@@ -195,7 +197,6 @@ class Watch:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
         token, since, failed_at = None, time.monotonic(), None
         store = self._beside
-        assert store is not None
         for beat in itertools.count():
             if self._stop.wait(PERIOD if beat else 0.0):
                 return
@@ -203,6 +204,10 @@ class Watch:
             here = self.where.token(), len(sys.modules)  # a process that still imports something moves
             if here != token:
                 token, since = here, now
+            if store is None:
+                if failed_at is not None and now - failed_at > GRACE:
+                    self._end_here(None)
+                continue
             try:
                 store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place()]))
                 if store.check(["first"]):
@@ -216,9 +221,7 @@ class Watch:
                 if store.check(["hang"]):
                     self._end_hung(store, now - since)
             except RuntimeError:
-                failed_at = failed_at or now
-                if now - failed_at > GRACE:
-                    self._end_here(None)
+                store, failed_at = None, failed_at or now  # whoever keeps it is gone
             self._arm()
 
     def _arm(self) -> None:

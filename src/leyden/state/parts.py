@@ -16,6 +16,7 @@ from leyden.checkpoint.loss_flow import flow_of
 from leyden.checkpoint.optimizer_states import fitted
 from leyden.checkpoint.plain_names import named_parameters
 from leyden.checkpoint.random_state import random_state, set_random_state
+from leyden.inspect.hints import hint_other_world
 from leyden.loggers.base import keeps_place
 from leyden.metrics.metric_objects import children_of, is_part, put_state, state_of
 from leyden.state.end import End
@@ -351,6 +352,8 @@ def put_parts(run: Run, ours: Mapping[str, Any], early: bool) -> None:
     """
     rank, kept = run.strategy.processes.rank, ours["processes"]
     own = kept[rank] if rank < len(kept) else {}
+    if not early:
+        hint_other_world(run, len(kept))
     if not early and own.get("inside") and End(run).is_raised():
         ours = own = own["inside"]
     for part in PARTS:

@@ -10,6 +10,7 @@ from typing import Any
 from leyden.callbacks.checkpoint import store_of
 from leyden.callbacks.places import best_candidates, folders_to_hold, newest_of_unmonitored, places_of, usual_places
 from leyden.callbacks.requeue import requeued
+from leyden.callbacks.restarted import restarted
 from leyden.checkpoint.files import absolute, is_remote
 from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.store import CheckpointStore
@@ -155,10 +156,11 @@ def choose_checkpoint(
     verbose: bool = True,
 ) -> CheckpointRequest:
     """The wish behind ``ckpt_path``."""
-    asked = requeued(run, asked, fitting)
+    store = store_of(run)
+    asked = restarted(run, store, requeued(run, asked, fitting), fitting)
     if asked == "registry":
         raise Unsupported(f"ckpt_path={asked!r} is not offered. Use 'last': it finds the newest checkpoint of the run's folder.")
     if asked is not None and not isinstance(asked, str | os.PathLike):
         raise InvalidType("ckpt_path", asked, "the path or URL of a checkpoint, 'best' or 'last'")
     path = None if asked is None else str(os.fspath(asked))
-    return CheckpointRequest(path, store_of(run), implicit=implicit, fitting=fitting, verbose=verbose)
+    return CheckpointRequest(path, store, implicit=implicit, fitting=fitting, verbose=verbose)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import multiprocessing.process
 import os
+import pickle
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,10 +20,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from leyden.distributed.environment import free_port
 from leyden.distributed.group import Group, Launcher, Started
+from leyden.distributed.last_words import LastWords, of_exit, say
 from leyden.distributed.launchers.lifeline import tie_to
 from leyden.distributed.launchers.pickled import culprit, error_of
 from leyden.distributed.launchers.threads import share_threads
+from leyden.distributed.restarts import for_attempt
+from leyden.distributed.watch import watched
 from leyden.errors import TrainingTerminated, Unsupported
 
 if TYPE_CHECKING:
@@ -51,7 +57,7 @@ class Multiprocess(Launcher):
             environment = group.environment
             meeting = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
             with tempfile.TemporaryDirectory(prefix="leyden-") as folder, _set(meeting):
-                self._run_all((group, body, args, kwargs, folder), group.per_node, folder)
+                self._run_attempts(group, (group, body, args, kwargs), folder)
                 outcome = torch.load(Path(folder, "brought"), map_location="cpu", weights_only=False)
             bring_back = getattr(body, "bring_back", None)
             if bring_back is not None:
@@ -59,6 +65,29 @@ class Multiprocess(Launcher):
             return outcome["result"]
 
         return elsewhere  # type: ignore[return-value]  # it is called as `body` is
+
+    def _run_attempts(self, group: Group, arguments: Any, folder: str) -> None:
+        """Run the processes, and again where some failed, as often as ``max_restarts`` allows."""
+        since, restarts = time.time() - 1.0, group.vigilance.restarts
+        for number in range(restarts + 1):
+            place = Path(folder, str(number))
+            place.mkdir()
+            variables = for_attempt(number, since) if restarts else {}
+            if number:
+                variables["MASTER_PORT"] = str(free_port())  # of the attempt before it may not be free yet
+            try:
+                with _set(variables):
+                    self._run_all((*arguments, str(place)), group.per_node, str(place))
+            except (KeyboardInterrupt, TrainingTerminated, Unsupported):
+                raise
+            except Exception as error:
+                if number == restarts:
+                    found = _first_error(error, str(place))
+                    raise found from (found.__cause__ or error)
+                say(f"\nThe processes are started again ({number + 1} of at most {restarts} times).\n")
+            else:
+                os.replace(place / "brought", Path(folder, "brought"))
+                return
 
     def _run_all(self, arguments: Any, count: int, folder: str) -> None:
         """Start the processes and wait for them. Raises what the first of them raised that failed."""
@@ -158,6 +187,32 @@ def _passed_on(first: Any, asked: list[int]) -> Iterator[None]:
             signal.signal(number, standing[number])
 
 
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _first_error(error: Exception, folder: str) -> Exception:
+    """What the process that failed first has raised, or what ended it."""
+    words = [
+        LastWords.read(path.read_text())
+        for path in sorted(Path(folder).glob("words *"), key=lambda path: path.stat().st_mtime_ns)
+    ]
+    if words:
+        raised = Path(folder, f"error {words[0].rank}")
+        if raised.exists():
+            with suppress(Exception):
+                found = pickle.loads(raised.read_bytes())
+                found.__cause__ = words[0].as_error()
+                return found  # type: ignore[no-any-return]  # an exception was written
+        return words[0].as_error()
+    if isinstance(error, mp.ProcessExitedException):  # type: ignore[attr-defined]  # torch has no types for it
+        named = getattr(error, "signal_name", None)
+        code = -int(signal.Signals[named]) if named else error.exit_code
+        rank = error.error_index
+        return of_exit(rank, code, "").as_error()
+    return error
+
+
 def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, folder: str) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the process that waits, which passes it on once
@@ -179,7 +234,14 @@ def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, folde
     )
     group.number()
     group.begin()
-    result = body(*args, **kwargs)
+    group.words_folder = folder
+    try:
+        with watched(group, body):
+            result = body(*args, **kwargs)
+    except Exception as error:
+        with suppress(Exception):
+            Path(folder, f"error {group.rank}").write_bytes(pickle.dumps(error))
+        raise
     if local_rank == 0:
         take_along = getattr(body, "take_along", None)
         outcome = {"result": result, "brought": take_along() if take_along is not None else None}

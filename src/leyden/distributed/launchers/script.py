@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from leyden.distributed.environment import free_port
 from leyden.distributed.group import Group, Started
+from leyden.distributed.last_words import of_exit, say
 from leyden.distributed.launchers.lifeline import OTHERS, START, runs_again, word_for_a_child
+from leyden.distributed.launchers.supervised import supervise
 from leyden.distributed.launchers.threads import share_threads
 from leyden.errors import Unsupported
 
@@ -35,14 +40,28 @@ class Script(Started):
 
     def launched(self, group: Group, body: Body) -> Body:
         if group.per_node > 1 and not runs_again() and not dist.is_initialized():
+            if group.vigilance.restarts:
+                if group.nodes > 1:
+                    raise Unsupported(
+                        "max_restarts starts the processes of one machine again. On several, use torchrun --max-restarts."
+                    )
+                code = supervise(lambda more: self.popen(group, range(group.per_node), more), group.vigilance.restarts)
+                raise SystemExit(code)  # all that follows in the script was done by the processes that have ended
             self.start(group)
         return super().launched(group, body)
 
     def start(self, group: Group) -> None:
         """Start the others of this node. Raises :class:`Unsupported` where the command cannot be run again."""
-        command = command_of_this_process()
+        OTHERS.extend(self.popen(group, range(1, group.per_node)))
+        os.environ.update(self.shared(group), LOCAL_RANK="0", RANK=str(group.rank))
+        atexit.register(_wait)
+        threading.Thread(target=_watch, args=(group,), name="leyden: other processes", daemon=True).start()
+        group.before_exit = _kill_others
+
+    def shared(self, group: Group) -> dict[str, str]:
+        """The variables that are the same in all processes of this node."""
         environment = group.environment
-        shared = {
+        return {
             "MASTER_ADDR": environment.main_address,
             "MASTER_PORT": str(environment.main_port),
             "WORLD_SIZE": str(group.world),
@@ -50,14 +69,23 @@ class Script(Started):
             "NODE_RANK": str(group.node_rank),
             **share_threads(group.per_node),
         }
-        own = {**os.environ, **shared, **word_for_a_child()}
-        for local_rank in range(1, group.per_node):
+
+    def popen(self, group: Group, ranks: Iterable[int], extra: Mapping[str, str] | None = None) -> list[subprocess.Popen[bytes]]:
+        """The processes ``ranks`` of this node, with variables ``extra``: those of a job that is supervised."""
+        command = command_of_this_process()
+        own = {**os.environ, **self.shared(group), **word_for_a_child(), **(extra or {})}
+        if extra is not None:
+            own["MASTER_PORT"] = str(free_port())  # of the attempt before it may not be free yet
+        started = []
+        for local_rank in ranks:
             numbers = {"LOCAL_RANK": str(local_rank), "RANK": str(group.node_rank * group.per_node + local_rank)}
             more, where = _hydra(local_rank)
-            OTHERS.append(subprocess.Popen([*command, *more], env={**own, **numbers}, cwd=where))
-        os.environ.update(shared, LOCAL_RANK="0", RANK=str(group.rank))
-        atexit.register(_wait)
-        threading.Thread(target=_watch, name="leyden: other processes", daemon=True).start()
+            started.append(
+                subprocess.Popen(
+                    [*command, *more], env={**own, **numbers}, cwd=where, start_new_session=extra is not None
+                )  # a supervisor passes Ctrl-C on
+            )
+        return started
 
 
 def command_of_this_process() -> list[str]:
@@ -91,30 +119,53 @@ def _hydra(local_rank: int) -> tuple[list[str], str]:
 
 
 def _wait() -> None:
-    """This process ends: so do the others, by themselves, and as long as they work that is waited for."""
+    """This process ends: so do the others, and as long as they work that is waited for. Their failure is its own."""
     until = time.monotonic() + GRACE if hasattr(sys, "last_value") else None
     for process in OTHERS:
         while process.poll() is None and (until is None or time.monotonic() < until):
             time.sleep(WATCHED_EVERY)
+    codes = [process.poll() for process in OTHERS]
+    _kill_others()
+    failed = next((code for code in codes if code), 0)
+    if failed and not hasattr(sys, "last_value"):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(of_exit(1, failed, "").code)
+
+
+def _kill_others() -> None:
     for process in OTHERS:
         if process.poll() is None:
             process.kill()
 
 
-def _watch() -> None:
-    """One of the others has failed: this process ends too, with the same code."""
+def _watch(group: Group) -> None:
+    """One of the others has failed: the rest hear of it, and this process ends too, with the same code."""
+    told: set[int] = set()
     while True:
         time.sleep(WATCHED_EVERY)
-        codes = [process.poll() for process in OTHERS]
-        failed = next((code for code in codes if code), None)
+        codes = {group.rank + place: process.poll() for place, process in enumerate(OTHERS, 1)}
+        for rank, code in codes.items():
+            watch = group.watch
+            if code is not None and rank not in told and (code or watch is not None):
+                told.add(rank)
+                words = of_exit(rank, code, "" if watch is None else watch.place_of(rank))
+                if watch is None:
+                    if code < 0:
+                        say(words.shown(group.world))
+                elif not watch.has_words(rank) and watch.post(words):
+                    say(words.shown(group.world))
+        failed = next((code for code in codes.values() if code), None)
         if failed is not None:
-            time.sleep(GRACE)  # an error of this process's own says more
-            for process in OTHERS:
-                process.kill()
-            code = 128 - failed if failed < 0 else failed
-            print(f"A process of this run ended with code {code}, and the run cannot go on.", file=sys.stderr, flush=True)
-            os._exit(code)
-        if all(code == 0 for code in codes):
+            time.sleep(GRACE)  # this process ends by itself, if it can
+            if threading.main_thread().is_alive():
+                _kill_others()
+                code = of_exit(1, failed, "").code
+                say(f"A process of this run ended with code {code}, and this one did not in {GRACE:.0f} s: it is ended.\n")
+                os._exit(code)
+            return
+        if all(code == 0 for code in codes.values()):
             return
 
 

@@ -1,0 +1,94 @@
+"""A small script that trains in two processes, of which one fails once: for the tests of whole jobs and the soak.
+
+python failing_job.py FOLDER --strategy ddp --fault raises|killed|exits|terminated --rank 1 --at BATCH --restarts N
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import leyden
+from leyden.callbacks import ModelCheckpoint
+
+BATCHES = 24  # of both epochs together, in each process
+
+
+class Net(leyden.LightningModule):
+    """Draws random numbers, and fails in process ``rank`` (-1: in each) before batch ``at``, counted over all epochs: once."""
+
+    def __init__(self, folder: str, fault: str, rank: int, at: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 1))
+        self.folder, self.fault, self.rank, self.at = folder, fault, rank, at
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.at == self.trainer.current_epoch * (BATCHES // 2) + batch_idx and self.rank in (-1, self.trainer.global_rank):
+            once = Path(self.folder, "failed")
+            if self.rank < 0 or not once.exists():
+                once.touch()
+                self.fail()
+        loss = (self.net(batch[0] + 0.1 * torch.randn(3)) - batch[0].sum(1, keepdim=True)).pow(2).mean()
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+    def fail(self) -> None:
+        if self.fault == "raises":
+            raise LookupError("no such thing")
+        if self.fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "exits":
+            os._exit(0)
+        if self.fault == "terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 0.05)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--fault", default="")
+    parser.add_argument("--rank", type=int, default=1)
+    parser.add_argument("--at", type=int, default=7)
+    parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--goes-on", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    leyden.seed_everything(5)
+    data = torch.arange(3.0 * 2 * BATCHES).view(-1, 3) / (6 * BATCHES)
+    module = Net(asked.folder, asked.fault, asked.rank, asked.at)
+    trainer = leyden.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=asked.strategy,
+        max_epochs=2,
+        accumulate_grad_batches=2,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=asked.folder,
+        callbacks=ModelCheckpoint(dirpath=os.path.join(asked.folder, "kept"), every_n_train_steps=2, save_last=True),
+        max_restarts=asked.restarts,
+    )
+    loader = DataLoader(TensorDataset(data), 2, shuffle=True)
+    trainer.fit(module, loader, ckpt_path="last" if asked.goes_on else None)
+    if trainer.is_global_zero:
+        bits = hashlib.sha256(b"".join(value.numpy().tobytes() for value in module.state_dict().values())).hexdigest()
+        loss = float(trainer.callback_metrics["loss_epoch"])
+        Path(asked.folder, "ended.json").write_text(json.dumps([bits, trainer.global_step, loss]))
+
+
+if __name__ == "__main__":
+    main()

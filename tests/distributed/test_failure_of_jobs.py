@@ -1,0 +1,89 @@
+"""Whole jobs of which a process fails, under every launcher: what is shown first, how they end, and how they go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import leyden
+
+pytestmark = pytest.mark.distributed
+JOB = Path(__file__).parent / "failing_job.py"
+
+
+def job(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, *(launcher or ()), str(JOB), str(folder), *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(leyden.__file__).parents[1])}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder, timeout=120)
+
+
+def ended(folder: Path) -> Any:
+    return json.loads((folder / "ended.json").read_text())
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork", "ddp_spawn", "torchrun"])
+def test_the_first_error_stands_first_and_ends_the_job(strategy: str, tmp_path: Path) -> None:
+    words = ("--fault", "raises", *(() if strategy == "torchrun" else ("--strategy", strategy)))
+    done = job(tmp_path, *words, launcher=TORCHRUN if strategy == "torchrun" else ())
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if "rocess" in line and "failed" in line]
+    assert said[0].startswith("process 1 of 2 failed (train, epoch 0, step 3, batch 7, in training_step): LookupError")
+    head = done.stderr.index(said[0])
+    assert "Traceback" not in done.stderr[:head]
+    assert "Connection closed by peer" not in done.stderr[:head]
+    assert "no such thing" in done.stderr[head:]
+
+
+@pytest.mark.parametrize(("fault", "code"), [("killed", 137), ("exits", 1), ("terminated", 143)])
+def test_the_exit_code_says_what_ended_the_job(fault: str, code: int, tmp_path: Path) -> None:
+    done = job(tmp_path, "--fault", fault)
+    assert done.returncode == code, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("process ")]
+    if fault == "killed":
+        assert said[0].startswith("process 1 of 2 was ended (")
+        assert "SIGKILL ended it" in said[0]
+    if fault == "exits":
+        assert said[0].startswith("process 1 of 2 has left (")
+    if fault == "terminated":
+        assert job(tmp_path, "--goes-on").returncode == 0
+        assert job(tmp_path / "alone").returncode == 0
+        assert ended(tmp_path) == ended(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork", "torchrun"])
+def test_what_is_started_again_goes_on_by_itself_to_the_same_bits(strategy: str, tmp_path: Path) -> None:
+    assert job(tmp_path / "alone").returncode == 0
+    if strategy == "torchrun":
+        done = job(tmp_path, "--fault", "killed", launcher=(*TORCHRUN, "--max-restarts=1"))
+    else:
+        done = job(tmp_path, "--fault", "killed", "--restarts", "1", "--strategy", strategy)
+    assert done.returncode == 0, done.stderr
+    assert "Attempt 2 of this job" in done.stdout
+    assert "training goes on from" in done.stdout
+    assert ended(tmp_path) == ended(tmp_path / "alone")
+
+
+def test_a_run_before_is_not_gone_on_from(tmp_path: Path) -> None:
+    assert job(tmp_path).returncode == 0
+    kept = ended(tmp_path)
+    done = job(tmp_path, "--fault", "killed", "--at", "0", "--restarts", "1")
+    assert done.returncode == 0, done.stderr
+    assert "training goes on from" not in done.stdout, "nothing of this job was saved before it was killed"
+    assert ended(tmp_path) == kept
+
+
+def test_restarts_come_to_an_end(tmp_path: Path) -> None:
+    (tmp_path / "failed").symlink_to(tmp_path / "nowhere" / "at all")  # so that the job fails in each attempt
+    done = job(tmp_path, "--fault", "raises", "--restarts", "1", "--at", "3")
+    assert done.returncode == 1
+    assert done.stderr.count("The processes are started again") == 1

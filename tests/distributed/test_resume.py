@@ -1,0 +1,180 @@
+"""Several processes that were killed go on from their checkpoint to the same bits; other numbers of them go on with its state."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import kit
+import pytest
+import torch
+from real_processes import outcomes_together, together
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import leyden
+from leyden.callbacks import ModelCheckpoint
+from leyden.errors import CheckpointDamaged, CheckpointMissing
+
+
+class Net(leyden.LightningModule):
+    """Draws random numbers, logs, and dies in a hook: of training or of validation, at its batch ``at``."""
+
+    def __init__(self, hook: str = "", at: int = -1) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 1))
+        self.hook, self.left = hook, at
+
+    def reach(self, hook: str) -> None:
+        if hook == self.hook:
+            self.left -= 1
+            if self.left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.reach("training_step")
+        loss = (self.net(batch[0] + 0.1 * torch.randn(3)) - batch[0].sum(1, keepdim=True)).pow(2).mean()
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.reach("validation_step")
+        self.log("value", (self.net(batch[0]) + torch.randn(())).mean())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), 0.05)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def samples(count: int, size: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.arange(3.0 * count).view(count, 3) / (3 * count)), size, **options)
+
+
+def trained(folder: str, hook: str, at: int, options: dict[str, Any], workers: int = 0) -> Any:
+    leyden.seed_everything(7)
+    module = Net(hook, at)
+    keeps = ModelCheckpoint(dirpath=folder, every_n_train_steps=1, save_last=True, save_top_k=0)
+    saves_inside = ModelCheckpoint(dirpath=folder, filename="v{step}", every_n_epochs=1, save_top_k=1)
+    run = kit.trainer(
+        keeps, saves_inside, **{"devices": 2, "max_epochs": 3, "enable_checkpointing": True, "val_check_interval": 3, **options}
+    )
+    run.fit(module, samples(32, 2, shuffle=True, num_workers=workers), samples(5, 1), ckpt_path="last")
+    metrics = {name: float(value) for name, value in run.callback_metrics.items()}
+    return kit.weights(module), run.strategy.optimizer_state(run.optimizers[0]), metrics, run.global_step
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(kit.same(a, b) for a, b in zip(one[:2], other[:2], strict=True)) and one[2:] == other[2:]
+
+
+SLOW = pytest.mark.distributed
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "places"),
+    [
+        pytest.param({"accumulate_grad_batches": 3, "max_epochs": 2}, 0, [("training_step", 4)], id="window"),
+        pytest.param({"accumulate_grad_batches": 3}, 0, [("training_step", 12), ("validation_step", 8)], id="places", marks=SLOW),
+        pytest.param(
+            {"accumulate_grad_batches": 2, "max_epochs": 2, "val_check_interval": 1.0},
+            1,
+            [("training_step", 12)],
+            id="workers",
+            marks=SLOW,
+        ),
+    ],
+)
+def test_two_processes_that_are_killed_go_on_to_the_same_bits(
+    options: dict[str, Any], workers: int, places: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    alone = together(2, trained, str(tmp_path / "alone"), "", -1, options, workers)
+    for hook, at in places:
+        folder = str(tmp_path / f"{hook} {at}")
+        killed = outcomes_together(2, trained, folder, hook, at, options, workers)
+        assert -signal.SIGKILL in killed
+        gone_on = together(2, trained, folder, "", -1, options, workers)
+        for expected, found in zip(alone, gone_on, strict=True):
+            assert same(expected, found), (hook, at)
+
+
+def in_turn(folder: str, world: int, epochs: int) -> Any:
+    return trained(folder, "", -1, {"devices": world, "max_epochs": epochs})
+
+
+def state_of_file(folder: str) -> Any:
+    content = torch.load(Path(folder, "last.ckpt"), weights_only=False)
+    return content["state_dict"], content["optimizer_states"], content["global_step"]
+
+
+@SLOW
+def test_another_number_of_processes_goes_on_with_the_same_state(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    in_turn(folder, 1, 1)
+    steps = 16
+    for epochs, world in enumerate((2, 4, 1), 2):
+        before = state_of_file(folder)
+        found = together(world, loaded, folder, world) if world > 1 else [loaded(folder, world)]
+        for weights, optimizer in found:
+            assert kit.same(weights, before[0])
+            assert kit.same(optimizer["state"], before[1][0]["state"])
+        done = together(world, in_turn, folder, world, epochs) if world > 1 else [in_turn(folder, world, epochs)]
+        steps += 16 // world
+        assert {each[3] for each in done} == {steps}, "each epoch reads its share once"
+
+
+class Stops(leyden.Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.found = kit.weights(pl_module), trainer.strategy.optimizer_state(trainer.optimizers[0])
+        raise kit.Crash
+
+
+def loaded(folder: str, world: int) -> Any:
+    stops = Stops()
+    run = kit.trainer(stops, devices=world, max_epochs=9, limit_val_batches=0)
+    with pytest.raises(kit.Crash):
+        run.fit(Net(), samples(32, 2), ckpt_path=str(Path(folder, "last.ckpt")))
+    return stops.found
+
+
+def reads(folder: str) -> tuple[int, list[str]]:
+    """How many files this process opened as a checkpoint, and what it was told of those that cannot be read."""
+    from leyden.checkpoint.files import TorchCheckpointIO
+
+    count, load = [0], TorchCheckpointIO.load_checkpoint
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        return load(self, *args, **kwargs)
+
+    TorchCheckpointIO.load_checkpoint = counted  # type: ignore[method-assign]
+    run = kit.trainer(devices=2)
+    run.validate(Net(), samples(4, 1), ckpt_path=str(Path(folder, "last.ckpt")), verbose=False)
+    said = []
+    for name in ("damaged.ckpt", "missing.ckpt"):
+        try:
+            run.validate(Net(), samples(4, 1), ckpt_path=str(Path(folder, name)))
+        except (CheckpointDamaged, CheckpointMissing) as error:
+            said.append(type(error).__name__)
+    return count[0], said
+
+
+def test_the_first_process_alone_reads_and_all_hear_what_is_wrong(tmp_path: Path) -> None:
+    in_turn(str(tmp_path), 1, 1)
+    content = bytearray((tmp_path / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "damaged.ckpt").write_bytes(content)
+    first, second = together(2, reads, str(tmp_path))
+    assert first == (2, ["CheckpointDamaged", "CheckpointMissing"])
+    assert second == (0, ["CheckpointDamaged", "CheckpointMissing"])
+
+
+def test_inside_an_epoch_another_number_of_processes_is_told_of(tmp_path: Path) -> None:
+    together(2, trained, str(tmp_path), "", -1, {"max_steps": 3})
+    with pytest.warns(leyden.errors.LeydenWarning, match="inside epoch 0 by 2 processes, and this run has 1"):
+        weights, optimizer = loaded(str(tmp_path), 1)
+    before = state_of_file(str(tmp_path))
+    assert kit.same(weights, before[0])
+    assert kit.same(optimizer["state"], before[1][0]["state"])
