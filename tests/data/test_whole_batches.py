@@ -229,7 +229,10 @@ def test_a_batch_is_a_copy_and_not_a_view_of_the_dataset(collate: Any) -> None:
 
 @pytest.mark.parametrize(
     ("batches", "error"),
-    [([[0, 9]], IndexError), ([[0.5]], (IndexError, TypeError)), ([["a"]], (TypeError, ValueError)), ([[]], Exception)],
+    [
+        *(([[0, 9]], IndexError), ([[0.5]], (IndexError, TypeError)), ([["a"]], (TypeError, ValueError)), ([[]], Exception)),
+        *(([[True, 2]], RuntimeError), ([[torch.tensor([1]), 2]], RuntimeError), ([[torch.tensor(True), 2]], RuntimeError)),
+    ],
 )
 def test_wrong_indices_fail_as_in_a_plain_loop(batches: Any, error: Any) -> None:
     def loader() -> DataLoader[Any]:
@@ -243,7 +246,13 @@ def test_wrong_indices_fail_as_in_a_plain_loop(batches: Any, error: Any) -> None
     assert str(ours.value) == str(plain.value)
 
 
-@pytest.mark.parametrize("batches", [[[True, True]], [[-1, 0]], [[torch.tensor(1)]], [(1, 2)], [np.array([1, 2])], [range(3)]])
+@pytest.mark.parametrize(
+    "batches",
+    [
+        *([[True, True]], [[-1, 0]], [[torch.tensor(1)]], [(1, 2)], [np.array([1, 2])], [range(3)]),
+        *([[torch.tensor([1]), torch.tensor([2])]], [[np.array([1]), np.array([2])]], [[True]], [[np.int32(2), 1]]),
+    ],
+)
 def test_indices_of_any_kind_mean_what_they_mean_in_a_plain_loop(batches: Any) -> None:
     loader = DataLoader(TensorDataset(torch.arange(4.0), torch.arange(4)), batch_sampler=batches)
     assert_same(list(by_whole_batches(iter(loader))), list(loader))

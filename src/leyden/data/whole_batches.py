@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -69,6 +70,13 @@ def _is_ordinary(tensor: Any) -> bool:
     )
 
 
+def _is_row(kind: type, indices: list[Any]) -> bool:
+    """Whether all indices of this kind take one row each, as an int does: True and a tensor of one element add a dimension."""
+    if kind is Tensor:
+        return all(index.dim() == 0 and index.dtype is torch.int64 for index in indices if type(index) is Tensor)
+    return issubclass(kind, Integral) and kind is not bool
+
+
 class _WholeBatches:
     """Stands in for the fetcher of a DataLoader's iterator."""
 
@@ -86,9 +94,10 @@ class _WholeBatches:
                 chosen = indices
                 for subset in self.subsets:
                     chosen = [subset.indices[index] for index in chosen]
-                rows = torch.tensor(chosen, device="cpu")
-                if rows.dtype is torch.int64 and rows.dim() == 1:
-                    return [tensor.index_select(0, rows) for tensor in tensors]
+                if all(kind is int or _is_row(kind, chosen) for kind in set(map(type, chosen))):
+                    rows = torch.tensor(chosen, device="cpu")
+                    if rows.dtype is torch.int64 and rows.dim() == 1:
+                        return [tensor.index_select(0, rows) for tensor in tensors]
             except (IndexError, RuntimeError, TypeError, ValueError):
                 pass  # an index below 0, or none at all: read one by one, which knows or says
         return self.fetcher.fetch(indices)
