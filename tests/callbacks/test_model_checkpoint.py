@@ -30,6 +30,7 @@ from leyden.errors import (
     MissingMonitor,
     PossibleUserWarning,
 )
+from leyden.plugins import TorchCheckpointIO
 
 NAN = float("nan")
 
@@ -768,6 +769,35 @@ def test_on_exception_checkpoint_refuses() -> None:
         OnExceptionCheckpoint("kept", filename="")
     with pytest.raises(InvalidType, match="dirpath=3"):
         OnExceptionCheckpoint(3)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(InvalidType, match="filename=3 cannot be used"):
+        OnExceptionCheckpoint("kept", 3)  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize("kind", [ModelCheckpoint, OnExceptionCheckpoint])
+@pytest.mark.parametrize("folder", ["file", "file/below", "locked", "locked/below"])
+def test_a_folder_that_cannot_be_written_is_said_before_the_first_step(
+    kind: Any, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path))  # root may write anywhere
+    module = Scripted(fails_at=1)
+    with pytest.raises(CheckpointWriteFailed, match=r"No checkpoint can be written into .*(is a file|nothing may be)"):
+        fit(module, kind(tmp_path / folder))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "locked"]
+
+
+@pytest.mark.parametrize("kind", [ModelCheckpoint, OnExceptionCheckpoint])
+def test_a_storage_of_ones_own_needs_no_folder(kind: Any, tmp_path: Path) -> None:
+    class Elsewhere(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            saved.append(path)
+
+    saved: list[Any] = []
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="by order"):
+        fit(Scripted(fails_at=5), kind(tmp_path / "file"), plugins=[Elsewhere()])
+    assert saved
 
 
 @pytest.mark.parametrize(("name", "said"), [("val_los", r"Did you mean 'val_loss'\?"), ("accuracy", "There are: 'epoch'")])

@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from leyden.callbacks.checkpoint import Checkpoint
+from leyden.callbacks.checkpoint import Checkpoint, store_of
 from leyden.checkpoint.files import absolute
 from leyden.errors import CheckpointError, CheckpointWriteFailed, InvalidOption, InvalidType
 from leyden.module import LightningModule
@@ -22,6 +22,8 @@ class OnExceptionCheckpoint(Checkpoint):
 
     Raises:
         InvalidOption: an empty ``filename``.
+        InvalidType: a ``dirpath`` that is no path, a ``filename`` that is no text.
+        CheckpointWriteFailed: nothing can be written into ``dirpath``; before the first step.
     """
 
     FILE_EXTENSION: Final = ".ckpt"
@@ -29,6 +31,8 @@ class OnExceptionCheckpoint(Checkpoint):
     def __init__(self, dirpath: Path, filename: str = "on_exception") -> None:
         if not isinstance(dirpath, str | os.PathLike):
             raise InvalidType("dirpath", dirpath, "a path")
+        if not isinstance(filename, str):
+            raise InvalidType("filename", filename, "a file's name")
         if not filename:
             raise InvalidOption("filename", filename, "a file's name that is not empty")
         self.dirpath = absolute(os.fspath(dirpath))  # wherever the process goes
@@ -38,6 +42,10 @@ class OnExceptionCheckpoint(Checkpoint):
     def ckpt_path(self) -> str:
         """The file's path."""
         return os.path.join(self.dirpath, self.filename + self.FILE_EXTENSION)
+
+    def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        if not trainer.fast_dev_run:
+            store_of(trainer).clean(self.dirpath)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
         if (

@@ -196,6 +196,21 @@ def clean_leftovers(folder: str | os.PathLike[str]) -> list[str]:
     return removed
 
 
+def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
+    """Raise :class:`CheckpointWriteFailed` where no file can be written into ``folder``, or it cannot be made. Makes nothing."""
+    missing = _missing(os.path.abspath(folder))
+    there = os.path.dirname(missing[-1]) if missing else os.path.abspath(folder)
+    if not os.path.isdir(there):
+        why = f"{there} is a file, and no folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        why = f"nothing may be written into {there}"
+    else:
+        return
+    failed = CheckpointWriteFailed(f"No checkpoint can be written into {os.fspath(folder)!r}: {why}. Give another dirpath.")
+    failed.filename = os.fspath(folder)
+    raise failed
+
+
 def hold_folder(folder: str | os.PathLike[str]) -> int | None:
     """Hold ``folder``, which is made if need be, until :func:`let_go` of what is returned, or until the process ends.
 

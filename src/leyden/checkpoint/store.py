@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, final
 
-from leyden.checkpoint.durable import clean_leftovers, duplicate, hold_folder, is_held_here, let_go, quarantine
+from leyden.checkpoint.durable import clean_leftovers, duplicate, hold_folder, is_held_here, let_go, quarantine, refuse_unwritable
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO, absolute, is_remote, local_path, reach
 from leyden.checkpoint.folders import duplicate_folder, is_folder
 from leyden.checkpoint.naming import FILE_EXTENSION
@@ -109,7 +109,11 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     def clean(self, folder: str) -> None:
-        """Remove what a crash left half-written in ``folder``."""
+        """Remove what a crash left half-written in ``folder``, into which a run is going to write.
+
+        Raises:
+            CheckpointWriteFailed: nothing can be written there.
+        """
 
 
 @final
@@ -185,7 +189,12 @@ class FileStore(CheckpointStore):
 
     def clean(self, folder: str) -> None:
         if not is_remote(folder):
-            self._ask(lambda: clean_leftovers(local_path(folder)))
+            self._ask(lambda: self._make_ready(local_path(folder)))
+
+    def _make_ready(self, folder: str) -> None:
+        if type(self._checkpoint_io).save_checkpoint is TorchCheckpointIO.save_checkpoint:  # others may need no folder
+            refuse_unwritable(folder)
+        clean_leftovers(folder)
 
     def _hold(self, folders: Iterable[str], nested: bool) -> None:
         for folder in folders:

@@ -74,7 +74,7 @@ def _is_row(kind: type, indices: list[Any]) -> bool:
     """Whether all indices of this kind take one row each, as an int does: True and a tensor of one element add a dimension."""
     if kind is Tensor:
         return all(index.dim() == 0 and index.dtype is torch.int64 for index in indices if type(index) is Tensor)
-    return issubclass(kind, Integral) and kind is not bool
+    return issubclass(kind, Integral) and not issubclass(kind, bool)
 
 
 class _WholeBatches:
