@@ -5,6 +5,7 @@
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
 # make benchmark-evaluate    validation and prediction beside a hand-written loop
+# make benchmark-scale       bytes a rank and exchanges a step on up to 1,024 processes, planned on one machine
 # make benchmark-gpt         tokens a second of examples/gpt.py beside the same model by hand
 # make mutants    break the code a little, 60 times, and see whether a test notices (half an hour)
 # make format     rewrite the code as the linter wants it
@@ -19,7 +20,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-distributed lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt clean
+.PHONY: demo test test-distributed lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -54,6 +55,9 @@ benchmark-checkpoint: $(VENV)/.stamp
 
 benchmark-evaluate: $(VENV)/.stamp
 	$(BIN)/python benchmarks/evaluate.py
+
+benchmark-scale: $(VENV)/.stamp
+	$(BIN)/python benchmarks/scale.py
 
 benchmark-gpt: $(VENV)/.stamp
 	$(BIN)/python benchmarks/gpt.py $(GPT)

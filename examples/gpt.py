@@ -3,6 +3,7 @@
     python examples/gpt.py                                 # trains, and writes 400 bytes
     python examples/gpt.py                                 # rerun it, or kill it before: it goes on where it was
     python examples/gpt.py --precision bf16-mixed --compile     # on a GPU
+    python examples/gpt.py --devices 2                          # two processes, which share the text
     python examples/gpt.py --sample_only --prompt "class "      # writes, from the best checkpoint
 
 `--max_steps 6 --layers 1 --width 32 --context 32 --val_every 3` is a short form. The model is GPT-2's: embeddings of bytes and
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden as pl
 from leyden.callbacks import LearningRateMonitor, ModelCheckpoint
 from leyden.loggers import CSVLogger
+from leyden.plugins import ShardedCheckpointIO
 
 BYTES = 256
 FOLDER = Path("leyden_logs", "gpt")
@@ -219,6 +221,10 @@ def main() -> None:
     add("--most", type=int, default=8_000_000, help="bytes of text, at most")
     add("--val_every", type=int, default=200, help="steps between validations, after each of which a checkpoint is saved")
     add("--precision", default="32-true", help="bf16-mixed where the device has it")
+    add("--devices", default="auto", help="how many processes of this machine train")
+    add("--num_nodes", type=int, default=1, help="how many machines; each runs the same command, from SLURM or torchrun")
+    add("--strategy", default="auto", help="how several processes share the work: ddp")
+    add("--sharded", action="store_true", help="checkpoints are folders, into which every process writes its part")
     add("--compile", action="store_true", help="train the model as torch.compile makes it")
     add("--sample_only", action="store_true", help="train nothing: write, from the best checkpoint")
     add("--prompt", default="def ")
@@ -239,6 +245,10 @@ def main() -> None:
         trainer = pl.Trainer(
             max_steps=asked.max_steps,
             precision=asked.precision,
+            devices=asked.devices,
+            num_nodes=asked.num_nodes,
+            strategy=asked.strategy,
+            plugins=ShardedCheckpointIO() if asked.sharded else None,
             gradient_clip_val=1.0,
             val_check_interval=asked.val_every,
             check_val_every_n_epoch=None,  # validations count steps, over the ends of epochs
@@ -248,6 +258,8 @@ def main() -> None:
             callbacks=[checkpoints, LearningRateMonitor()],
         )
         trainer.fit(torch.compile(module) if asked.compile else module, datamodule=data, ckpt_path="last")
+        if not trainer.is_global_zero:
+            return  # every process has come this far, and one speaks for all
         best = Path(checkpoints.best_model_path or checkpoints.last_model_path)
         bits = float(trainer.callback_metrics["val_loss"]) / math.log(2)
         print(f"Steps             {trainer.global_step}")

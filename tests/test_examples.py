@@ -41,6 +41,14 @@ def test_digits_reaches_its_accuracy_and_says_where_the_files_lie(own_folder: Pa
     assert [entry.name for entry in own_folder.iterdir()] == ["leyden_logs"]
 
 
+def test_the_gpt_trains_in_two_processes_with_sharded_checkpoints(own_folder: Path) -> None:
+    short = "--max_steps 2 --layers 1 --width 16 --context 16 --val_every 2 --most 60000 --count 3 --batch_size 4"
+    shown = shown_by("gpt.py", options=(*short.split(), "--devices", "2", "--strategy", "ddp", "--sharded"))
+    assert told(shown, "Steps") == "2"
+    assert len(re.findall("^Best checkpoint", shown, re.MULTILINE)) == 1
+    assert (own_folder / told(shown, "Best checkpoint") / "__1_0.distcp").is_file()
+
+
 def test_finetuning_beats_the_same_network_from_nothing(own_folder: Path) -> None:
     options = ("--pretrain_epochs", "5", "--max_epochs", "20", "--unfreeze_at", "8")
     shown = shown_by("finetune.py", "-W", "error", options=options)
