@@ -5,6 +5,7 @@
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
 # make benchmark-evaluate    validation and prediction beside a hand-written loop
+# make benchmark-distributed beside hand-written DDP on two processes, and sharded saves beside PyTorch's
 # make benchmark-scale       bytes a rank and exchanges a step on up to 1,024 processes, planned on one machine
 # make benchmark-gpt         tokens a second of examples/gpt.py beside the same model by hand
 # make mutants    break the code a little, 60 times, and see whether a test notices (half an hour)
@@ -20,7 +21,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-distributed lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale clean
+.PHONY: demo test test-distributed lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -55,6 +56,9 @@ benchmark-checkpoint: $(VENV)/.stamp
 
 benchmark-evaluate: $(VENV)/.stamp
 	$(BIN)/python benchmarks/evaluate.py
+
+benchmark-distributed: $(VENV)/.stamp
+	$(BIN)/python benchmarks/distributed.py
 
 benchmark-scale: $(VENV)/.stamp
 	$(BIN)/python benchmarks/scale.py

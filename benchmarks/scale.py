@@ -44,7 +44,8 @@ class Block(nn.Module):
         there = self.norm1(x)
         q, k, v = (part(there).unflatten(-1, (-1, self.head)).transpose(1, 2) for part in (self.q, self.k, self.v))
         x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return y
 
 
 SPLIT = dict.fromkeys(("q", "k", "v", "up"), ColwiseParallel) | dict.fromkeys(("out", "down"), RowwiseParallel)
@@ -54,7 +55,7 @@ class Exchanges(TorchDispatchMode):
     """Counts what goes over the wire, by its kind, and its bytes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self.counts: Counter[str] = Counter()
         self.bytes = 0
 
@@ -96,7 +97,7 @@ def step(kind: str, ranks: int, layers: int, width: int) -> dict[str, Any]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
-    module: nn.Module = nn.Sequential(*(Block(width, 8) for _ in range(layers)))
+    module = nn.Sequential(*(Block(width, 8) for _ in range(layers)))
     within = min(WITHIN, ranks)
     counted = Exchanges()
     mesh = init_device_mesh("cpu", (ranks // within, within), mesh_dim_names=("data", "tensor"))
@@ -108,11 +109,11 @@ def step(kind: str, ranks: int, layers: int, width: int) -> dict[str, Any]:
         for block in module:
             fully_shard(block, mesh=along)
         fully_shard(module, mesh=along)
-    run = module
+    run: nn.Module = module
     if kind == "ddp":
         run = DistributedDataParallel(module)
 
-        def noted(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        def noted(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]  # torch makes the name at run time
             counted.add("all_reduce", _size(bucket.buffer()))
             done: torch.futures.Future[Tensor] = torch.futures.Future()
             done.set_result(bucket.buffer())
@@ -129,7 +130,8 @@ def step(kind: str, ranks: int, layers: int, width: int) -> dict[str, Any]:
         run(torch.zeros(1, 8, width)).sum().backward()
         if kind == "tensor parallel" and ranks > within:  # the same part on every machine: averaged as under ddp
             for parameter in module.parameters():
-                gradient = parameter.grad.to_local() if hasattr(parameter.grad, "to_local") else parameter.grad
+                gradient: Any = parameter.grad
+            gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
                 dist.all_reduce(gradient, group=mesh["data"].get_group())
     gradients = local_bytes(parameter.grad for parameter in module.parameters())
     optimizer.step()
