@@ -131,7 +131,7 @@ def step(kind: str, ranks: int, layers: int, width: int) -> dict[str, Any]:
         if kind == "tensor parallel" and ranks > within:  # the same part on every machine: averaged as under ddp
             for parameter in module.parameters():
                 gradient: Any = parameter.grad
-            gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+                gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
                 dist.all_reduce(gradient, group=mesh["data"].get_group())
     gradients = local_bytes(parameter.grad for parameter in module.parameters())
     optimizer.step()
