@@ -223,7 +223,7 @@ def main() -> None:
     add("--precision", default="32-true", help="bf16-mixed where the device has it")
     add("--devices", default="auto", help="how many processes of this machine train")
     add("--num_nodes", type=int, default=1, help="how many machines; each runs the same command, from SLURM or torchrun")
-    add("--strategy", default="auto", help="how several processes share the work: ddp or fsdp")
+    add("--strategy", default="auto", help="how several processes share the work: ddp")
     add("--sharded", action="store_true", help="checkpoints are folders, into which every process writes its part")
     add("--compile", action="store_true", help="train the model as torch.compile makes it")
     add("--sample_only", action="store_true", help="train nothing: write, from the best checkpoint")
