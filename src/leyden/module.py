@@ -559,7 +559,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
             batch_size: samples in the batch, the weight of this value in a mean. Default: read off the batch.
             enable_graph: keep the autograd graph of the step's value.
             sync_dist: let loggers get each step's value over all processes, and not this one's. A mean weighs every process
-                alike, whatever their batch sizes. Epoch values are always those of all processes, and exact.
+                by the samples of its batch. Epoch values are always those of all processes, and exact.
             rank_zero_only: each process keeps its own value, of the epoch too, so that not all of them have to log it.
             sync_dist_group: accepted; values are exchanged by all processes.
             metric_attribute: accepted, not needed here.

@@ -394,6 +394,23 @@ def test_only_names_that_ask_for_it_are_exchanged_at_a_row() -> None:
         assert epoch == {"own_epoch": 0.5, "all_epoch": 5.25, "most_epoch": 1}
 
 
+def test_a_step_s_mean_weighs_each_process_by_its_samples() -> None:
+    def body(processes: ProcessesOfThreads) -> Any:
+        metrics = begun(processes, "train")
+        metrics.start_batches(lambda: None)
+        metrics.batch = torch.zeros(1 + 2 * processes.rank)
+        step = (True, None, True, False, "mean", True, False, True)
+        metrics.log("by the batch", float(processes.rank), step, None)
+        metrics.log("told", float(processes.rank), step, 3 - 2 * processes.rank)
+        metrics.log("both", float(processes.rank), asked(step=True, sync=True), None)
+        metrics.batch, metrics.size = object(), None
+        metrics.log("unknown", float(processes.rank), step, None)
+        return metrics.step_row()
+
+    expected = {"by the batch": 0.75, "told": 0.25, "both_step": 0.75, "unknown": 0.5}
+    assert run_together(2, body) == [expected, expected]
+
+
 def test_one_process_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise AssertionError

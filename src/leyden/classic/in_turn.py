@@ -169,7 +169,7 @@ class InTurn:
             )
 
     @property
-    def contributed(self) -> list[int]:
+    def contributed(self) -> list[float]:
         """Of each optimizer, the batches whose gradients wait for its step."""
         return [each.contributed for each in self.all]
 

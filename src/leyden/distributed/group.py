@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from leyden.distributed.watch import Watch, breaks, watched
 from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+_names = itertools.count(1)
 _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
 
 
@@ -173,6 +175,9 @@ class Group(Processes):
                 f"Process {self.rank} has failed ({type(self.failed_by).__name__}) and takes part in no further exchange.",
                 self.rank,
             )
+
+    def next_name(self, kind: str) -> str:
+        return f"{kind}/{next(_names)}"  # the store outlives a trainer's group
 
     def barrier(self, name: str | None = None) -> None:
         self._refuse_if_failed()

@@ -257,8 +257,7 @@ class FitLoop:
         """The epoch's values go to the loggers and into the history, and schedulers that wait for a metric get it."""
         run = self.run
         run.leyden_metrics.close()
-        row = run.leyden_metrics.epoch_row()
-        if row:
+        if row := run.leyden_metrics.epoch_row():
             run.leyden_log_row(row)
         run.leyden_note_epoch()
 

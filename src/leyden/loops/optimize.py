@@ -71,6 +71,7 @@ class Automatic:
             or requires_closure(self.optimizer)
             or run.strategy.leyden_takes_closure
         )
+        self.skips = None if self.must_close or optimizer is not None else run.strategy.leyden_skips()
         options = run.leyden_options.optimization
         self.clips = self.own_clipping or options.clip_value is not None
         self.tells_before_backward = hooks.listens(Callback.on_before_backward)
@@ -94,7 +95,7 @@ class Automatic:
         self.clip_gradients = around(f"{hook}configure_gradient_clipping", run.leyden_clip_gradients)
         self._window = 1  # batches that make a step
         self.divisor = 1  # batches of the running window, so that its gradient is their mean
-        self.contributed = 0  # batches whose gradients are in
+        self.contributed: float = 0  # batches whose gradients are in; over several processes their mean
         self._closure: Callable[[], Any] | None = None  # of the running batch, until it was called
         self._at = OPENED  # where that batch was cut
         self._takes_closure = self.optimizer is not None and takes_closure(self.optimizer)
@@ -168,6 +169,8 @@ class Automatic:
             self.divisor = 1 if self._window == 1 else self.run.leyden_window_length(index)
             self.contributed = 0
         full = is_last or progress.window + 1 >= self._window or at >= ACCUMULATED
+        if self.skips is not None:
+            self.skips.meets = full
         if full and self.must_close:
             outputs = self.by_closure(batch, index, at)
         elif full or self.accumulating is None:
@@ -178,6 +181,8 @@ class Automatic:
         if not full:
             progress.window += 1
             return outputs
+        if self.skips is not None:
+            self.contributed = self.skips.settle(progress.window + 1, self.contributed)
         self.stepped = self.contributed > 0
         if self.stepped and at < OPTIMIZED and not self.must_close and self.optimizer is not None:
             if self.prepares_step or self.contributed != self.divisor:
@@ -209,6 +214,9 @@ class Automatic:
                 loss = read_loss(outputs, self.run)
             if loss is None:
                 flight.outputs = None
+                if self.skips is not None and batch is not None:
+                    zero = self.zero if self.contributed == 0 else None
+                    self.skips.skip(None if zero is None else partial(zero, index, at))
                 return None
             self.note_loss(loss.detach())
             flight.outputs = outputs
@@ -362,6 +370,8 @@ class Automatic:
         """Step with the gradients of a window that no batch will fill."""
         if self.optimizer is None or at >= OPTIMIZED:
             return
+        held = (parameter.grad for group in self.optimizer.param_groups for parameter in group["params"])
+        self.run.strategy.leyden_average([gradient for gradient in held if gradient is not None])
         if self.must_close:
             self._step_by_hook(lambda: None, index, at)
         else:

@@ -112,7 +112,7 @@ class Collection:
         return (*entry.asked[:4], reduce, *entry.asked[5:]), entry.suffix
 
     def share_steps(self, processes: Processes, loader: int | None, when: str) -> None:
-        """Make the newest values of names with ``sync_dist=True`` those of all processes: means weigh each process alike.
+        """Make the newest values of names with ``sync_dist=True`` those of all processes: a mean weighs each by its samples.
 
         Without such names nothing is exchanged, so all processes need to have the same.
         """
@@ -130,7 +130,7 @@ class Collection:
         for entry in in_turn:
             totals.append(entry.new_total())
             if entry.touched and entry.last is not None:
-                totals[-1].add([(entry.last, 1)])
+                totals[-1].add([(entry.last, entry.weight)])
         for entry, value in zip(in_turn, values_of_all(processes, totals), strict=True):
             entry.agreed = (entry.last, value)
 

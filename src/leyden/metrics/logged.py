@@ -70,6 +70,7 @@ class Entry:
         "syncs",
         "total",
         "touched",
+        "weight",
         "where",
     )
 
@@ -90,6 +91,7 @@ class Entry:
     def reset(self) -> None:
         """Begin a new epoch."""
         self.last: Any = None
+        self.weight = 1  # samples that the newest value stands for
         self.touched = False
         self.total: Accumulator = self.new_total()
         self.pending: Pending = []
@@ -109,6 +111,7 @@ class Entry:
         """Merge one value into the epoch's. ``size`` is the number of samples that it stands for."""
         self.touched = True
         self.last = value
+        self.weight = size
         self.computed = _UNREAD
         pending = self.pending
         pending.append((value, size))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leyden.distributed.processes import Alone, Processes
-from leyden.errors import IllegalLog, LeydenWarning, warn_user
+from leyden.errors import AmbiguousBatchSize, IllegalLog, LeydenWarning, warn_user
 from leyden.metrics.accumulators import as_tensor
 from leyden.metrics.batch_size import SampleCount, given_size, read_size
 from leyden.metrics.collection import Collection
@@ -283,6 +283,17 @@ class Metrics:
         else:
             entry.touched = True
             entry.last = value
+            if entry.syncs and entry.reduce == "mean" and not self._processes.alone:
+                entry.weight = self._size_of_step(name, batch_size)
+
+    def _size_of_step(self, name: str, given: Any) -> int:
+        """How many samples a step's value stands for; 1 where the batch does not tell it."""
+        if given is not None:
+            return given_size(name, given)
+        try:
+            return self._count_samples(name)
+        except AmbiguousBatchSize:
+            return 1
 
     def _say_silent(self, name: str) -> None:
         if not self._said_silent:

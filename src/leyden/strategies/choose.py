@@ -16,7 +16,7 @@ from leyden.distributed.beside import Beside
 from leyden.distributed.environment import ClusterEnvironment, detect_environment, require_one_process
 from leyden.distributed.group import Group
 from leyden.distributed.launchers.lifeline import runs_again
-from leyden.distributed.layer_sync import LayerSync
+from leyden.distributed.layer_sync import LayerSync, TorchSyncBatchNorm
 from leyden.distributed.signals import in_notebook
 from leyden.distributed.vigilance import Vigilance
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported, did_you_mean
@@ -78,6 +78,7 @@ def choose_strategy(
     plugins: Any = None,
     shares: bool = True,
     vigilance: Vigilance | None = None,
+    sync_batchnorm: bool = False,
 ) -> Strategy:
     """The strategy that these keywords of the Trainer ask for, complete.
 
@@ -110,7 +111,8 @@ def choose_strategy(
     if isinstance(completed, ParallelStrategy):
         _check_size(completed, environment, size)
     completed.leyden_environment = environment
-    completed.leyden_layer_sync = _only([plugin for plugin in given if isinstance(plugin, LayerSync)], "LayerSync")
+    layers = _only([plugin for plugin in given if isinstance(plugin, LayerSync)], "LayerSync")
+    completed.leyden_layer_sync = TorchSyncBatchNorm() if layers is None and sync_batchnorm is True else layers
     return completed
 
 

@@ -19,6 +19,7 @@ from leyden.not_offered import absent
 from leyden.spelling import exact_arguments
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
+from leyden.strategies.skips import Skips, may_skip
 
 __all__ = ["DDPStrategy"]
 STARTS = ("popen", "spawn", "fork", "forkserver")
@@ -105,6 +106,17 @@ class DDPStrategy(ParallelStrategy):
     def leyden_accumulating(self) -> AbstractContextManager[Any]:
         wrapper = self._wrapper
         return wrapper.no_sync() if isinstance(wrapper, DistributedDataParallel) else nullcontext()
+
+    def leyden_skips(self) -> Skips | None:
+        wrapper, module = self._wrapper, self._module
+        if self.processes.alone or module is None or not isinstance(wrapper, DistributedDataParallel) or not may_skip(module):
+            return None
+        reducer, trained = wrapper.reducer, [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+        def expect(loss: Tensor) -> None:
+            reducer.prepare_for_backward([loss] if wrapper.find_unused_parameters and not wrapper.static_graph else [])
+
+        return Skips(self.processes, trained, expect)
 
     def leyden_expect_backward(self, loss: Tensor) -> None:
         wrapper = self._wrapper

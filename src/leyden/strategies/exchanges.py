@@ -1,5 +1,6 @@
 """What a strategy exchanges between the processes, in Lightning's words."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
+from leyden.strategies.skips import Skips
 
 _REDUCTIONS: dict[str, Literal["sum", "min", "max"]] = {"mean": "sum", "avg": "sum", "sum": "sum", "min": "min", "max": "max"}
 
@@ -54,3 +56,16 @@ class Exchanges:
 
     def leyden_expect_backward(self, loss: Tensor) -> None:
         """A backward of manual optimization comes next."""
+
+    def leyden_skips(self) -> Skips | None:
+        """How batches that give no loss on some processes are dealt with; ``None`` where there can be none. Asked once a fit."""
+        return None
+
+    def leyden_average(self, gradients: Sequence[Tensor]) -> None:
+        """Make gradients that were computed without an exchange those of all processes, in place."""
+        if self.processes.alone or not gradients:
+            return
+        packed = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parts = self.processes.all_reduce(packed).div_(self.processes.world).split([each.numel() for each in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
+from torch import nn
 
 from leyden.checkpoint.files import CheckpointIO
 from leyden.data.share import ALONE, Share
@@ -12,6 +13,8 @@ from leyden.devices.precision import Precision, make_precision
 from leyden.distributed.environment import ClusterEnvironment, detect_environment
 from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.launchers.lifeline import runs_again
+from leyden.distributed.layer_sync import TorchSyncBatchNorm
+from leyden.errors import Unsupported
 from leyden.spelling import exact_arguments
 from leyden.strategies.single import SingleDeviceStrategy
 
@@ -46,6 +49,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         self.cluster_environment = cluster_environment
         self._process_group_backend, self._timeout = process_group_backend, timeout
         self._share = True
+        self._synced = False
 
     @property
     def process_group_backend(self) -> str | None:
@@ -100,6 +104,18 @@ class ParallelStrategy(SingleDeviceStrategy):
         told = self.distributed_sampler_kwargs
         return Share(told["rank"], told["num_replicas"], processes=self.processes)
 
+    def leyden_place(self, module: nn.Module) -> None:
+        sync, trainer = self.leyden_layer_sync, getattr(module, "_trainer", None)
+        self._synced = sync is not None and not self.processes.alone and (trainer is None or trainer.leyden_fitting)
+        if self._synced:
+            if isinstance(sync, TorchSyncBatchNorm) and self._device.type == "cpu" and any(map(_is_batch_norm, module.modules())):
+                raise Unsupported(
+                    "sync_batchnorm=True puts torch's SyncBatchNorm in the place of batch norms, and that runs on GPUs alone. "
+                    "Leave it out on the CPU, or use layers that look at each sample by itself (GroupNorm, LayerNorm)."
+                )
+            sync.apply(module)
+        super().leyden_place(module)
+
     def setup_environment(self) -> None:
         self._device = self.root_device
         super().setup_environment()
@@ -108,3 +124,10 @@ class ParallelStrategy(SingleDeviceStrategy):
         super().teardown()
         if self.cluster_environment is not None:
             self.cluster_environment.teardown()
+        if self._synced and self._module is not None:
+            self._synced = False
+            self.leyden_layer_sync.revert(self._module)
+
+
+def _is_batch_norm(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)

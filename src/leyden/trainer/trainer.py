@@ -180,6 +180,7 @@ class Trainer(Lifecycle):
                 given["plugins"],
                 given["use_distributed_sampler"],
                 Vigilance.read(given["hang_timeout"], given["max_restarts"]),
+                given["sync_batchnorm"],
             ),
             loggers=choose_loggers(given["logger"], options),
             callbacks=choose_callbacks(given["callbacks"], options),
