@@ -21,7 +21,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-distributed lint types layers pytest format soak mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
+.PHONY: demo test test-distributed lint types layers pytest format soak soak-distributed mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
