@@ -71,7 +71,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     },
     "leyden.profilers": _each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
     "leyden.strategies": {
-        **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy ModelParallelStrategy", _ONE_DEVICE),
+        **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy", _ONE_DEVICE),
         **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
         **_each("DDPSpawnShardedStrategy DataParallelStrategy HorovodStrategy", _GONE),
         **_each("DeepSpeedStrategy", _WRAPS),

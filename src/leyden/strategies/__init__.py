@@ -9,10 +9,19 @@ from leyden.strategies.base import Strategy
 from leyden.strategies.choose import StrategyRegistry
 from leyden.strategies.ddp import DDPStrategy
 from leyden.strategies.fsdp import FSDPStrategy
+from leyden.strategies.model_parallel import ModelParallelStrategy
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.single import SingleDeviceStrategy
 
-__all__ = ["DDPStrategy", "FSDPStrategy", "ParallelStrategy", "SingleDeviceStrategy", "Strategy", "StrategyRegistry"]
+__all__ = [
+    "DDPStrategy",
+    "FSDPStrategy",
+    "ModelParallelStrategy",
+    "ParallelStrategy",
+    "SingleDeviceStrategy",
+    "Strategy",
+    "StrategyRegistry",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -54,6 +54,11 @@ class Exchanges:
         votes = int(self.processes.all_reduce(torch.tensor(int(decision))))
         return votes == self.processes.world if all else votes > 0
 
+    @property
+    def leyden_peers(self) -> Processes:
+        """The processes that read other data than this one, and this one: their logged values become one."""
+        return self.processes
+
     def leyden_expect_backward(self, loss: Tensor) -> None:
         """A backward of manual optimization comes next."""
 

@@ -124,7 +124,7 @@ class Lifecycle(Run):
                 self.leyden_read_mapping = adapter.read_mapping
                 self.leyden_bar_items = adapter.bar_items
                 self.leyden_own_optimization = adapter.optimization
-                self.leyden_metrics.begin(self.leyden_hooks, module, self.strategy.processes)
+                self.leyden_metrics.begin(self.leyden_hooks, module, self.strategy.leyden_peers)
                 stack.enter_context(self.leyden_metrics.measured(self.profiler.leyden_around))
                 self.leyden_metrics.has_loggers = bool(self.loggers or self.fast_dev_run)
                 self.leyden_loaders.begin(

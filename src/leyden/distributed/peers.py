@@ -1,0 +1,70 @@
+"""Some of the processes, which talk among themselves: those that read other data, where several have the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from leyden.distributed.processes import Body, Processes
+
+_OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+
+
+@final
+class Peers(Processes):
+    """Process ``rank`` of ``world`` in the process group that ``group`` returns once all have begun; ``every`` is all of them."""
+
+    def __init__(self, every: Processes, rank: int, world: int, group: Callable[[], Any]) -> None:
+        self.every, self.rank, self.world = every, rank, world
+        self._find = group
+
+    @property
+    def group(self) -> Any:
+        """The process group of these."""
+        return self._find()
+
+    @property
+    def store(self) -> Any:
+        """That of all processes."""
+        return getattr(self.every, "store", None)
+
+    def launched(self, body: Body) -> Body:
+        return self.every.launched(body)
+
+    def barrier(self, name: str | None = None) -> None:
+        dist.barrier(group=self.group)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        box = [obj if self.rank == src else None]
+        dist.broadcast_object_list(box, group=self.group, group_src=src)
+        return box[0]
+
+    def fill(self, tensor: Tensor) -> None:
+        dist.broadcast(tensor, group=self.group, group_src=0)
+
+    def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
+        whole = tensor.detach().clone()
+        dist.all_reduce(whole, _OPERATIONS[op], group=self.group)
+        return whole
+
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        return self.every.all_gather(tensor, self.group if group is None else group, sync_grads)
+
+    def gather_objects(self, obj: Any) -> list[Any]:
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, obj, group=self.group)
+        return found
+
+    def agree(self, flags: int, clock: float) -> tuple[int, float]:
+        return self.every.agree(flags, clock)
+
+
+def same_random_state(group: Any) -> None:
+    """Let the processes of ``group``, which have the same data, draw the same random numbers, as the first of them does."""
+    state = torch.get_rng_state()
+    dist.broadcast(state, group=group, group_src=0)
+    torch.set_rng_state(state)
