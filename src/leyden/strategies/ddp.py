@@ -118,6 +118,14 @@ class DDPStrategy(ParallelStrategy):
 
         return Skips(self.processes, trained, expect)
 
+    def leyden_average(self, gradients: Sequence[Tensor]) -> None:
+        if self.processes.alone or not gradients:
+            return
+        packed = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parts = self.processes.all_reduce(packed).div_(self.processes.world).split([each.numel() for each in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
     def leyden_expect_backward(self, loss: Tensor) -> None:
         wrapper = self._wrapper
         if not isinstance(wrapper, DistributedDataParallel) or not wrapper.require_backward_grad_sync:

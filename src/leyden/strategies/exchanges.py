@@ -68,9 +68,3 @@ class Exchanges:
 
     def leyden_average(self, gradients: Sequence[Tensor]) -> None:
         """Make gradients that were computed without an exchange those of all processes, in place."""
-        if self.processes.alone or not gradients:
-            return
-        packed = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        parts = self.processes.all_reduce(packed).div_(self.processes.world).split([each.numel() for each in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
