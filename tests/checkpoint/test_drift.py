@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader
 
 import leyden
@@ -136,3 +137,20 @@ def test_what_is_as_it_was_is_not_kept() -> None:
     assert drift.state_dict(module) == {"buffers": {}, "trained": {}}
     module.c = module.c.to(torch.float32)
     assert list(drift.state_dict(module)["buffers"]) == ["c"]
+
+
+def test_a_part_that_was_thawed_and_pruned_since_the_beginning_is_thawed_again() -> None:
+    def frozen() -> nn.Linear:
+        return nn.Linear(2, 1).requires_grad_(False)
+
+    first, second = frozen(), frozen()
+    drift, other = Drift(first), Drift(second)
+    prune.identity(first, "weight")
+    first.requires_grad_(True)
+    state = drift.state_dict(first)
+    other.load_state_dict(second, state)  # before its masks are there, or after
+    assert second.weight.requires_grad
+    masked = frozen()
+    prune.identity(masked, "weight")
+    other.load_state_dict(masked, state)
+    assert masked.weight_orig.requires_grad

@@ -17,7 +17,7 @@ class Drift:
 
     def __init__(self, module: nn.Module) -> None:
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
-        self.trained = {name: parameter.requires_grad for name, parameter in named_parameters(module)}
+        self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
         self.tracked = _tracked(module)
 
     def state_dict(self, module: nn.Module) -> dict[str, Any]:
@@ -28,7 +28,7 @@ class Drift:
         buffers: dict[str, Tensor | None] = {name: now[name] for name in changed}
         buffers.update(dict.fromkeys(self.buffers.keys() - now.keys()))  # None: it is gone
         toggled = module.__dict__.get("_toggled", {})  # frozen for one optimizer's turn only
-        required = {name: toggled.get(each, each.requires_grad) for name, each in named_parameters(module)}
+        required = {name: toggled.get(each, each.requires_grad) for name, each in _unpruned(module)}
         trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
         tracked = {name: flag for name, flag in _tracked(module).items() if self.tracked.get(name, flag) != flag}
         return {"buffers": buffers, "trained": trained, "tracked": tracked}
@@ -50,12 +50,20 @@ class Drift:
                 owner._buffers[own_name] = None if value is None else value.to(device if buffer is None else buffer.device)
             elif value is not None and not hasattr(owner, own_name):  # training's first step makes it
                 owner.register_buffer(own_name, value.to(device), persistent=False)
-        for name, parameter in named_parameters(module):
+        for name, parameter in _unpruned(module):
             if name in state["trained"]:
                 parameter.requires_grad_(state["trained"][name])
         for name, flag in state.get("tracked", {}).items():  # files of 0.1.0 have none
             if name in owners:
                 owners[name].track_running_stats = flag
+
+
+def _unpruned(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters, by the names that they had before they were pruned, and have again afterwards."""
+    ends = "_mask"
+    masked = {plain_name(name).removesuffix(ends) for name, _ in module.named_buffers() if name.endswith(ends)}
+    named = [(name, name.removesuffix("_orig"), parameter) for name, parameter in named_parameters(module)]
+    return [(base if base in masked else name, parameter) for name, base, parameter in named]
 
 
 def _tracked(module: nn.Module) -> dict[str, bool]:
