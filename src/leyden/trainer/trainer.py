@@ -17,7 +17,7 @@ from leyden.classic.continuation import Continuation
 from leyden.classic.loop_views import EvaluationLoopView, FitLoopView, PredictLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
-from leyden.distributed.launchers.verb import Verb
+from leyden.distributed.launchers.verb import carry_out
 from leyden.distributed.vigilance import DEFAULT, Vigilance
 from leyden.errors import MisconfigurationException, Unsupported
 from leyden.hooks import overrides
@@ -239,8 +239,7 @@ class Trainer(Lifecycle):
             ckpt_path=ckpt_path if ckpt_path is not None else self.leyden_classic.resume_from,
             weights_only=weights_only,
         )
-        result: FitResult = self.strategy.processes.launched(Verb(self, "_fit"))(job)
-        return result
+        return carry_out(self, self._fit, job)
 
     def _fit(self, job: Job) -> FitResult:
         module = job.module
@@ -281,8 +280,7 @@ class Trainer(Lifecycle):
         """
         dataloaders = classic.evaluation_loaders("validate", legacy, dataloaders)
         job = self._evaluation(VAL, model, dataloaders, ckpt_path, datamodule, weights_only)
-        results: list[dict[str, float]] = self.strategy.processes.launched(Verb(self, "_evaluate"))(replace(job, verbose=verbose))
-        return results
+        return carry_out(self, self._evaluate, replace(job, verbose=verbose))
 
     def test(
         self,
@@ -297,8 +295,7 @@ class Trainer(Lifecycle):
         """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
         dataloaders = classic.test_loaders(self.leyden_classic, legacy, dataloaders, datamodule)
         job = self._evaluation(TEST, model, dataloaders, ckpt_path, datamodule, weights_only)
-        results: list[dict[str, float]] = self.strategy.processes.launched(Verb(self, "_evaluate"))(replace(job, verbose=verbose))
-        return results
+        return carry_out(self, self._evaluate, replace(job, verbose=verbose))
 
     def predict(
         self,
@@ -316,10 +313,7 @@ class Trainer(Lifecycle):
         """
         dataloaders = classic.evaluation_loaders("predict", legacy, dataloaders)
         job = self._evaluation(PREDICT, model, dataloaders, ckpt_path, datamodule, weights_only)
-        predictions: list[Any] | None = self.strategy.processes.launched(Verb(self, "_predict"))(
-            replace(job, keep=return_predictions is not False)
-        )
-        return predictions
+        return carry_out(self, self._predict, replace(job, keep=return_predictions is not False))
 
     def _predict(self, job: Job) -> list[Any] | None:
         with self._verb(TrainerFn.PREDICTING, job.module, job.datamodule, job.loaders):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from leyden.distributed.launchers.pickled import error_of
+
+T = TypeVar("T")
 
 
 class Verb:
@@ -76,3 +79,9 @@ class Verb:
                 vars(logger).update(vars(gone_on))
         for callback, state in zip(trainer.callbacks, brought["callbacks"], strict=False):
             callback.load_state_dict(state)
+
+
+def carry_out(trainer: Any, body: Callable[[Any], T], job: Any) -> T:
+    """What ``body``, a method of ``trainer``, returns for ``job``, done by all the processes that train together."""
+    result: T = trainer.strategy.processes.launched(Verb(trainer, body.__name__))(job)
+    return result
