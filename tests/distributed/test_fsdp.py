@@ -513,3 +513,14 @@ def test_arguments_of_the_first_fsdp_are_read() -> None:
 def test_precisions_that_make_no_sense(asked: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         FSDPPrecision(**asked)
+
+
+def with_an_example() -> int:
+    module = Net()
+    module.example_input_array = torch.ones(2, 3)
+    fitted(module, enable_model_summary=True)
+    return int(module.trainer.global_step)
+
+
+def test_a_summary_tries_no_example_on_shards() -> None:
+    assert together(2, with_an_example) == [2, 2]

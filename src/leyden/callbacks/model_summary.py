@@ -44,7 +44,6 @@ class ModelSummary(Callback):
     def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if self._max_depth == 0:
             return
-        # on every process: a sharded module's forward is a deed of all
         summary = self._summary(trainer, pl_module)
         if trainer.is_global_zero:
             self.summarize(
@@ -59,7 +58,10 @@ class ModelSummary(Callback):
             )
 
     def _summary(self, trainer: Run, pl_module: LightningModule) -> Summary:
-        return Summary(pl_module, self._max_depth, context=trainer.strategy.precision.forward_context)
+        strategy = trainer.strategy
+        # parameters in shards are made whole by a forward of training's or validation's, and not by one beside them
+        whole = strategy.holds_whole_parameters
+        return Summary(pl_module, self._max_depth, context=strategy.precision.forward_context, tries_example=whole)
 
     @staticmethod
     def summarize(

@@ -86,7 +86,12 @@ class ModelSummary:
     """
 
     def __init__(
-        self, model: nn.Module, max_depth: int = 1, *, context: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self,
+        model: nn.Module,
+        max_depth: int = 1,
+        *,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        tries_example: bool = True,
     ) -> None:
         wanted = "a depth >= 0, or -1 for all layers"
         if isinstance(max_depth, bool) or not isinstance(max_depth, int):
@@ -99,7 +104,8 @@ class ModelSummary:
         self._flops: dict[str, int] = {}
         self._seen = False
         try:
-            self._forward_example(context)
+            if tries_example:
+                self._forward_example(context)
         finally:
             for layer in self._layers.values():
                 layer.detach_hook()
