@@ -49,6 +49,23 @@ def test_the_gpt_trains_in_two_processes_with_sharded_checkpoints(own_folder: Pa
     assert (own_folder / told(shown, "Best checkpoint") / "__1_0.distcp").is_file()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sends SIGKILL")
+def test_a_job_that_dies_is_started_again_and_goes_on(own_folder: Path) -> None:
+    torchrun = "-m torch.distributed.run --nproc-per-node=2 --max-restarts=1 --rdzv-backend=c10d --rdzv-endpoint=localhost:0"
+    shown = shown_by("cluster/elastic.py", *torchrun.split(), options=("--max_steps", "30", "--die_at", "20"))
+    assert told(shown, "Steps") == "30"
+
+
+def test_the_tutorial_of_2020_runs_in_two_processes(own_folder: Path) -> None:
+    text = (EXAMPLES / "tutorial_2020.py").read_text()
+    (own_folder / "tutorial.py").write_text(text.replace("gpus=0", "gpus=0, distributed_backend='ddp', num_processes=2"))
+    shown = shown_by(str(own_folder / "tutorial.py"))
+    assert "2 processes" in shown
+    scores = [float(score) for score in re.findall(r"test_acc\W+([\d.]+)", shown)]
+    assert len(scores) >= 3
+    assert all(score > 0.9 for score in scores[-3:])
+
+
 def test_finetuning_beats_the_same_network_from_nothing(own_folder: Path) -> None:
     options = ("--pretrain_epochs", "5", "--max_epochs", "20", "--unfreeze_at", "8")
     shown = shown_by("finetune.py", "-W", "error", options=options)
