@@ -78,7 +78,9 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
         (-2, V, "a number"),
         ([], T, "a number"),
     ],
-    "num_nodes": [(0, V, "a number of nodes >= 1"), ("two", V, "a number of nodes >= 1"), (-1, V, "a number of nodes")],
+    "hang_timeout": [("soon", V, "a duration"), ([], V, "seconds")],
+    "max_restarts": [(-1, V, "a number"), ("two", T, "a number")],
+    "num_nodes": [(0, V, "a number of nodes >= 1"), ("two", T, "a number of nodes >= 1"), (-1, V, "a number of nodes")],
     "precision": [
         ("17-mixed", V, "one of '64-true'"),
         (17, V, "one of '64-true'"),
@@ -165,7 +167,7 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
     ],
     "detect_anomaly": [("yes", T, BOOL)],
     "barebones": [("yes", T, BOOL)],
-    "plugins": [(3, T, "a Precision, a CheckpointIO or a ClusterEnvironment"), ("mixed", T, "a Precision")],
+    "plugins": [(3, T, "a Precision, a CheckpointIO, a ClusterEnvironment or a LayerSync"), ("mixed", T, "a Precision")],
     "sync_batchnorm": [("yes", T, BOOL)],
     "reload_dataloaders_every_n_epochs": [
         ("one", T, "a number of epochs >= 0"),
@@ -647,7 +649,7 @@ def test_the_best_checkpoint_where_there_is_none(verb: str) -> None:
 
 
 def test_checkpoint_sources_that_are_not_offered() -> None:
-    for asked in ("hpc", "registry"):
+    for asked in ("registry",):
         with pytest.raises(Unsupported, match=rf"ckpt_path='{asked}' is not offered\. Use 'last'"):
             trainer().fit(BoringModel(), ckpt_path=asked)
 

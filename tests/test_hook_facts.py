@@ -26,7 +26,11 @@ def public_methods(part: type) -> list[str]:
 
 
 def test_every_method_of_a_callback_is_a_hook_with_its_facts() -> None:
-    assert [name for name in public_methods(Callback) if name not in NO_HOOKS] == list(hooks_of(Callback)) == list(HOOK_NAMES)
+    assert (
+        [name for name in public_methods(Callback) if name not in NO_HOOKS and not name.startswith("leyden_")]
+        == list(hooks_of(Callback))
+        == list(HOOK_NAMES)
+    )
 
 
 @pytest.mark.parametrize("name", MODULE_HOOKS)

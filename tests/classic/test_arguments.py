@@ -250,7 +250,6 @@ def test_a_wrong_value_is_named(case: tuple[dict[str, Any], type[Exception], str
         ({"min_nb_epochs": 3, "min_epochs": 4}, "min_nb_epochs"),
         ({"gpus": 0, "accelerator": "gpu"}, "gpus"),
         ({"gpus": 0, "devices": 2, "accelerator": "cpu"}, "gpus"),
-        ({"gpus": 0, "num_processes": 2}, "num_processes"),
         ({"default_save_path": "a", "default_root_dir": "b"}, "default_save_path"),
         ({"gradient_clip": 1.0, "gradient_clip_val": 2.0}, "gradient_clip"),
         ({"show_progress_bar": True, "enable_progress_bar": False}, "show_progress_bar"),
@@ -329,8 +328,9 @@ def test_profiler_of_2020_is_a_bool() -> None:
 @quiet
 @pytest.mark.parametrize("backend", ["ddp_spawn", "ddp_cpu"])
 def test_accelerator_of_1_x_names_a_strategy(backend: str) -> None:
-    with pytest.raises(Unsupported, match="strategy='ddp"):
-        Trainer(accelerator=backend)
+    trainer = Trainer(accelerator=backend, num_processes=2)
+    assert type(trainer.strategy).__name__ == "DDPStrategy"
+    assert trainer.world_size == 2
 
 
 @quiet

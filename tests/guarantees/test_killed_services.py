@@ -9,6 +9,8 @@ from services import csv_rows, mlflow_values, single, wandb_history, wandb_recor
 
 JOBS = """
     import os, signal, sys
+
+    sys.path.insert(0, sys.argv[1])
     import mlflow.tracking, torch, wandb.sdk.launch
     import kit, leyden
     from leyden.callbacks import ModelCheckpoint
@@ -40,7 +42,7 @@ JOBS = """
 
 
 def test_a_killed_and_rerun_job_has_the_rows_of_one_that_was_not(tmp_path: Path) -> None:
-    printed = kit.in_a_fresh_process(JOBS, folder=tmp_path)
+    printed = kit.in_a_fresh_process(JOBS, Path(kit.__file__).parent, folder=tmp_path)
     assert [line for line in printed.splitlines() if line.startswith("ended")] == ["ended 9", "ended 0"]
     table = csv_rows(tmp_path / "c" / "lightning_logs" / "version_0" / "metrics.csv")
     assert len(table) == 42

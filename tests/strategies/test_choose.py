@@ -37,11 +37,6 @@ REFUSED = [
 ]
 
 
-class ThreeProcesses(LightningEnvironment):
-    def world_size(self) -> int:
-        return 3
-
-
 @pytest.mark.parametrize("strategy", ["auto", "single_device", None])
 def test_one_device(strategy: Any) -> None:
     chosen = choose_strategy(strategy, accelerator="cpu", devices=1)
@@ -82,7 +77,7 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_strategy(accelerator="gpu")
 
 
-@pytest.mark.parametrize("options", [{"devices": 2}, {"num_nodes": 2}])
+@pytest.mark.parametrize("options", [{"devices": 2}])
 def test_several_processes(options: dict[str, Any]) -> None:
     chosen = choose_strategy(accelerator="cpu", **options)
     assert isinstance(chosen, DDPStrategy)
@@ -94,11 +89,6 @@ def test_names_of_ddp(name: str) -> None:
     chosen = choose_strategy(name, accelerator="cpu", devices=2)
     assert isinstance(chosen, DDPStrategy)
     assert chosen.world_size == 2
-
-
-def test_a_launcher_and_a_trainer_of_different_sizes() -> None:
-    with pytest.raises(ConflictingOptions, match="started 3 processes, and devices=1 x num_nodes=1 asks for 1"):
-        choose_strategy(accelerator="cpu", plugins=[ThreeProcesses()])
 
 
 def test_plug_ins_find_their_place() -> None:

@@ -83,7 +83,7 @@ class WithLoaders(Net):
         return loader(40)
 
 
-class Data(leyden.LightningDataModule):
+class HasLoaders(leyden.LightningDataModule):
     def train_dataloader(self) -> Any:
         return loader(100)
 
@@ -136,11 +136,11 @@ def test_fit_reads_a_datamodule(place: str) -> None:
     module = WithLoaders()
     run = trainer()
     if place == "position":
-        run.fit(module, Data())
+        run.fit(module, HasLoaders())
     else:
-        run.fit(module, **{place: Data()})
+        run.fit(module, **{place: HasLoaders()})
     assert values(module) == {"train": {100.0}, "val": {200.0}}
-    assert isinstance(run.datamodule, Data)
+    assert isinstance(run.datamodule, HasLoaders)
 
 
 @pytest.mark.parametrize(("verb", "stage"), VERBS.items())
@@ -149,8 +149,8 @@ def test_the_other_verbs_read_all_three(verb: str, stage: str) -> None:
     for arguments, expected in (
         ({"dataloaders": loader(7)}, 7.0),
         ({}, 10.0 * index),
-        ({"datamodule": Data()}, 100.0 * index),
-        ({"dataloaders": Data()}, 100.0 * index),
+        ({"datamodule": HasLoaders()}, 100.0 * index),
+        ({"dataloaders": HasLoaders()}, 100.0 * index),
     ):
         module = WithLoaders()
         getattr(trainer(), verb)(module, **arguments)
@@ -159,7 +159,7 @@ def test_the_other_verbs_read_all_three(verb: str, stage: str) -> None:
 
 def test_the_datamodule_of_fit_serves_the_next_verb() -> None:
     module, run = Net(), trainer()
-    run.fit(module, datamodule=Data())
+    run.fit(module, datamodule=HasLoaders())
     module.seen.clear()
     run.test(module)
     run.predict()
@@ -180,14 +180,14 @@ def test_a_datamodule_fills_in_for_what_the_module_lacks_and_the_other_way_round
 def test_loaders_and_a_datamodule_exclude_each_other(verb: str) -> None:
     name = "train_dataloaders" if verb == "fit" else "dataloaders"
     with pytest.raises(ConflictingOptions, match="were both passed"):
-        getattr(trainer(), verb)(Net(), **{name: loader(), "datamodule": Data()})
+        getattr(trainer(), verb)(Net(), **{name: loader(), "datamodule": HasLoaders()})
     with pytest.raises(ConflictingOptions, match="Leave one of them out"):
-        getattr(trainer(), verb)(Net(), **{name: Data(), "datamodule": Data()})
+        getattr(trainer(), verb)(Net(), **{name: HasLoaders(), "datamodule": HasLoaders()})
 
 
 def test_validation_loaders_and_a_datamodule_exclude_each_other() -> None:
     with pytest.raises(ConflictingOptions, match="val_dataloaders= and datamodule="):
-        trainer().fit(Net(), val_dataloaders=loader(), datamodule=Data())
+        trainer().fit(Net(), val_dataloaders=loader(), datamodule=HasLoaders())
 
 
 # -- what is returned
@@ -403,7 +403,7 @@ def test_fit_with_last_and_nothing_there_begins(tmp_path: Path, capsys: pytest.C
     assert "training starts from the beginning" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wanted", ["hpc", "registry"])
+@pytest.mark.parametrize("wanted", ["registry"])
 def test_what_is_not_offered_says_what_is(wanted: str) -> None:
     with pytest.raises(Unsupported, match="Use 'last'"):
         trainer().fit(WithLoaders(), ckpt_path=wanted)

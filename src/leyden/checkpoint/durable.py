@@ -167,7 +167,6 @@ def duplicate(source: str, target: str, disk: Disk | None = None) -> None:
                 with suppress(OSError):
                     disk.remove(beside)
                 raise
-            disk.sync_folder(os.path.dirname(target))
             return
     except OSError as error:
         raise write_failed(target, error) from error
@@ -336,7 +335,6 @@ def _write_beside_and_rename(path: str, fill: Callable[[Sink], None], disk: Disk
     finally:
         with suppress(OSError):
             file.close()
-    disk.sync_folder(os.path.dirname(path))
 
 
 def _open_locked(beside: str, disk: Disk) -> IO[bytes]:

@@ -63,13 +63,17 @@ class Source:
         self.lengths: list[int | None] = []  # batches that each reader's loader says it has for this process
         self.stops: list[int | None] = []  # the same under the limit
         self.longest: list[int | None] = []  # the same of the process that has most
-        self.window: Window = lambda: (1, False)
+        self.window: Window = alone
         """Of training: batches that make a step, and whether each step exchanges gradients."""
         self.cut: dict[str, Any] | None = None  # where a resumed run goes on
         self.batch_indices: list[Any] | None = None
         """The dataset's indices of the samples in the newest batch, as the sampler gave them. Known where they were asked for,
         of map-style data that a plain DataLoader reads; ``None`` elsewhere."""
         self.measure()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or what is pickled, belongs to no fit."""
+        return {**self.__dict__, "window": alone}
 
     def measure(self, begins: bool = False) -> bool:
         """Ask for the lengths anew: a dataset may have grown. Whether any is another than before. ``begins``: of a new epoch."""
@@ -224,6 +228,11 @@ class Source:
         self.cut = state
         if state is not None and state.get("reader", 0) < len(self.readers):
             self.readers[state.get("reader", 0)].restore(state)
+
+
+def alone() -> tuple[int, bool]:
+    """The window where no fit says another: each batch by itself, with no steps at which processes meet."""
+    return 1, False
 
 
 def side_by_side(given: Any) -> Any:

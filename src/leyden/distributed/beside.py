@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 from torch import Tensor
 
+from leyden.distributed.launchers.verb import verb_of
 from leyden.distributed.processes import Body, Processes
 from leyden.errors import LeydenError
 
@@ -38,23 +39,24 @@ class Beside(Processes):
     def launched(self, body: Body) -> Body:
         if not dist.is_initialized():
             return body
+        verb = verb_of(body)
 
         @functools.wraps(body, assigned=())
         def by_the_first(*args: Any, **kwargs: Any) -> Any:
             waiting = dist.new_group(backend="gloo", timeout=_AS_LONG_AS_IT_TAKES)
             if self.is_first:
                 try:
-                    result = body(*args, **kwargs)
+                    result = verb(*args, **kwargs)
                 except BaseException as error:
                     _tell({"error": _carried(error)}, waiting)
                     raise
-                take_along = getattr(body, "take_along", None)
+                take_along = getattr(verb, "take_along", None)
                 _tell({"result": result, "brought": take_along() if take_along is not None else None}, waiting)
                 return result
             outcome = _tell(None, waiting)
             if "error" in outcome:
                 raise outcome["error"]
-            bring_back = getattr(body, "bring_back", None)
+            bring_back = getattr(verb, "bring_back", None)
             if bring_back is not None:
                 bring_back(outcome["brought"], *args, **kwargs)
             return outcome["result"]

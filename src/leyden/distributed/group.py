@@ -17,6 +17,7 @@ from torch import Tensor
 
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.launchers.lifeline import RUN_AGAIN, tie_to
+from leyden.distributed.launchers.verb import verb_of
 from leyden.distributed.processes import Body, Processes
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.vigilance import Vigilance
@@ -108,7 +109,8 @@ class Group(Processes):
         return self.launcher.name or self.environment.leyden_starter
 
     def launched(self, body: Body) -> Body:
-        return self.launcher.launched(self, body)
+        verb: Body = verb_of(body)
+        return self.launcher.launched(self, verb)
 
     def begin(self) -> None:
         """Join the group, where that has not been done: rank, world and address are known now.

@@ -10,15 +10,15 @@ from typing import Any
 from leyden.checked import check_count, read_duration
 from leyden.errors import InvalidOption
 
-DEFAULT = timedelta(minutes=20)
-"""Longer than a step, a validation batch or a hook takes; shorter than what torch waits for an answer."""
+DEFAULT = 1200.0
+"""Seconds: longer than a step, a validation batch or a hook takes; shorter than what torch waits for an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vigilance:
     """What the Trainer's ``hang_timeout`` and ``max_restarts`` ask for."""
 
-    seconds: float | None = DEFAULT.total_seconds()  # None: a standstill is borne for ever
+    seconds: float | None = DEFAULT  # None: a standstill is borne for ever
     restarts: int = 0
 
     @classmethod

@@ -1,5 +1,6 @@
 """The whole module in every process, gradients averaged: torch's DistributedDataParallel."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -16,7 +17,7 @@ from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.group import Launcher
 from leyden.errors import InvalidOption
 from leyden.not_offered import absent
-from leyden.spelling import exact_arguments
+from leyden.spelling import exact_arguments, unknown_argument
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
@@ -58,6 +59,11 @@ class DDPStrategy(ParallelStrategy):
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
         **kwargs: Any,
     ) -> None:
+        of_torch = list(inspect.signature(DistributedDataParallel).parameters)[1:]
+        for name in kwargs:
+            if name not in of_torch:
+                own = list(inspect.signature(type(self)).parameters)
+                raise unknown_argument(type(self).__name__, name, [word for word in own if word != "kwargs"] + of_torch)
         super().__init__(
             accelerator,
             parallel_devices,

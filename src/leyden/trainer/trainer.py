@@ -17,7 +17,6 @@ from leyden.classic.continuation import Continuation
 from leyden.classic.loop_views import EvaluationLoopView, FitLoopView, PredictLoopView
 from leyden.datamodule import LightningDataModule
 from leyden.devices.accelerators import Accelerator
-from leyden.distributed.launchers.verb import carry_out
 from leyden.distributed.vigilance import DEFAULT, Vigilance
 from leyden.errors import MisconfigurationException, Unsupported
 from leyden.hooks import overrides
@@ -239,7 +238,7 @@ class Trainer(Lifecycle):
             ckpt_path=ckpt_path if ckpt_path is not None else self.leyden_classic.resume_from,
             weights_only=weights_only,
         )
-        return carry_out(self, self._fit, job)
+        return self.strategy.processes.launched(self._fit)(job)
 
     def _fit(self, job: Job) -> FitResult:
         module = job.module
@@ -280,7 +279,7 @@ class Trainer(Lifecycle):
         """
         dataloaders = classic.evaluation_loaders("validate", legacy, dataloaders)
         job = self._evaluation(VAL, model, dataloaders, ckpt_path, datamodule, weights_only)
-        return carry_out(self, self._evaluate, replace(job, verbose=verbose))
+        return self.strategy.processes.launched(self._evaluate)(replace(job, verbose=verbose))
 
     def test(
         self,
@@ -295,7 +294,7 @@ class Trainer(Lifecycle):
         """Run the test set once; returns the metrics of each loader. Arguments as for :meth:`validate`."""
         dataloaders = classic.test_loaders(self.leyden_classic, legacy, dataloaders, datamodule)
         job = self._evaluation(TEST, model, dataloaders, ckpt_path, datamodule, weights_only)
-        return carry_out(self, self._evaluate, replace(job, verbose=verbose))
+        return self.strategy.processes.launched(self._evaluate)(replace(job, verbose=verbose))
 
     def predict(
         self,
@@ -313,7 +312,7 @@ class Trainer(Lifecycle):
         """
         dataloaders = classic.evaluation_loaders("predict", legacy, dataloaders)
         job = self._evaluation(PREDICT, model, dataloaders, ckpt_path, datamodule, weights_only)
-        return carry_out(self, self._predict, replace(job, keep=return_predictions is not False))
+        return self.strategy.processes.launched(self._predict)(replace(job, keep=return_predictions is not False))
 
     def _predict(self, job: Job) -> list[Any] | None:
         with self._verb(TrainerFn.PREDICTING, job.module, job.datamodule, job.loaders):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from leyden.distributed.launchers.pickled import error_of
-
-T = TypeVar("T")
 
 
 class Verb:
@@ -81,7 +78,6 @@ class Verb:
             callback.load_state_dict(state)
 
 
-def carry_out(trainer: Any, body: Callable[[Any], T], job: Any) -> T:
-    """What ``body``, a method of ``trainer``, returns for ``job``, done by all the processes that train together."""
-    result: T = trainer.strategy.processes.launched(Verb(trainer, body.__name__))(job)
-    return result
+def verb_of(body: Any) -> Any:
+    """The verb that ``body`` carries out, where it is a trainer's method; else ``body``."""
+    return Verb(body.__self__, body.__name__) if hasattr(body, "__self__") else body

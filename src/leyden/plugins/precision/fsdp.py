@@ -1,13 +1,5 @@
-"""FSDP's precision, where Lightning puts it: not offered."""
+"""FSDP's precision, where Lightning has it."""
 
-from __future__ import annotations
+from leyden.devices.fsdp_precision import FSDPPrecision
 
-from typing import Any
-
-from leyden.not_offered import absent
-
-__all__: list[str] = []
-
-
-def __getattr__(name: str) -> Any:
-    return absent(__name__, name, __all__, "leyden.plugins")
+__all__ = ["FSDPPrecision"]
