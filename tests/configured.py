@@ -54,7 +54,7 @@ class Outer(BoringModel):
         self.save_hyperparameters()
 
 
-class Data(BoringDataModule):
+class Loads(BoringDataModule):
     def __init__(self, batch: int = 8) -> None:
         super().__init__()
         self.save_hyperparameters()

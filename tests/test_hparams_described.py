@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from configured import Anything, Chosen, Data, DeepEncoder, OnlyFit, WideNet
+from configured import Anything, Chosen, DeepEncoder, Loads, OnlyFit, WideNet
 from kit import QUIET
 
 import leyden
@@ -26,7 +26,7 @@ def no_words(monkeypatch: pytest.MonkeyPatch) -> None:
 def saved(*words: str, model: Any = WideNet, **options: Any) -> str:
     """The checkpoint of a run that these words configure."""
     words = ("fit", *words)
-    cli = OnlyFit(model, Data, args=list(words), trainer_defaults=ONCE, save_config_callback=None, **options)
+    cli = OnlyFit(model, Loads, args=list(words), trainer_defaults=ONCE, save_config_callback=None, **options)
     cli.trainer.save_checkpoint("a.ckpt")
     return "a.ckpt"
 
@@ -48,7 +48,7 @@ def test_objects_among_the_arguments_are_made_again(own_folder: Path) -> None:
     run.fit(net)
     run.save_checkpoint("b.ckpt")
     assert WideNet.load_from_checkpoint("b.ckpt").encoder.depth == 7
-    assert Data.load_from_checkpoint(path).batch == 5
+    assert Loads.load_from_checkpoint(path).batch == 5
     mine = DeepEncoder(depth=1)
     with pytest.warns(PossibleUserWarning, match="'encoder' is a torch module"):
         net = WideNet.load_from_checkpoint(path, encoder=mine, width=77)
@@ -79,7 +79,7 @@ def test_a_file_has_only_classes_made_that_it_may(own_folder: Path) -> None:
     assert "wsgiref.simple_server" not in sys.modules
     words = ["fit", "--ckpt_path", changed(path, thing=evil)]
     with pytest.raises(CheckpointForeign, match=r"wants subprocess.Popen to be made"):
-        OnlyFit(Anything, Data, args=words, trainer_defaults=ONCE)
+        OnlyFit(Anything, Loads, args=words, trainer_defaults=ONCE)
     assert not Path("made").exists()
     layer = {"class_path": "torch.nn.Flatten", "init_args": {"start_dim": 2}}
     assert isinstance(Anything.load_from_checkpoint(changed(path, thing=layer)).thing, torch.nn.Flatten)

@@ -9,7 +9,7 @@ from typing import Any
 import configured
 import pytest
 import torch
-from configured import Chosen, Data, DeepEncoder, OnlyFit, Outer, TwoOptimizers, WideNet
+from configured import Chosen, DeepEncoder, Loads, OnlyFit, Outer, TwoOptimizers, WideNet
 from kit import QUIET
 
 import leyden
@@ -37,7 +37,7 @@ def made(*args: str, model: Any = WideNet, kind: type[LightningCLI] = LightningC
 
 
 def test_the_words_of_the_command_line_become_arguments() -> None:
-    cli = made("--model.width=7", "--data.batch", "3", "--trainer.max_epochs=2", datamodule_class=Data)
+    cli = made("--model.width=7", "--data.batch", "3", "--trainer.max_epochs=2", datamodule_class=Loads)
     assert (cli.model.width, cli.datamodule.batch, cli.trainer.max_epochs) == (7, 3, 2)
     assert cli.config["model"]["width"] == 7
     assert cli.config_init["model"] is cli.model
@@ -45,15 +45,15 @@ def test_the_words_of_the_command_line_become_arguments() -> None:
 
 
 def test_classes_are_named_where_none_is_given() -> None:
-    cli = made("--model=WideNet", "--model.width=9", "--data=configured.Data", "--data.batch=2", model=None)
-    assert (type(cli.model), cli.model.width, type(cli.datamodule), cli.datamodule.batch) == (WideNet, 9, Data, 2)
+    cli = made("--model=WideNet", "--model.width=9", "--data=configured.Loads", "--data.batch=2", model=None)
+    assert (type(cli.model), cli.model.width, type(cli.datamodule), cli.datamodule.batch) == (WideNet, 9, Loads, 2)
     assert made("--model=WideNet", model=None).datamodule is None
 
 
 def test_subclass_mode_takes_a_subclass_of_the_class() -> None:
     both = {"datamodule_class": leyden.LightningDataModule, "subclass_mode_model": True, "subclass_mode_data": True}
-    cli = made("--model=WideNet", "--model.init_args.width=5", "--data=Data", model=BoringModel, **both)
-    assert (type(cli.model), cli.model.width, type(cli.datamodule)) == (WideNet, 5, Data)
+    cli = made("--model=WideNet", "--model.init_args.width=5", "--data=Loads", model=BoringModel, **both)
+    assert (type(cli.model), cli.model.width, type(cli.datamodule)) == (WideNet, 5, Loads)
 
 
 def test_functions_that_return_a_module_and_a_trainer() -> None:
@@ -150,7 +150,7 @@ class Linked(LightningCLI):
 
 
 def test_linked_arguments() -> None:
-    cli = made("--data.batch=6", kind=Linked, datamodule_class=Data)
+    cli = made("--data.batch=6", kind=Linked, datamodule_class=Loads)
     assert (cli.trainer.max_epochs, cli.model.width) == (6, 10)
     assert dict(cli.model.hparams) == {"width": 10, "encoder": None, "rate": 0.1, "_instantiator": MAKER}
 
@@ -280,14 +280,14 @@ def test_a_fit_is_run_between_its_hooks(own_folder: Path) -> None:
         def after_fit(self) -> None:
             told.append(self.trainer.global_step)
 
-    cli = Told(WideNet, Data, args=["fit", "--model.width=2"], trainer_defaults=ONCE)
+    cli = Told(WideNet, Loads, args=["fit", "--model.width=2"], trainer_defaults=ONCE)
     assert told == ["before making", "made 2", "before fit", 1]
     assert (cli.subcommand, cli.trainer.state.fn) == ("fit", "fit")
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_the_other_verbs(verb: str) -> None:
-    cli = LightningCLI(WideNet, Data, args=[verb], trainer_defaults=ONCE, save_config_callback=None)
+    cli = LightningCLI(WideNet, Loads, args=[verb], trainer_defaults=ONCE, save_config_callback=None)
     assert (cli.subcommand, cli.trainer.state.fn) == (verb, verb)
 
 
@@ -299,7 +299,7 @@ def test_a_file_for_several_subcommands_and_a_verb_of_the_programs_own(own_folde
     Path("all.yaml").write_text("fit: {model: {width: 31}}\n")
     Path("more.yaml").write_text("model: {rate: 0.75}\n")
     words = ["--config=all.yaml", "fit", "--config=more.yaml", "--ckpt_path=last"]
-    cli = Handed(WideNet, Data, args=words, trainer_defaults=QUIET)
+    cli = Handed(WideNet, Loads, args=words, trainer_defaults=QUIET)
     assert cli.handed == (31, ["ckpt_path", "datamodule", "weights_only"])
     assert cli.model.rate == 0.75
 
@@ -350,28 +350,28 @@ def test_seeds(asked: str, seed: Any) -> None:
 
 def test_the_configuration_stands_beside_the_logs_and_can_be_run_again(own_folder: Path) -> None:
     options = {**ONCE, "default_root_dir": "run"}
-    OnlyFit(WideNet, Data, args=["fit", "--model.width=6", "--model.encoder=DeepEncoder"], trainer_defaults=options)
+    OnlyFit(WideNet, Loads, args=["fit", "--model.width=6", "--model.encoder=DeepEncoder"], trainer_defaults=options)
     text = Path("run/config.yaml").read_text()
     assert text.startswith(f"# leyden=={leyden.__version__}\nseed_everything: 0\n")
     with pytest.raises(RuntimeError, match=r"found .*config.yaml' there already, of another run: nothing was overwritten"):
-        OnlyFit(WideNet, Data, args=["fit"], trainer_defaults=options)
+        OnlyFit(WideNet, Loads, args=["fit"], trainer_defaults=options)
     assert Path("run/config.yaml").read_text() == text
     name = {"config_filename": "again.yaml"}
-    cli = OnlyFit(WideNet, Data, args=["fit", "--config=run/config.yaml"], trainer_defaults=options, save_config_kwargs=name)
+    cli = OnlyFit(WideNet, Loads, args=["fit", "--config=run/config.yaml"], trainer_defaults=options, save_config_kwargs=name)
     assert (cli.model.width, type(cli.model.encoder)) == (6, DeepEncoder)
     assert Path("run/again.yaml").read_text() == text
     write_over = {"overwrite": True}
-    OnlyFit(WideNet, Data, args=["fit", "--model.width=1"], trainer_defaults=options, save_config_kwargs=write_over)
+    OnlyFit(WideNet, Loads, args=["fit", "--model.width=1"], trainer_defaults=options, save_config_kwargs=write_over)
     assert "width: 1\n" in Path("run/config.yaml").read_text()
 
 
 def test_a_run_that_goes_on_keeps_both_configurations(own_folder: Path) -> None:
     options = {**ONCE, "default_root_dir": "run"}
-    cli = OnlyFit(WideNet, Data, args=["fit"], trainer_defaults=options)
+    cli = OnlyFit(WideNet, Loads, args=["fit"], trainer_defaults=options)
     cli.trainer.save_checkpoint("run/a.ckpt")
     for _ in range(2):
         words = ["fit", "--ckpt_path=run/a.ckpt", "--trainer.max_steps=2"]
-        cli = OnlyFit(WideNet, Data, args=words, trainer_defaults=options)
+        cli = OnlyFit(WideNet, Loads, args=words, trainer_defaults=options)
     assert cli.trainer.global_step == 2
     assert sorted(path.name for path in Path("run").glob("*.yaml")) == ["config-1.yaml", "config.yaml"]
 
@@ -380,7 +380,7 @@ def test_a_configuration_of_several_files_is_kept_as_several(own_folder: Path) -
     Path("net.yaml").write_text("width: 55\n")
     Path("main.yaml").write_text("model: net.yaml\n")
     options = {**ONCE, "default_root_dir": "run"}
-    OnlyFit(WideNet, Data, args=["fit", "--config=main.yaml"], trainer_defaults=options, save_config_kwargs={"multifile": True})
+    OnlyFit(WideNet, Loads, args=["fit", "--config=main.yaml"], trainer_defaults=options, save_config_kwargs={"multifile": True})
     assert "width: 55" in Path("run/net.yaml").read_text()
     assert "model: net.yaml" in Path("run/config.yaml").read_text()
 
@@ -392,16 +392,16 @@ def test_a_callback_of_the_programs_own_keeps_the_configuration_elsewhere(own_fo
 
     words = ["fit", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"]
     kept = {"save_to_log_dir": False}
-    cli = OnlyFit(WideNet, Data, args=words, trainer_defaults=ONCE, save_config_callback=Logged, save_config_kwargs=kept)
+    cli = OnlyFit(WideNet, Loads, args=words, trainer_defaults=ONCE, save_config_callback=Logged, save_config_kwargs=kept)
     folder = Path(str(cli.trainer.log_dir))
     assert not (folder / "config.yaml").exists()
     assert "encoder: null" in (folder / "hparams.yaml").read_text()
-    OnlyFit(WideNet, Data, args=["fit", "--trainer.fast_dev_run=1"], trainer_defaults=QUIET)  # writes nothing
+    OnlyFit(WideNet, Loads, args=["fit", "--trainer.fast_dev_run=1"], trainer_defaults=QUIET)  # writes nothing
     assert not Path("config.yaml").exists()
 
 
 def test_hyperparameters_are_what_the_configuration_says() -> None:
-    cli = made("--model.encoder=DeepEncoder", "--data.batch=3", datamodule_class=Data)
+    cli = made("--model.encoder=DeepEncoder", "--data.batch=3", datamodule_class=Loads)
     encoder = {"class_path": "configured.DeepEncoder", "init_args": {"width": 5, "depth": 2}}
     assert dict(cli.model.hparams) == {"width": 4, "encoder": encoder, "rate": 0.1, "_instantiator": MAKER}
     assert dict(cli.datamodule.hparams) == {"batch": 3, "_instantiator": MAKER}
@@ -421,15 +421,15 @@ def test_a_module_inside_another_keeps_its_own_hyperparameters() -> None:
 
 def test_a_checkpoints_hyperparameters_make_the_module(own_folder: Path) -> None:
     words = ["fit", "--model.encoder=DeepEncoder", "--model.encoder.depth=7", "--model.width=6"]
-    cli = LightningCLI(WideNet, Data, args=words, trainer_defaults=ONCE, save_config_callback=None)
+    cli = LightningCLI(WideNet, Loads, args=words, trainer_defaults=ONCE, save_config_callback=None)
     cli.trainer.save_checkpoint("a.ckpt")
     again = ["validate", "--ckpt_path=a.ckpt"]
-    cli = LightningCLI(WideNet, Data, args=again, trainer_defaults=ONCE, save_config_callback=None)
+    cli = LightningCLI(WideNet, Loads, args=again, trainer_defaults=ONCE, save_config_callback=None)
     assert (cli.model.width, cli.model.encoder.depth) == (6, 7)
     with pytest.warns(LeydenWarning, match=r"model.width=9 was asked for, and 'a.ckpt' was saved with 6, which counts"):
-        cli = LightningCLI(WideNet, Data, args=[*again, "--model.width=9"], trainer_defaults=ONCE, save_config_callback=None)
+        cli = LightningCLI(WideNet, Loads, args=[*again, "--model.width=9"], trainer_defaults=ONCE, save_config_callback=None)
     assert cli.model.width == 6
-    cli = LightningCLI(None, Data, args=["test", "--model=WideNet", "--ckpt_path=a.ckpt"], trainer_defaults=ONCE)
+    cli = LightningCLI(None, Loads, args=["test", "--model=WideNet", "--ckpt_path=a.ckpt"], trainer_defaults=ONCE)
     assert (type(cli.model), cli.model.width) == (WideNet, 6)
 
 

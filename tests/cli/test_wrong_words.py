@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from configured import Data, OnlyFit, WideNet
+from configured import Loads, OnlyFit, WideNet
 from kit import QUIET
 
 from leyden.cli import LightningCLI
@@ -41,7 +41,7 @@ def no_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str, run: bool = False) -> str:
     with pytest.raises(SystemExit) as end:
-        LightningCLI(WideNet, Data, args=list(words), run=run, trainer_defaults=QUIET)
+        LightningCLI(WideNet, Loads, args=list(words), run=run, trainer_defaults=QUIET)
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.count("Did you mean") <= 1, said
@@ -84,6 +84,6 @@ def test_what_help_and_print_config_show(capsys: pytest.CaptureFixture[str]) -> 
     assert "how wide the net is." in shown[1]
     assert "--trainer.callbacks.patience" in shown[2]
     with pytest.raises(SystemExit):
-        OnlyFit(WideNet, Data, args=["fit", "--model.width=3", "--print_config"])
+        OnlyFit(WideNet, Loads, args=["fit", "--model.width=3", "--print_config"])
     printed = capsys.readouterr().out
     assert "model:\n  width: 3\n  encoder: null\n  rate: 0.1\ndata:\n  batch: 8\n" in printed

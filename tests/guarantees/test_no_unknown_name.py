@@ -6,6 +6,8 @@ import importlib
 import inspect
 import keyword
 import string
+import sys
+import types
 from typing import Any
 
 import kit
@@ -632,7 +634,10 @@ def test_a_method_marked_as_one_s_own() -> None:
 
 def test_a_mixin_of_another_library() -> None:
     mixin = type("Foreign", (), {"on_load_event": method, "test_stepp": method, "__module__": "another_library.mixins"})
-    fit(type("Mine", (mixin, BoringModel), {"__module__": "my_project.models"})())
+    own: Any = types.ModuleType("my_project.models")  # it can be imported, as by who looks for subclasses of ours
+    sys.modules |= {"my_project": types.ModuleType("my_project"), "my_project.models": own}
+    own.Mine = type("Mine", (mixin, BoringModel), {"__module__": "my_project.models"})
+    fit(own.Mine())
 
 
 def test_names_of_torch_stay_torch_s() -> None:
