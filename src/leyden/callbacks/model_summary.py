@@ -60,7 +60,7 @@ class ModelSummary(Callback):
     def _summary(self, trainer: Run, pl_module: LightningModule) -> Summary:
         strategy = trainer.strategy
         # parameters in shards are made whole by a forward of training's or validation's, and not by one beside them
-        whole = strategy.holds_whole_parameters
+        whole = getattr(strategy, "holds_whole_parameters", True)
         return Summary(pl_module, self._max_depth, context=strategy.precision.forward_context, tries_example=whole)
 
     @staticmethod
