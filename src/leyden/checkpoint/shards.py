@@ -34,6 +34,7 @@ from leyden.checkpoint.folders import (
 from leyden.checkpoint.format import MARK
 from leyden.checkpoint.replacing import remove_tree, replace
 from leyden.checkpoint.verified import load_verified
+from leyden.distributed.sharing import sendable
 from leyden.errors import CheckpointDamaged, CheckpointForeign, CheckpointWriteFailed, Unsupported
 
 _SHARD = "shard"  # what stands in our file where a tensor was: {MARK: _SHARD, "key": its name among the tensors}
@@ -429,17 +430,10 @@ def _gathered(value: Any, group: Any) -> list[Any]:
     import torch.distributed as dist
 
     found: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, _sendable(value), group=group)
+    # an error of another class than the one that was raised is better than a hang
+    sent = sendable(value, OSError) if isinstance(value, Exception) else value
+    dist.all_gather_object(found, sent, group=group)
     return found
-
-
-def _sendable(value: Any) -> Any:
-    if isinstance(value, Exception):
-        try:
-            pickle.loads(pickle.dumps(value))
-        except Exception:  # an error of another class than the one that was raised is better than a hang
-            return OSError(f"{type(value).__name__}: {value}")
-    return value
 
 
 _own: list[Any] = [None, None]  # the group of all, and one of our own beside it

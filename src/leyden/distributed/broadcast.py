@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leyden.distributed.processes import Processes
+from leyden.distributed.sharing import sendable, travels
 from leyden.errors import CheckpointError
 from leyden.tree import tree_leaves, tree_map
 
@@ -63,20 +63,12 @@ def _placed(tensors: list[Tensor], tensor: Tensor) -> _Place | Tensor:
 
 
 def _told(processes: Processes, skeleton: Any, failure: Exception | None) -> tuple[Any, Exception | None]:
-    if failure is not None and not _travels(failure):
-        failure = CheckpointError(f"{type(failure).__name__}: {failure}")
-    if failure is None and processes.is_first and not _travels(skeleton):
+    if failure is not None:
+        failure = sendable(failure, CheckpointError)
+    elif processes.is_first and not travels(skeleton):
         failure = CheckpointError("The checkpoint holds something that cannot be handed to the other processes.")
     told: tuple[Any, Exception | None] = processes.broadcast((None if failure is not None else skeleton, failure))
     return told
-
-
-def _travels(thing: Any) -> bool:
-    try:
-        pickle.loads(pickle.dumps(thing))
-    except Exception:
-        return False
-    return True
 
 
 def _share(processes: Processes, tensors: Iterable[Tensor]) -> None:

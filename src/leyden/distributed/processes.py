@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -91,7 +91,6 @@ class Processes(ABC):
         return self.broadcast(deed() if self.is_first else None)
 
 
-@final
 class Alone(Processes):
     """One process. Nothing is exchanged, so nothing here costs more than returning what was given."""
 

@@ -41,3 +41,8 @@ def _started(pid: int) -> float:
 def for_attempt(number: int, since: float) -> dict[str, str]:
     """What the processes of an attempt have to find in their environment."""
     return {ATTEMPT: str(number), BEGAN: repr(since)}
+
+
+def again(number: int, most: int) -> str:
+    """What is said when attempt ``number`` has failed, and the next one begins."""
+    return f"\nThe processes are started again ({number + 1} of at most {most} times).\n"

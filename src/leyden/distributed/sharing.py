@@ -6,7 +6,9 @@ import os
 import pickle
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Exceptions = TypeVar("Exceptions", bound=BaseException)
 
 
 def is_picklable(obj: object) -> bool:
@@ -16,6 +18,20 @@ def is_picklable(obj: object) -> bool:
     except Exception:  # whatever a user's __reduce__ raises means no
         return False
     return True
+
+
+def travels(thing: object) -> bool:
+    """Whether another process can be handed ``thing``: it can be pickled, and what comes of that can be read."""
+    try:
+        pickle.loads(pickle.dumps(thing))
+    except Exception:
+        return False
+    return True
+
+
+def sendable(error: Exceptions, otherwise: type[Exception]) -> Exceptions | Exception:
+    """``error``, which other processes are to raise too; where it does not travel, one of another class that says the same."""
+    return error if travels(error) else otherwise(f"{type(error).__name__}: {error}")
 
 
 def is_shared_filesystem(strategy: Any, path: str | os.PathLike[str] | None = None, timeout: int = 3) -> bool:

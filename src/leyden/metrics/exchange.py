@@ -6,7 +6,6 @@ lengths among it; and what is added. A fourth where values have to stay apart, a
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leyden.distributed.alike import alike
 from leyden.distributed.processes import Processes
 from leyden.errors import MetricsDiffer
 from leyden.metrics.accumulators import Accumulator
@@ -36,10 +36,7 @@ def agree_on_names(
     Returns what ``describe`` says of names that others have and this process lacks, being ``excused``. Raises
     :class:`MetricsDiffer` on every process where one lacks a name without an excuse. ``when`` says what is over, in words.
     """
-    listed = repr((when, [(key, kinds[key]) for key in in_order(kinds)]))
-    word = int.from_bytes(hashlib.blake2b(listed.encode(), digest_size=8).digest(), "big") >> 1
-    largest, smallest = processes.all_reduce(torch.tensor([word, -word]), "max").tolist()
-    if largest == -smallest:
+    if alike(processes, (when, [(key, kinds[key]) for key in in_order(kinds)])):
         return {}
     found = processes.gather_objects((when, {key: (kind, describe(key)) for key, kind in kinds.items()}))
     known = {key: (kind, said) for _, theirs in found for key, (kind, said) in theirs.items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 from typing import Any, final
 
 from leyden.distributed.processes import Processes
+from leyden.distributed.sharing import sendable
 from leyden.errors import CheckpointError
 from leyden.strategies.shards import outlined
 from leyden.strategies.storage import Storage
@@ -34,18 +34,10 @@ class FirstReads(Storage):
         try:
             content = self.reader.load(path, weights_only)
         except Exception as error:  # the others wait for an answer, and raise it too
-            self.processes.broadcast((None, _sendable(error)))
+            self.processes.broadcast((None, sendable(error, CheckpointError)))
             raise
         self.processes.broadcast((outlined(content), None))
         return content
 
     def remove(self, path: str | os.PathLike[str]) -> None:
         self.inner.remove(path)
-
-
-def _sendable(error: Exception) -> Exception:
-    try:
-        sent: Exception = pickle.loads(pickle.dumps(error))
-    except Exception:
-        return CheckpointError(f"{type(error).__name__}: {error}")
-    return sent

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
+from leyden.distributed.alike import alike
 from leyden.distributed.processes import Processes
 from leyden.errors import ModulesDiffer
 
@@ -23,9 +22,7 @@ def agree_on_module(processes: Processes, module: nn.Module) -> None:
     if processes.alone:
         return
     mine = list(_described(module))
-    word = int.from_bytes(hashlib.blake2b(repr(mine).encode(), digest_size=8).digest(), "big") >> 1
-    largest, smallest = processes.all_reduce(torch.tensor([word, -word]), "max").tolist()
-    if largest == -smallest:
+    if alike(processes, mine):
         return
     everywhere = processes.gather_objects(mine)
     first = everywhere[0]

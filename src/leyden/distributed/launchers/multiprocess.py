@@ -26,7 +26,8 @@ from leyden.distributed.last_words import LastWords, of_exit, say
 from leyden.distributed.launchers.lifeline import tie_to
 from leyden.distributed.launchers.pickled import culprit, error_of
 from leyden.distributed.launchers.threads import share_threads
-from leyden.distributed.restarts import for_attempt
+from leyden.distributed.launchers.verb import outcome_of, taken_over
+from leyden.distributed.restarts import again, for_attempt
 from leyden.distributed.watch import watched
 from leyden.errors import TrainingTerminated, Unsupported
 
@@ -59,10 +60,7 @@ class Multiprocess(Launcher):
             with tempfile.TemporaryDirectory(prefix="leyden-") as folder, _set(meeting):
                 self._run_attempts(group, (group, body, args, kwargs), folder)
                 outcome = torch.load(Path(folder, "brought"), map_location="cpu", weights_only=False)
-            bring_back = getattr(body, "bring_back", None)
-            if bring_back is not None:
-                bring_back(outcome["brought"], *args, **kwargs)
-            return outcome["result"]
+            return taken_over(body, outcome, *args, **kwargs)
 
         return elsewhere  # type: ignore[return-value]  # it is called as `body` is
 
@@ -84,7 +82,7 @@ class Multiprocess(Launcher):
                 if number == restarts:
                     found = _first_error(error, str(place))
                     raise found from (found.__cause__ or error)
-                say(f"\nThe processes are started again ({number + 1} of at most {restarts} times).\n")
+                say(again(number, restarts))
             else:
                 os.replace(place / "brought", Path(folder, "brought"))
                 return
@@ -193,10 +191,7 @@ def _age(path: Path) -> int:
 
 def _first_error(error: Exception, folder: str) -> Exception:
     """What the process that failed first has raised, or what ended it."""
-    words = [
-        LastWords.read(path.read_text())
-        for path in sorted(Path(folder).glob("words *"), key=lambda path: path.stat().st_mtime_ns)
-    ]
+    words = [LastWords.read(path.read_text()) for path in sorted(Path(folder).glob("words *"), key=_age)]
     if words:
         raised = Path(folder, f"error {words[0].rank}")
         if raised.exists():
@@ -243,9 +238,7 @@ def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, folde
             Path(folder, f"error {group.rank}").write_bytes(pickle.dumps(error))
         raise
     if local_rank == 0:
-        take_along = getattr(body, "take_along", None)
-        outcome = {"result": result, "brought": take_along() if take_along is not None else None}
-        torch.save(outcome, Path(folder, "brought"))
+        torch.save(outcome_of(body, result), Path(folder, "brought"))
     sys.stdout.flush()
     group.barrier()
     dist.destroy_process_group()

@@ -6,7 +6,6 @@ import atexit
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -167,10 +166,3 @@ def _watch(group: Group) -> None:
             return
         if all(code == 0 for code in codes.values()):
             return
-
-
-def stop_others(number: int = signal.SIGTERM) -> None:
-    """Ask the processes that were started from here to end."""
-    for process in OTHERS:
-        if process.poll() is None:
-            process.send_signal(number)

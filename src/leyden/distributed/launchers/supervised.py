@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from leyden.distributed.last_words import of_exit, say
-from leyden.distributed.restarts import for_attempt
+from leyden.distributed.restarts import again, for_attempt
 
 LOOKS_EVERY = 0.1
 GRACE = 10.0
@@ -44,7 +44,7 @@ def supervise(start: Callable[[dict[str, str]], list[subprocess.Popen[bytes]]], 
             if code in (0, _OBEYED) or asked:
                 return code
             if number < restarts:
-                say(f"\nThe processes are started again ({number + 1} of at most {restarts} times).\n")
+                say(again(number, restarts))
         return code
     finally:
         for process in running:

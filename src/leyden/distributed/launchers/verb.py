@@ -78,6 +78,18 @@ class Verb:
             callback.load_state_dict(state)
 
 
+def outcome_of(body: Any, result: Any) -> dict[str, Any]:
+    """What those who did not run ``body`` have to hear: its result, and what a verb takes along."""
+    return {"result": result, "brought": body.take_along() if isinstance(body, Verb) else None}
+
+
+def taken_over(body: Any, outcome: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """The result of ``body``, which ran elsewhere with these arguments; what a verb took along is brought back here."""
+    if isinstance(body, Verb):
+        body.bring_back(outcome["brought"], *args, **kwargs)
+    return outcome["result"]
+
+
 def verb_of(body: Any) -> Any:
     """The verb that ``body`` carries out, where it is a trainer's method; else ``body``."""
     return Verb(body.__self__, body.__name__) if hasattr(body, "__self__") else body
