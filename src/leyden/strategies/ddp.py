@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -117,12 +118,8 @@ class DDPStrategy(ParallelStrategy):
         wrapper, module = self._wrapper, self._module
         if self.processes.alone or module is None or not isinstance(wrapper, DistributedDataParallel) or not may_skip(module):
             return None
-        reducer, trained = wrapper.reducer, [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-        def expect(loss: Tensor) -> None:
-            reducer.prepare_for_backward([loss] if wrapper.find_unused_parameters and not wrapper.static_graph else [])
-
-        return Skips(self.processes, trained, expect)
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return Skips(self.processes, trained, partial(_expect_backward, wrapper))
 
     def leyden_average(self, gradients: Sequence[Tensor]) -> None:
         if self.processes.alone or not gradients:
@@ -136,10 +133,14 @@ class DDPStrategy(ParallelStrategy):
         wrapper = self._wrapper
         if not isinstance(wrapper, DistributedDataParallel) or not wrapper.require_backward_grad_sync:
             return
-        reducer = wrapper.reducer
-        reducer._rebuild_buckets()
-        reducer.prepare_for_forward()
-        reducer.prepare_for_backward([loss] if wrapper.find_unused_parameters and not wrapper.static_graph else [])
+        wrapper.reducer._rebuild_buckets()
+        wrapper.reducer.prepare_for_forward()
+        _expect_backward(wrapper, loss)
+
+
+def _expect_backward(wrapper: DistributedDataParallel, loss: Tensor) -> None:
+    """A backward that begins at ``loss`` comes next, outside of a forward of ``wrapper``."""
+    wrapper.reducer.prepare_for_backward([loss] if wrapper.find_unused_parameters and not wrapper.static_graph else [])
 
 
 class ByHand:

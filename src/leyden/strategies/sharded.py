@@ -85,16 +85,7 @@ class ShardedStrategy(ParallelStrategy):
     def setup(self, module: Any) -> nn.Module:
         from torch.distributed.fsdp import FSDPModule
 
-        if not isinstance(module, nn.Module):  # Lightning gives the trainer, and its subclasses hand that on
-            module = self._module
-        if self._module is None:
-            self._module = module
-        trainer = getattr(self._module, "_trainer", None)
-        if trainer is None:
-            self.accelerator.setup_device(self._device)
-        else:
-            self.accelerator.setup(trainer)
-        converted: nn.Module = self.precision.convert_module(module)
+        converted = self.leyden_converted(module)
         self.leyden_divide(converted)
         self.leyden_make_alike(converted)
         self._units = [each for each in converted.modules() if isinstance(each, FSDPModule)]

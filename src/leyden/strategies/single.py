@@ -51,7 +51,8 @@ class SingleDeviceStrategy(Strategy):
     def connect(self, model: nn.Module) -> None:
         self._module = model
 
-    def setup(self, module: Any) -> nn.Module:
+    def leyden_converted(self, module: Any) -> nn.Module:
+        """The module that :meth:`setup` was given, in its number format; the device is made ready."""
         if not isinstance(module, nn.Module):  # Lightning gives the trainer, and its subclasses hand that on
             module = self._module
         if self._module is None:
@@ -61,8 +62,11 @@ class SingleDeviceStrategy(Strategy):
             self.accelerator.setup_device(self._device)
         else:
             self.accelerator.setup(trainer)
-        placed: nn.Module = self.precision.convert_module(module).to(self._device)
-        return placed
+        converted: nn.Module = self.precision.convert_module(module)
+        return converted
+
+    def setup(self, module: Any) -> nn.Module:
+        return self.leyden_converted(module).to(self._device)
 
     def teardown(self) -> None:
         if self.leyden_moves and self._module is not None:
