@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.data.reachable import leads_on
 
-_CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
+CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 _OF_TORCH = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 """A module's hooks, modes and the like, which others put back or which are to stay."""
 _LEFT = frozenset({"_trainer", "trainer", "_initialize_hook", "_load_hook"})
@@ -47,7 +47,7 @@ def _kept_of(model: nn.Module) -> Iterator[tuple[Any, Any]]:
         elif isinstance(part, np.ndarray):
             if part.flags.writeable and not part.dtype.hasobject:
                 yield part, part.copy()
-        elif type(part) in _CONTAINERS:
+        elif type(part) in CONTAINERS:
             yield part, part.copy()
             queue += part.values() if isinstance(part, dict) else part
         elif isinstance(part, tuple | frozenset):
@@ -74,12 +74,18 @@ def _put_back(held: Any, before: Any) -> None:
         held.copy_(before)
     elif isinstance(held, np.ndarray):
         held[...] = before
-    elif type(held) not in _CONTAINERS:  # hyper-parameters are a dict too, of which only the attributes were noted
+    elif type(held) not in CONTAINERS:  # hyper-parameters are a dict too, of which only the attributes were noted
         own = vars(held)
         for name in [name for name in _own(held) if name not in before]:
             del own[name]
         own.update(before)
-    elif isinstance(held, list):
+    else:
+        refill(held, before)
+
+
+def refill(held: Any, before: Any) -> None:
+    """A container holds what ``before`` holds again; a dict that does so already, in that order, is not written to."""
+    if isinstance(held, list):
         held[:] = before
     elif isinstance(held, dict):
         if list(held) != list(before) or any(held[name] is not value for name, value in before.items()):

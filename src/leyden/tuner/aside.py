@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.carried import unmoved
 from leyden.data.generators import generators_in, kept
 from leyden.data.source import Source
-from leyden.data.untouched import untouched
+from leyden.data.untouched import CONTAINERS, refill, untouched
 from leyden.errors import ConflictingOptions
 from leyden.hooks import Hooks
 from leyden.loggers.base import DummyLogger
@@ -40,7 +39,6 @@ from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import PREDICT, RunningStage, Stage
 
-_CONTAINERS = (dict, list, set, deque, OrderedDict, defaultdict)
 _HAVE_STATE = (Optimizer, LRScheduler, GradScaler)
 _SWAPPED = (
     *("leyden_fit", "leyden_metrics", "leyden_hooks", "leyden_loaders", "leyden_options"),
@@ -228,7 +226,10 @@ def untraced(run: Run, anew: bool = False) -> Iterator[Aside]:
         finally:
             with torch.inference_mode(mode=False), torch.no_grad():
                 for part, before in held:
-                    _put_back(part, before)
+                    if isinstance(part, Tensor):
+                        part.copy_(before)
+                    else:
+                        refill(part, before)
             for parameter, gradient in gradients:
                 parameter.grad = gradient
             for child, mode in modes.items():
@@ -261,27 +262,10 @@ def _held(roots: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         if isinstance(part, Tensor):
             if not part.is_meta:
                 yield part, part.detach().to("cpu", copy=True)
-        elif type(part) in _CONTAINERS or isinstance(part, dict):
-            yield part, part.copy() if type(part) in _CONTAINERS else dict(part)
+        elif type(part) in CONTAINERS or isinstance(part, dict):
+            yield part, part.copy() if type(part) in CONTAINERS else dict(part)
             queue += part.values() if isinstance(part, dict) else part
         elif isinstance(part, tuple | frozenset):
             queue += part
         elif isinstance(part, _HAVE_STATE):
             queue.append(vars(part))
-
-
-def _put_back(part: Any, before: Any) -> None:
-    if isinstance(part, Tensor):
-        part.copy_(before)
-    elif isinstance(part, list):
-        part[:] = before
-    elif isinstance(part, dict):
-        if list(part) != list(before) or any(part[name] is not value for name, value in before.items()):
-            part.clear()
-            part.update(before)
-    elif isinstance(part, deque):
-        part.clear()
-        part.extend(before)
-    else:
-        part.clear()
-        part.update(before)
