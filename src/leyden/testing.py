@@ -136,7 +136,32 @@ class ManualOptimBoringModel(BoringModel):
         return loss
 
 
-class BoringDataModule(LightningDataModule):
+class _RandomLoaders(LightningDataModule):
+    """A loader for each stage, of the data that ``setup`` has made."""
+
+    random_train: Dataset[Tensor]
+    random_val: Dataset[Tensor]
+    random_test: Dataset[Tensor]
+    random_predict: Dataset[Tensor]
+
+    def train_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_train)
+
+    def val_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_val)
+
+    def test_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_test)
+
+    def predict_dataloader(self) -> Any:
+        """Batches of one."""
+        return DataLoader(self.random_predict)
+
+
+class BoringDataModule(_RandomLoaders):
     """Loaders of 64 random vectors of 32 numbers for every stage."""
 
     def __init__(self) -> None:
@@ -154,24 +179,8 @@ class BoringDataModule(LightningDataModule):
         parts = [torch.utils.data.Subset(self.random_full, range(i * 64, (i + 1) * 64)) for i in range(4)]
         self.random_train, self.random_val, self.random_test, self.random_predict = parts
 
-    def train_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_train)
 
-    def val_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_val)
-
-    def test_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_test)
-
-    def predict_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_predict)
-
-
-class BoringDataModuleNoLen(LightningDataModule):
+class BoringDataModuleNoLen(_RandomLoaders):
     """Loaders of random vectors of 32 numbers that do not tell their length: 512 for training, 128, 256 and 64 for the others."""
 
     def setup(self, stage: str) -> None:
@@ -184,22 +193,6 @@ class BoringDataModuleNoLen(LightningDataModule):
             self.random_test = RandomIterableDataset(32, 256)
         elif stage == "predict":
             self.random_predict = RandomIterableDataset(32, 64)
-
-    def train_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_train)
-
-    def val_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_val)
-
-    def test_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_test)
-
-    def predict_dataloader(self) -> Any:
-        """Batches of one."""
-        return DataLoader(self.random_predict)
 
 
 class IterableBoringDataModule(LightningDataModule):
