@@ -9,6 +9,7 @@ from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
 from leyden.state.progress import TRANSFER
 from leyden.state.run import Run
+from leyden.strategies.movers import mover_of
 
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _GIVEN = dict(zip(HOOKS, (2, 3, 2), strict=True))  # arguments; older ones leave the loader's number out
@@ -21,6 +22,7 @@ class BatchTransfer:
         self.run = run
         self.before, self.transfer, self.after = (self._owner(name) for name in HOOKS)
         self.converts = run.strategy.precision.converts_input
+        self.move = mover_of(run.strategy)
         self.idle = not (self.before or self.transfer or self.after or run.strategy.leyden_moves or self.converts)
 
     def _owner(self, name: str) -> Any:
@@ -47,7 +49,7 @@ class BatchTransfer:
             if self.transfer is not None:
                 batch = hooks.call(HOOKS[1], self.transfer, batch, strategy.root_device, loader_index)
             elif strategy.leyden_moves:
-                batch = strategy.leyden_move(batch, dataloader_idx=loader_index)
+                batch = self.move(batch, dataloader_idx=loader_index)
         flight.batch, hooks.told = batch, 2
         if self.after is not None:
             batch = hooks.call(HOOKS[2], self.after, batch, loader_index)
