@@ -1,6 +1,7 @@
 # make demo       train on handwritten digits and test the best checkpoint
 # make test       everything a change has to pass: lint, format, types, layers, tests
 # make test-distributed  whole jobs of several processes, under every launcher (some minutes)
+# make test-gpu   what only a GPU can show, where there is one
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
@@ -21,7 +22,7 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-distributed lint types layers pytest format soak soak-distributed mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
+.PHONY: demo test test-distributed test-gpu lint types layers pytest format soak soak-distributed mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -40,6 +41,9 @@ layers: $(VENV)/.stamp
 
 pytest: $(VENV)/.stamp
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-gpu: $(VENV)/.stamp
+	$(BIN)/pytest -m gpu
 
 test-distributed: $(VENV)/.stamp
 	$(BIN)/pytest -m distributed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ torch.set_num_threads(1)
 
 settings.register_profile("leyden", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("leyden")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests run on the CPU, on machines with a GPU too, but for those that are asked for with ``-m gpu``."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.filterwarnings("ignore:.*there is no validation loader:leyden.errors.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.* holds the states of callbacks that this Trainer has not:leyden.errors.LeydenWarning"),
 ]
 
@@ -58,11 +59,18 @@ def data(batches: int = 8, size: int = 4, **options: Any) -> DataLoader[Any]:
 # Numbers
 
 
+class Descending(Net):
+    """For 16 bits throughout, in which Adam's smallest number is 0."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.02, momentum=0.9)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_run_that_is_resumed_ends_with_the_same_bits(precision: str, tmp_path: Path) -> None:
     def one(folder: str, steps: int, ckpt_path: Any = None) -> tuple[leyden.Trainer, Net]:
         leyden.seed_everything(3)
-        module = Net()
+        module = Net() if precision != "16-true" else Descending()
         saves = ModelCheckpoint(tmp_path / folder, every_n_train_steps=5, save_last=True, save_top_k=-1)
         run = trainer(saves, **GPU, precision=precision, max_epochs=3, max_steps=steps, enable_checkpointing=True)
         run.fit(module, data(), ckpt_path=ckpt_path)
@@ -199,7 +207,7 @@ def test_the_host_stays_within_one_batch_of_the_device() -> None:
         moved = move(batch)
         torch.cuda._sleep(20_000_000)
         del moved
-    assert torch.cuda.max_memory_reserved() - before < 8 * 4 * 1_000_000 + (32 << 20)
+    assert torch.cuda.max_memory_allocated() - before <= 6 * 4_000_000
 
 
 class Waits(leyden.LightningModule):
@@ -208,6 +216,7 @@ class Waits(leyden.LightningModule):
     def __init__(self, first: int = 5) -> None:
         super().__init__()
         self.layer, self.first = nn.Linear(64, 64), first
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if batch_idx == self.first:

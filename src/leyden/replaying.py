@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from leyden.checkpoint.files import TorchCheckpointIO
@@ -42,7 +43,11 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
     batch = capsule["batch"] if batch is None else batch
     if isinstance(batch, Unwritable):
         raise InvalidType("batch", None, f"the batch itself: the capsule could only note its type ({batch.type})")
+    device = capsule.get("device", "auto")
+    elsewhere = device not in ("auto", "cpu") and not getattr(torch, device).is_available()
     trainer = Trainer(
+        accelerator="auto" if elsewhere else device,
+        devices=1,
         precision=capsule["precision"],
         accumulate_grad_batches=capsule["accumulate"] if module.automatic_optimization else 1,
         logger=False,
@@ -53,6 +58,8 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
         stop_on_nonfinite_loss=False,
     )
     different = [name for name, value in versions().items() if capsule["versions"].get(name) != value]
+    if elsewhere:
+        trainer.leyden_warn(f"The step failed on {device}, which is not here: bits may differ.", LeydenWarning)
     if different:
         trainer.leyden_warn(
             f"The capsule was written with other versions of {', '.join(different)}: bits may differ.", LeydenWarning

@@ -153,6 +153,7 @@ def test_of_what_differs_the_first_process_counts_and_what_is_alike_is_shared_ou
 
 
 def sharded_module(path: str) -> dict[str, Tensor]:
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     strategy = kit.trainer(devices=2, strategy="ddp", plugins=of("async")).strategy
@@ -160,7 +161,7 @@ def sharded_module(path: str) -> dict[str, Tensor]:
     torch.manual_seed(1)
     module = nn.Linear(5, 3)
     plain = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    fully_shard(module)
+    fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
     optimizer = torch.optim.Adam(module.parameters())
     module(torch.ones(2, 5)).sum().backward()
     optimizer.zero_grad()

@@ -281,7 +281,8 @@ def test_usable_gpus_of_a_machine_without(machine: Machine) -> None:
 def test_a_real_gpu() -> None:
     kind, (device,) = choose_devices("gpu", 1)
     kind.setup_device(device)
-    assert torch.ones(1, device=device).device == torch.device("cuda", 0)
+    there = torch.ones(1, device=device)
+    assert there.device == torch.device("cuda", 0)
     assert kind.get_device_stats(device)["allocated_bytes.all.current"] > 0
     assert 0 in find_usable_cuda_devices()
     kind.teardown()

@@ -493,3 +493,16 @@ def test_a_job_of_two_processes_is_requeued(whom: int, tmp_path: Path) -> None:
 def test_an_initialised_group_is_detected_only_where_there_is_one() -> None:
     assert not InitializedGroup.detect()
     assert SLURMEnvironment().leyden_nodes() == 1
+
+
+def test_a_group_of_one_gives_way_to_several_processes() -> None:
+    """What a Trainer of one process has made for itself is no hindrance to the next, which asks for more."""
+    module = BoringModel()
+    kit.trainer(devices=1, strategy="ddp", limit_val_batches=0).fit(module)
+    assert dist.get_world_size() == 1
+    run = kit.trainer(devices=2, strategy="ddp_fork", limit_val_batches=0)
+    assert not dist.is_initialized()
+    run.fit(module)
+    assert run.global_step == 32
+    kit.trainer(devices=1, strategy="ddp", limit_val_batches=0).fit(module)
+    dist.destroy_process_group()

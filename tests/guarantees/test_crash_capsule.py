@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import leyden
-from leyden.errors import CheckpointMissing, InvalidOption, InvalidType, NonFiniteLoss
+from leyden.errors import CheckpointMissing, InvalidOption, InvalidType, LeydenWarning, NonFiniteLoss
 
 
 class Rows(Dataset[torch.Tensor]):
@@ -285,3 +285,14 @@ def test_the_batch_of_a_bad_loss_is_the_right_one_or_none(tmp_path: Path, size: 
         loss = leyden.replay(capsule_in(tmp_path), First(), batch=rows[60])
         assert loss is not None
         assert torch.isnan(loss)
+
+
+def test_a_step_is_run_again_where_it_failed(tmp_path: Path) -> None:
+    """On the kind of device that it failed on, which may not be the one that a Trainer takes by itself."""
+    fail(Failing(13), tmp_path)
+    path = capsule_in(tmp_path) / "capsule.ckpt"
+    capsule = torch.load(path, weights_only=True)
+    assert capsule["device"] == "cpu"
+    torch.save({**capsule, "device": "mps"}, path)
+    with pytest.raises(ArithmeticError), pytest.warns(LeydenWarning, match=r"failed on mps, which is not here: bits may differ"):
+        leyden.replay(path.parent, Failing(13))

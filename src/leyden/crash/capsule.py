@@ -192,6 +192,7 @@ class Capsule:
             "generators": {name.removeprefix(OWN): state for name, state in states.items() if name.startswith(OWN)},
             "modes": {name: child.training for name, child in module.named_modules()},
             "precision": self.run.precision,
+            "device": module.device.type,
             "accumulate": self.run.accumulate_grad_batches,
             "gradients": {name: p.grad.cpu() for name, p in module.named_parameters() if p.grad is not None}
             if self.weights and self.run.leyden_fit.progress.window

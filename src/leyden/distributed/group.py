@@ -26,6 +26,7 @@ from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 _names = itertools.count(1)
+_alone: list[Any] = []
 _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
 
 
@@ -84,6 +85,8 @@ class Group(Processes):
         self.words_folder: str | None = None  # where whoever started this process looks for its last words
         self.before_exit: Callable[[], None] | None = None  # when the watch ends this process
         self.failed_by: BaseException | None = None  # of this process alone, in the verb that runs
+        if self.world > 1:
+            _give_way()
         self.number()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,6 +146,8 @@ class Group(Processes):
                 f"the same MASTER_PORT?). Set MASTER_PORT to a free one, or leave it unset on a single machine."
             ) from error
         atexit.register(_leave)
+        if self.world == 1:
+            _alone.append(dist.distributed_c10d._get_default_group())
 
     @property
     def store(self) -> Any:
@@ -204,13 +209,9 @@ class Group(Processes):
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         self._refuse_if_failed()
         if sync_grads and tensor.requires_grad and torch.is_grad_enabled():
-            from torch.distributed.nn.functional import all_gather
-
-            return torch.stack(all_gather(tensor.contiguous(), *(() if group is None else (group,))))
-        here = tensor.detach().contiguous()
-        parts = [torch.empty_like(here) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(parts, here, group=group)
-        return torch.stack(parts)
+            gathered: Tensor = _Gathered.apply(tensor, group)  # type: ignore[no-untyped-call]  # torch has no annotation there
+            return gathered
+        return _gathered(tensor, group)
 
     def gather_objects(self, obj: Any) -> list[Any]:
         self._refuse_if_failed()
@@ -227,6 +228,35 @@ class Group(Processes):
         return sum(int(bit) << place for place, bit in enumerate(agreed)), first
 
 
+def _give_way() -> None:
+    """A group of one, which an earlier Trainer of this process made for itself, ends where several processes are asked for."""
+    if _alone and dist.is_initialized() and dist.distributed_c10d._get_default_group() is _alone[-1]:
+        _leave()
+    _alone.clear()
+
+
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _gathered(tensor: Tensor, group: Any) -> Tensor:
+    here = tensor.detach().contiguous()
+    parts = [torch.empty_like(here) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, here, group=group)
+    return torch.stack(parts)
+
+
+class _Gathered(torch.autograd.Function):
+    """Gathers; each process gets the sum of all gradients for its part. torch's own asks gloo for what it had not before 2.13."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _gathered(tensor, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        whole = gradients[0].contiguous()
+        dist.all_reduce(whole, group=ctx.group)
+        return whole[dist.get_rank(ctx.group)], None
