@@ -15,7 +15,7 @@ from leyden.callbacks.rewriting import PRUNES, is_built_late, refuse_beside
 from leyden.checked import check_bool, check_number
 from leyden.checkpoint.forms import usable
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
-from leyden.errors import ConflictingOptions, IgnoredSetting, InvalidOption, InvalidType, did_you_mean
+from leyden.errors import ConflictingOptions, IgnoredSetting, InvalidOption, InvalidType, Unsupported, did_you_mean
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.state.end import End
@@ -70,6 +70,7 @@ class ModelPruning(Callback):
         InvalidOption, InvalidType: an argument that cannot be used; (when fit begins) no parameter to prune, one that is not the
             module's, or an ``amount`` that is more than there is.
         ConflictingOptions: arguments that exclude each other; (when fit begins) another callback averages the weights.
+        Unsupported: (when fit begins) the parameters are to be put into shards.
     """
 
     leyden_rewrites: ClassVar[str] = PRUNES
@@ -228,6 +229,11 @@ class ModelPruning(Callback):
         if stage != "fit":
             return
         refuse_beside(trainer, self)
+        if not trainer.strategy.holds_whole_parameters:
+            raise Unsupported(
+                "ModelPruning compares whole parameters and puts others in their place, and "
+                f"{type(trainer.strategy).__name__} keeps them in shards. Prune with strategy='ddp' or on one device."
+            )
         file = trainer.leyden_fit.pending
         if file is not None and not any(str(name).endswith("_mask") for name in file.get("state_dict", ())):
             self.make_pruning_permanent(pl_module)  # of a fit that was broken off: the file's weights fit an ordinary module

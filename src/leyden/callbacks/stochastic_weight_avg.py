@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR
 
 from leyden.callback import Callback
 from leyden.callbacks.forward_only import ForwardOnly
-from leyden.callbacks.rewriting import AVERAGES, copy_of, is_built_late, read_device, refuse_beside, require_device
+from leyden.callbacks.rewriting import AVERAGES, copy_of, formats_of, is_built_late, read_device, refuse_beside, require_device
 from leyden.checked import check_count
 from leyden.checkpoint.forms import usable
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
@@ -96,7 +96,8 @@ class StochasticWeightAveraging(Callback):
     def __begin(self) -> None:
         self.n_averaged: Tensor | None = None
         self.momenta: dict[_BatchNorm, float | None] = {}
-        self._average_model: LightningModule | None = None
+        self._average_model: nn.Module | None = None
+        self.__formats: dict[str, torch.dtype] = {}  # of the parameters, before they are put into shards
         self._swa_scheduler: SWALR | None = None
         self._model_contains_batch_norm = False
         self._latest_update_epoch = -1
@@ -128,16 +129,21 @@ class StochasticWeightAveraging(Callback):
         if self._device is not None:
             require_device(self._device, type(self).__name__)
         self.__begin()
-        if not is_built_late(pl_module):
+        if is_built_late(pl_module):
+            return
+        if trainer.strategy.holds_whole_parameters:
             self._average_model = copy_of(pl_module, self)
+        else:  # once they are in shards: the average is never whole either
+            self.__formats = formats_of(pl_module)
 
     def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
         self.__check(trainer)
         if self._average_model is None:
-            self._average_model = copy_of(pl_module, self)
+            self._average_model = copy_of(pl_module, self, self.__formats)
         if self.__average_state is not None:
             with usable(trainer.ckpt_path, self.state_key):
-                self._average_model.load_state_dict(self.__average_state)
+                like = self._average_model.state_dict()
+                self._average_model.load_state_dict(trainer.strategy.leyden_cut(self.__average_state, like))
             self.__average_state = None
         self._max_epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         start = self._swa_epoch_start
@@ -221,7 +227,7 @@ class StochasticWeightAveraging(Callback):
                 self.__take_momenta(pl_module)
                 self.__stand_still(trainer)
         elif self.__trained is not None and goes_on:
-            pl_module.load_state_dict(self.__trained)
+            pl_module.load_state_dict(trainer.strategy.leyden_cut(self.__trained, pl_module.state_dict()))
             self.__recomputing = self.__trained = None
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
@@ -233,7 +239,10 @@ class StochasticWeightAveraging(Callback):
             if self.n_averaged is None:
                 self.n_averaged = torch.tensor(0, dtype=torch.long, device=pl_module.device)
             if epoch > self._latest_update_epoch:
-                average.to(pl_module.device if self._device is None else self._device)
+                if self._device is not None:
+                    average.to(self._device)
+                elif trainer.strategy.holds_whole_parameters:  # shards are where the module's own are
+                    average.to(pl_module.device)
                 self.update_parameters(average, pl_module, self.n_averaged, self._avg_fn)
                 self._latest_update_epoch = epoch
         elif self._model_contains_batch_norm and epoch == self.swa_end + 1 and self.n_averaged is not None:
@@ -269,7 +278,7 @@ class StochasticWeightAveraging(Callback):
         self.__limit = None
         self.reset_momenta()
 
-    def __average(self) -> LightningModule:
+    def __average(self) -> nn.Module:
         assert self._average_model is not None
         return self._average_model
 
@@ -291,7 +300,7 @@ class StochasticWeightAveraging(Callback):
 
     # -- what it is made of
     @staticmethod
-    def transfer_weights(src_pl_module: LightningModule, dst_pl_module: LightningModule) -> None:
+    def transfer_weights(src_pl_module: nn.Module, dst_pl_module: nn.Module) -> None:
         """Copy the parameters of one module into those of another."""
         for source, target in zip(src_pl_module.parameters(), dst_pl_module.parameters(), strict=True):
             target.detach().copy_(source.detach().to(target.device))
@@ -310,8 +319,8 @@ class StochasticWeightAveraging(Callback):
 
     @staticmethod
     def update_parameters(
-        average_model: LightningModule,
-        model: LightningModule,
+        average_model: nn.Module,
+        model: nn.Module,
         n_averaged: Tensor,
         avg_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> None:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn
 
 from leyden.callback import Callback
-from leyden.callbacks.rewriting import AVERAGES, copy_of, is_built_late, read_device, refuse_beside, require_device
+from leyden.callbacks.rewriting import AVERAGES, copy_of, formats_of, is_built_late, read_device, refuse_beside, require_device
 from leyden.checked import check_bool, check_count, check_number
 from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.forms import usable
@@ -22,9 +22,12 @@ from leyden.spelling import unknown_argument
 from leyden.state.end import End
 from leyden.state.progress import Done
 from leyden.state.run import Run
+from leyden.strategies.shards import is_sharded, local
 from leyden.types import STEP_OUTPUT
 
 _FUNCTIONS = ("avg_fn", "multi_avg_fn")
+_MEAN = get_swa_avg_fn()
+"""What an :class:`AveragedModel` does where no function is given."""
 _CURRENT, _REST = "current_model_state", "averaging_state"
 """Where a checkpoint has training's own weights, and what else the average consists of: Lightning's names."""
 
@@ -40,7 +43,8 @@ class WeightAveraging(Callback):
     weights beside it. A run that goes on from it, cut inside a validation or not, ends with the same bits.
 
     Override :meth:`should_update` to choose when the average is updated. Without a function of your own it is the mean of all
-    weights it was updated with.
+    weights it was updated with. Where parameters are in shards (``strategy="fsdp"``) the average is too, and a function of your
+    own gets :class:`torch.distributed.tensor.DTensor`.
 
     Args:
         device: Where the average is kept; ``None``: on the module's device.
@@ -84,6 +88,7 @@ class WeightAveraging(Callback):
         self.__trained_buffers: dict[str, Any] = {}  # those that are not persistent
         self.__before_end: dict[str, Any] | None = None  # the average before the end of an epoch that a limit ended inside
         self.__drift: Drift | None = None
+        self.__formats: dict[str, torch.dtype] = {}  # of the parameters, before they are put into shards
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Whether to update the average now. To be overridden; the default is after every optimizer step.
@@ -104,8 +109,12 @@ class WeightAveraging(Callback):
         self.__dict__.pop("_WeightAveraging__last", None)
         self.__last = self.__dict__.copy()  # a fit that goes on from where the last one ended takes it up
         self.__begin()
-        if not is_built_late(pl_module):
+        if is_built_late(pl_module):
+            return
+        if trainer.strategy.holds_whole_parameters:
             self.__make(pl_module)
+        else:  # once they are in shards: an average is never whole either
+            self.__formats = formats_of(pl_module)
 
     def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
         last: dict[str, Any] = self.__dict__.pop("_WeightAveraging__last", {})
@@ -116,8 +125,8 @@ class WeightAveraging(Callback):
         self.__make_ready(pl_module)
 
     def __make(self, pl_module: LightningModule) -> None:
-        copy_of(pl_module, self)  # says what is wrong where it cannot be done
-        self._average_model = AveragedModel(pl_module, use_buffers=self._use_buffers, **self._kwargs)
+        self._average_model = AveragedModel(nn.Module(), use_buffers=self._use_buffers, **self._kwargs)
+        self._average_model.module = copy_of(pl_module, self, self.__formats)
         self.__of = pl_module
         self.__drift = Drift(self._average_model.module)
 
@@ -129,7 +138,10 @@ class WeightAveraging(Callback):
         lazy = list(dict(filter(lambda named: is_lazy(named[1]), pl_module.named_parameters())))
         if lazy:
             raise Unsupported(f"{lazy[0]} has no shape yet, and cannot be averaged. Run a batch through the module before fit.")
-        average.to(pl_module.device if self._device is None else self._device)
+        if self._device is not None:
+            average.to(self._device)
+        elif not _is_in_shards(pl_module):  # those are where the module's own are
+            average.to(pl_module.device)
         self.__check_shapes(pl_module)
         for averaged, current in self.__pairs(pl_module):
             wide = torch.promote_types(averaged.dtype, current.dtype)
@@ -152,6 +164,7 @@ class WeightAveraging(Callback):
         if self.__trained is not None and progress.done < Done.EPOCH_TOLD:  # else the others are told of the end, and no more
             for name, buffer in _unkept(pl_module).items():
                 _unkept(self._average().module)[name].data.copy_(buffer.data)
+            trainer.strategy.leyden_reshard()
             pl_module.load_state_dict(self.__trained, strict=False)
             _put_buffers(pl_module, self.__trained_buffers)
             self.__trained, self.__trained_buffers = None, {}
@@ -183,15 +196,18 @@ class WeightAveraging(Callback):
     def __update(self, pl_module: LightningModule) -> None:
         average = self._average()
         function = average.avg_fn
+        if function is None and average.multi_avg_fn is None and _is_in_shards(pl_module):
+            function = _MEAN
+        # ours look at each number by itself, and need not see that a tensor is a shard
+        seen = local if isinstance(function, _Ema) or function is _MEAN else _as_it_is
         if self.__count == 0 or function is None:
             average.update_parameters(pl_module)
         else:  # as that does it, without asking the device how many there were
             with torch.no_grad():
                 n_averaged = average.n_averaged
                 for averaged, current in self.__pairs(pl_module, buffers=self._use_buffers):
-                    averaged.detach().copy_(
-                        function(averaged.detach(), current.detach().to(averaged.device), n_averaged.to(averaged.device))
-                    )
+                    mine, theirs = seen(averaged.detach()), seen(current.detach().to(averaged.device))
+                    mine.copy_(function(mine, theirs, n_averaged.to(mine.device)))
                 if not self._use_buffers:
                     for averaged, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
                         averaged.detach().copy_(current.detach())
@@ -213,6 +229,7 @@ class WeightAveraging(Callback):
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
         if self.__swapped:  # a run that goes on from here is inside the validation still
+            trainer.strategy.leyden_reshard()
             self.__exchange(pl_module)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
@@ -231,37 +248,33 @@ class WeightAveraging(Callback):
     def __follow(self, pl_module: LightningModule) -> None:
         """Where nothing was averaged yet, the weights of today stand for the average."""
         if self.__count == 0:
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), torch.no_grad():
                 for averaged, current in self.__pairs(pl_module):
-                    averaged.data.copy_(current.data)
+                    local(averaged.data).copy_(local(current.data))
 
     def _swap_models(self, pl_module: LightningModule) -> None:
         """Exchange the values of the module and of its average."""
         self.__exchange(pl_module)
 
     def __exchange(self, pl_module: LightningModule) -> None:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.no_grad():
             for averaged, current in self.__pairs(pl_module):
-                was = averaged.data.clone()
-                if was.dtype == current.dtype:
-                    averaged.data.copy_(current.data)
-                    current.data.copy_(was)
-                    continue
-                exact = self.__exact.pop(id(current), None)
-                if exact is None:
-                    self.__exact[id(current)] = was
-                    averaged.data.copy_(current.data)
-                elif torch.equal(exact.to(current.device, current.dtype), current.data):
-                    averaged.data.copy_(exact)
+                was, mine, theirs = averaged.data.clone(), local(averaged.data), local(current.data)
+                exact = None if was.dtype == current.dtype else self.__exact.pop(id(current), None)
+                if exact is not None and torch.equal(local(exact).to(theirs.device, theirs.dtype), theirs):
+                    mine.copy_(local(exact))
                 else:
-                    averaged.data.copy_(current.data)
-                current.data.copy_(was)
+                    mine.copy_(theirs)
+                    if exact is None and was.dtype != current.dtype:
+                        self.__exact[id(current)] = was
+                theirs.copy_(local(was))
         self.__swapped = not self.__swapped
 
     def _copy_average_to_current(self, pl_module: LightningModule) -> None:
         """Give the module the values of its average."""
-        for averaged, current in self.__pairs(pl_module):
-            current.data.copy_(averaged.data)
+        with torch.no_grad():
+            for averaged, current in self.__pairs(pl_module):
+                local(current.data).copy_(local(averaged.data))
 
     def _average(self) -> AveragedModel:
         assert self._average_model is not None
@@ -302,12 +315,16 @@ class WeightAveraging(Callback):
 
     def __weights(self, pl_module: LightningModule, state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Training's weights and their average; ``state`` is what the module has now."""
-        own, other = dict(state), self._average().module.state_dict()
+        own = dict(state)
         if self.__trained is not None:
             return self.__trained, own
+        strategy = pl_module.trainer.strategy
+        other = strategy.model_state_dict(self._average().module)
         if self.__swapped:
             tensors = dict(chain(pl_module.named_parameters(remove_duplicate=False), pl_module.named_buffers()))
-            exact = {name: self.__exact.get(id(tensors.get(name)), value) for name, value in own.items()}
+            wide = {name: self.__exact[id(tensor)] for name, tensor in tensors.items() if id(tensor) in self.__exact}
+            whole = strategy.leyden_whole(wide)
+            exact = {name: whole.get(name, value) for name, value in own.items()}
             return {name: _in_format_of(own.get(name), value) for name, value in other.items()}, exact
         return own, own if self.__count == 0 else other
 
@@ -325,26 +342,29 @@ class WeightAveraging(Callback):
     def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take up the average, and give the module training's own weights."""
         self.__make_ready(pl_module)
-        average = self._average()
+        average, cut = self._average(), trainer.strategy.leyden_cut
         if _CURRENT not in checkpoint or _REST not in checkpoint:
             rank_zero_warn_user(
                 f"{trainer.ckpt_path} was written without {type(self).__name__}: its weights are training's own, and the average "
                 f"begins with them."
             )
-            average.module.load_state_dict(checkpoint["state_dict"], strict=False)
+            state = cut(checkpoint["state_dict"], average.module.state_dict())
+            average.module.load_state_dict(state, strict=False)
             return
         with usable(trainer.ckpt_path, _CURRENT):
-            average.module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
+            state = cut(checkpoint["state_dict"], average.module.state_dict())
+            average.module.load_state_dict(state, strict=pl_module.strict_loading)
             average.n_averaged.copy_(torch.as_tensor(checkpoint[_REST]["n_averaged"]))
             self.__count = int(average.n_averaged)
             ours = (checkpoint.get(OURS) or {}).get("averaging") or {}
             buffers, kept = ours.get("buffers") or {}, ours.get("before_end")
-            self.__before_end = kept and {name: value.to(average.n_averaged.device) for name, value in kept.items()}
+            self.__before_end = dict(cut(kept, average.state_dict())) if kept else None
+            current = cut(checkpoint[_CURRENT], pl_module.state_dict())
             if ours.get("ended"):  # the module has the average already
-                self.__trained = {name: _copied(value) for name, value in checkpoint[_CURRENT].items()}
+                self.__trained = {name: _copied(value) for name, value in current.items()}
                 self.__trained_buffers = buffers
                 return
-            pl_module.load_state_dict(checkpoint[_CURRENT], strict=pl_module.strict_loading)
+            pl_module.load_state_dict(current, strict=pl_module.strict_loading)
             if ours.get("inside"):
                 self.__inside = True
                 self.__exchange(pl_module)
@@ -353,6 +373,14 @@ class WeightAveraging(Callback):
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in chain(module.named_parameters(), module.named_buffers())}
+
+
+def _is_in_shards(module: nn.Module) -> bool:
+    return any(map(is_sharded, module.parameters()))
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _copied(value: Any) -> Any:

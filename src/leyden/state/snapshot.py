@@ -76,7 +76,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     module.on_save_checkpoint(checkpoint)
     if datamodule is not None and overrides(datamodule, LightningDataModule.on_save_checkpoint):
         datamodule.on_save_checkpoint(checkpoint)
-    plain: dict[str, Any] = encode(checkpoint)
+    plain: dict[str, Any] = encode(run.strategy.leyden_whole(checkpoint))
     name_unwritable(plain)
     return plain
 

@@ -1,6 +1,6 @@
 """What a strategy exchanges between the processes, in Lightning's words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -53,6 +53,17 @@ class Exchanges:
             return decision
         votes = int(self.processes.all_reduce(torch.tensor(int(decision))))
         return votes == self.processes.world if all else votes > 0
+
+    def leyden_whole(self, tree: Any) -> Any:
+        """``tree`` of dicts and lists with whole tensors in the place of shards, on the first process, for a file."""
+        return tree
+
+    def leyden_cut(self, state: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``state`` of a checkpoint, with shards in the place of tensors whose namesakes in ``like`` are shards."""
+        return state
+
+    def leyden_reshard(self) -> None:
+        """What a forward has left whole is in shards again: the module's parameters are those that optimizers have."""
 
     @property
     def leyden_peers(self) -> Processes:

@@ -110,12 +110,11 @@ class ShardedStrategy(ParallelStrategy):
             shards.synchronise(tensors)
 
     def teardown(self) -> None:
-        self._reshard()
+        self.leyden_reshard()
         self._unshared = False
         self.accelerator.teardown()  # the module stays in shards, where it is: another verb may take it up
 
-    def _reshard(self) -> None:
-        """What a forward left whole is in shards again, so that the module's parameters are those of the optimizers."""
+    def leyden_reshard(self) -> None:
         for unit in self._units:
             unit.reshard()
 
@@ -144,11 +143,11 @@ class ShardedStrategy(ParallelStrategy):
     def leyden_ended(self) -> None:
         if self._units and not self.processes.alone:
             self._agree_on_batch(False)
+            self.leyden_reshard()  # callbacks may exchange weights between two passes
             if self._unshared:
                 self._unshared = False
                 root: Any = self._module
                 for unit in self._units:
-                    unit.reshard()
                     unit.set_reshard_after_forward(self.leyden_reshards and unit is not root, recurse=False)
 
     leyden_reshards = True
@@ -188,7 +187,7 @@ class ShardedStrategy(ParallelStrategy):
         return FirstReads(super().leyden_storage, storage_of(self.checkpoint_io, Alone()), self.processes)
 
     def model_state_dict(self, module: nn.Module) -> dict[str, Any]:
-        self._reshard()
+        self.leyden_reshard()
         if self.checkpoint_io.leyden_sharded:
             return module.state_dict()
         first, state = self.processes.is_first, module.state_dict()
@@ -196,20 +195,24 @@ class ShardedStrategy(ParallelStrategy):
         return whole if first else {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        if self.checkpoint_io.leyden_sharded:
-            return optimizer.state_dict()
-        whole: dict[str, Any] = shards.whole(optimizer.state_dict(), keep=self.processes.is_first)
+        whole: dict[str, Any] = self.leyden_whole(optimizer.state_dict())
         return whole
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> Any:
-        module, state = self._module, checkpoint["state_dict"]
+        module = self._module
         assert module is not None
-        self._reshard()
-        arrival, mine = shards.Arrival(state.values(), self._device), module.state_dict()
-        return module.load_state_dict(_renewed(state, lambda name, value: arrival.of(value, mine.get(name))), strict=strict)
+        self.leyden_reshard()
+        return module.load_state_dict(self.leyden_cut(checkpoint["state_dict"], module.state_dict()), strict=strict)
+
+    def leyden_cut(self, state: Mapping[str, Any], like: Mapping[str, Any]) -> Mapping[str, Any]:
+        arrival = shards.Arrival(state.values(), self._device)
+        return _renewed(state, lambda name, value: arrival.of(value, like.get(name)))
+
+    def leyden_whole(self, tree: Any) -> Any:
+        return tree if self.checkpoint_io.leyden_sharded else shards.whole(tree, keep=self.processes.is_first)
 
     def load_optimizer_state(self, optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
-        self._reshard()
+        self.leyden_reshard()
         states: Mapping[Any, Any] = state_dict["state"]
         values = [value for state in states.values() if isinstance(state, Mapping) for value in state.values()]
         arrival = shards.Arrival(values, self._device)

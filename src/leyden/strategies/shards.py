@@ -44,9 +44,11 @@ def whole(tree: Any, keep: bool) -> Any:
     Where it is not to be kept, ``None`` stands in its place: no process but the first holds more than one tensor whole.
     """
     if isinstance(tree, dict):
-        return {key: whole(value, keep) for key, value in tree.items()}
+        renewed = {key: whole(value, keep) for key, value in tree.items()}
+        return tree if all(renewed[key] is value for key, value in tree.items()) else renewed
     if type(tree) in (list, tuple):
-        return type(tree)(whole(value, keep) for value in tree)
+        items = [whole(value, keep) for value in tree]
+        return tree if all(mine is theirs for mine, theirs in zip(items, tree, strict=True)) else type(tree)(items)
     if not is_sharded(tree):
         return tree
     with torch.no_grad():
@@ -62,8 +64,9 @@ def outlined(checkpoint: Any) -> Any:
     if not isinstance(checkpoint, Mapping):
         return checkpoint
     plain = dict(checkpoint)
-    if isinstance(plain.get("state_dict"), Mapping):
-        plain["state_dict"] = _shapes(plain["state_dict"])
+    for name in ("state_dict", "current_model_state"):  # the second is that of an average's training
+        if isinstance(plain.get(name), Mapping):
+            plain[name] = _shapes(plain[name])
     states = plain.get("optimizer_states")
     if isinstance(states, list):
         plain["optimizer_states"] = [
@@ -100,7 +103,7 @@ class Arrival:
 
     def of(self, value: Any, like: Any) -> Any:
         """``value`` whole, or where ``like`` is sharded and of the same shape, as such a shard."""
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or is_sharded(value):
             return value
         if self.is_sent and value.numel() > SMALL:
             if dist.get_rank() == 0:

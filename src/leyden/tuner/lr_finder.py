@@ -212,19 +212,22 @@ class _Losses(Callback):
         if self._is_over or trainer.leyden_fit.progress.window:
             return
         self.lrs.append(self._rate)
-        self.losses.append(self._note(self._of_window) if self._of_window else math.nan)
+        # the loss of all processes: one of them alone has seen half of the batch, and would find another rate
+        mine = torch.tensor([sum(self._of_window), len(self._of_window)], dtype=torch.float64)
+        total, count = trainer.strategy.leyden_peers.all_reduce(mine).tolist()
+        self.losses.append(self._note(total / count) if count else math.nan)
         self._of_window = []
         steps = self.ramp.finder.num_training
         self.bar.update()
         if len(self.lrs) % max(1, steps // 100) == 0:
             self.bar.refresh()
-        if (self.diverged and trainer.is_global_zero) or len(self.lrs) == steps:  # the first process decides for all
+        if self.diverged or len(self.lrs) == steps:
             self._is_over = True
             trainer.leyden_fit.course.wish(Wish.STOP)
 
-    def _note(self, losses: list[float]) -> float:
+    def _note(self, loss: float) -> float:
         step = len(self.lrs)  # counted from 1
-        self._mean = _MEMORY * self._mean + (1 - _MEMORY) * (sum(losses) / len(losses))
+        self._mean = _MEMORY * self._mean + (1 - _MEMORY) * loss
         smooth = self._mean / (1 - _MEMORY ** (step + 1))
         if self.threshold is not None:
             self.diverged = math.isnan(smooth) or (step > 1 and smooth > self.threshold * self._best)
