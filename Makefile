@@ -40,7 +40,7 @@ layers: $(VENV)/.stamp
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/.stamp
-	$(BIN)/pytest -n 2 --dist worksteal
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist worksteal  # else each process that a test starts compiles all anew
 
 test-gpu: $(VENV)/.stamp
 	$(BIN)/pytest -m gpu

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,7 +39,8 @@ def hook(*, log: LogRule | None = None, module: bool = False) -> Callable[[F], F
     return mark
 
 
-def hooks_of(part: type) -> dict[str, bool]:
+@functools.lru_cache(maxsize=256)  # a module asks when it is made
+def hooks_of(part: type) -> Mapping[str, bool]:
     """The hooks that a class itself defines, in the order in which it does, and whether a module shares them."""
     found = ((name, getattr(value, "__leyden_hook__", None)) for name, value in vars(part).items())
-    return {name: shared for name, shared in found if shared is not None}
+    return MappingProxyType({name: shared for name, shared in found if shared is not None})

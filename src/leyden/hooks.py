@@ -290,13 +290,13 @@ def _module_hook(name: str) -> Hook:
 
 def overrides(part: object, hook: Hook) -> bool:
     """Whether ``part`` (a callback, module or datamodule) brings its own version of the base class's function ``hook``."""
+    if getattr(type(part), hook.__name__, None) is hook and hook.__name__ not in getattr(part, "__dict__", ()):
+        return False  # nearly always, and the way below is long
     mine = inspect.getattr_static(part, hook.__name__, None)
     if hasattr(mine, "__leyden_hands_on__"):  # of `hook_mixins`: what the next class has counts
         found = (vars(owner).get(hook.__name__, mine) for owner in type(part).__mro__)
         mine = next((each for each in found if not hasattr(each, "__leyden_hands_on__")), hook)
-    if mine is None:
-        return callable(getattr(part, hook.__name__, None))
-    return mine is not hook
+    return callable(getattr(part, hook.__name__, None)) if mine is None else mine is not hook
 
 
 def fitted(method: Callable[..., Any], given: int) -> Callable[..., Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 
 import kit
@@ -59,13 +57,6 @@ class Net(leyden.LightningModule):
 
 
 TRIED: list[int] = []  # what a module notes itself is put back
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _old_objects_are_left_out_of_collections() -> Iterator[None]:
-    gc.freeze()  # each size that does not fit is followed by one
-    yield
-    gc.unfreeze()
 
 
 def scaled(module: Net, trainer: Any = None, **arguments: Any) -> tuple[int | None, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -389,7 +390,8 @@ def same(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(value == default))
 
 
-def defaults_of(trainer_class: type) -> dict[str, Any]:
+@functools.lru_cache(maxsize=16)
+def defaults_of(trainer_class: type) -> Mapping[str, Any]:
     """The Trainer's keywords of today, with their defaults."""
     parameters = inspect.signature(trainer_class.__init__).parameters.values()  # type: ignore[misc]  # of the class itself
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}

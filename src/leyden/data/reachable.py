@@ -28,7 +28,11 @@ _CLOSED = frozenset(
 """Packages whose objects hold no generator that is drawn from, or lead to everything."""
 _INNER_TORCH = ("torch._", "torch.fx", "torch.jit", "torch.cuda", "torch.distributed", "torch.multiprocessing", "torch.autograd")
 _LIBRARIES = frozenset(
-    {"builtins", "torch", "numpy", "typing", "abc", "collections", "functools", "torchmetrics", "lightning_utilities"}
+    {
+        *("builtins", "typing", "abc", "collections", "_collections", "functools", "inspect", "enum", "types", "dataclasses"),
+        *("contextlib", "operator", "itertools", "weakref", "warnings", "pathlib", "random", "copy"),
+        *("torch", "numpy", "torchmetrics", "lightning_utilities"),
+    }
 )
 """Packages whose classes' own code and attributes are not looked through."""
 _CONTAINERS = frozenset({dict, list, tuple})
