@@ -51,6 +51,10 @@ def __getattr__(name: str) -> Any:
         from leyden.replaying import replay
 
         return replay
+    if name == "cli_lightning_logo":
+        from leyden.cli.environment import cli_lightning_logo
+
+        return cli_lightning_logo
     if name == "data_loader":
         from leyden.classic import data_loader
 

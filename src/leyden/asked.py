@@ -1,4 +1,4 @@
-"""Options of the Trainer's constructor that may be set afterwards: checked like the constructor's, for the verbs to come."""
+"""What of a trainer may be set: options of its constructor, checked like the constructor's, for the verbs to come; its stage."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ class Answers(Protocol):
     def _options_with(self, given: Mapping[str, Any]) -> Options: ...
 
 
+class HasState(Protocol):
+    """A trainer, as far as its stage is concerned."""
+
+    state: Any
+
+
 class Asked(Generic[T]):
     """``trainer.max_epochs = 3``: read off the option's record, and set in it.
 
@@ -49,6 +55,21 @@ class Asked(Generic[T]):
 
     def __set__(self, run: Answers, value: Any) -> None:
         ask(run, self.name, self.record, self.field, value)
+
+
+def in_stage(stage: Any) -> Any:
+    """``trainer.training``: whether the trainer is in ``stage``. May be set: into it, or out of it."""
+
+    def put(run: HasState, inside: bool) -> None:
+        if inside or run.state.stage is stage:
+            run.state.stage = stage if inside else None
+
+    return property(lambda run: run.state.stage is stage, put)
+
+
+def of_strategy(name: str) -> Any:
+    """``trainer.world_size``: what the strategy says."""
+    return property(lambda run: getattr(run.strategy, name))
 
 
 def minus_one_without(limit: int | None) -> int:

@@ -64,6 +64,9 @@ class FormerModuleHooks(FormerHooks):
     def on_sanity_check_start(self, *_: Any) -> None:
         """A callback's ``on_sanity_check_start`` today."""
 
+    def configure_sharded_model(self) -> None:
+        """``configure_model`` today."""
+
     def get_progress_bar_dict(self: Any) -> dict[str, Any]:
         """What the bar shows by itself: the loss and the logger's version. Override it to change that."""
         loss = self.trainer.leyden_fit.losses.latest

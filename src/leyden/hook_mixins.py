@@ -17,7 +17,7 @@ _DATA = """
 """
 _MODES = """
     on_validation_model_zero_grad on_validation_model_eval on_validation_model_train on_test_model_eval on_test_model_train
-    on_predict_model_eval configure_model
+    on_predict_model_eval configure_model configure_sharded_model
 """
 _CHECKPOINT = "on_load_checkpoint on_save_checkpoint"
 

@@ -9,10 +9,12 @@ import types
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from leyden.errors import CheckpointForeign, CheckpointMismatch, MissingPackage
 
+ModuleType = TypeVar("ModuleType")
+"""The class that :func:`instantiate_module` is asked for."""
 MAKER = "leyden.cli.instantiate_module"
 LIGHTNINGS_MAKER = "lightning.pytorch.cli.instantiate_module"
 MAKER_KEY, CLASS_KEY = "_instantiator", "_class_path"
@@ -44,17 +46,17 @@ def is_described(saved: object) -> bool:
     return isinstance(saved, Mapping) and saved.get(MAKER_KEY) in (MAKER, LIGHTNINGS_MAKER)
 
 
-def instantiate_module(cls: type, config: Mapping[str, Any]) -> Any:
-    """An object of ``cls``, or of the subclass that ``config`` names under ``_class_path``, and of all that it is made of.
+def instantiate_module(class_type: type[ModuleType], config: Mapping[str, Any]) -> ModuleType:
+    """An object of ``class_type``, or of the subclass that ``config`` names under ``_class_path``, and of all that it is made of.
 
     Args:
-        cls: the class that is asked for.
+        class_type: the class that is asked for.
         config: the constructor's arguments; an object among them as ``{"class_path": ..., "init_args": {...}}``.
 
     Raises:
         MissingPackage: jsonargparse is not installed.
     """
-    path = config.get(CLASS_KEY)
+    cls, path = class_type, config.get(CLASS_KEY)
     if path is not None:
         module, _, name = str(path).rpartition(".")
         cls = getattr(importlib.import_module(module), name)
@@ -64,7 +66,8 @@ def instantiate_module(cls: type, config: Mapping[str, Any]) -> Any:
         with described_as(dict(config)) if kind is cls else contextlib.nullcontext():
             return kind(*args, **kwargs)
 
-    return _made(cls, values, make)
+    made: ModuleType = _made(cls, values, make)
+    return made
 
 
 def class_described(cls: type, saved: Mapping[str, Any], where: str, trusted: bool) -> type:

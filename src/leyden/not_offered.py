@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, NoReturn
 
 from leyden.errors import NotOffered, UnknownName, did_you_mean
@@ -29,6 +30,8 @@ _DEMOS = "Take BoringModel."
 _HARDWARE = "There is no support for it."
 _SPEED = "Take Throughput, or the callback ThroughputMonitor."
 _LOOPS = "Loops are not subclassed: override the hooks of a Callback or of the module (Lightning 2 has given that up, too)."
+_CLOSURES = "Override the module's optimizer_step, which is given the closure, or set automatic_optimization = False."
+_RESTARTS = "Where a run goes on its checkpoint says, wherever it was cut: fit(ckpt_path=...) finishes what was begun."
 _RESULTS = "Return the loss, and log with self.log(name, value)."
 _REGISTRY = "Model registries are not offered: save with ModelCheckpoint, and pass the path."
 
@@ -57,6 +60,9 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden.loops": {
         **_each("EvaluationEpochLoop EvaluationLoop FitLoop Loop ManualOptimization OptimizerLoop PredictionEpochLoop", _LOOPS),
         **_each("PredictionLoop TrainingBatchLoop TrainingEpochLoop", _LOOPS),
+        **_each("AbstractClosure Closure ClosureResult ManualResult OutputResult", _CLOSURES),
+        **_each("RestartStage", _RESTARTS),
+        **_each("check_finite_loss", "A fit looks at its losses by itself: Trainer(stop_on_nonfinite_loss=True), the default."),
     },
     "leyden.loggers": _each("LitLogger NeptuneLogger TestTubeLogger", _LOGGER),
     "leyden.plugins": {
@@ -69,7 +75,10 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("SingleTPUPlugin TPUSpawnPlugin XLACheckpointIO XLAPrecision", _XLA),
         **_each("KubeflowEnvironment LSFEnvironment XLAEnvironment", _TORCHRUN),
     },
-    "leyden.profilers": _each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
+    "leyden.profilers": {
+        **_each("XLAProfiler", "There is no support for XLA: take PyTorchProfiler."),
+        **_each("ScheduleWrapper", "Pass the schedule itself: PyTorchProfiler(schedule=...)."),
+    },
     "leyden.strategies": {
         **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy", _ONE_DEVICE),
         **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
@@ -129,6 +138,17 @@ def absent(module: str, name: str, known: Iterable[str], room: str = "") -> Any:
 def answers(module: str, room: str = "") -> Callable[[str], Any]:
     """The ``__getattr__`` of a module that has nothing of its own: see :func:`absent`."""
     return lambda name: absent(module, name, (), room)
+
+
+def stand_in_modules(room: str, names: str) -> None:
+    """Let ``room`` have these modules, with a dot where one is inside another. Their names are those of ``room`` in the table."""
+    for name in names.split():
+        path = f"{room}.{name}"
+        module = ModuleType(path, "Not offered: nothing here can be made.")
+        vars(module).update(__getattr__=answers(path, room), __path__=[])
+        parent, _, last = path.rpartition(".")
+        setattr(sys.modules[parent], last, module)
+        sys.modules[path] = module
 
 
 @functools.cache

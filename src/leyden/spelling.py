@@ -31,6 +31,18 @@ def exact_arguments(cls: C) -> C:
     return cls
 
 
+def for_tests(*names: str) -> Callable[[C], C]:
+    """Decorates a class: these arguments of its constructor are taken, and shown to nobody, such as a configuration's parser."""
+
+    def hide(cls: C) -> C:
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # that of the class itself, whatever a subclass's is
+        shown = [each for name, each in signature.parameters.items() if name not in names]
+        cls.__init__.__signature__ = signature.replace(parameters=shown)  # type: ignore[misc]  # inspect looks for it there
+        return cls
+
+    return hide
+
+
 def refuse_unknown(who: str, given: Iterable[str], function: Callable[..., Any], also: Iterable[str] = ()) -> None:
     """Raise :class:`UnknownName` for a name in ``given`` that ``function`` takes no argument for, and that ``also`` lacks."""
     if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):

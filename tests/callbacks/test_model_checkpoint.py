@@ -753,6 +753,18 @@ def test_a_folder_reached_through_fsspec() -> None:
     assert found == ["epoch=1-step=8.ckpt", "last.ckpt"]
 
 
+def test_whether_a_score_is_among_the_best() -> None:
+    """As Lightning answers; NaN is the worst."""
+    callback, run = ModelCheckpoint(monitor="val_loss", save_top_k=2), kit.trainer()
+    assert not callback.check_monitor_top_k(run)
+    for score, kept in ((3.0, True), (2.0, True), (4.0, False), (float("nan"), False), (2.5, True), (1.0, True)):
+        assert callback.check_monitor_top_k(run, torch.tensor(score)) is kept
+        if score in (3.0, 2.0):
+            callback.retention.offer(str(score), torch.tensor(score))
+    assert ModelCheckpoint(save_top_k=-1).check_monitor_top_k(run, torch.tensor(float("nan")))
+    assert not ModelCheckpoint(save_top_k=0).check_monitor_top_k(run, torch.tensor(1.0))
+
+
 # -- OnExceptionCheckpoint
 def test_on_exception_checkpoint() -> None:
     callback = OnExceptionCheckpoint("kept")
@@ -762,6 +774,20 @@ def test_on_exception_checkpoint() -> None:
     with pytest.raises(ValueError, match="by order"):
         fit(Scripted(fails_at=2), callback)
     assert step_of("kept/on_exception.ckpt") == 2
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_on_exception_checkpoint_of_other_verbs(verb: str) -> None:
+    def fail(*_: Any) -> None:
+        raise kit.Crash
+
+    run = kit.trainer(OnExceptionCheckpoint("kept"), limit_train_batches=3, limit_val_batches=1)
+    run.fit(kit.Logging())
+    with pytest.raises(kit.Crash):
+        getattr(run, verb)(
+            type("Failing", (kit.Logging,), dict.fromkeys(["validation_step", "test_step", "predict_step"], fail))()
+        )
+    assert step_of("kept/on_exception.ckpt") == 3
 
 
 def test_on_exception_checkpoint_refuses() -> None:

@@ -617,3 +617,15 @@ def test_our_tqdm_at_another_position_comes_back_to_its_line(terminal: Terminal)
     bar.close()
     assert terminal.read().count("\x1b[2A") == 2
     assert re.search(r"^\r\n\r\n", terminal.read())
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        *((1, "1"), (1234567, "1234567"), (0.5, "0.500"), (0.123456789, "0.123"), ("0.5", "0.500"), ("abc", "abc")),
+        *(("1e-5", "1e-5"), ("12345", "12345"), (1e-7, "1e-7"), (123456.7, "1.23e+5"), (3.0, "3.000"), (-0.25, "-0.25")),
+    ],
+)
+def test_numbers_in_a_bar_keep_their_width(given: Any, shown: str) -> None:
+    """What Lightning 2.6.6 answers."""
+    assert Tqdm.format_num(given) == shown

@@ -348,6 +348,14 @@ def test_seeds(asked: str, seed: Any) -> None:
 # What it keeps
 
 
+def test_what_is_for_tests_stands_in_no_configuration() -> None:
+    cli = made("--trainer.callbacks+=Timer", "--trainer.callbacks+=ModelCheckpoint", "--trainer.enable_checkpointing=true")
+    text = cli.parser.dump(cli.config, skip_none=False)
+    assert "interval: step" in text
+    assert "save_top_k: 1" in text
+    assert "clock" not in text
+
+
 def test_the_configuration_stands_beside_the_logs_and_can_be_run_again(own_folder: Path) -> None:
     options = {**ONCE, "default_root_dir": "run"}
     OnlyFit(WideNet, Loads, args=["fit", "--model.width=6", "--model.encoder=DeepEncoder"], trainer_defaults=options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -362,3 +363,12 @@ def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     }
     assert get_nvidia_gpu_stats(torch.device("cuda", 1)) == expected
     assert "--id=6" in (tmp_path / "asked").read_text()
+
+
+def test_gpus_are_numbered_by_the_bus(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    with caplog.at_level("INFO", "leyden"):
+        CUDAAccelerator.set_nvidia_flags(2)
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert caplog.messages == ["LOCAL_RANK: 2 - CUDA_VISIBLE_DEVICES: [1,3]"]

@@ -21,6 +21,7 @@ from leyden.devices.precision import (
     make_precision,
 )
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MisconfigurationException, Unsupported
+from leyden.plugins.precision.double import LightningDoublePrecisionModule
 from leyden.testing import BoringModel
 
 CLIP = 0.05
@@ -418,3 +419,17 @@ def test_complex_tensors_keep_their_imaginary_part(name: str):
     for kept in (module.weight, module.phases):
         assert (kept.dtype, kept[0].item()) == (torch.complex64, 1 + 1j)
     assert policy.convert_input(torch.full((2,), 1 + 1j)).dtype is torch.complex64
+
+
+def test_a_module_whose_inputs_are_converted() -> None:
+    class Module(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int, *, scale: Any = None) -> Any:
+            return batch["x"].dtype, batch["n"].dtype, batch_idx, scale.dtype
+
+        validation_step = test_step = predict_step = forward = training_step  # type: ignore[assignment]  # called by hand
+
+    wrapped = LightningDoublePrecisionModule(Module())
+    batch = {"x": torch.ones(2), "n": torch.ones(2, dtype=torch.int64)}
+    for step in (wrapped.training_step, wrapped.validation_step, wrapped.test_step, wrapped.predict_step, wrapped):
+        assert step(batch, 3, scale=torch.ones(1)) == (torch.float64, torch.int64, 3, torch.float64)
+    assert next(wrapped.parameters()).dtype == torch.float32

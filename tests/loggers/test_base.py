@@ -103,3 +103,7 @@ def test_dicts_are_merged_name_by_name() -> None:
     assert merge_dicts([first, second], functions, min) == {"a": 1.5, "b": 2.0, "c": 1, "deep": {"x": 3, "y": 3, "z": {"w": 5}}}
     assert merge_dicts([{"a": None}, {"a": 2}, {"b": None}], default_func=min) == {"a": 2, "b": None}
     assert merge_dicts([]) == {}
+
+
+def test_a_dummy_experiment_does_nothing_on_demand() -> None:
+    DummyExperiment().nop(1, word=2)

@@ -24,6 +24,7 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import IgnoredSetting, InvalidOption, InvalidType, LeydenWarning, MissingPackage
 from leyden.loggers import CSVLogger, MLFlowLogger
 from leyden.loggers.background import Background
+from leyden.plugins.io import ShardedCheckpointIO
 
 
 class Saving(kit.Net):
@@ -276,6 +277,17 @@ def test_what_is_not_there_is_said_before_the_first_step(tmp_path: Path) -> None
     with pytest.raises(InvalidOption, match=r"experiment_name='gone' cannot be used.* MLflow says: "):
         fit(MLFlowLogger("gone", save_dir=tmp_path / "m"), callbacks=[steps])
     assert "on_train_start" not in steps.names
+
+
+def test_a_checkpoint_that_is_a_folder(tmp_path: Path) -> None:
+    logger = MLFlowLogger(save_dir=tmp_path / "m", log_model="all")
+    writer = ModelCheckpoint(tmp_path / "c", "kept", save_last=False)
+    fit(logger, callbacks=[writer], enable_checkpointing=True, plugins=[ShardedCheckpointIO()])
+    (copied,) = (tmp_path / "m").glob("**/artifacts/kept/kept.ckpt")
+    assert sorted(os.listdir(copied)) == sorted(os.listdir(tmp_path / "c" / "kept.ckpt"))
+    assert kit.same(
+        kit.Net.load_from_checkpoint(copied).state_dict(), kit.Net.load_from_checkpoint(writer.best_model_path).state_dict()
+    )
 
 
 def test_on_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

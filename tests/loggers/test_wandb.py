@@ -28,6 +28,7 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, LeydenWarning, MissingPackage, UnknownName
 from leyden.loggers import CSVLogger, Logger, WandbLogger, services
 from leyden.loggers.wandb_files import Journal, earlier_folders, set_aside, take_up
+from leyden.plugins.io import ShardedCheckpointIO
 
 
 class Showing(kit.Net):
@@ -382,6 +383,13 @@ class TestArtifacts:
             assert wandb.Artifact.call_args.kwargs["name"] == "mine"
             add = wandb.Artifact.return_value.add_file.call_args
             assert add == mock.call(writer.best_model_path, name="model.ckpt", policy="mutable")
+
+    def test_a_checkpoint_that_is_a_folder(self, wandb: mock.MagicMock) -> None:
+        options: dict[str, Any] = {"logger": WandbLogger(log_model="all"), "plugins": [ShardedCheckpointIO()]}
+        run = kit.fit(kit.Net(), data(), data(), enable_checkpointing=True, **options)
+        added = wandb.Artifact.return_value.add_dir.call_args_list
+        assert mock.call(run.checkpoint_callback.best_model_path, name="model.ckpt", policy="mutable") in added
+        wandb.Artifact.return_value.add_file.assert_not_called()
 
     def test_none_at_the_end_of_a_run_that_failed(self, wandb: mock.MagicMock) -> None:
         def fail(*_: Any) -> None:

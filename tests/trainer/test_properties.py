@@ -15,12 +15,14 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from leyden.errors import InvalidOption
+from leyden.errors import InvalidOption, InvalidType, Unsupported
 from leyden.hooks import HOOK_NAMES
 from leyden.loggers import CSVLogger
 from leyden.strategies import SingleDeviceStrategy
 from leyden.testing import BoringModel, RandomDataset
 from leyden.trainer.states import RunningStage, TrainerFn, TrainerStatus
+
+STAGES = ("training", "validating", "testing", "predicting", "sanity_checking")
 
 
 class Net(Logging):
@@ -393,6 +395,83 @@ def test_limits_of_the_fit_loop_may_be_set() -> None:
     assert (run.max_epochs, run.min_epochs) == (-1, 0)
     with pytest.raises(InvalidOption, match="max_epochs=-3"):
         run.fit_loop.max_epochs = -3
+
+
+# -- what may be set
+
+
+@pytest.mark.parametrize("stage", ["training", "validating", "testing", "predicting", "sanity_checking"])
+def test_the_stage_may_be_set(stage: str) -> None:
+    run = trainer()
+    setattr(run, stage, False)
+    assert run.state.stage is None
+    setattr(run, stage, True)
+    assert [name for name in STAGES if getattr(run, name)] == [stage]
+    for other in STAGES:
+        setattr(run, other, other == stage)
+    assert getattr(run, stage)
+    setattr(run, stage, False)
+    assert run.state.stage is None
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "on_train_epoch_start"])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_optimizers_that_were_set_are_stepped(hook: str, by_hand: bool) -> None:
+    class Module(kit.Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            if by_hand:
+                self.manual_backward(loss)
+                self.optimizers().step()
+            return loss
+
+    def put(run: leyden.Trainer, module: leyden.LightningModule) -> None:
+        run.optimizers = [torch.optim.SGD([module.layer.bias], lr=0.5)]
+
+    module = Module()
+    module.automatic_optimization = not by_hand
+    before = copy.deepcopy(module.state_dict())
+    run = kit.fit(module, kit.ones(3), callbacks=[kit.Recorder(**{hook: put})])
+    assert (run.optimizers[0].param_groups[0]["lr"], run.global_step) == (0.5, 3)
+    assert torch.equal(module.layer.weight, before["layer.weight"])
+    assert not torch.equal(module.layer.bias, before["layer.bias"])
+
+
+def test_optimizers_that_are_set_amid_a_window_go_on_from_a_file(tmp_path: Path) -> None:
+    """A run that goes on inside an epoch, with gradients that wait, has the optimizers set anew before they are put back."""
+
+    def put(run: leyden.Trainer, module: leyden.LightningModule) -> None:
+        run.optimizers = [torch.optim.Adam(module.parameters(), lr=0.1)]
+
+    def trained(*more: Any, ckpt_path: Any = None) -> dict[str, Any]:
+        torch.manual_seed(1)
+        module = kit.Tiny()
+        options: dict[str, Any] = {"accumulate_grad_batches": 2, "callbacks": [kit.Recorder(on_fit_start=put), *more]}
+        kit.fit(module, kit.ones(6), ckpt_path=ckpt_path, **options)
+        return module.state_dict()
+
+    path = str(tmp_path / "a.ckpt")
+    whole = trained()
+    save = kit.Recorder(on_train_batch_end=lambda run, *rest: run.save_checkpoint(path) if rest[3] == 2 else None)
+    assert kit.same(trained(save), whole)
+    assert kit.same(trained(ckpt_path=path), whole)
+
+
+@pytest.mark.parametrize("given", [3, [None], "two"])
+def test_optimizers_that_are_none_are_refused(given: Any) -> None:
+    def put(run: leyden.Trainer, module: leyden.LightningModule) -> None:
+        run.optimizers = [torch.optim.SGD(module.parameters(), lr=1) for _ in "ab"] if given == "two" else given
+
+    with pytest.raises(InvalidType, match=r"trainer\.optimizers=.* cannot be used: expected a list of one optimizer"):
+        kit.fit(kit.Tiny(), kit.ones(3), callbacks=[kit.Recorder(on_fit_start=put)])
+
+
+def test_optimizers_are_not_set_inside_an_epoch() -> None:
+    def put(run: leyden.Trainer, *_: Any) -> None:
+        run.optimizers = []
+
+    with pytest.raises(Unsupported, match="set inside an epoch"):
+        kit.fit(kit.Tiny(), kit.ones(3), callbacks=[kit.Recorder(on_train_batch_start=put)])
 
 
 # -- what fit returns

@@ -194,6 +194,27 @@ def test_names_are_reached_through_the_package() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(f"{module}_loop", "RestartStage") for module in ("fit", "evaluation", "training_epoch")]
+    + [
+        ("optimization.closure", "AbstractClosure"),
+        ("optimization.automatic", "ClosureResult"),
+        ("utilities", "check_finite_loss"),
+    ],
+)
+def test_names_of_loops_stand_in_the_modules_of_lightning(module: str, name: str) -> None:
+    assert getattr(importlib.import_module(f"leyden.loops.{module}"), name) is getattr(leyden.loops, name)
+    assert operator.attrgetter(f"loops.{module}.{name}")(leyden) is getattr(leyden.loops, name)
+    with pytest.raises(UnknownName):
+        importlib.import_module(f"leyden.loops.{module}").nobody_had_this  # noqa: B018  # asked for
+
+
+def test_the_logo(capsys: pytest.CaptureFixture[str]) -> None:
+    leyden.cli_lightning_logo()
+    assert capsys.readouterr().out == f"\nleyden {leyden.__version__}\n\n"
+
+
 def test_faces_define_nothing() -> None:
     source = Path(leyden.__file__).parent
     for room in ("utilities", "core"):

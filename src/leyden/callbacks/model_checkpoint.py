@@ -17,15 +17,17 @@ from leyden.checked import check_bool, check_text
 from leyden.checkpoint.files import absolute, read_folder
 from leyden.checkpoint.naming import format_name
 from leyden.checkpoint.retention import Recorded, Retention
-from leyden.checkpoint.upkeep import Upkeep
+from leyden.checkpoint.upkeep import Upkeep, holds
 from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import CheckpointError, CheckpointWriteFailed, InvalidOption
 from leyden.module import LightningModule
 from leyden.schedule import EveryDuration, EveryN
+from leyden.spelling import for_tests
 from leyden.state.run import Run
 from leyden.types import STEP_OUTPUT, Path
 
 
+@for_tests("clock")
 class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     """Write checkpoints by one trigger, and keep the best ``save_top_k`` by ``monitor``.
 
@@ -286,6 +288,10 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             return self._save_on_train_epoch_end
         return validates_at_epoch_end(trainer)
 
+    def check_monitor_top_k(self, trainer: Run, current: Tensor | None = None) -> bool:
+        """Whether a file with the score ``current`` would be among the best that are kept. No other process is asked."""
+        return self.retention.admits(current)
+
     def __is_epoch_due(self, trainer: Run) -> bool:
         return EveryN(self._every_n_epochs)(trainer.current_epoch + 1)
 
@@ -389,7 +395,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     def __is_taken(self, trainer: Run, path: str) -> bool:
         if path in self.retention.outdated:
             return False
-        if self.retention.holds(path) or any(_holds(each, path) for each in trainer.checkpoint_callbacks if each is not self):
+        if self.retention.holds(path) or any(holds(each, path) for each in trainer.checkpoint_callbacks if each is not self):
             return True
         return self.file_exists(path, trainer) and not self.__upkeep.is_given_up(path)
 
@@ -471,9 +477,3 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         self.__metric.load_state_dict(state.get("metric", {}))
         if self.__chooses_monitor and state.get("monitor") is not None:
             self.__monitor_by(state["monitor"])
-
-
-def _holds(writer: Any, path: str) -> bool:
-    """Whether another checkpoint callback has ``path`` in its records: to keep, or to remove."""
-    kept = (*getattr(writer, "best_k_models", ()), getattr(writer, "best_model_path", ""), getattr(writer, "last_model_path", ""))
-    return path in kept or (isinstance(writer, ModelCheckpoint) and path in writer.retention.outdated)

@@ -14,7 +14,9 @@ from leyden.types import Path
 
 @exact_arguments
 class OnExceptionCheckpoint(Checkpoint):
-    """Write ``dirpath/filename.ckpt`` when training is ended by an exception. The file stays; the next one replaces it.
+    """Write ``dirpath/filename.ckpt`` when a verb is ended by an exception. The file stays; the next one replaces it.
+
+    It holds the state of training, from which a fit goes on; that of the fit before, where another verb is ended.
 
     Args:
         dirpath: The folder. Made when it is needed.
@@ -43,14 +45,10 @@ class OnExceptionCheckpoint(Checkpoint):
         """The file's path."""
         return os.path.join(self.dirpath, self.filename + self.FILE_EXTENSION)
 
-    def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
         if not trainer.fast_dev_run:
             store_of(trainer).clean(self.dirpath)
 
     def on_exception(self, trainer: Run, pl_module: LightningModule, exception: BaseException) -> None:
-        if (
-            trainer.leyden_fitting
-            and not trainer.fast_dev_run
-            and not isinstance(exception, CheckpointWriteFailed | CheckpointError)
-        ):
+        if not trainer.fast_dev_run and not isinstance(exception, CheckpointWriteFailed | CheckpointError):
             trainer.save_checkpoint(self.ckpt_path)

@@ -81,6 +81,13 @@ class Retention:
             return self.k != 0
         return self._cost(score) < self._cost(self.scores[ranked[-1]])
 
+    def admits(self, score: Tensor | None) -> bool:
+        """As :meth:`wants`, of a value that may be missing, or NaN: where files are kept by their score, nothing is none."""
+        if score is None:
+            return False
+        value = score.detach().cpu().squeeze()
+        return self.wants(self.worst if math.isnan(float(value)) else value)
+
     def replaced(self, score: Tensor | None = None) -> list[str]:
         """The path that goes when one of this score comes, if any: its name is free to be used again."""
         if score is None:

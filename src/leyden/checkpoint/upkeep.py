@@ -110,3 +110,9 @@ class Upkeep:
         there = moved(state, before, folder)
         files = [path for path in (*there["best_k_models"], there["best_model_path"]) if path]
         return {**there, "dirpath": folder} if self.store.worth_reading(files) == files else state
+
+
+def holds(writer: Any, path: str) -> bool:
+    """Whether a checkpoint callback has ``path`` in its records: to keep, or to remove."""
+    kept = (*getattr(writer, "best_k_models", ()), getattr(writer, "best_model_path", ""), getattr(writer, "last_model_path", ""))
+    return path in kept or path in getattr(getattr(writer, "retention", None), "outdated", ())

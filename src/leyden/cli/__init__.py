@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from leyden.cli.parser import ArgsType, LightningArgumentParser
     from leyden.cli.save_config import SaveConfigCallback
-    from leyden.hparams_described import instantiate_module
+    from leyden.hparams_described import ModuleType, instantiate_module
 
 __all__ = [
     "ArgsType",
@@ -28,6 +28,7 @@ __all__ = [
     "LRSchedulerTypeUnion",
     "LightningArgumentParser",
     "LightningCLI",
+    "ModuleType",
     "OptimizerCallable",
     "ReduceLROnPlateau",
     "SaveConfigCallback",
@@ -42,6 +43,7 @@ _HOME = {
     "LRSchedulerTypeUnion": "leyden.cli.makers",
     "LightningArgumentParser": "leyden.cli.parser",
     "LightningCLI": "leyden.cli.command_line",
+    "ModuleType": "leyden.hparams_described",
     "OptimizerCallable": "leyden.cli.makers",
     "ReduceLROnPlateau": "leyden.cli.makers",
     "SaveConfigCallback": "leyden.cli.save_config",

@@ -65,3 +65,8 @@ def _devices() -> Iterator[tuple[str, str]]:
         yield "cuda", "none" if torch.version.cuda is None else f"none (torch was built for {torch.version.cuda})"
     if torch.backends.mps.is_available():
         yield "mps", "available"
+
+
+def cli_lightning_logo() -> None:
+    """Print name and version between two empty lines, where programs of Lightning's print its logo."""
+    print(f"\nleyden {__version__}\n")

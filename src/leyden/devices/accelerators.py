@@ -1,5 +1,6 @@
 """The kinds of device there are, and which of them a run uses."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from leyden.errors import (
     did_you_mean,
 )
 
+_log = logging.getLogger("leyden")
 AcceleratorRegistry = Accelerators()
 """What the Trainer's ``accelerator`` may be asked for by name, but for ``"auto"`` and ``"gpu"``."""
 
@@ -138,6 +140,13 @@ class CUDAAccelerator(Accelerator):
         if device.type != "cuda":
             raise InvalidOption("device", device, "a CUDA device")
         torch.cuda.set_device(device)
+
+    @staticmethod
+    def set_nvidia_flags(local_rank: int) -> None:
+        """Let CUDA number the GPUs by their place on the bus, as ``nvidia-smi`` does, and log which are visible."""
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+        _log.info("LOCAL_RANK: %s - CUDA_VISIBLE_DEVICES: [%s]", local_rank, visible)
 
     def teardown(self) -> None:
         torch.cuda.empty_cache()

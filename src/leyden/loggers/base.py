@@ -230,6 +230,9 @@ class DummyExperiment:
             raise AttributeError(name)  # copy and pickle ask for these
         return self
 
+    def nop(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+
     def __call__(self, *args: Any, **kwargs: Any) -> "DummyExperiment":
         return self
 

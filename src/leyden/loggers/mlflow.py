@@ -361,7 +361,10 @@ class MLFlowLogger(Logger):
         client = self.experiment
         for path, aliases, metadata in files:
             folder = os.path.splitext(os.path.basename(path))[0]
-            client.log_artifact(self._run_id, path, folder)
+            if os.path.isdir(path):
+                client.log_artifacts(self._run_id, path, f"{folder}/{os.path.basename(path)}")
+            else:
+                client.log_artifact(self._run_id, path, folder)
             with tempfile.TemporaryDirectory() as beside:
                 for name, text in (("metadata.yaml", to_yaml(metadata)), ("aliases.txt", str(aliases))):
                     with open(os.path.join(beside, name), "w", encoding="utf-8") as file:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from leyden.checkpoint.folders import MANIFEST
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import InvalidOption, InvalidType, MissingPackage
 from leyden.loggers.hyperparameters import as_dict
@@ -143,7 +144,7 @@ class Waiting:
 
 
 class Found(NamedTuple):
-    """A checkpoint that the service does not have yet."""
+    """A checkpoint, a file or a folder, that the service does not have yet."""
 
     path: str
     aliases: list[str]
@@ -176,13 +177,14 @@ class SentCheckpoints:
         return [each for callback in self._callbacks for each in self.found(callback)]
 
     def found(self, callback: Any) -> list[Found]:
-        """The files of ``callback`` that are there and not sent, the oldest first."""
+        """The files and folders of ``callback`` that are there and not sent, the oldest first."""
         scores: dict[str, Any] = {}
         for path, score in (("last_model_path", "current_score"), ("best_model_path", "best_model_score")):
             if hasattr(callback, path) and hasattr(callback, score):
                 scores[getattr(callback, path)] = getattr(callback, score)
         scores.update(getattr(callback, "best_k_models", {}))
-        times = {path: os.stat(path).st_mtime for path in scores if path and os.path.isfile(path)}
+        written = {path: os.path.join(path, MANIFEST) if os.path.isdir(path) else path for path in scores if path}
+        times = {path: os.stat(last).st_mtime for path, last in written.items() if os.path.isfile(last)}
         fresh = [path for path in sorted(times, key=lambda path: (times[path], path)) if self._sent.get(path, 0.0) < times[path]]
         settings = {name: getattr(callback, name) for name in self._settings if hasattr(callback, name)}
         found = []

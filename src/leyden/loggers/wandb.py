@@ -336,7 +336,8 @@ class WandbLogger(Logger):
                 if not self._checkpoint_name:
                     self._checkpoint_name = f"model-{run.id}"
                 artifact = wandb.Artifact(name=self._checkpoint_name, type="model", metadata=metadata)
-                artifact.add_file(path, name="model.ckpt", policy=self.add_file_policy)
+                add = artifact.add_dir if os.path.isdir(path) else artifact.add_file
+                add(path, name="model.ckpt", policy=self.add_file_policy)
                 run.log_artifact(artifact, aliases=aliases)
 
     def save(self) -> None:

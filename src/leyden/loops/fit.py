@@ -36,13 +36,15 @@ STEP, BATCH_TOLD = int(Done.STEP), int(Done.BATCH_TOLD)
 class FitLoop:
     """Trains. What is finished is counted in ``run.leyden_fit.progress``; a resumed run goes on from there."""
 
+    optimization = property(lambda loop: optimization_of(loop.run))  # a callback may put another in its place
+
     def __init__(self, run: Run, validates: bool) -> None:
         fit = run.leyden_fit
         assert run.leyden_hooks is not None
         self.run, self.fit, self.hooks, self.progress, self.flight = run, fit, run.leyden_hooks, fit.progress, fit.flight
         self.transfer = BatchTransfer(run)
         self.schedule = ValidationSchedule(run.leyden_options.validation, validates)
-        self.optimization = fit.optimization = optimization_of(run)
+        optimization_of(run)  # what cannot be optimized is said now
         self.waiting = fit.waiting = DataWait(run.strategy.root_device, fit.progress)
         self.log_due = EveryN(run.leyden_options.watching.log_every_n_steps)
         self.logs = bool(run.loggers) or not fit.course.alone  # step values that are reduced over processes concern all of them
@@ -58,7 +60,7 @@ class FitLoop:
             (Done.TOLD, self.tell_checkpoint_phase),
             (Done.VALIDATED, self.validation.validate),
             (Done.VALIDATION_TOLD, self.validation.tell_end),
-            (Done.PLATEAUS, partial(self.optimization.step_plateaus, "step")),
+            (Done.PLATEAUS, lambda: self.optimization.step_plateaus("step")),
         )
         self.after_epoch = (
             (Done.EPOCH_HOOKS, partial(self.hooks.emit, Callback.on_train_epoch_end)),
@@ -127,7 +129,6 @@ class FitLoop:
     def train_batches(self) -> None:
         """The batches of an epoch."""
         run, hooks, progress, metrics, flight = self.run, self.hooks, self.progress, self.run.leyden_metrics, self.flight
-        self.optimization = self.fit.optimization or self.optimization  # a callback may have put another in its place
         moves = not self.transfer.idle
         move = run.profiler.leyden_around(f"[Strategy]{type(run.strategy).__name__}.batch_to_device", self.transfer)
         step = run.profiler.leyden_around("run_training_batch", self.optimization.step)

@@ -460,7 +460,8 @@ class Automatic:
 
 
 def optimization_of(run: Run) -> Stepping:
-    """How the module of ``run`` is optimized."""
-    if not run.lightning_module.automatic_optimization:
-        return Manual(run)
-    return (run.leyden_own_optimization or Automatic)(run)
+    """How the module of ``run`` is optimized: made when it is first asked for, and anew for other optimizers."""
+    if run.leyden_fit.optimization is None:
+        automatic = run.lightning_module.automatic_optimization
+        run.leyden_fit.optimization = (run.leyden_own_optimization or Automatic)(run) if automatic else Manual(run)
+    return run.leyden_fit.optimization

@@ -19,12 +19,14 @@ from torch.profiler import ProfilerAction, record_function
 from torch.profiler import profile as TorchProfile
 
 from leyden.errors import InvalidOption, PossibleUserWarning, UnknownName, Unsupported, did_you_mean, warn_user
+from leyden.not_offered import answers
 from leyden.profilers.base import Profiler
 from leyden.spelling import arguments_of, refuse_unknown
 
 Schedule = Callable[[int], ProfilerAction]
 BATCH = "run_training_batch"
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+__getattr__ = answers(__name__, "leyden.profilers")
 LEAST = 5
 """Steps that the default schedule needs: one that it passes over, one to warm up, three that it records."""
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from leyden.errors import IgnoredSetting, InvalidReturn, MisconfigurationException, UnknownName, did_you_mean, warn_user
+from leyden import errors
+from leyden.errors import InvalidReturn, MisconfigurationException, UnknownName, did_you_mean, warn_user
 
 
 @dataclass
@@ -51,6 +52,13 @@ class OptimizerPlan:
     @classmethod
     def empty(cls) -> OptimizerPlan:
         return cls()
+
+    def take(self, optimizers: Any, one: bool) -> None:
+        """Go on with ``optimizers`` in place of these; ``one`` says whether several would not all be stepped."""
+        if not isinstance(optimizers, list | tuple) or not all(map(_is_optimizer, optimizers)) or (one and len(optimizers) > 1):
+            expected = "a list of one optimizer, as optimization is automatic" if one else "a list of optimizers"
+            raise errors.InvalidType("trainer.optimizers", optimizers, expected)
+        self.optimizers[:] = [each.optimizer if type(each) is SteppingOptimizer else each for each in optimizers]
 
     def due(self, interval: str, count: int, plateaus: bool = False) -> list[SchedulerPlan]:
         """The schedulers that step at ``count`` epochs or steps: those that wait for a metric, or the others.
@@ -168,7 +176,7 @@ def _read_scheduler(given: Any, automatic: bool) -> SchedulerPlan:
             warn_user(
                 f"An lr_scheduler_config has {', '.join(sorted(ignored))}. In manual optimization they are ignored: you step the "
                 f"scheduler yourself, with the metric that it wants.",
-                IgnoredSetting,
+                errors.IgnoredSetting,
             )
         plan = SchedulerPlan(**{key: value for key, value in given.items() if key != "opt_idx" and key not in ignored})
     else:

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leyden.asked import Asked, minus_one_without
+from leyden.asked import Asked, in_stage, minus_one_without, of_strategy
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
-from leyden.errors import InvalidType
+from leyden.errors import InvalidType, Unsupported
 from leyden.loggers.base import Logger, folder_of, is_logger
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
@@ -19,6 +19,7 @@ from leyden.options import Options
 from leyden.state.fit_state import FitState
 from leyden.state.loaders import Loaders
 from leyden.state.optimizers import SchedulerPlan
+from leyden.state.progress import Done
 from leyden.state.stage import RunningStage, TrainerFn, TrainerState
 from leyden.strategies.base import Strategy
 
@@ -36,6 +37,7 @@ class Properties:
     leyden_loaders: Loaders
     leyden_bar_items: Any
     leyden_fit: FitState
+    leyden_own_optimization: Any
     _module: LightningModule | None
 
     # -- what was asked for, and may be asked for anew between verbs
@@ -92,8 +94,18 @@ class Properties:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers that ``configure_optimizers`` returned."""
+        """Those that ``configure_optimizers`` returned. In ``on_fit_start``, and before an epoch, others may be set."""
         return self.leyden_fit.plan.optimizers
+
+    @optimizers.setter
+    def optimizers(self, optimizers: list[Optimizer]) -> None:
+        fit, automatic = self.leyden_fit, getattr(self._module, "automatic_optimization", False)
+        if self.leyden_fitting and fit.pending is None and Done.CHECKED < fit.progress.done < Done.EPOCH_TOLD:
+            raise Unsupported("trainer.optimizers was set inside an epoch. Set it in on_fit_start, or in on_train_epoch_start.")
+        fit.plan.take(optimizers, one=automatic and self.leyden_own_optimization is None)
+        if fit.optimization is not None:
+            fit.optimization.close()
+            fit.optimization = None  # another is made for them
 
     @property
     def lr_scheduler_configs(self) -> list[SchedulerPlan]:
@@ -139,25 +151,11 @@ class Properties:
     def barebones(self) -> bool:
         return self.leyden_options.behaviour.barebones
 
-    @property
-    def training(self) -> bool:
-        return self.state.stage is RunningStage.TRAINING
-
-    @property
-    def validating(self) -> bool:
-        return self.state.stage is RunningStage.VALIDATING
-
-    @property
-    def testing(self) -> bool:
-        return self.state.stage is RunningStage.TESTING
-
-    @property
-    def predicting(self) -> bool:
-        return self.state.stage is RunningStage.PREDICTING
-
-    @property
-    def sanity_checking(self) -> bool:
-        return self.state.stage is RunningStage.SANITY_CHECKING
+    training: bool = in_stage(RunningStage.TRAINING)
+    validating: bool = in_stage(RunningStage.VALIDATING)
+    testing: bool = in_stage(RunningStage.TESTING)
+    predicting: bool = in_stage(RunningStage.PREDICTING)
+    sanity_checking: bool = in_stage(RunningStage.SANITY_CHECKING)
 
     @property
     def evaluating(self) -> bool:
@@ -209,33 +207,16 @@ class Properties:
         return self.default_root_dir
 
     # -- processes
-    @property
-    def world_size(self) -> int:
-        return self.strategy.world_size
-
-    @property
-    def global_rank(self) -> int:
-        return self.strategy.global_rank
-
-    @property
-    def local_rank(self) -> int:
-        return self.strategy.local_rank
-
-    @property
-    def node_rank(self) -> int:
-        return self.strategy.node_rank
+    world_size: int = of_strategy("world_size")
+    global_rank: int = of_strategy("global_rank")
+    local_rank: int = of_strategy("local_rank")
+    node_rank: int = of_strategy("node_rank")
+    num_nodes: int = of_strategy("num_nodes")
+    num_devices: int = of_strategy("num_devices")
 
     @property
     def is_global_zero(self) -> bool:
         return self.strategy.global_rank == 0
-
-    @property
-    def num_nodes(self) -> int:
-        return self.strategy.num_nodes
-
-    @property
-    def num_devices(self) -> int:
-        return self.strategy.num_devices
 
     @property
     def device_ids(self) -> list[int]:

@@ -30,6 +30,7 @@ from leyden.hooks import Hooks, fitted, overrides, tell_stage
 from leyden.hparams import as_plain, assigned_hparams
 from leyden.inspect.compiled import defer_logs
 from leyden.loggers.base import DummyLogger, Logger, keeps_place
+from leyden.loops.optimize import optimization_of
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
 from leyden.notices import tell as tell_notices
@@ -397,6 +398,7 @@ class Lifecycle(Run):
             snapshot.put_callbacks(self, request.checkpoint)
 
     def _restore_training(self, request: CheckpointRequest) -> None:
+        optimization_of(self)  # on_fit_start may have set other optimizers
         if request.continuation is not None:
             request.continuation.restore(self)
             return

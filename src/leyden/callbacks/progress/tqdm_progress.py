@@ -17,6 +17,9 @@ from leyden.errors import InvalidOption, InvalidType, UnknownName
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
+_WIDTH = 5
+"""Characters of a number in a bar, at the least."""
+
 
 class Tqdm:
     """One line of text that is drawn again in place, with the attributes and methods of ``tqdm.tqdm`` that a bar needs.
@@ -25,6 +28,21 @@ class Tqdm:
     """
 
     leyden_open: ClassVar["weakref.WeakSet[Tqdm]"] = weakref.WeakSet()
+
+    @staticmethod
+    def format_num(n: float | str) -> str:
+        """``n`` in at least five characters where it is no whole number, so that a bar does not jump about: ``0.500``."""
+        short = f"{n:.3g}".replace("e+0", "e+").replace("e-0", "e-") if not isinstance(n, str) else n
+        text = short if len(short) < len(str(n)) else str(n)
+        if isinstance(n, int) or "e" in text:
+            return text
+        if "." not in text and len(text) < _WIDTH:
+            try:
+                float(text)
+            except ValueError:
+                return text
+            text += "."
+        return text.ljust(_WIDTH, "0")
 
     def __init__(
         self,

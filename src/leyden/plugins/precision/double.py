@@ -1,5 +1,6 @@
 """Double precision, where Lightning puts it."""
 
+from leyden.devices.double_module import LightningDoublePrecisionModule
 from leyden.devices.precision import DoublePrecision
 
-__all__ = ["DoublePrecision"]
+__all__ = ["DoublePrecision", "LightningDoublePrecisionModule"]
