@@ -462,7 +462,7 @@ def test_optimizers_that_are_none_are_refused(given: Any) -> None:
     def put(run: leyden.Trainer, module: leyden.LightningModule) -> None:
         run.optimizers = [torch.optim.SGD(module.parameters(), lr=1) for _ in "ab"] if given == "two" else given
 
-    with pytest.raises(InvalidType, match=r"trainer\.optimizers=.* cannot be used: expected a list of one optimizer"):
+    with pytest.raises(InvalidType, match=r"(?s)trainer\.optimizers=.* cannot be used: expected a list of one optimizer"):
         kit.fit(kit.Tiny(), kit.ones(3), callbacks=[kit.Recorder(on_fit_start=put)])
 
 
