@@ -179,7 +179,7 @@ def test_ctrl_c_once_reaches_all(strategy: str, tmp_path: Path) -> None:
 
 
 def test_a_script_without_a_guard_under_spawn(tmp_path: Path) -> None:
-    script(tmp_path, "main(strategy='ddp_spawn')")
+    script(tmp_path, "kit.trainer(devices=2, strategy='ddp_spawn').fit(BoringModel())")
     out = shown(begun([sys.executable, "train.py"], tmp_path), code=1)
     assert "if __name__ == '__main__':" in out
     assert "The new processes ended before they had anything to do" in out.splitlines()[-1]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 _OF_EXCHANGES = (os.path.join("torch", "distributed", "distributed_c10d.py"), os.path.join("distributed", "nn", "functional.py"))
+_OF_CHECKPOINTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "checkpoint") + os.sep
 _DEEPEST = 3
 
 
@@ -50,6 +51,16 @@ def stand(rank: int, place: str, batch: Any, still: float) -> Standing:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     stack = traceback.extract_stack(frame)
     return Standing(rank, place, _exchange(stack), _begun(), describe(batch), "".join(traceback.format_list(stack)), still)
+
+
+def saves() -> bool:
+    """Whether the main thread writes a checkpoint, which may take its time."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_OF_CHECKPOINTS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _exchange(stack: Sequence[traceback.FrameSummary]) -> str:

@@ -30,8 +30,13 @@ PERIOD = 0.5
 """Seconds between two looks."""
 GRACE = 5.0
 """Seconds that a process has to leave a verb by itself once another one has failed."""
+ASKED_TO_END = 25.0
+"""Seconds without a move after which a process ends that SIGTERM has asked to: whoever sent it kills after 30, as a rule."""
+AS_USUAL = 4
+"""Times as long as the longest pause so far may be the one in which a signal arrives."""
 WORDS_TAKE = 3.0
 """Seconds that the words of whoever failed may be on their way."""
+_TERMINATED = 143
 _AGREED = (TrainingTerminated, KeyboardInterrupt, NonFiniteLoss)  # raised by all, so that exchanges still work
 
 _verbs = itertools.count()  # the same numbers on all processes, which run the same verbs
@@ -48,6 +53,15 @@ class Whereabouts(Protocol):
 
     def batch(self) -> Any:
         """The batch that is at work."""
+
+    def unheard(self) -> int:
+        """What a signal asks that was not obeyed yet: 1 to save and end the process, 2 to end the verb, 0 nothing."""
+
+    def hear(self, asked: int) -> None:
+        """Another process, which needed not agree with this one, ends because of a signal that asked for this."""
+
+    def obey(self, asked: int) -> None:
+        """The verb has ended everywhere: raise what signals that came too late for it ask for."""
 
 
 class Watch:
@@ -71,6 +85,7 @@ class Watch:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         name = f"leyden/attempt {attempt}/verb {next(_verbs)}"
         self._here, self._beside = _store(name), _store(name)  # one for each thread: a client serves one at a time
+        self._heard: LastWords | None = None  # of whoever failed first: the store may go with it
         self._lock = threading.Lock()  # of the first one, which another watching thread may use too
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leyden: watch", daemon=True)
@@ -139,11 +154,21 @@ class Watch:
 
     def first(self) -> LastWords | None:
         """The words of whoever failed first, if anybody did."""
+        if self._heard is not None:
+            return self._heard
         with suppress(RuntimeError):
             if self._here is not None and self._has("first"):
                 with self._lock:
                     return LastWords.read(self._here.get(f"words/{int(self._here.get('first'))}"))
         return None
+
+    def stay_until_heard(self) -> None:
+        """This process is about to leave, perhaps with the store: the others read first what it has left there."""
+        until = time.monotonic() + 3 * PERIOD
+        others = [rank for rank in range(self.world) if rank != self.rank]
+        while others and self._here is not None and time.monotonic() < until:
+            others = [rank for rank in others if not (self._has(f"heard/{rank}") or self._has(f"words/{rank}"))]
+            time.sleep(0.05 if others else 0.0)
 
     def named(self, error: BaseException) -> BaseException:
         """``error`` that ends the verb here; where it is an echo, an error that names who failed, and why."""
@@ -195,7 +220,7 @@ class Watch:
     def _run(self) -> None:
         with suppress(AttributeError, ValueError, OSError):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
-        token, since, failed_at = None, time.monotonic(), None
+        token, since, failed_at, asked_at, longest = None, time.monotonic(), None, None, 0.0
         store = self._beside
         for beat in itertools.count():
             if self._stop.wait(PERIOD if beat else 0.0):
@@ -203,23 +228,26 @@ class Watch:
             now = time.monotonic()
             here = self.where.token(), len(sys.modules)  # a process that still imports something moves
             if here != token:
+                longest = max(longest, now - since)
                 token, since = here, now
+            asked_at = (asked_at or now) if self.where.unheard() else None
             if store is None:
                 if failed_at is not None and now - failed_at > GRACE:
                     self._end_here(None)
                 continue
             try:
-                store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place()]))
+                store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place(), hang.saves()]))
                 if store.check(["first"]):
+                    if failed_at is None:
+                        self._hear(store)
                     failed_at = failed_at or now
                     if now - failed_at > GRACE * (6 if self.error is not None else 1):
                         self._end_here(store)
-                if self.patience is None:
-                    continue
-                if now - since > self.patience:
+                hurries = asked_at is not None and now - max(since, asked_at) > max(ASKED_TO_END, AS_USUAL * longest)
+                if (hurries and not self._somebody_saves(store)) or (self.patience is not None and now - since > self.patience):
                     store.compare_set("hang", "", str(self.rank))
                 if store.check(["hang"]):
-                    self._end_hung(store, now - since)
+                    self._end_hung(store, now - since, asked_at is not None)
             except RuntimeError:
                 store, failed_at = None, failed_at or now  # whoever keeps it is gone
             self._arm()
@@ -242,8 +270,20 @@ class Watch:
         say(f"process {self.rank} was still at {self.where.place()} {GRACE:.0f} s after, and is ended: {why}\n")
         self._exit(1 if words is None else words.code)
 
-    def _end_hung(self, store: Any, still: float) -> None:
-        assert self.patience is not None
+    def _hear(self, store: Any) -> None:
+        """Who failed first, and why. Where a signal has ended the verb there, it ends here too."""
+        words = LastWords.read(store.get(f"words/{int(store.get('first'))}"))
+        if words.rank != self.rank:
+            self._heard = words
+        store.set(f"heard/{self.rank}", "1")
+        if words.kind == "signal" and words.rank != self.rank:
+            self.where.hear(1 if words.code == _TERMINATED else 2)
+
+    def _somebody_saves(self, store: Any) -> bool:
+        beats = [json.loads(store.get(f"beat/{rank}")) for rank in range(self.world) if store.check([f"beat/{rank}"])]
+        return any(saves for _, _, saves in beats)
+
+    def _end_hung(self, store: Any, still: float, asked: bool) -> None:
         mine = hang.stand(self.rank, self.where.place(), self.where.batch(), still)
         store.set(f"stand/{self.rank}", json.dumps(asdict(mine)))
         if int(store.get("hang")) != self.rank:
@@ -251,7 +291,7 @@ class Watch:
             while not store.check(["told"]) and time.monotonic() < until:
                 time.sleep(0.1)
             time.sleep(0.2)
-            self._exit(1)
+            self._exit(int(store.get("told")) if store.check(["told"]) else 1)
         until, missing = time.monotonic() + GRACE, list(range(self.world))
         while missing and time.monotonic() < until:
             missing = [rank for rank in missing if not store.check([f"stand/{rank}"])]
@@ -259,14 +299,17 @@ class Watch:
         standing = {
             rank: hang.Standing(**json.loads(store.get(f"stand/{rank}"))) for rank in range(self.world) if rank not in missing
         }
-        rank, reason, shown = hang.report(standing, self.world, self.patience)
+        borne = self.patience is not None and still > self.patience
+        rank, reason, shown = hang.report(standing, self.world, self.patience if borne and self.patience else round(still))
+        if asked:
+            reason = f"a signal has asked process {self.rank} to end, and {reason} So nothing can be saved."
         place = standing[rank].place if rank in standing else self.place_of(rank)
-        words = LastWords(rank, "hung", reason, place, shown)
+        words = LastWords(rank, "hung", reason, place, shown, _TERMINATED if asked else 1)
         self.post(words)
         say(words.shown(self.world))
-        store.set("told", "1")
+        store.set("told", str(words.code))
         time.sleep(0.3)
-        self._exit(1)
+        self._exit(words.code)
 
     def _exit(self, code: int) -> None:
         self.before_exit()
@@ -284,11 +327,14 @@ def watched(group: Any, body: Any) -> Iterator[None]:
     watch.start()
     try:
         yield
-        group.barrier("all have ended the verb")
+        asked, _ = group.agree(body.unheard(), 0.0)  # all have ended the verb
+        if asked:
+            body.obey(asked)
     except BaseException as error:
         watch.failed(error)
         named = watch.named(error)
         if named is error:
+            watch.stay_until_heard()
             raise
         raise named from None  # what is left out says no more than that a connection was closed
     finally:

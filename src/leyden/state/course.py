@@ -89,11 +89,12 @@ class Course:
             self.next = batches + max(1, int(pace / EXCHANGES_PER_SECOND))
 
     # -- signals
-    def note_signal(self, number: int) -> None:
-        """A signal arrived: to be obeyed once the batch is done."""
+    def note_signal(self, number: int, alone: bool = False) -> None:
+        """A signal arrived: to be obeyed once the batch is done. ``alone``: by this process, whatever the others do."""
         self.signal = number
         self.was_terminated = number != signal.SIGINT
         self.wish(Wish.INTERRUPT if number == signal.SIGINT else Wish.TERMINATE)
+        self.agreed |= self._mine & _SIGNALS if alone else 0
 
     def forget_signals(self) -> None:
         """A verb begins."""

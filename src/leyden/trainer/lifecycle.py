@@ -189,7 +189,7 @@ class Lifecycle(Run):
 
     def _hear(self, number: int) -> None:
         """A signal is there. Called by its handler: what it asks for is done at the next safe place, and said now."""
-        self.leyden_fit.course.note_signal(number)
+        self.leyden_fit.course.note_signal(number, alone=not self.leyden_fitting)
         stage = self.state.stage
         doing = "validation" if self.leyden_fitting and stage is not None and stage.evaluating else "batch"
         if self.state.status is not TrainerStatus.RUNNING:

@@ -11,8 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.distributed.environment import free_port
 from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.last_words import LastWords, of_exit, say
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     from leyden.distributed.processes import Body
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
+_OBEYED = 143  # the code of a process that has saved and ended because of a signal
+_GRACE = 5.0
+"""Seconds that processes have to end by themselves."""
+_AT_ONCE = 1.0
+"""Seconds that they have when it is asked for a second time."""
 
 
 class Multiprocess(Launcher):
@@ -58,7 +65,7 @@ class Multiprocess(Launcher):
             environment = group.environment
             meeting = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
             with tempfile.TemporaryDirectory(prefix="leyden-") as folder, _set(meeting):
-                self._run_attempts(group, (group, body, args, kwargs), folder)
+                self._run_attempts(group, (group, body, args, kwargs, _chance(self.start_method)), folder)
                 outcome = torch.load(Path(folder, "brought"), map_location="cpu", weights_only=False)
             return taken_over(body, outcome, *args, **kwargs)
 
@@ -94,14 +101,15 @@ class Multiprocess(Launcher):
         )
         asked: list[int] = []
         try:
-            with _passed_on(context.processes[0], asked):
+            with _passed_on(context.processes, asked):
+                _let_end(context.processes)
                 while not context.join():
                     pass
         except mp.ProcessExitedException as error:  # type: ignore[attr-defined]  # as above
             if signal.SIGINT in asked:
                 raise KeyboardInterrupt from error
             if asked or error.exit_code == 143:
-                raise TrainingTerminated("A process of this run was asked to end, and the run was saved and ended.") from error
+                raise TrainingTerminated("A process of this run was asked to end, and all have ended.") from error
             if not any(Path(folder).glob("began*")):
                 raise Unsupported(
                     "The new processes ended before they had anything to do: their own message stands above. They import the "
@@ -161,17 +169,41 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _let_end(processes: Sequence[Any]) -> None:
+    """Wait until one has failed, or all have ended. After one that obeyed a signal, as all do, the others have a while."""
+    until = float("inf")
+    while time.monotonic() < until and any(process.is_alive() for process in processes):
+        wait([process.sentinel for process in processes if process.is_alive()], min(1.0, until - time.monotonic()))
+        codes = [process.exitcode for process in processes]
+        if any(code not in (None, 0, _OBEYED) for code in codes):
+            return
+        if until == float("inf") and _OBEYED in codes:
+            until = time.monotonic() + _GRACE
+
+
 @contextmanager
-def _passed_on(first: Any, asked: list[int]) -> Iterator[None]:
-    """While this process waits, signals go to the ``first`` of the others, which agree on what to do about them."""
+def _passed_on(processes: Sequence[Any], asked: list[int]) -> Iterator[None]:
+    """While this process waits, signals go to the first of the others, which agree on what to do about them.
+
+    One that comes a second time ends a process, and then all: here, where they do not do so by themselves.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    def end_all() -> None:
+        for process in processes:
+            process.kill()
+
+    last_resort = threading.Timer(_AT_ONCE, end_all)
+    last_resort.daemon = True
+
     def pass_on(number: int, frame: object) -> None:
+        if number in asked and last_resort.ident is None:
+            last_resort.start()
         asked.append(number)
         with suppress(ProcessLookupError):
-            os.kill(first.pid, number)
+            os.kill(processes[0].pid, number)
 
     numbers = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
     standing = {number: signal.getsignal(number) for number in numbers}
@@ -181,6 +213,7 @@ def _passed_on(first: Any, asked: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
+        last_resort.cancel()
         for number in ours:
             signal.signal(number, standing[number])
 
@@ -208,7 +241,16 @@ def _first_error(error: Exception, folder: str) -> Exception:
     return error
 
 
-def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, folder: str) -> None:
+def _chance(start_method: str) -> tuple[int, dict[str, Any]] | None:
+    """The seed and the state of this process's random generators, from which new processes go on. A fork has them."""
+    if start_method == "fork":
+        return None
+    state = random_state()
+    state.pop("cuda", None)  # to set it, each process would have to use each device: the seed does
+    return torch.initial_seed(), state
+
+
+def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, chance: Any, folder: str) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the process that waits, which passes it on once
     for name in _FORWARDED:  # a fork has the handlers of the process that waits
@@ -216,6 +258,10 @@ def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, folde
             signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
     tie_to(os.getppid())
     Path(folder, f"began{local_rank}").touch()
+    if chance is not None:
+        seed, state = chance
+        torch.manual_seed(seed)
+        set_random_state(state)
     threads = share_threads(group.per_node)
     if group.launcher.name.endswith("(fork)"):
         torch.set_num_threads(1)  # what another process's threads were doing, this one's would wait for

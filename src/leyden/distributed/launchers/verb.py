@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from leyden.distributed.launchers.pickled import error_of
+from leyden.errors import TrainingTerminated
+
+_TERMINATE, _INTERRUPT = 1, 2
+"""What signals ask for, as the processes tell each other."""
 
 
 class Verb:
@@ -35,6 +40,28 @@ class Verb:
 
     def batch(self) -> Any:
         return self.trainer.leyden_fit.flight.batch
+
+    def unheard(self) -> int:
+        number = self.trainer.leyden_fit.course.signal
+        return 0 if number is None else _INTERRUPT if number == signal.SIGINT else _TERMINATE
+
+    def hear(self, asked: int) -> None:
+        if not self.trainer.leyden_fitting:  # there all have agreed
+            self._take_up(asked)
+
+    def _take_up(self, asked: int) -> None:
+        course = self.trainer.leyden_fit.course
+        own = course.signal
+        course.note_signal(signal.SIGTERM if asked & _TERMINATE else signal.SIGINT, alone=True)
+        course.signal = own  # that one did not arrive here
+
+    def obey(self, asked: int) -> None:
+        self._take_up(asked)
+        try:
+            self.trainer.leyden_raise_if_signalled()
+        except TrainingTerminated as error:
+            self.trainer.print(str(error))  # an exit with a code is silent
+            raise
 
     def take_along(self) -> dict[str, Any]:
         """What the process that called the verb has to know of what the first of the others did."""
