@@ -18,6 +18,7 @@ import torch
 from leyden.distributed.environment import free_port
 
 HERE = Path(__file__).parent
+LOADED = ["torch", "torch.distributed", "torch.distributed.checkpoint", "torch._dynamo", "leyden", "pytest", "hypothesis"]
 TIMEOUT = 60.0
 """Seconds after which processes that have not ended are killed, and the test fails."""
 
@@ -38,7 +39,7 @@ def together(world: int, body: Callable[..., Any], *arguments: Any, timeout: flo
 def outcomes_together(world: int, body: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT) -> list[Any]:
     """As :func:`together`, with what was raised in place of what was not returned; an exit code where a process died."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "torch.distributed.checkpoint", "torch._dynamo", "leyden"])
+    context.set_forkserver_preload(LOADED)
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         where = Path(sys.modules[body.__module__].__file__ or "")

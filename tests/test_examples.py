@@ -12,15 +12,19 @@ from typing import Any
 
 import kit
 import pytest
+from warm_python import python
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def shown_by(example: str, *python: str, options: tuple[str, ...] = ()) -> str:
-    """What an example prints. It fails the test if it fails."""
-    command = [sys.executable, *python, str(EXAMPLES / example), *options]
-    # One thread: beside other tests, more threads than cores wait for each other.
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def shown_by(example: str, *words: str, options: tuple[str, ...] = (), fresh: bool = False) -> str:
+    """What an example prints. It fails the test if it fails. ``fresh``: everything is imported anew."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # beside other tests, more threads than cores wait for each other
+    command = [*words, str(EXAMPLES / example), *options]
+    if fresh:
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
+    else:
+        done = python(*command, environment=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -33,7 +37,7 @@ def told(shown: str, label: str) -> str:
 
 
 def test_digits_reaches_its_accuracy_and_says_where_the_files_lie(own_folder: Path) -> None:
-    shown = shown_by("digits.py", "-W", "error")
+    shown = shown_by("digits.py", "-W", "error", options=("--max_epochs", "8"), fresh=True)
     assert float(told(shown, "Test accuracy")) >= 0.97
     for label in ("Best checkpoint", "Last checkpoint", "Metrics"):
         assert (own_folder / told(shown, label)).is_file(), label

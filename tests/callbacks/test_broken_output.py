@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
+from warm_python import python
 
 CODE = """
     import sys
@@ -25,12 +24,12 @@ CODE = """
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_training_goes_on_when_the_output_is_full() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", textwrap.dedent(CODE)], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = python("-c", textwrap.dedent(CODE), stdout=full)
     assert "training goes on without it" in done.stderr
     assert "finished" in done.stderr
     assert done.stderr.count("cannot be drawn") == 1
 
 
 def test_training_goes_on_when_the_output_is_closed() -> None:
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(CODE), "close"], capture_output=True, text=True)
+    done = python("-c", textwrap.dedent(CODE), "close")
     assert done.stderr.count("finished") == 2, done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from warm_python import python
 
 from leyden.checkpoint.asynchronous import AsyncCheckpointIO, snapshot
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
@@ -158,7 +157,7 @@ def test_the_end_of_the_process_waits(tmp_path: Path):
         "from leyden.checkpoint.asynchronous import AsyncCheckpointIO\n"
         "AsyncCheckpointIO().save_checkpoint({'w': torch.ones(1 << 22)}, sys.argv[1])\n"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.ckpt")], check=True)
+    assert python("-c", program, tmp_path / "a.ckpt").returncode == 0
     assert TorchCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")["w"].sum() == 1 << 22
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
@@ -171,8 +170,9 @@ def test_an_error_that_nobody_asked_for_is_told_at_the_end(tmp_path: Path):
         "storage = AsyncCheckpointIO()\n"
         "storage.save_checkpoint({}, sys.argv[1])\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path / "file" / "a.ckpt")], capture_output=True, check=True)
-    assert b"a.ckpt' could not be written: " in ended.stderr
+    ended = python("-c", program, tmp_path / "file" / "a.ckpt")
+    assert ended.returncode == 0
+    assert "a.ckpt' could not be written: " in ended.stderr
 
 
 def test_a_snapshot_shares_what_was_shared_and_nothing_with_the_original():

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import pytest
 import torch
+from warm_python import python
 
 from leyden.checkpoint.durable import Disk, beside_of, clean_leftovers, duplicate, quarantine, write_durably
 from leyden.checkpoint.files import TorchCheckpointIO
@@ -198,7 +199,7 @@ def test_a_killed_writer_leaves_what_can_be_cleaned(tmp_path: Path):
         "write_durably(sys.argv[1], fill, Disk())\n"
     )
     (tmp_path / "a").write_bytes(b"whole")
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")], check=False)
+    python("-c", program, tmp_path / "a")
     assert len(os.listdir(tmp_path)) == 2
     assert len(clean_leftovers(tmp_path)) == 1
     assert os.listdir(tmp_path) == ["a"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import kit
 import pytest
 import torch
+from warm_python import python
 
 import leyden
 from leyden.callbacks import EarlyStopping
@@ -121,7 +120,7 @@ def test_the_demonstration(own_folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_as_a_program(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "leyden", "inspect", "none.ckpt"], capture_output=True, text=True, check=False)
+    done = python("-m", "leyden", "inspect", "none.ckpt")
     assert (done.returncode, done.stdout) == (1, "")
     assert "There is no checkpoint at 'none.ckpt'" in done.stderr
     with pytest.raises(SystemExit) as end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -16,6 +15,7 @@ from real_processes import together
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
+from warm_python import python
 
 import leyden
 from leyden.errors import ConflictingOptions, Unsupported
@@ -119,13 +119,7 @@ def test_a_script_is_all_that_is_needed(strategy: str, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text("if __name__ == '__main__':\n" + "\n".join(f"    {line}" for line in dedent(SCRIPT).splitlines()))
     paths = os.pathsep.join([str(Path(kit.__file__).parent), str(Path(leyden.__file__).parents[1])])
-    done = subprocess.run(
-        [sys.executable, str(script), strategy],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-        check=False,
-    )
+    done = python(script, strategy, environment={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("done finished 2 2") == 1, done.stdout
 

@@ -20,6 +20,7 @@ import torch
 from kit import Net, at_batch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from warm_python import python
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
@@ -110,8 +111,7 @@ print(result.status, "weights", hashlib.sha256(weights.numpy().tobytes() + rows)
 def start(folder: Path, place: str = "nowhere", name: str = "SIGTERM", workers: int = 0) -> subprocess.CompletedProcess[str]:
     script = folder.parent / "job.py"
     script.write_text(JOB)
-    arguments = [sys.executable, str(script), str(folder), place, name, str(workers)]
-    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+    return python(script, folder, place, name, str(workers))
 
 
 def digest(done: subprocess.CompletedProcess[str]) -> str:
@@ -160,8 +160,7 @@ def test_a_second_termination_exits_at_once(tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     twice = "os.kill(os.getpid(), getattr(signal, name)); os.kill(os.getpid(), getattr(signal, name))"
     script.write_text(JOB.replace("os.kill(os.getpid(), getattr(signal, name))", twice))
-    arguments = [sys.executable, str(script), str(tmp_path / "run"), "training", "SIGTERM", "0"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+    done = python(script, tmp_path / "run", "training", "SIGTERM", "0")
     assert done.returncode == 143
     assert "teardown" not in done.stdout
 
@@ -459,6 +458,6 @@ def test_a_second_signal_that_ends_the_process_does_so_inside_a_batch(tmp_path: 
             print("never")
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    done = python("-c", script, timeout=60)
     assert done.returncode == 143
     assert "never" not in done.stdout
