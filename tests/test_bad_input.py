@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable as Function
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kit
+import numpy as np
 import pytest
 import torch
 from kit import Stream
+from public_names import constructor_arguments
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
-from leyden import Callback, LightningModule, Trainer
+from leyden import Callback, LightningModule, Trainer, callbacks, profilers
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, Timer, TQDMProgressBar
 from leyden.errors import (
     CheckpointDamaged,
@@ -39,8 +42,10 @@ from leyden.errors import (
     UnknownName,
     Unsupported,
 )
+from leyden.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from leyden.module import NotAttached
 from leyden.testing import BoringDataModule, BoringModel, Recorder, random_batches
+from leyden.utilities import Throughput
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*no validation (loader|runs)"),
@@ -177,7 +182,7 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
     "default_root_dir": [(3, T, "a path or an URL")],
     "enable_autolog_hparams": [("yes", T, BOOL)],
     "model_registry": [("mine", Unsupported, "Save with ModelCheckpoint")],
-    "suggest_integrations": [],  # accepted, and nothing depends on it
+    "suggest_integrations": [("yes", T, BOOL)],
     "stop_on_nonfinite_loss": [("yes", T, BOOL)],
 }
 CASES = [(name, *case) for name, cases in WRONG.items() for case in cases]
@@ -195,6 +200,94 @@ def test_a_wrong_argument(name: str, given: Any, kind: type[Exception], expected
     text = str(caught.value)
     assert name in text
     assert repr(given) in text or isinstance(given, list | dict)
+
+
+MADE: dict[Any, dict[str, Any]] = {
+    **{
+        each: {}
+        for each in (
+            *(callbacks.BackboneFinetuning, callbacks.BasePredictionWriter, callbacks.BatchSizeFinder),
+            *(callbacks.DeviceStatsMonitor, callbacks.EMAWeightAveraging, callbacks.LambdaCallback),
+            *(callbacks.LearningRateFinder, callbacks.LearningRateMonitor, callbacks.RichModelSummary),
+            *(ModelCheckpoint, ModelSummary, RichProgressBar, Timer, TQDMProgressBar),
+            *(callbacks.SpikeDetection, callbacks.WeightAveraging, Throughput, MLFlowLogger, WandbLogger),
+            *(profilers.AdvancedProfiler, profilers.PyTorchProfiler, profilers.SimpleProfiler),
+        )
+    },
+    EarlyStopping: {"monitor": "loss"},
+    callbacks.GradientAccumulationScheduler: {"scheduling": {0: 1}},
+    callbacks.ModelPruning: {"pruning_fn": "l1_unstructured"},
+    callbacks.OnExceptionCheckpoint: {"dirpath": "kept"},
+    callbacks.StochasticWeightAveraging: {"swa_lrs": 0.1},
+    callbacks.ThroughputMonitor: {"batch_size_fn": len},
+    CSVLogger: {"save_dir": "logs"},
+    TensorBoardLogger: {"save_dir": "logs"},
+}
+"""What callbacks, loggers and profilers need in order to be made."""
+
+
+class Nonsense:
+    def __repr__(self) -> str:
+        return "<nonsense>"
+
+
+def made_with(cls: Any, name: str, given: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cls(**{**MADE[cls], name: given})
+
+
+@pytest.mark.parametrize("given", [Nonsense(), float("nan")], ids=repr)
+@pytest.mark.parametrize("cls", MADE, ids=lambda cls: cls.__name__)
+def test_nonsense_is_no_value_of_any_argument(cls: Any, given: Any) -> None:
+    for name in constructor_arguments(cls):
+        with pytest.raises(InvalidOption, match=name) as caught:
+            made_with(cls, name, given)
+        assert repr(given) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "given", "expected"),
+    [
+        (EarlyStopping, "monitor", "", "the name of a logged metric"),
+        (EarlyStopping, "min_delta", float("inf"), "a difference"),
+        (ModelCheckpoint, "monitor", "", "the name of a logged metric"),
+        (ModelCheckpoint, "verbose", 2, "True or False"),
+        (ModelCheckpoint, "save_on_train_epoch_end", "yes", "True or False, or None"),
+        (Timer, "verbose", "no", "True or False"),
+        (Throughput, "available_flops", 0, "operations a second"),
+        (Throughput, "available_flops", float("inf"), "operations a second"),
+        (callbacks.BackboneFinetuning, "initial_denom_lr", 0, "above 0"),
+        (callbacks.BackboneFinetuning, "backbone_initial_lr", float("inf"), "a learning rate >= 0"),
+        (callbacks.SpikeDetection, "atol", -0.5, "a distance >= 0"),
+        (callbacks.SpikeDetection, "rtol", -1, "a share of the mean >= 0"),
+        (callbacks.StochasticWeightAveraging, "swa_lrs", float("inf"), "a positive float"),
+        (callbacks.ModelPruning, "pruning_dim", True, "the number of a dimension"),
+        (callbacks.ModelPruning, "pruning_norm", 0, "the n of a norm, above 0"),
+        (callbacks.ModelPruning, "parameter_names", "", "a list of 'weight' and 'bias'"),
+        (callbacks.ModelPruning, "parameters_to_prune", 0, "or none for all"),
+        (RichProgressBar, "theme", "dark", "a RichProgressBarTheme"),
+        (CSVLogger, "version", -1, "a number >= 0"),
+        (CSVLogger, "prefix", 3, "a text"),
+        (CSVLogger, "prefix", Path("a"), "a text"),
+        (MLFlowLogger, "prefix", 3, "a text"),
+        (MLFlowLogger, "run_id", 5, "a text, or None"),
+        (WandbLogger, "project", 5, "a text, or None"),
+        (WandbLogger, "offline", "yes", "True or False"),
+        (WandbLogger, "experiment", "run", "a run of W&B"),
+        (profilers.SimpleProfiler, "dirpath", 3, "a path, or None"),
+        (profilers.PyTorchProfiler, "sort_by_key", 3, "the name of a column"),
+        (profilers.PyTorchProfiler, "table_kwargs", "wide", "a dict of keywords"),
+    ],
+)
+def test_values_that_an_argument_cannot_have(cls: Any, name: str, given: Any, expected: str) -> None:
+    with pytest.raises(InvalidOption, match=rf"(?s)^{name}=.*cannot be used: expected .*{expected}"):
+        made_with(cls, name, given)
+
+
+@pytest.mark.parametrize("given", [True, 1, np.True_, np.bool_(False), 0])
+def test_a_switch_may_be_said_by_numbers(given: Any) -> None:
+    assert EarlyStopping("loss", verbose=given).verbose == given
 
 
 def test_every_argument_is_in_the_table() -> None:

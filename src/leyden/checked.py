@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from leyden.errors import InvalidOption, InvalidType
 
@@ -17,6 +21,58 @@ def check_bool(name: str, given: object) -> bool:
     if isinstance(given, int) and given in (0, 1):
         return bool(given)
     raise InvalidType(name, given, "True or False")
+
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "True or False"),
+    "str": ((str,), "a text"),
+    "Path": ((str, os.PathLike), "a path"),
+}
+"""What arguments of these annotations may be, alone or with None. Numbers are looked at one by one: each has its own bounds."""
+
+
+def check_annotated(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Look at each argument that ``function`` annotates as a switch, a text or a path, ``None`` included where that is said.
+
+    Raises:
+        InvalidType: one is something else.
+    """
+    for name, kind, optional in _annotated(function):
+        given = arguments.get(name)
+        if given is None and (optional or name not in arguments):
+            continue
+        types, expected = _KINDS[kind]
+        if not isinstance(given, types) and not (kind == "bool" and _is_switch(given)):
+            raise InvalidType(name, given, f"{expected}, or None" if optional else expected)
+
+
+def _is_switch(given: Any) -> bool:
+    """Whether ``given``, which is no bool, says yes or no: 0, 1, and what NumPy has for a bool."""
+    if getattr(given, "shape", None) == () and hasattr(given, "item"):
+        given = given.item()
+    return isinstance(given, int) and given in (0, 1)
+
+
+@cache
+def _annotated(function: Callable[..., Any]) -> list[tuple[str, str, bool]]:
+    """The arguments of ``function`` that have such an annotation: name, kind, and whether None is among it."""
+    found = []
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        parts = {_word(part) for part in (annotation.split("|") if isinstance(annotation, str) else _members(annotation))}
+        optional = "None" in parts
+        kind = "Path" if parts - {"None"} == {"str", "PathLike"} else "".join(parts - {"None"})
+        if name != "return" and kind in _KINDS:
+            found.append((name, kind, optional))
+    return found
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _word(part: Any) -> str:
+    part = get_origin(part) or part
+    return part.strip() if isinstance(part, str) else "None" if part is type(None) else getattr(part, "__name__", str(part))
 
 
 def check_count(name: str, given: object, least: int, expected: str) -> int:
@@ -31,19 +87,28 @@ def check_count(name: str, given: object, least: int, expected: str) -> int:
     return given
 
 
-def check_text(name: str, given: object, expected: str) -> str | None:
-    """``given`` as a text, or ``None``."""
+def check_text(name: str, given: object, expected: str, empty: bool = True) -> str | None:
+    """``given`` as a text, or ``None``; ``empty`` says whether it may be empty."""
     if given is not None and not isinstance(given, str):
         raise InvalidType(name, given, expected)
+    if given == "" and not empty:
+        raise InvalidOption(name, given, expected)
     return given
 
 
-def check_number(name: str, given: object, expected: str) -> int | float:
-    """``given`` as a number; one that a tensor or an array holds is taken out of it."""
+def check_number(
+    name: str, given: object, expected: str, least: float = -math.inf, above: bool = False, finite: bool = False
+) -> int | float:
+    """``given`` as a number, which is not NaN; one that a tensor or an array holds is taken out of it.
+
+    It is at least ``least``, and with ``above`` not ``least`` itself; ``finite`` refuses infinity.
+    """
     if hasattr(given, "item") and getattr(given, "ndim", None) == 0:
         given = given.item()
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise InvalidType(name, given, expected)
+    if math.isnan(given) or given < least or (above and given == least) or (finite and math.isinf(given)):
+        raise InvalidOption(name, given, expected)
     return given
 
 

@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from leyden.errors import PossibleUserWarning, UnknownName, did_you_mean, warn_user
+from leyden.checked import check_annotated
+from leyden.errors import MisconfigurationException, PossibleUserWarning, UnknownName, did_you_mean, warn_user
 from leyden.own_calls import calls_itself, is_ours
 from leyden.resembling import FAMILIES, nearest, one_edit_apart
 
@@ -16,25 +17,36 @@ C = TypeVar("C", bound=type)
 
 
 def exact_arguments(cls: C) -> C:
-    """Decorates a class: a constructor that is called with a word that it does not know says which was meant."""
+    """Decorates a class: what its constructor is given is what its annotations say, and a word that it does not know is named.
+
+    The constructor speaks first: what it has to say of an argument is more than that it is no text.
+    """
     init = cls.__init__  # type: ignore[misc]  # that of the class itself, whatever a subclass's is
+    names = list(inspect.signature(init).parameters)[1:]
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
         try:
             init(self, *args, **kwargs)
-        except TypeError:
-            refuse_unknown(cls.__name__, kwargs, init)
+        except MisconfigurationException:
             raise
+        except Exception as error:
+            if isinstance(error, TypeError):
+                refuse_unknown(cls.__name__, kwargs, init)
+            check_annotated(init, given)
+            raise
+        check_annotated(init, given)
 
     cls.__init__ = checked  # type: ignore[misc]  # the wrapper's signature is the wrapped one's
     return cls
 
 
 def for_tests(*names: str) -> Callable[[C], C]:
-    """Decorates a class: these arguments of its constructor are taken, and shown to nobody, such as a configuration's parser."""
+    """As :func:`exact_arguments`; and these arguments are taken, and shown to nobody, such as a configuration's parser."""
 
     def hide(cls: C) -> C:
+        exact_arguments(cls)
         signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # that of the class itself, whatever a subclass's is
         shown = [each for name, each in signature.parameters.items() if name not in names]
         cls.__init__.__signature__ = signature.replace(parameters=shown)  # type: ignore[misc]  # inspect looks for it there

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import SWALR
 from torch.utils.data import DataLoader
 
 import leyden
-from leyden.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from leyden.callbacks import BaseFinetuning, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from leyden.errors import ConflictingOptions, IgnoredSetting, InvalidOption, InvalidType, Unsupported
 from leyden.testing import Recorder
 
@@ -120,6 +120,56 @@ def test_learning_rates_go_over_to_that_of_swa(module: type[Net]) -> None:
     before = 0.05 if module is Net else 0.1
     assert net.rates[::3] == pytest.approx([0.1, before, (before + 0.02) / 2, 0.02, 0.02])
     assert seen == [*([torch.optim.lr_scheduler.StepLR] if module is Net else []), *[SWALR] * 4]
+
+
+class Thaws(BaseFinetuning):
+    """The bias comes in the third epoch, in a group of its own."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        pl_module.net.bias.requires_grad = False
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 2:
+            pl_module.net.bias.requires_grad = True
+            optimizer.add_param_group({"params": [pl_module.net.bias], "lr": self.rate})
+
+
+class Late(Net):
+    scheduled = False
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([self.net.weight], 0.1)
+
+
+class ByHook(Late):
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step()
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("rates", [0.05, [0.05]])
+def test_a_group_that_is_added_later_has_an_annealing_of_its_own(first: bool, rates: Any, tmp_path: Path) -> None:
+    def trained(module: type[Net] = Late, ckpt_path: Any = None) -> tuple[Any, list[list[float]]]:
+        told: list[list[float]] = []
+        averaging = StochasticWeightAveraging(rates, 2, annealing_epochs=2, annealing_strategy="linear")
+        two: list[Any] = [averaging, Thaws(0.01)]
+        path = str(tmp_path / "a.ckpt")
+        save = Recorder(
+            on_train_batch_end=lambda run, *_: None if ckpt_path or run.global_step != 10 else run.save_checkpoint(path)
+        )
+        look = Recorder(on_train_epoch_end=lambda run, *_: told.append([each["lr"] for each in run.optimizers[0].param_groups]))
+        net = fit(*(two if first else two[::-1]), look, save, module=module, ckpt_path=ckpt_path, max_epochs=5)
+        return net, told
+
+    net, told = trained()
+    assert [each for epoch in told for each in epoch] == pytest.approx([0.1, 0.075, 0.05, 0.03, 0.05, 0.05, 0.05, 0.05])
+    again, rest = trained(ckpt_path=str(tmp_path / "a.ckpt"))
+    assert rest == told[3:]
+    assert kit.same(kit.weights(again), kit.weights(net))
+    assert trained(ByHook)[1][-1] == [0.05, 0.05]
 
 
 def test_each_group_has_a_rate_of_its_own() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from leyden.callback import Callback
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end
 from leyden.callbacks.older import read_mode
-from leyden.checked import check_count, check_number
+from leyden.checked import check_count, check_number, check_text
 from leyden.distributed.rank_zero import log_info, rank_zero_info, rank_zero_warn_user
 from leyden.errors import InvalidOption, InvalidType
 from leyden.former_names import OlderName
@@ -83,13 +83,15 @@ class EarlyStopping(Callback):
         check_on_train_epoch_end: bool | None = None,
         log_rank_zero_only: bool = False,
     ) -> None:
-        if not isinstance(monitor, str):
-            raise InvalidType("monitor", monitor, "the name of a logged metric, such as 'val_loss'")
+        name = "the name of a logged metric, such as 'val_loss'"
+        if check_text("monitor", monitor, name, empty=False) is None:
+            raise InvalidType("monitor", monitor, name)
         mode = read_mode(mode, monitor)
         if mode not in list(self.mode_dict):  # a list: what was given need not be hashable
             raise InvalidOption("mode", mode, '"min" (smaller is better) or "max"')
         self.monitor = monitor
-        self.min_delta = abs(check_number("min_delta", min_delta, "a difference, such as 0.01")) * (1 if mode == "max" else -1)
+        delta = check_number("min_delta", min_delta, "a difference, such as 0.01", finite=True)
+        self.min_delta = abs(delta) * (1 if mode == "max" else -1)
         self.patience = check_count("patience", patience, 0, "a number of checks >= 0")
         self.verbose = verbose
         self.mode = mode

@@ -12,7 +12,7 @@ from leyden.checked import check_bool, check_count, check_number
 from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.optimizer_states import names_of
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
-from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MissingMethod, PossibleUserWarning
+from leyden.errors import ConflictingOptions, InvalidType, MissingMethod, PossibleUserWarning
 from leyden.hooks import positional_room
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
@@ -254,7 +254,9 @@ class BackboneFinetuning(BaseFinetuning):
             None if backbone_initial_lr is None else _at_least_0("backbone_initial_lr", backbone_initial_lr, rate)
         )
         self.should_align = check_bool("should_align", should_align)
-        self.initial_denom_lr = check_number("initial_denom_lr", initial_denom_lr, "what a rate is divided by")
+        self.initial_denom_lr = check_number(
+            "initial_denom_lr", initial_denom_lr, "what a rate is divided by, above 0", 0, above=True, finite=True
+        )
         self.train_bn = check_bool("train_bn", train_bn)
         self.verbose = check_bool("verbose", verbose)
         self.rounding = check_count("rounding", rounding, 0, "a number of decimals")
@@ -316,10 +318,7 @@ class BackboneFinetuning(BaseFinetuning):
 
 
 def _at_least_0(name: str, given: object, expected: str) -> float:
-    number = check_number(name, given, expected)
-    if not number >= 0:  # NaN is not either
-        raise InvalidOption(name, given, expected)
-    return number
+    return check_number(name, given, expected, 0, finite=True)
 
 
 def _walk(modules: Any) -> Iterator[nn.Module]:

@@ -114,7 +114,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         dirpath, filename, _, save_top_k, mode, every_n_epochs = given.values()
         self.dirpath = read_folder("dirpath", dirpath)
         self.filename = check_text("filename", filename, "a name such as '{epoch}-{val_loss:.2f}', or None")
-        self.monitor = check_text("monitor", monitor, "the name of a logged metric, or None")
+        self.monitor = check_text("monitor", monitor, "the name of a logged metric, or None", empty=False)
         self.verbose = verbose
         if save_last not in (None, True, False, "link"):
             raise InvalidOption("save_last", save_last, 'True, False, "link" or None')

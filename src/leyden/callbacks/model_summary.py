@@ -8,13 +8,14 @@ from leyden.distributed.rank_zero import rank_zero_print
 from leyden.errors import InvalidOption, InvalidType, did_you_mean
 from leyden.inspect.summary import ModelSummary as Summary
 from leyden.module import LightningModule
-from leyden.spelling import unknown_argument
+from leyden.spelling import exact_arguments, unknown_argument
 from leyden.state.run import Run
 
 DEPTH_OF_MODE = {"top": 1, "full": -1}
 """What 2020's ``weights_summary`` means as ``max_depth``."""
 
 
+@exact_arguments
 class ModelSummary(Callback):
     """Print a table of the module's layers, with its totals, when fit begins.
 

@@ -104,6 +104,10 @@ class ModelPruning(Callback):
         if verbose not in (0, 1, 2):
             raise InvalidOption("verbose", verbose, "0, 1 or 2")
         self._verbose = int(verbose)
+        if pruning_dim is not None and type(pruning_dim) is not int:
+            raise InvalidType("pruning_dim", pruning_dim, "the number of a dimension, or None")
+        if pruning_norm is not None and str(pruning_norm) not in ("fro", "nuc"):  # names of norms that torch has
+            check_number("pruning_norm", pruning_norm, "the n of a norm, above 0, or None", 0, above=True)
         self._dim = pruning_dim
         self._global_kwargs: dict[str, Any] = {}
         self._pruning_method_name = ""
@@ -114,7 +118,8 @@ class ModelPruning(Callback):
                 "resample_parameters=True belongs to use_lottery_ticket_hypothesis, which is False: nothing is resampled.",
                 category=IgnoredSetting,
             )
-        self.__given: Pairs = parameters_to_prune or ()
+        pairs: Any = parameters_to_prune
+        self.__given: Pairs = () if pairs is None else pairs
         if not isinstance(self.__given, list | tuple) or not all(map(_is_pair, self.__given)):
             raise InvalidType("parameters_to_prune", parameters_to_prune, f"{_PAIRS}, or none for all")
         self._parameters_to_prune = self.__given
@@ -129,9 +134,9 @@ class ModelPruning(Callback):
 
     # -- what was asked for
     def __checked_names(self, names: Any) -> tuple[str, ...]:
-        if not names:
+        if names is None or names in ([], ()):
             return self.PARAMETER_NAMES
-        if isinstance(names, str) or not all(name in self.PARAMETER_NAMES for name in names):
+        if not isinstance(names, list | tuple) or not all(name in self.PARAMETER_NAMES for name in names):
             raise InvalidOption(
                 "parameter_names", names, f"a list of {' and '.join(map(repr, self.PARAMETER_NAMES))}, or one of them"
             )

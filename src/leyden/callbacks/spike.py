@@ -70,8 +70,8 @@ class SpikeDetection(Callback):
         self.mode = mode
         self.window = check_count("window", window, 1, "a number of losses >= 1")
         self.warmup = check_count("warmup", warmup, 0, "a number of batches >= 0")
-        self.atol = None if atol is None else check_number("atol", atol, "a distance, or None")
-        self.rtol = None if rtol is None else check_number("rtol", rtol, "a share of the mean, or None")
+        self.atol = None if atol is None else check_number("atol", atol, "a distance >= 0, or None", 0)
+        self.rtol = None if rtol is None else check_number("rtol", rtol, "a share of the mean >= 0, or None", 0)
         self.exclude_batches_path = exclude_batches_path
         self.finite_only = check_bool("finite_only", finite_only)
         self.bad_batches: list[int] = []

@@ -12,13 +12,13 @@ from torch.optim.swa_utils import SWALR
 from leyden.callback import Callback
 from leyden.callbacks.forward_only import ForwardOnly
 from leyden.callbacks.rewriting import AVERAGES, copy_of, formats_of, is_built_late, read_device, refuse_beside, require_device
+from leyden.callbacks.swa_rates import AnnealingPlan, rates_of
 from leyden.checked import check_count
 from leyden.checkpoint.forms import usable
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
 from leyden.errors import IgnoredSetting, InvalidOption, InvalidType, Unsupported
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
-from leyden.state.optimizers import SchedulerPlan
 from leyden.state.progress import Done
 from leyden.state.run import Run
 
@@ -30,7 +30,9 @@ _RATES = "a positive float, or a list of positive floats, one for each parameter
 class StochasticWeightAveraging(Callback):
     """From ``swa_epoch_start`` on, average the weights with which each epoch begins, and train at ``swa_lrs``.
 
-    The learning rate goes over to ``swa_lrs`` by a :class:`torch.optim.swa_utils.SWALR`, which takes the scheduler's place.
+    The learning rate goes over to ``swa_lrs`` by a :class:`torch.optim.swa_utils.SWALR`, which takes the scheduler's place; a
+    parameter group that is added later, as by finetuning, by an annealing of its own, that begins when it comes (to the last of
+    several rates).
     After the last epoch the module gets the average. Where it has batch norm, one more epoch follows: ``training_step`` runs
     over the training data with the averaged weights, nothing is trained, and the statistics are computed anew; the validation
     that follows sees the result. A run that is cut anywhere goes on with the same bits.
@@ -74,7 +76,7 @@ class StochasticWeightAveraging(Callback):
         rates = swa_lrs if isinstance(swa_lrs, list | tuple) else [swa_lrs]
         if not all(isinstance(rate, float) for rate in rates):
             raise InvalidType("swa_lrs", swa_lrs, _RATES)
-        if not rates or not all(rate > 0 for rate in rates):
+        if not rates or not all(0 < rate < float("inf") for rate in rates):
             raise InvalidOption("swa_lrs", swa_lrs, _RATES)
         if annealing_strategy not in ("cos", "linear"):
             raise InvalidOption("annealing_strategy", annealing_strategy, '"cos" or "linear"')
@@ -173,11 +175,7 @@ class StochasticWeightAveraging(Callback):
                 f"StochasticWeightAveraging puts its own scheduler in the place of the module's, and configure_optimizers "
                 f"returned {len(configs)}. Return one at the most, or take WeightAveraging."
             )
-        groups = len(optimizers[0].param_groups)
-        if isinstance(self._swa_lrs, list | tuple) and len(self._swa_lrs) != groups:
-            raise InvalidOption(
-                "swa_lrs", self._swa_lrs, f"as many learning rates as the optimizer has groups ({groups}), or one"
-            )
+        rates_of(self._swa_lrs, len(optimizers[0].param_groups), more=trainer.leyden_fit.pending is not None)
         if isinstance(self._swa_epoch_start, float) and trainer.max_epochs in (None, -1):
             raise InvalidOption(
                 "swa_epoch_start", self._swa_epoch_start, "a whole number of epochs: there is no max_epochs to take a share of"
@@ -193,7 +191,7 @@ class StochasticWeightAveraging(Callback):
         if configs and isinstance(configs[0].scheduler, SWALR):  # of a fit that goes on in the same process
             self._swa_scheduler = configs[0].scheduler
             return
-        rates = self._swa_lrs if isinstance(self._swa_lrs, list | tuple) else [self._swa_lrs] * len(optimizer.param_groups)
+        rates = rates_of(self._swa_lrs, len(optimizer.param_groups), more=True)
         for rate, group in zip(rates, optimizer.param_groups, strict=True):
             group["initial_lr"] = rate
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
@@ -204,7 +202,7 @@ class StochasticWeightAveraging(Callback):
             anneal_strategy=self._annealing_strategy,
             last_epoch=epochs if self._annealing_strategy == "cos" else -1,
         )
-        plan = SchedulerPlan(self._swa_scheduler)
+        plan = AnnealingPlan(self._swa_scheduler)
         if not configs:
             configs.append(plan)
             return

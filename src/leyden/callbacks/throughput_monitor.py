@@ -13,11 +13,13 @@ from leyden.devices.throughput import Throughput
 from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import InvalidType, PossibleUserWarning
 from leyden.module import LightningModule
+from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
 _FORMATS = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 
 
+@exact_arguments
 class ThroughputMonitor(Callback):
     """Log how fast training, validation, testing and predicting go, every ``log_every_n_steps`` batches.
 

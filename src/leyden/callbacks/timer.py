@@ -11,7 +11,7 @@ from leyden.distributed.rank_zero import rank_zero_info
 from leyden.enums import LightningEnum
 from leyden.errors import InvalidOption
 from leyden.module import LightningModule
-from leyden.spelling import exact_arguments, for_tests
+from leyden.spelling import for_tests
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
 from leyden.types import STEP_OUTPUT
@@ -25,7 +25,6 @@ class Interval(LightningEnum):
 
 
 @for_tests("clock")
-@exact_arguments
 class Timer(Callback):
     """Measure training, validation and test, and stop training when ``duration`` is used up.
 

@@ -55,6 +55,10 @@ class AsyncCheckpointIO(CheckpointIO):
     def leyden_sharded(self) -> bool:  # type: ignore[override]  # what does the work says it
         return self._checkpoint_io.leyden_sharded
 
+    @property
+    def leyden_needs_folder(self) -> bool:
+        return type(self).save_checkpoint is AsyncCheckpointIO.save_checkpoint and self._checkpoint_io.leyden_needs_folder
+
     def leyden_write(self, write: Callable[..., None], checkpoint: dict[str, Any], *where: Any) -> None:
         self._begin(write, checkpoint, *where, keeps_nothing=True)
 

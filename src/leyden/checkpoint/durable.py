@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
@@ -196,18 +197,38 @@ def clean_leftovers(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def refuse_unwritable(folder: str | os.PathLike[str]) -> None:
-    """Raise :class:`CheckpointWriteFailed` where no file can be written into ``folder``, or it cannot be made. Makes nothing."""
-    missing = _missing(os.path.abspath(folder))
-    there = os.path.dirname(missing[-1]) if missing else os.path.abspath(folder)
-    if not os.path.isdir(there):
-        why = f"{there} is a file, and no folder"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        why = f"nothing may be written into {there}"
-    else:
+    """Raise :class:`CheckpointWriteFailed` where no file can be written into ``folder``, or it cannot be made.
+
+    A file without content is written there, and removed again with all folders that had to be made for it.
+    """
+    why = _why_unwritable(os.path.abspath(folder))
+    if not why:
         return
     failed = CheckpointWriteFailed(f"No checkpoint can be written into {os.fspath(folder)!r}: {why}. Give another dirpath.")
     failed.filename = os.fspath(folder)
     raise failed
+
+
+def _why_unwritable(folder: str) -> str:
+    missing: list[str] = []
+    try:
+        missing = _missing(folder)
+        there = os.path.dirname(missing[-1]) if missing else folder
+        if not os.path.isdir(there):
+            return f"{there} is a file, and no folder"
+        if not os.access(there, os.W_OK | os.X_OK):
+            return f"nothing may be written into {there}"
+        os.makedirs(folder, exist_ok=True)  # rights are not all: file systems refuse on their own
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:  # it can be no path
+        return str(error)
+    finally:
+        with suppress(OSError, ValueError):  # somebody else may be using them by now
+            for made in missing:
+                os.rmdir(made)
 
 
 def hold_folder(folder: str | os.PathLike[str]) -> int | None:

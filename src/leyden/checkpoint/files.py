@@ -23,6 +23,11 @@ class CheckpointIO(ABC):
     leyden_sharded: bool = False
     """Whether a checkpoint is to be a folder, into which every process writes."""
 
+    @property
+    def leyden_needs_folder(self) -> bool:
+        """Whether a local path is written to as a path, so that its folder has to be one that can be written."""
+        return False
+
     @abstractmethod
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
         """Write ``checkpoint`` under ``path``, so that a reader finds the old content or the new one, never half of it.
@@ -58,6 +63,10 @@ class TorchCheckpointIO(CheckpointIO):
     Args:
         disk: The system calls to use. For tests that let one of them fail.
     """
+
+    @property
+    def leyden_needs_folder(self) -> bool:
+        return type(self).save_checkpoint is TorchCheckpointIO.save_checkpoint
 
     def __init__(self, disk: Disk | None = None) -> None:
         self._disk = disk or Disk()

@@ -24,6 +24,10 @@ class ShardedCheckpointIO(CheckpointIO):
 
     leyden_sharded = True
 
+    @property
+    def leyden_needs_folder(self) -> bool:
+        return type(self).save_checkpoint is ShardedCheckpointIO.save_checkpoint
+
     def __init__(self) -> None:
         self._files = TorchCheckpointIO()
 

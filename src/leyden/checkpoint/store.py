@@ -192,7 +192,7 @@ class FileStore(CheckpointStore):
             self._ask(lambda: self._make_ready(local_path(folder)))
 
     def _make_ready(self, folder: str) -> None:
-        if type(self._checkpoint_io).save_checkpoint is TorchCheckpointIO.save_checkpoint:  # others may need no folder
+        if self._checkpoint_io.leyden_needs_folder:
             refuse_unwritable(folder)
         clean_leftovers(folder)
 
@@ -206,8 +206,8 @@ class FileStore(CheckpointStore):
                 if nested and is_held_here(folder):
                     continue
                 raise BlockingIOError(error.errno, error.strerror, folder) from error
-            except OSError:
-                continue  # it cannot be made: the first save will say so
+            except (OSError, ValueError):
+                continue  # it cannot be made: whoever is to write there will say so
             if descriptor is not None:
                 self._holds[folder] = descriptor
 

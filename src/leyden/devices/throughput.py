@@ -34,7 +34,9 @@ class Throughput:
         self, available_flops: float | None = None, world_size: int = 1, window_size: int = 100, separator: str = "/"
     ) -> None:
         self.available_flops = (
-            None if available_flops is None else check_number("available_flops", available_flops, "operations a second, or None")
+            None
+            if available_flops is None
+            else check_number("available_flops", available_flops, "operations a second, or None", 0, above=True, finite=True)
         )
         self.world_size = check_count("world_size", world_size, 1, "a number of devices >= 1")
         self.window_size = check_count("window_size", window_size, 2, "a number of updates >= 2")

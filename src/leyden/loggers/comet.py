@@ -15,12 +15,14 @@ from leyden.loggers.base import Logger, rank_zero_experiment
 from leyden.loggers.hyperparameters import as_dict
 from leyden.loggers.services import Waiting, apart, need, now, on_a_device, read_rows
 from leyden.notices import notice
+from leyden.spelling import exact_arguments
 
 _FRAMEWORK = "pytorch-lightning"  # as Comet knows the kind of program, and chooses its panels by
 _MODES = ("get_or_create", "get", "create")
 _FORMER = {"experiment_name": "name", "project_name": "project", "offline": "online", "save_dir": "offline_directory"}
 
 
+@exact_arguments
 class CometLogger(Logger):
     """Write to an experiment of Comet. ``logger.experiment`` is Comet's object. It begins when the logger is made.
 

@@ -12,6 +12,8 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType
 from leyden.types import Path
 
+_VERSION = "a number >= 0, a string, or None for the next free number"
+
 
 class RunFolder:
     """Where a logger writes. Nothing is created before :meth:`claim`."""
@@ -22,7 +24,9 @@ class RunFolder:
         if name is not None and not isinstance(name, str):
             raise InvalidType("name", name, "a string, or None for no folder of its own")
         if isinstance(version, bool) or not (version is None or isinstance(version, int | str)):
-            raise InvalidType("version", version, "a number, a string, or None for the next free number")
+            raise InvalidType("version", version, _VERSION)
+        if isinstance(version, int) and version < 0:
+            raise InvalidOption("version", version, _VERSION)
         if sub_dir is not None and not isinstance(sub_dir, str | os.PathLike):
             raise InvalidType("sub_dir", sub_dir, "a path below the run's folder, or None")
         self.save_dir = os.path.expandvars(os.path.expanduser(os.fspath(save_dir)))

@@ -34,12 +34,13 @@ from leyden.loggers.services import (
     read_rows,
 )
 from leyden.loggers.wandb_files import STEP, Journal, earlier_folders, set_aside, take_up
-from leyden.spelling import arguments_of, unknown_argument
+from leyden.spelling import arguments_of, exact_arguments, unknown_argument
 from leyden.types import Path
 
 _SETTINGS = ("monitor", "mode", "save_last", "save_top_k", "save_weights_only", "_every_n_train_steps")
 
 
+@exact_arguments
 class WandbLogger(Logger):
     """Write to a run of Weights & Biases. ``logger.experiment`` is the ``wandb.Run``.
 
@@ -103,6 +104,8 @@ class WandbLogger(Logger):
                 raise InvalidType(word, folder, "a path, or None")
         self._offline = bool(offline)
         self._prefix = prefix
+        if experiment is not None and not callable(getattr(experiment, "log", None)):
+            raise InvalidType("experiment", experiment, "a run of W&B, which has log, or None")
         self._experiment = experiment
         self.add_file_policy = add_file_policy
         chosen = save_dir if save_dir is not None else dir

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -91,7 +92,8 @@ class Automatic:
         # a hook of the module is measured itself
         action = "optimizer_step" if self.must_close else f"{hook}optimizer_step"
         self.step_optimizer: Callable[..., Any] = around(action, run.strategy.leyden_stepping())
-        self.step_plan = around(f"{hook}lr_scheduler_step", SchedulerPlan.step)
+        self.step_plan = around(f"{hook}lr_scheduler_step", lambda plan, metric: plan.step(metric))
+        self.step_due_plan = around(f"{hook}lr_scheduler_step", methodcaller("step", None))
         self.clip_gradients = around(f"{hook}configure_gradient_clipping", run.leyden_clip_gradients)
         self._window = 1  # batches that make a step
         self.divisor = 1  # batches of the running window, so that its gradient is their mean
@@ -388,7 +390,7 @@ class Automatic:
             due += plan.due("epoch", self.run.current_epoch + 1)
         if not self.own_scheduler_step:
             for each in due:
-                self.step_plan(each, None)
+                self.step_due_plan(each)
             return
         for number, each in enumerate(due):
             if number >= told:

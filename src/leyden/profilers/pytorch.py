@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -18,10 +18,11 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.profiler import ProfilerAction, record_function
 from torch.profiler import profile as TorchProfile
 
-from leyden.errors import InvalidOption, PossibleUserWarning, UnknownName, Unsupported, did_you_mean, warn_user
+from leyden.checked import check_bool
+from leyden.errors import InvalidOption, InvalidType, PossibleUserWarning, UnknownName, Unsupported, did_you_mean, warn_user
 from leyden.not_offered import answers
 from leyden.profilers.base import Profiler
-from leyden.spelling import arguments_of, refuse_unknown
+from leyden.spelling import arguments_of, exact_arguments, refuse_unknown
 
 Schedule = Callable[[int], ProfilerAction]
 BATCH = "run_training_batch"
@@ -96,6 +97,7 @@ class Steps:
         self.counts[kind] = self.counts.get(kind, 0) + 1
 
 
+@exact_arguments
 class PyTorchProfiler(Profiler):
     """Runs ``torch.profiler.profile`` over a verb, with each action marked in the trace as ``[pl][profile]{action}``.
 
@@ -154,16 +156,20 @@ class PyTorchProfiler(Profiler):
         self.row_limit = row_limit
         self.sort_by_key = sort_by_key
         self.record_module_names = record_module_names
+        if table_kwargs is not None and not isinstance(table_kwargs, Mapping):
+            raise InvalidType("table_kwargs", table_kwargs, "a dict of keywords for the report's table, or None")
         self.table_kwargs = dict(table_kwargs or {})
         self.profiler_kwargs = profiler_kwargs
         _check_table(self.table_kwargs)
+        if sort_by_key is not None and not isinstance(sort_by_key, str):
+            raise InvalidType("sort_by_key", sort_by_key, "the name of a column, or None")
         if sort_by_key is not None and sort_by_key not in self.AVAILABLE_SORT_KEYS:
             expected = f"one of {', '.join(sorted(self.AVAILABLE_SORT_KEYS))}"
             raise InvalidOption("sort_by_key", sort_by_key, expected, did_you_mean(sort_by_key, self.AVAILABLE_SORT_KEYS).strip())
         _check_schedule(profiler_kwargs.get("schedule"))
         if type(row_limit) is not int or row_limit < -1:
             raise InvalidOption("row_limit", row_limit, "a number of lines, or -1 for all")
-        if emit_nvtx and not torch.cuda.is_available():
+        if check_bool("emit_nvtx", emit_nvtx) and not torch.cuda.is_available():
             raise Unsupported("PyTorchProfiler(emit_nvtx=True) marks a trace of NVIDIA's tools: it needs a CUDA device.")
         self.profiler: TorchProfile | None = None
         self.function_events: EventList | None = None

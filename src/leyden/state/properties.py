@@ -126,9 +126,7 @@ class Properties:
         """The gradient scaler of ``16-mixed``, or ``None``."""
         return getattr(self.strategy.precision, "scaler", None)
 
-    @property
-    def accelerator(self) -> Any:
-        return self.strategy.accelerator
+    accelerator: Any = of_strategy("accelerator")
 
     # -- where we are
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leyden.checked import check_bool
 from leyden.options import Behaviour, Limits, Optimization, Options, Validation, Watching
 
 
@@ -20,6 +21,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
         }
     )
     dev = limits.fast_dev_run
+    check_bool("suggest_integrations", given["suggest_integrations"])  # there are none
     return Options(
         limits=limits,
         validation=Validation.read(

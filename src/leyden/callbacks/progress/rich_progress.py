@@ -1,7 +1,7 @@
 """RichProgressBar: the default progress bar, drawn by rich."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,8 @@ class RichProgressBar(ThrottledProgressBar):
         console_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(refresh_rate, leave)
+        if theme is not None and not all(hasattr(theme, each.name) for each in fields(RichProgressBarTheme)):
+            raise InvalidType("theme", theme, "a RichProgressBarTheme, or None")
         self.theme = RichProgressBarTheme() if theme is None else theme
         self.progress: Progress | None = None
         if console_kwargs is not None and not isinstance(console_kwargs, Mapping):
