@@ -73,6 +73,14 @@ def test_what_is_started_again_goes_on_by_itself_to_the_same_bits(strategy: str,
     assert ended(tmp_path) == ended(tmp_path / "alone")
 
 
+def test_each_launcher_comes_to_the_same_bits(tmp_path: Path) -> None:
+    strategies = ("ddp", "ddp_spawn", "ddp_fork")
+    for strategy in strategies:
+        done = job(tmp_path / strategy, "--strategy", strategy)
+        assert done.returncode == 0, done.stderr
+    assert len({json.dumps(ended(tmp_path / strategy)) for strategy in strategies}) == 1
+
+
 def test_a_run_before_is_not_gone_on_from(tmp_path: Path) -> None:
     assert job(tmp_path).returncode == 0
     kept = ended(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from leyden.distributed.environment import (
 )
 from leyden.distributed.group import Group, Started
 from leyden.distributed.launchers import lifeline
-from leyden.distributed.launchers.pickled import culprit, error_of
+from leyden.distributed.launchers.pickled import culprit, error_of, make_own
 from leyden.distributed.launchers.threads import share_threads
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import ConflictingOptions, MissingPackage, Unsupported
@@ -354,6 +355,47 @@ def several_verbs(strategy: str) -> Any:
 
 def test_a_forked_run_brings_everything_back() -> None:
     assert together(1, several_verbs, "ddp_fork") == [1]
+
+
+class Drawing(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step([batch[0] + torch.randn(3)], batch_idx)
+
+
+def trained_by(starts: list[str]) -> list[Tensor]:
+    sys.path.insert(0, str(Path(__file__).parent))  # new processes look for this file there
+    for name in (*NUMBERED, "MASTER_PORT", "MASTER_ADDR"):
+        os.environ.pop(name, None)
+    found = []
+    for start in starts:
+        leyden.seed_everything(3, verbose=False)
+        module = Drawing()
+        strategy = DDPStrategy(start_method=start)  # type: ignore[arg-type]  # one of those that it takes
+        kit.trainer(devices=2, strategy=strategy, max_epochs=2).fit(module, samples(16))
+        found.append(torch.cat([value.detach().flatten() for value in module.parameters()]))
+    return found
+
+
+def test_new_processes_train_weights_of_their_own_from_the_seed_as_a_fork_does() -> None:
+    [(forked, sent)] = together(1, trained_by, ["fork", "forkserver"])
+    assert torch.equal(forked, sent)
+
+
+def test_what_is_sent_gets_memory_of_its_own_and_data_stays_where_it_is() -> None:
+    module, data = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.ones(4, 2)
+    module.append(nn.Linear(2, 2)).get_submodule("2").weight = module[0].weight
+    kept = {"halves": torch.arange(4.0).split(2), "loader": DataLoader(TensorDataset(data))}
+    for tensor in (*module.parameters(), *module.buffers(), *kept["halves"], data):  # type: ignore[misc]
+        tensor.share_memory_()
+    before = kit.weights(module)
+    make_own((module, kept))
+    assert not any(tensor.is_shared() for tensor in (*module.parameters(), *module.buffers(), *kept["halves"]))  # type: ignore[misc]
+    assert data.is_shared()
+    assert module[0].weight is module[2].weight
+    first, second = kept["halves"]  # type: ignore[misc]
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()  # type: ignore[has-type]
+    assert second.tolist() == [2.0, 3.0]  # type: ignore[has-type]
+    assert kit.same(before, kit.weights(module))
 
 
 @pytest.mark.parametrize("start", ["", "_spawn", "_fork", "_notebook"])

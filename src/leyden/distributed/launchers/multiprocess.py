@@ -26,7 +26,7 @@ from leyden.distributed.environment import free_port
 from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.last_words import LastWords, of_exit, say
 from leyden.distributed.launchers.lifeline import tie_to
-from leyden.distributed.launchers.pickled import culprit, error_of
+from leyden.distributed.launchers.pickled import culprit, error_of, make_own
 from leyden.distributed.launchers.threads import share_threads
 from leyden.distributed.launchers.verb import outcome_of, taken_over
 from leyden.distributed.restarts import again, for_attempt
@@ -259,6 +259,7 @@ def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, chanc
     tie_to(os.getppid())
     Path(folder, f"began{local_rank}").touch()
     if chance is not None:
+        make_own((body, args, kwargs))
         seed, state = chance
         torch.manual_seed(seed)
         set_random_state(state)

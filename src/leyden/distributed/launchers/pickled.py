@@ -6,7 +6,10 @@ import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import Buffer, Parameter
+from torch.utils.data import DataLoader, Dataset
 
 _DEPTH = 12
 
@@ -14,6 +17,40 @@ _DEPTH = 12
 class _Nowhere:
     def write(self, _: object) -> int:
         return 0
+
+
+class _Finding(pickle.Pickler):
+    """Goes through all that can be pickled, but for data, and keeps the tensors."""
+
+    def __init__(self) -> None:
+        super().__init__(_Nowhere())
+        self.found: list[Tensor] = []
+
+    def persistent_id(self, what: Any) -> str | None:
+        if isinstance(what, Tensor):
+            self.found.append(what)
+            return ""
+        return "" if isinstance(what, DataLoader | Dataset) else None
+
+
+def make_own(what: object) -> None:
+    """Give the tensors of ``what`` memory of their own, where they share it with other processes: several that share it among
+    themselves still do.
+
+    Tensors that are handed to a new process stay where they are: each would train the weights of all. Data may stay there.
+    """
+    finding = _Finding()
+    finding.dump(what)
+    copied: dict[int, Any] = {}
+    for tensor in finding.found:
+        if type(tensor) not in (Tensor, Parameter, Buffer) or tensor.device.type != "cpu" or not tensor.is_shared():
+            continue
+        memory = tensor.untyped_storage()
+        place = memory.data_ptr()
+        if place not in copied:
+            copied[place] = memory.clone()
+        with torch.no_grad():
+            tensor.data = tensor.new_empty(0).set_(copied[place], tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def error_of(what: object) -> Exception | None:
