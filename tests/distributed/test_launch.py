@@ -385,16 +385,16 @@ def test_what_is_sent_gets_memory_of_its_own_and_data_stays_where_it_is() -> Non
     module, data = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.ones(4, 2)
     module.append(nn.Linear(2, 2)).get_submodule("2").weight = module[0].weight
     kept = {"halves": torch.arange(4.0).split(2), "loader": DataLoader(TensorDataset(data))}
-    for tensor in (*module.parameters(), *module.buffers(), *kept["halves"], data):  # type: ignore[misc]
+    for tensor in (*module.parameters(), *module.buffers(), *kept["halves"], data):
         tensor.share_memory_()
     before = kit.weights(module)
     make_own((module, kept))
-    assert not any(tensor.is_shared() for tensor in (*module.parameters(), *module.buffers(), *kept["halves"]))  # type: ignore[misc]
+    assert not any(tensor.is_shared() for tensor in (*module.parameters(), *module.buffers(), *kept["halves"]))
     assert data.is_shared()
     assert module[0].weight is module[2].weight
-    first, second = kept["halves"]  # type: ignore[misc]
-    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()  # type: ignore[has-type]
-    assert second.tolist() == [2.0, 3.0]  # type: ignore[has-type]
+    first, second = kept["halves"]
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    assert second.tolist() == [2.0, 3.0]
     assert kit.same(before, kit.weights(module))
 
 
