@@ -12,13 +12,14 @@ import pickle
 import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from leyden.checkpoint.checksums import Checksum
 from leyden.checkpoint.durable import Disk, Sink, write_failed
 from leyden.checkpoint.folders import (
     MANIFEST,
@@ -40,6 +41,10 @@ from leyden.errors import CheckpointDamaged, CheckpointForeign, CheckpointWriteF
 _SHARD = "shard"  # what stands in our file where a tensor was: {MARK: _SHARD, "key": its name among the tensors}
 _WHAT_TO_DO = "Take another checkpoint, or a copy of this one."
 _WHOLE = 1 << 20  # bytes of a tensor up to which all of them are compared between processes, not their sums
+
+
+Files = dict[str, tuple[int, int]]
+"""Size in bytes and checksum of each file, by its name."""
 
 
 # -- written
@@ -74,16 +79,16 @@ def write_folder(checkpoint: dict[str, Any], path: str, group: Any = None, disk:
             raise write_failed(path, error) from error
         alike = {name for name in tensors if len({others.get(name) for _, _, others in found}) == 1}
         mine = {name: tensor for name, tensor in tensors.items() if rank == 0 or name in alike}
-        files = _write_shards(mine, beside, path, group, disk)
-        written = _gathered(files, group)
-        if rank == 0:
+
+        def finish(written: list[Files]) -> None:
             try:
                 _finish(rest, beside, path, written, disk)
-            except Exception as raised:
-                error = raised
-        (error,) = _gathered(error, group)[:1]
-        if error is not None:
-            raise error if isinstance(error, CheckpointWriteFailed) else write_failed(path, error) from error
+            except CheckpointWriteFailed:
+                raise
+            except Exception as error:
+                raise write_failed(path, error) from error
+
+        _write_shards(mine, _writer(beside, disk, finish), path, group)
     except BaseException:
         if rank == 0 and beside:
             remove_tree(beside)
@@ -159,13 +164,12 @@ def _fingerprint(tensor: Any) -> int:
         return zlib.crc32(words.cpu().numpy().tobytes(), zlib.crc32(repr((tensor.dtype, tuple(tensor.shape))).encode())) + 1
 
 
-def _write_shards(tensors: dict[str, Any], folder: str, path: str, group: Any, disk: Disk) -> dict[str, tuple[int, int]]:
-    """Write this process's part; returns its files, with sizes and checksums."""
+def _write_shards(tensors: dict[str, Any], writer: Any, path: str, group: Any) -> None:
+    """Write this process's part by ``writer``, and finish the folder when all have written theirs."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    writer = _writer(folder, disk)
     planner = DefaultSavePlanner()
     try:
         if group is not None:
@@ -178,34 +182,49 @@ def _write_shards(tensors: dict[str, Any], folder: str, path: str, group: Any, d
             writer.finish(metadata, [writer.write_data(plan, planner).wait()])
     except CheckpointException as error:
         rank, (first, _) = min(error.failures.items())
+        if isinstance(first, CheckpointWriteFailed) or not isinstance(first, Exception):
+            raise first from first.__cause__  # not from PyTorch's, which has all of it as text
         raise write_failed(path, first, f" (process {rank})") from first
     except OSError as error:
         raise write_failed(path, error) from error
-    return writer.fs.files  # type: ignore[no-any-return]  # of the class below, which mypy sees as Any
 
 
-def _writer(folder: str, disk: Disk) -> Any:
+def _writer(folder: str, disk: Disk, finish: Callable[[list[Files]], None]) -> Any:
+    """What PyTorch writes into ``folder`` by. ``finish`` is called by the first process when all have written, with their files.
+
+    PyTorch hands what its writers found to the first process, and that one's failure to all: what is exchanged here goes along.
+    """
     from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 
     class Counting(FileSystem):
         """Notes the size and the checksum of what it writes, while it writes it."""
 
         def __init__(self) -> None:
-            self.files: dict[str, tuple[int, int]] = {}
+            self.files: Files = {}
 
         @contextmanager
         def create_stream(self, path: Any, mode: str) -> Iterator[Any]:
             with disk.open(os.fspath(path)) as file:
                 counted = _Counted(file, disk)
                 yield counted
-                self.files[os.path.basename(path)] = counted.size, counted.crc
+            self.files[os.path.basename(path)] = counted.found(os.fspath(path))
 
         def rename(self, path: Any, new_path: Any) -> None:
             super().rename(path, new_path)
             self.files[os.path.basename(new_path)] = self.files.pop(os.path.basename(path))
 
-    writer = FileSystemWriter(folder)
-    writer.fs = Counting()
+    class Writer(FileSystemWriter):
+        def write_data(self, plan: Any, planner: Any) -> Any:
+            return super().write_data(plan, planner).then(lambda done: [*done.value(), counting.files])
+
+        def finish(self, metadata: Any, results: Any) -> None:
+            written = [each.pop() for each in results]
+            super().finish(metadata, results)
+            written[0] |= counting.files  # PyTorch's table has come to them
+            finish(written)
+
+    counting, writer = Counting(), Writer(folder)
+    writer.fs = counting
     return writer
 
 
@@ -213,7 +232,7 @@ class _Counted(io.RawIOBase):
     """A file that is written from its beginning to its end."""
 
     def __init__(self, file: IO[bytes], disk: Disk) -> None:
-        self.size, self.crc = 0, 0
+        self._size, self._checksum = 0, Checksum()
         self._file, self._disk = file, disk
 
     def writable(self) -> bool:
@@ -221,13 +240,18 @@ class _Counted(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._disk.write(self._file, data)
-        self.crc = zlib.crc32(data, self.crc)
+        self._checksum.add(data)
         count = memoryview(data).nbytes
-        self.size += count
+        self._size += count
         return count
 
+    def found(self, path: str) -> tuple[int, int]:
+        """Size and checksum of what was written to ``path``."""
+        self._checksum.end()
+        return (self._size, self._checksum.value) if self._checksum.is_known else sized(path)
+
     def tell(self) -> int:
-        return self.size
+        return self._size
 
     def flush(self) -> None:
         if not self.closed:
@@ -238,7 +262,7 @@ class _Counted(io.RawIOBase):
         return self._file.fileno()
 
 
-def _finish(rest: dict[str, Any], beside: str, path: str, written: list[dict[str, tuple[int, int]]], disk: Disk) -> None:
+def _finish(rest: dict[str, Any], beside: str, path: str, written: list[Files], disk: Disk) -> None:
     """The first process: our own file, the manifest, and the name."""
     with disk.open(os.path.join(beside, REST)) as file:
         sink = Sink(file, disk)
