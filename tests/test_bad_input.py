@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden
 from leyden import Callback, LightningModule, Trainer, callbacks, profilers
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, Timer, TQDMProgressBar
+from leyden.cli import LightningCLI
 from leyden.errors import (
     CheckpointDamaged,
     CheckpointForeign,
@@ -44,7 +45,10 @@ from leyden.errors import (
 )
 from leyden.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from leyden.module import NotAttached
+from leyden.plugins import AsyncCheckpointIO
+from leyden.strategies import DDPStrategy, FSDPStrategy
 from leyden.testing import BoringDataModule, BoringModel, Recorder, random_batches
+from leyden.tuner import Tuner
 from leyden.utilities import Throughput
 
 pytestmark = [
@@ -283,6 +287,31 @@ def test_nonsense_is_no_value_of_any_argument(cls: Any, given: Any) -> None:
 def test_values_that_an_argument_cannot_have(cls: Any, name: str, given: Any, expected: str) -> None:
     with pytest.raises(InvalidOption, match=rf"(?s)^{name}=.*cannot be used: expected .*{expected}"):
         made_with(cls, name, given)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "expected"),
+    [
+        (DDPStrategy, "parallel_devices", "a list, or None"),
+        (DDPStrategy, "cluster_environment", "a ClusterEnvironment"),
+        (DDPStrategy, "ddp_comm_hook", "a function, or None"),
+        (DDPStrategy, "model_averaging_period", "a number of steps >= 1"),
+        (DDPStrategy, "timeout", "a datetime.timedelta, or None"),
+        (FSDPStrategy, "mixed_precision", "a MixedPrecisionPolicy"),
+        (AsyncCheckpointIO, "checkpoint_io", "a CheckpointIO"),
+        (profilers.PassThroughProfiler, "filename", "a text, or None"),
+        (partial(Tuner(trainer()).lr_find, BoringModel()), "update_attr", "True or False"),
+        (partial(LightningCLI, BoringModel, run=False), "args", "a list of words"),
+        (partial(LightningCLI, BoringModel, args=[]), "run", "True or False"),
+        (partial(LightningCLI, BoringModel, run=False, args=[]), "parser_class", "a class"),
+        (partial(LightningCLI, BoringModel, run=False, args=[]), "trainer_defaults", "a dict, or None"),
+        (partial(LightningCLI, BoringModel, run=False, args=[]), "seed_everything_default", "a seed"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else None,
+)
+def test_nonsense_for_plug_ins_tuner_and_command_line(make: Any, name: str, expected: str) -> None:
+    with pytest.raises(InvalidType, match=f"^{name}=<nonsense> cannot be used: expected {expected}"):
+        make(**{name: Nonsense()})
 
 
 @pytest.mark.parametrize("given", [True, 1, np.True_, np.bool_(False), 0])

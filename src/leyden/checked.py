@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cache
 from types import UnionType
@@ -27,12 +27,17 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "True or False"),
     "str": ((str,), "a text"),
     "Path": ((str, os.PathLike), "a path"),
+    "Callable": ((Callable,), "a function"),  # type: ignore[dict-item]  # isinstance takes it
+    "Sequence": ((Iterable,), "a list"),
+    "dict": ((Mapping,), "a dict"),
+    "type": ((type,), "a class"),
+    "timedelta": ((timedelta,), "a datetime.timedelta"),
 }
 """What arguments of these annotations may be, alone or with None. Numbers are looked at one by one: each has its own bounds."""
 
 
 def check_annotated(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Look at each argument that ``function`` annotates as a switch, a text or a path, ``None`` included where that is said.
+    """Look at each argument that ``function`` annotates as one of these kinds, ``None`` included where that is said.
 
     Raises:
         InvalidType: one is something else.
@@ -72,7 +77,13 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _word(part: Any) -> str:
     part = get_origin(part) or part
-    return part.strip() if isinstance(part, str) else "None" if part is type(None) else getattr(part, "__name__", str(part))
+    return (
+        part.partition("[")[0].strip()
+        if isinstance(part, str)
+        else "None"
+        if part is type(None)
+        else getattr(part, "__name__", str(part))
+    )
 
 
 def check_count(name: str, given: object, least: int, expected: str) -> int:

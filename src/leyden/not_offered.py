@@ -10,8 +10,8 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib.util import find_spec
-from types import ModuleType
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
 from typing import Any, NoReturn
 
 from leyden.errors import NotOffered, UnknownName, did_you_mean
@@ -144,8 +144,9 @@ def stand_in_modules(room: str, names: str) -> None:
     """Let ``room`` have these modules, with a dot where one is inside another. Their names are those of ``room`` in the table."""
     for name in names.split():
         path = f"{room}.{name}"
-        module = ModuleType(path, "Not offered: nothing here can be made.")
-        vars(module).update(__getattr__=answers(path, room), __path__=[])
+        module = module_from_spec(ModuleSpec(path, None, is_package=True))
+        module.__doc__ = "Not offered: nothing here can be made."
+        vars(module)["__getattr__"] = answers(path, room)
         parent, _, last = path.rpartition(".")
         setattr(sys.modules[parent], last, module)
         sys.modules[path] = module

@@ -31,7 +31,7 @@ def exact_arguments(cls: C) -> C:
             init(self, *args, **kwargs)
         except MisconfigurationException:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a parser of command lines exits
             if isinstance(error, TypeError):
                 refuse_unknown(cls.__name__, kwargs, init)
             check_annotated(init, given)

@@ -92,6 +92,7 @@ FORMER = {
         on_pretrain_routine_end on_before_accelerator_backend_setup
     """,
     "LightningModule": """
+        configure_sharded_model
         get_progress_bar_dict get_tqdm_dict load_from_metrics on_batch_start on_batch_end on_epoch_start on_epoch_end
         on_pre_performance_check on_post_performance_check on_predict_model_train on_pretrain_routine_start
         on_pretrain_routine_end on_sanity_check_start single_gpu summarize tbptt_split_batch use_amp use_ddp use_ddp2 use_dp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import operator
 import pkgutil
@@ -206,6 +207,7 @@ def test_names_are_reached_through_the_package() -> None:
 def test_names_of_loops_stand_in_the_modules_of_lightning(module: str, name: str) -> None:
     assert getattr(importlib.import_module(f"leyden.loops.{module}"), name) is getattr(leyden.loops, name)
     assert operator.attrgetter(f"loops.{module}.{name}")(leyden) is getattr(leyden.loops, name)
+    assert importlib.util.find_spec(f"leyden.loops.{module}") is not None
     with pytest.raises(UnknownName):
         importlib.import_module(f"leyden.loops.{module}").nobody_had_this  # noqa: B018  # asked for
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
-from leyden.errors import LeydenWarning, warn_user
+from leyden.errors import InvalidType, LeydenWarning, warn_user
 from leyden.spelling import exact_arguments
 from leyden.types import Path
 
@@ -29,6 +29,8 @@ class AsyncCheckpointIO(CheckpointIO):
     """
 
     def __init__(self, checkpoint_io: CheckpointIO | None = None) -> None:
+        if checkpoint_io is not None and not isinstance(checkpoint_io, CheckpointIO):
+            raise InvalidType("checkpoint_io", checkpoint_io, "a CheckpointIO (an object, no class), or None")
         self._checkpoint_io = checkpoint_io or TorchCheckpointIO()
         self._executor: ThreadPoolExecutor | None = None
         self._saving: Future[None] | None = None

@@ -20,7 +20,7 @@ from leyden.cli.parser import ArgsType, LightningArgumentParser
 from leyden.cli.save_config import SaveConfigCallback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.seed import seed_everything
-from leyden.errors import LeydenWarning, MisconfigurationException, PossibleUserWarning, warn_user
+from leyden.errors import InvalidType, LeydenWarning, MisconfigurationException, PossibleUserWarning, warn_user
 from leyden.hooks import overrides
 from leyden.hparams_described import CLASS_KEY, checked_description, described_as, is_described
 from leyden.module import LightningModule
@@ -80,6 +80,10 @@ class LightningCLI:
         auto_configure_optimizers: bool = True,
         load_from_checkpoint_support: bool = True,
     ) -> None:
+        if not isinstance(seed_everything_default, int):
+            raise InvalidType("seed_everything_default", seed_everything_default, "a seed, True for any, or False for none")
+        if args is not None and not isinstance(args, list | tuple | dict | Namespace):
+            raise InvalidType("args", args, "a list of words, a configuration as a dict, or None for the command line")
         self.save_config_callback = save_config_callback
         self.save_config_kwargs = save_config_kwargs or {}
         self.trainer_class = trainer_class

@@ -170,7 +170,7 @@ class PassThroughProfiler(Profiler):
 
     leyden_active = False
 
-    def __init__(self, dirpath: Any = None, filename: Any = None) -> None:
+    def __init__(self, dirpath: str | os.PathLike[str] | None = None, filename: str | None = None) -> None:
         super().__init__(None, None)
 
     def start(self, action_name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from leyden.checked import check_count
 from leyden.checkpoint.files import CheckpointIO
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
@@ -74,6 +75,8 @@ class DDPStrategy(ParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timeout,
         )
+        if model_averaging_period is not None:
+            check_count("model_averaging_period", model_averaging_period, 1, "a number of steps >= 1, or None")
         if start_method not in STARTS:
             raise InvalidOption("start_method", start_method, "one of " + ", ".join(map(repr, STARTS)))
         self._start_method = start_method

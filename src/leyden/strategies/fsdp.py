@@ -120,6 +120,8 @@ class FSDPStrategy(ShardedStrategy):
         reshards = self._options.setdefault("reshard_after_forward", False if name in ("SHARD_GRAD_OP", _STRATEGIES[3]) else None)
         self.leyden_reshards = reshards is not False
         self._check_mesh()
+        if mixed_precision is not None:
+            _ = self.mixed_precision_config  # it is looked at
 
     @property
     def mixed_precision_config(self) -> Any:

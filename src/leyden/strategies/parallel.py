@@ -14,7 +14,7 @@ from leyden.distributed.environment import ClusterEnvironment, detect_environmen
 from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.launchers.lifeline import runs_again
 from leyden.distributed.layer_sync import TorchSyncBatchNorm
-from leyden.errors import Unsupported
+from leyden.errors import InvalidType, Unsupported
 from leyden.spelling import exact_arguments
 from leyden.strategies.single import SingleDeviceStrategy
 
@@ -42,6 +42,8 @@ class ParallelStrategy(SingleDeviceStrategy):
         process_group_backend: str | None = None,
         timeout: timedelta | None = None,
     ) -> None:
+        if cluster_environment is not None and not isinstance(cluster_environment, ClusterEnvironment):
+            raise InvalidType("cluster_environment", cluster_environment, "a ClusterEnvironment, or None to find it out")
         devices = list(parallel_devices or ())
         super().__init__(devices[0] if devices else "cpu", accelerator, checkpoint_io, precision_plugin)
         self._accelerator = accelerator  # left open, it is the one that the Trainer is asked for

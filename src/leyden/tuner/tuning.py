@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from leyden.callbacks.batch_size_finder import BatchSizeFinder
 from leyden.callbacks.lr_finder import LearningRateFinder
+from leyden.checked import check_bool
 from leyden.datamodule import LightningDataModule
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 from leyden.module import LightningModule
@@ -139,6 +140,7 @@ class Tuner:
         if method != "fit":
             raise InvalidOption("method", method, "'fit': a learning rate is searched by training")
         _check_loaders(method, train_dataloaders, val_dataloaders, dataloaders)
+        check_bool("update_attr", update_attr)
         mode = check_search(min_lr, max_lr, num_training, mode, early_stop_threshold, attr_name, "num_training")
         _refuse_twice(self._trainer, LearningRateFinder)
         search = partial(
