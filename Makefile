@@ -2,6 +2,7 @@
 # make test       everything a change has to pass: lint, format, types, layers, tests
 # make test-distributed  whole jobs of several processes, under every launcher (some minutes)
 # make test-gpu   what only a GPU can show, where there is one
+# make test-ray   a Trainer in two workers of Ray Train, in an environment of its own (0.6 GB)
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
@@ -19,10 +20,11 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+RAY := .venv-ray
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-distributed test-gpu lint types layers pytest format soak soak-distributed mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
+.PHONY: demo test test-distributed test-gpu test-ray lint types layers pytest format soak soak-distributed mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -47,6 +49,9 @@ test-gpu: $(VENV)/.stamp
 
 test-distributed: $(VENV)/.stamp
 	$(BIN)/pytest -m distributed
+
+test-ray: $(RAY)/.stamp
+	OMP_NUM_THREADS=1 $(RAY)/bin/python examples/cluster/ray_train.py
 
 format: $(VENV)/.stamp
 	$(BIN)/ruff check --fix .
@@ -77,7 +82,7 @@ mutants: $(VENV)/.mutants-stamp
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 clean:
-	rm -rf $(VENV) $(PEERS) .mutants
+	rm -rf $(VENV) $(PEERS) $(RAY) .mutants
 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -91,4 +96,9 @@ $(VENV)/.mutants-stamp: $(VENV)/.stamp
 $(PEERS)/.stamp: benchmarks/peers.txt constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(PIP) -r benchmarks/peers.txt
+	touch $@
+
+$(RAY)/.stamp: examples/cluster/ray.txt constraints.txt
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python $(PIP) -r examples/cluster/ray.txt .
 	touch $@

@@ -53,6 +53,13 @@ def test_the_gpt_trains_in_two_processes_with_sharded_checkpoints(own_folder: Pa
     assert (own_folder / told(shown, "Best checkpoint") / "__1_0.distcp").is_file()
 
 
+def test_layers_lie_on_two_processes(own_folder: Path) -> None:
+    shown = shown_by("tensor_parallel.py", "-W", "error", options=("--max_epochs", "1", "--samples", "1024"))
+    assert float(told(shown, "Accuracy")) > 0.9
+    assert shown.count("Rows of up here  32 of 64") == 1
+    assert (own_folder / told(shown, "Checkpoint") / "__1_0.distcp").is_file()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="sends SIGKILL")
 def test_a_job_that_dies_is_started_again_and_goes_on(own_folder: Path) -> None:
     torchrun = "-m torch.distributed.run --nproc-per-node=2 --max-restarts=1 --rdzv-backend=c10d --rdzv-endpoint=localhost:0"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import takewhile, zip_longest
+from operator import is_not, itemgetter
 from typing import Any, Literal
 
 from leyden.distributed.processes import Alone, Processes
 from leyden.errors import InvalidOption
 
 NOBODY: Processes = Alone()
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,11 @@ class Share:
 
         They are drawn a round of all processes at a time, so that every process has drawn the same number, whatever its rank.
         """
-        drawn = iter(indices)
-        while True:
-            around = list(islice(drawn, self.world))
-            if len(around) < self.world and (self.uneven == "drop" or self.rank >= len(around)):
-                return
-            yield around[self.rank]
+        drawn = [iter(indices)] * self.world
+        if self.uneven == "drop":
+            yield from map(itemgetter(self.rank), zip(*drawn, strict=False))
+        else:
+            yield from takewhile(partial(is_not, _END), map(itemgetter(self.rank), zip_longest(*drawn, fillvalue=_END)))
 
     def size(self, total: int) -> int:
         """How many of ``total`` are this process's own."""
