@@ -183,6 +183,12 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
+def whole_weights(run: leyden.Trainer) -> dict[str, Tensor]:
+    """Copies of a fitted module's weights, put together where they are in shards: there only the first process may have them."""
+    state = run.strategy.lightning_module_state_dict()
+    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value.clone() for name, value in state.items()}
+
+
 def differences(expected: Any, found: Any, path: str = "") -> list[str]:
     """Where two nested values differ. Modules are compared by their state, tensors by their bits and type; NaN is NaN."""
     if isinstance(expected, nn.Module) and isinstance(found, nn.Module):

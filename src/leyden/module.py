@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
@@ -518,11 +518,12 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
             parameter.requires_grad = required
 
     @contextmanager
-    def toggled_optimizer(self, optimizer: Any) -> Iterator[None]:
-        """:meth:`toggle_optimizer` for the length of a ``with`` block."""
+    def toggled_optimizer(self, optimizer: Any, sync_grad: bool = True) -> Iterator[None]:
+        """:meth:`toggle_optimizer` for the length of a ``with`` block; without ``sync_grad`` no gradients are exchanged in it."""
         self.toggle_optimizer(optimizer)
         try:
-            yield
+            with nullcontext() if sync_grad else self.trainer.strategy.leyden_accumulating():
+                yield
         finally:
             self.untoggle_optimizer(optimizer)
 

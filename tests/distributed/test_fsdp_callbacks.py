@@ -101,8 +101,11 @@ def trained(devices: int, size: int, case: str, saves: Any = None, ckpt_path: An
         **{"max_epochs": 3, **asked, **options},
     )
     run.fit(net, samples(12, size), samples(4, size // 2), ckpt_path=ckpt_path)
-    weights = {name: value.clone() for name, value in run.strategy.lightning_module_state_dict().items()}
-    return weights, {name: float(value) for name, value in run.callback_metrics.items() if name != "loss_step"}, net.lr
+    return (
+        kit.whole_weights(run),
+        {name: float(value) for name, value in run.callback_metrics.items() if name != "loss_step"},
+        net.lr,
+    )
 
 
 def all_cases(devices: int, size: int) -> dict[str, Any]:

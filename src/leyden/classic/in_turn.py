@@ -236,6 +236,8 @@ class InTurn:
     def _pass(self, number: int, batch: Any, index: int, full: bool) -> Any:
         """Forward, backward, and where the window is full the step of one optimizer."""
         each = self.all[number]
+        if each.skips is not None:
+            each.skips.meets = full
         if not full:
             if each.accumulating is None:
                 return each.differentiate(batch, index, OPENED)
@@ -245,6 +247,8 @@ class InTurn:
             outputs = each.by_closure(batch, index, OPENED)
         else:
             outputs = each.differentiate(batch, index, OPENED)
+            if each.skips is not None:
+                each.contributed = each.skips.settle(self.progress.window + 1, each.contributed)
             if each.contributed:
                 each.step_with_what_is_there(index)
         if each.contributed:
@@ -278,6 +282,7 @@ class InTurn:
                 turns.running = number
                 if each.contributed:
                     with self._alone(number):
+                        each.average_what_is_there()
                         each.step_with_what_is_there(progress.batch - 1)
                     self._stepped.add(number)
             turns.running = 0

@@ -72,7 +72,7 @@ class Automatic:
             or requires_closure(self.optimizer)
             or run.strategy.leyden_takes_closure
         )
-        self.skips = None if self.must_close or optimizer is not None else run.strategy.leyden_skips()
+        self.skips = run.strategy.leyden_skips()
         options = run.leyden_options.optimization
         self.clips = self.own_clipping or options.clip_value is not None
         self.tells_before_backward = hooks.listens(Callback.on_before_backward)
@@ -101,6 +101,7 @@ class Automatic:
         self._closure: Callable[[], Any] | None = None  # of the running batch, until it was called
         self._at = OPENED  # where that batch was cut
         self._takes_closure = self.optimizer is not None and takes_closure(self.optimizer)
+        self._closes_often = self.optimizer is not None and requires_closure(self.optimizer)  # and decides by the loss
         self._told_idle = False
         self.stepped = True  # whether the newest batch that filled its window took a step
         self._stepping: tuple[Any, Any] | None = None  # the scheduler that a hook of the module steps, and its count before
@@ -183,7 +184,7 @@ class Automatic:
         if not full:
             progress.window += 1
             return outputs
-        if self.skips is not None:
+        if self.skips is not None and not self.must_close:
             self.contributed = self.skips.settle(progress.window + 1, self.contributed)
         self.stepped = self.contributed > 0
         if self.stepped and at < OPTIMIZED and not self.must_close and self.optimizer is not None:
@@ -312,8 +313,10 @@ class Automatic:
                 self.contributed = 0
             with torch.enable_grad():
                 outputs = self.differentiate(batch, index, at)
+            if self.skips is not None:
+                self.contributed = self.skips.settle(self.progress.window + 1, self.contributed)
             loss = read_loss(outputs, self.run)
-            return loss.detach() if loss is not None else None
+            return self.run.strategy.leyden_mean_loss(loss) if self._closes_often else loss if loss is None else loss.detach()
 
         self._step_by_hook(closure, index, at)
         if calls == 0:
@@ -358,6 +361,7 @@ class Automatic:
         progress = self.progress
         if at < STEPPED:
             if progress.window and self.contributed:
+                self.average_what_is_there()
                 self.step_with_what_is_there(progress.batch - 1, at)
                 progress.step += 1
                 progress.stepped_batches += 1
@@ -368,12 +372,15 @@ class Automatic:
         progress.done = STEPPED
         self.step_due(is_last=True)
 
+    def average_what_is_there(self) -> None:
+        """No batch's backward exchanges the gradients of a window that was not filled."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        self.run.strategy.leyden_average([each.grad for group in groups for each in group["params"] if each.grad is not None])
+
     def step_with_what_is_there(self, index: int, at: int = OPENED) -> None:
         """Step with the gradients of a window that no batch will fill."""
         if self.optimizer is None or at >= OPTIMIZED:
             return
-        held = (parameter.grad for group in self.optimizer.param_groups for parameter in group["params"])
-        self.run.strategy.leyden_average([gradient for gradient in held if gradient is not None])
         if self.must_close:
             self._step_by_hook(lambda: None, index, at)
         else:

@@ -220,7 +220,7 @@ class SteppingOptimizer:
     """An optimizer as hooks and manual optimization see it: ``step`` heeds precision, fires hooks and counts steps."""
 
     def __init__(
-        self, optimizer: Optimizer, step: Callable[..., Any] = step_bare, toggle: Callable[[Optimizer], Any] | None = None
+        self, optimizer: Optimizer, step: Callable[..., Any] = step_bare, toggle: Callable[..., Any] | None = None
     ) -> None:
         self.optimizer = optimizer
         self._step = step
@@ -238,10 +238,10 @@ class SteppingOptimizer:
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
     def toggle_model(self, sync_grad: bool = True) -> Any:
-        """A context in which only this optimizer's parameters require gradients."""
+        """A context in which only this optimizer's parameters require gradients; without ``sync_grad`` none are exchanged."""
         if self._toggle is None:
             raise MisconfigurationException("Only the optimizers that self.optimizers() returns inside fit know their module.")
-        return self._toggle(self.optimizer)
+        return self._toggle(self.optimizer) if sync_grad else self._toggle(self.optimizer, False)
 
     def __getattr__(self, name: str) -> Any:
         if name == "optimizer":  # a copy that is being made asks before it has one

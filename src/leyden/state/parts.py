@@ -25,7 +25,6 @@ from leyden.state.generators import put_generators, take_generators
 from leyden.state.making import put_made, take_made
 from leyden.state.progress import NEXT_HOOK, Done
 from leyden.state.run import Run
-from leyden.strategies.shards import local, shard_like
 
 Scope = Literal["same", "own", "sharded"]
 
@@ -154,10 +153,9 @@ def take_gradients(run: Run) -> dict[str, Any]:
     module, progress = run.lightning_module, run.leyden_fit.progress
     if progress.window == 0 and not progress.in_batch and module.automatic_optimization:
         return {}
-    found = {name: local(parameter.grad) for name, parameter in named_parameters(module) if parameter.grad is not None}
-    stepping = run.leyden_fit.optimization
+    stepping, found = run.leyden_fit.optimization, run.strategy.leyden_take_gradients(dict(named_parameters(module)))
     contributed, divisor = (0, 0) if stepping is None else (stepping.contributed, stepping.divisor)
-    return {"contributed": contributed, "divisor": divisor, "gradients": found}
+    return {"contributed": contributed, "divisor": divisor, **found}
 
 
 def put_gradients(run: Run, state: Any) -> None:
@@ -166,10 +164,8 @@ def put_gradients(run: Run, state: Any) -> None:
         return
     if fit.optimization is not None:
         fit.optimization.contributed, fit.optimization.divisor = state["contributed"], state.get("divisor", 0)
-    parameters = dict(named_parameters(run.lightning_module))
-    for name, gradient in state["gradients"].items():
-        if name in parameters:
-            parameters[name].grad = shard_like(gradient, parameters[name])
+    exchanged = fit.progress.in_batch and fit.progress.done >= Done.BACKWARD and fit.progress.window + 1 >= fit.accumulation
+    run.strategy.leyden_put_gradients(dict(named_parameters(run.lightning_module)), state, exchanged)
 
 
 # -- metrics
@@ -350,8 +346,8 @@ def put_parts(run: Run, ours: Mapping[str, Any], early: bool) -> None:
 
     Where a limit that ended training inside an epoch is higher now, they are as before that epoch's end, which is still to come.
     """
-    rank, kept = run.strategy.processes.rank, ours["processes"]
-    own = kept[rank] if rank < len(kept) else {}
+    kept = ours["processes"]
+    own = run.strategy.leyden_own(kept)
     if not early:
         hint_other_world(run, len(kept))
     if not early and own.get("inside") and End(run).is_raised():

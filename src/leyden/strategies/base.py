@@ -3,7 +3,6 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -147,13 +146,6 @@ class Strategy(LightningNames, Exchanges, Parts, ABC):
     @abstractmethod
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:
         """Compute gradients of the loss, which the precision has scaled already where it scales."""
-
-    def leyden_ended(self) -> None:
-        """This process has evaluated all of its batches of a loader. Called before anything is exchanged of them."""
-
-    def leyden_accumulating(self) -> AbstractContextManager[Any]:
-        """What forward and backward run in while the window is not full: no gradients are exchanged then."""
-        return nullcontext()
 
     def leyden_clip(self, parameters: Sequence[Tensor], value: float, by: str) -> None:
         """Clip the gradients of ``parameters`` in place, by their total ``"norm"`` or each ``"value"``."""

@@ -1,6 +1,7 @@
 """What a strategy exchanges between the processes, in Lightning's words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -8,9 +9,14 @@ from torch import Tensor
 
 from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
+from leyden.strategies.shards import own_of
 from leyden.strategies.skips import Skips
 
 _REDUCTIONS: dict[str, Literal["sum", "min", "max"]] = {"mean": "sum", "avg": "sum", "sum": "sum", "min": "min", "max": "max"}
+
+
+def _nothing() -> None:
+    pass
 
 
 class Exchanges:
@@ -54,6 +60,17 @@ class Exchanges:
         votes = int(self.processes.all_reduce(torch.tensor(int(decision))))
         return votes == self.processes.world if all else votes > 0
 
+    def leyden_ended(self) -> None:
+        """This process has evaluated all of its batches of a loader. Called before anything is exchanged of them."""
+
+    def leyden_accumulating(self) -> AbstractContextManager[Any]:
+        """What forward and backward run in while the window is not full: no gradients are exchanged then."""
+        return nullcontext()
+
+    def leyden_set_aside(self) -> Callable[[], None]:
+        """Let gradients go that wait elsewhere than in ``parameter.grad``; what is returned brings them back."""
+        return _nothing
+
     def leyden_whole(self, tree: Any) -> Any:
         """``tree`` of dicts and lists with whole tensors in the place of shards, on the first process, for a file."""
         return tree
@@ -62,8 +79,30 @@ class Exchanges:
         """``state`` of a checkpoint, with shards in the place of tensors whose namesakes in ``like`` are shards."""
         return state
 
+    def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What a checkpoint kept of this process among all of ``kept``; gradients also where there were others than there are."""
+        return own_of(kept, self.processes, in_shards=False)
+
+    def leyden_take_gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The gradients of ``parameters`` that wait for a step: by name this process's own, before the exchange or after it."""
+        return {"gradients": {name: each.grad for name, each in parameters.items() if each.grad is not None}}
+
+    def leyden_put_gradients(self, parameters: Mapping[str, Tensor], state: Mapping[str, Any], exchanged: bool) -> None:
+        """Put back what :meth:`leyden_take_gradients` took; whether the processes have exchanged them already."""
+        for name, gradient in state["gradients"].items():
+            if name in parameters:
+                parameters[name].grad = gradient.to(parameters[name])
+
     def leyden_reshard(self) -> None:
         """What a forward has left whole is in shards again: the module's parameters are those that optimizers have."""
+
+    def leyden_mean_loss(self, loss: Tensor | None) -> Tensor | None:
+        """The mean of what is a loss on the processes, where an optimizer decides by it; ``None`` where it is on none."""
+        if self.processes.alone:
+            return None if loss is None else loss.detach()
+        mine = torch.tensor([0.0, 0.0] if loss is None else [float(loss), 1.0], dtype=torch.float64)
+        total, count = self.leyden_peers.all_reduce(mine)
+        return total / count if count else None
 
     @property
     def leyden_peers(self) -> Processes:

@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from leyden.errors import MisconfigurationException, Unsupported
 from leyden.strategies import shards
 from leyden.strategies.first_reads import FirstReads
 from leyden.strategies.parallel import ParallelStrategy
+from leyden.strategies.skips import SkippedByAll, may_skip
 from leyden.strategies.storage import Storage, storage_of
 
 _TRAINS_NOT = {
@@ -36,6 +38,10 @@ class ShardedStrategy(ParallelStrategy):
     _mesh: DeviceMesh | None = None
     _units: Sequence[Any] = ()
     """The :class:`torch.distributed.fsdp.FSDPModule` in the module."""
+    _defers = False
+    """Whether gradients wait whole, and unexchanged, for the end of a window of batches."""
+    _exchanges = True
+    """Whether the running batch's backward exchanges gradients."""
     _unshared = False
     """Whether all parameters are whole, as some process has no more batches to evaluate, and takes part in no exchange."""
 
@@ -89,6 +95,8 @@ class ShardedStrategy(ParallelStrategy):
         self.leyden_divide(converted)
         self.leyden_make_alike(converted)
         self._units = [each for each in converted.modules() if isinstance(each, FSDPModule)]
+        # those of tensor parallel layers are exchanged at each batch
+        self._defers = not any(parameter.is_dtensor for parameter in _parameters_of(self._units))
         for unit in self._units:
             _name_plainly(type(unit))
             if hasattr(unit, "reset_iter_state") and _is_root(unit):  # an earlier verb may have ended inside a step
@@ -131,8 +139,11 @@ class ShardedStrategy(ParallelStrategy):
             vars(module)[entered] = step
             register_fsdp_forward_method(module, entered)
             step = vars(module).pop(entered)
-        if name == "training_step" or self.processes.alone or not self._units:
+        if self.processes.alone or not self._units:
             return step
+        if name == "training_step":
+            skips = getattr(module, "automatic_optimization", True) and may_skip(module)
+            return SkippedByAll(self.processes, step, self._skipped) if skips else step
 
         def evaluated(*args: Any) -> Any:
             self._agree_on_batch(True)
@@ -166,6 +177,88 @@ class ShardedStrategy(ParallelStrategy):
             for unit in self._units:
                 unit.unshard()
                 unit.set_reshard_after_forward(False, recurse=False)
+
+    # -- a window of batches
+    def leyden_accumulating(self) -> AbstractContextManager[Any]:
+        return self._unexchanged() if self._defers else nullcontext()
+
+    @contextmanager
+    def _unexchanged(self) -> Iterator[None]:
+        """Gradients stay whole inside FSDP, as this process computed them; ``parameter.grad`` is ``None``."""
+        self._exchange(False)
+        try:
+            yield
+        finally:
+            self._exchange(True)
+
+    def _exchange(self, exchanges: bool) -> None:
+        self._exchanges = exchanges
+        for unit in self._units:
+            unit.set_requires_gradient_sync(exchanges, recurse=False)
+
+    def _waiting(self) -> Iterator[tuple[Any, Tensor]]:
+        """FSDP's parameters with the gradients that it has not exchanged."""
+        for parameter in _parameters_of(self._units):
+            found = parameter.unsharded_accumulated_grad
+            if found is None and hasattr(parameter, "_unsharded_param"):
+                found = parameter._unsharded_param.grad
+            if found is not None:
+                yield parameter, found
+
+    def leyden_average(self, gradients: Sequence[Tensor]) -> None:
+        waiting = list(self._waiting())
+        if not waiting:
+            return
+        packed = torch.cat([found.reshape(-1) for _, found in waiting])
+        parts = self.processes.all_reduce(packed).div_(self.processes.world).split([found.numel() for _, found in waiting])
+        for (each, found), part in zip(waiting, parts, strict=True):
+            _forget(each)
+            parameter = each.sharded_param
+            shard = shards.cut(part.view_as(found).to(parameter.dtype), parameter)
+            parameter.grad = shard if parameter.grad is None else parameter.grad + shard
+
+    def leyden_set_aside(self) -> Callable[[], None]:
+        waiting = list(self._waiting())
+        for parameter, _ in waiting:
+            _forget(parameter)
+
+        def bring_back() -> None:
+            for parameter in _parameters_of(self._units):
+                _forget(parameter)
+            for parameter, gradient in waiting:
+                parameter.unsharded_accumulated_grad = gradient
+
+        return bring_back
+
+    def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        return shards.own_of(kept, self.processes, in_shards=True)
+
+    def leyden_take_gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        waiting = {names[id(each.sharded_param)]: gradient for each, gradient in self._waiting()}
+        there = {name: shards.local(each.grad) for name, each in parameters.items() if each.grad is not None}
+        return {"gradients": waiting, "shards": there}
+
+    def leyden_put_gradients(self, parameters: Mapping[str, Tensor], state: Mapping[str, Any], exchanged: bool) -> None:
+        mine = {id(each.sharded_param): each for each in _parameters_of(self._units)} if self._defers and not exchanged else {}
+        for name, gradient in state["gradients"].items():
+            parameter: Any = parameters.get(name)
+            if parameter is None:
+                continue
+            if id(parameter) in mine:
+                mine[id(parameter)].unsharded_accumulated_grad = gradient.to(self._device)
+            else:
+                mean = self.processes.all_reduce(gradient.to(self._device)) / self.processes.world
+                parameter.grad = shards.cut(mean.to(parameter.dtype), parameter)
+        for name, shard in state.get("shards", {}).items():
+            if name in parameters:
+                parameters[name].grad = shards.shard_like(shard, parameters[name])
+
+    def _skipped(self) -> None:
+        """All processes have skipped the batch, whose backward would have brought the window's exchange."""
+        self.leyden_reshard()
+        if self._exchanges:
+            self.leyden_average(())
 
     def leyden_clip(self, parameters: Sequence[Tensor], value: float, by: str) -> None:
         shards.clip(parameters, value, by)
@@ -234,6 +327,20 @@ def _renewed(state: Any, new: Callable[[str, Any], Any]) -> dict[str, Any]:
     if hasattr(state, "_metadata"):
         renewed._metadata = state._metadata  # type: ignore[attr-defined]  # as torch does
     return renewed
+
+
+def _parameters_of(units: Sequence[Any]) -> Iterator[Any]:
+    """What FSDP has of each parameter."""
+    for unit in units:
+        for group in unit._get_fsdp_state()._fsdp_param_groups:
+            yield from group.fsdp_params
+
+
+def _forget(parameter: Any) -> None:
+    """Let the gradient go that FSDP has not exchanged."""
+    parameter.unsharded_accumulated_grad = None
+    if hasattr(parameter, "_unsharded_param"):
+        parameter._unsharded_param.grad = None
 
 
 def _is_root(unit: Any) -> bool:

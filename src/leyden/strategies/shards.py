@@ -9,9 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from leyden.distributed.processes import Processes
+
 SMALL = 64
 """Numbers in a tensor of a checkpoint that every process is sent with the outline; a larger one is sent when it is loaded."""
 _BUCKET = 2**24
+_PLACES = ("made", "data", "samplers", "evaluation", "flight")
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -36,6 +39,32 @@ def shard_like(shard: Tensor, parameter: Any) -> Tensor | None:
     return DTensor.from_local(
         shard.to(mine), parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
     )
+
+
+def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, in_shards: bool) -> Mapping[str, Any]:
+    """What a checkpoint ``kept`` of this process. Of a window of gradients that other processes than these had opened it gets
+    the mean of what each of them had, so that the window ends as the mean of all of its batches."""
+    rank = processes.rank
+    # another process than there were begins where the first one's data is: the rest is shared out from there
+    own = kept[rank] if rank < len(kept) else {name: kept[0][name] for name in _PLACES if name in kept[0]}
+    every = [each.get("gradients") or {} for each in kept]
+    if not any(every) or (len(kept) == processes.world and (in_shards or not any(each.get("shards") for each in every))):
+        return own
+    counts = [each.get("contributed", 0) for each in every]
+    contributed: Any = _mean(counts) if not isinstance(counts[0], list) else [_mean(each) for each in zip(*counts, strict=True)]
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for each in every for name in each.get("gradients", ())):
+        parts = [each["gradients"][name] for each in every if name in each.get("gradients", ())]
+        found[name] = torch.stack(parts).sum(0).div_(len(kept))
+    for name in dict.fromkeys(name for each in every for name in each.get("shards", ())):
+        found[name] = torch.cat([each["shards"][name] for each in every if name in each.get("shards", ())])
+    divisor = next((each["divisor"] for each in every if each.get("divisor")), 0)
+    return {**own, "gradients": {"contributed": contributed, "divisor": divisor, "gradients": found}}
+
+
+def _mean(counts: Sequence[float]) -> float:
+    total = sum(counts) / len(counts)
+    return int(total) if total == int(total) else total
 
 
 def whole(tree: Any, keep: bool) -> Any:
@@ -111,14 +140,18 @@ class Arrival:
             else:
                 value = torch.empty(value.shape, dtype=value.dtype, device=self.device)
             dist.broadcast(value, 0)
-        if not is_sharded(like) or value.shape != like.shape:
-            return value
-        from torch.distributed.tensor import distribute_tensor
+        return cut(value, like) if is_sharded(like) and value.shape == like.shape else value
 
-        mesh = like.device_mesh
-        there = value.to(mesh.device_type)
-        cut = distribute_tensor(there, mesh, like.placements, src_data_rank=None)  # each from its own, which is whole
-        return cut if cut.device == like.device else cut.to(like.device)
+
+def cut(value: Tensor, like: Any) -> Tensor:
+    """The shard of ``value``, which every process has whole, that ``like`` is of its own."""
+    if not is_sharded(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = like.device_mesh
+    mine = distribute_tensor(value.to(mesh.device_type), mesh, like.placements, src_data_rank=None)
+    return mine if mine.device == like.device else mine.to(like.device)
 
 
 def synchronise(tensors: Iterable[Tensor]) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dis
 import itertools
+import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from leyden.distributed.processes import Processes
+from leyden.errors import Unsupported
+
+PATIENCE = 30.0
+"""Seconds for which a process that skips a batch waits for the others' word, where parameters are in shards."""
+_LOOKS_EVERY = 0.002
 
 
 class Skips:
@@ -58,6 +64,53 @@ class Skips:
             return contributed
         world = self.processes.world
         return (world * batches - int(self.store.get(key))) / world
+
+
+class SkippedByAll:
+    """``training_step`` where every process takes part in each exchange of forward and backward: all skip a batch, or none.
+
+    Who skips one looks into the store of the process group for what the others have done. Raises :class:`Unsupported` where
+    another has a loss, or for :data:`PATIENCE` seconds neither a loss nor ``None``.
+    """
+
+    def __init__(self, processes: Processes, step: Callable[..., Any], skipped: Callable[[], None]) -> None:
+        self.processes, self.step, self.skipped = processes, step, skipped
+        self.store = processes.store
+        self.name = processes.next_name("leyden/skip")
+        self.batch = 0
+
+    def __call__(self, *args: Any) -> Any:
+        outputs = self.step(*args)
+        self.batch += 1
+        if outputs is not None and not (isinstance(outputs, Mapping) and "loss" in outputs and outputs["loss"] is None):
+            self.store.set(self._key(self.processes.rank), str(self.batch))
+            return outputs
+        others = self._others()
+        if others:
+            raise Unsupported(
+                f"training_step returned None on process {self.processes.rank}, and {others}. Where parameters are in shards, "
+                f"every process takes part in each exchange of forward and backward: let all of them skip a batch, or return "
+                f"0 * loss on this one; strategy='ddp' leaves out a single process's."
+            )
+        self.skipped()
+        return outputs
+
+    def _key(self, rank: int) -> str:
+        return f"{self.name}/{rank}"
+
+    def _others(self) -> str:
+        """What the others have done that did not skip; empty where all did."""
+        key, world = f"{self.name}/skipped/{self.batch}", self.processes.world
+        self.store.add(key, 1)
+        until = time.monotonic() + PATIENCE
+        while int(self.store.add(key, 0)) < world:
+            for rank in range(world):
+                if self.store.check([self._key(rank)]) and int(self.store.get(self._key(rank))) >= self.batch:
+                    return f"a loss on process {rank}"
+            if time.monotonic() > until:
+                return f"no other one has ended its step in {PATIENCE:g} seconds: it may wait for this one in a layer"
+            time.sleep(_LOOKS_EVERY)
+        return ""
 
 
 def may_skip(module: nn.Module) -> bool:

@@ -212,6 +212,7 @@ def untraced(run: Run, anew: bool = False) -> Iterator[Aside]:
     held = list(_held([*parts, hparams if isinstance(hparams, dict) else vars(hparams)]))
     metrics = copy.deepcopy(take_metric_objects(run))
     with ExitStack() as stack:
+        stack.callback(run.strategy.leyden_set_aside())
         stack.enter_context(preserved_random_state())
         for found in (*generators_of(run).values(), *(generators_in(origin.given) for origin in loaders.origins.values())):
             stack.enter_context(kept(found))
