@@ -42,6 +42,9 @@ _PASSED_OVER = frozenset({"_trainer", "trainer", "_parameters", "__weakref__"})
 Link = tuple[Any, Any]
 Reached = Iterable[tuple[Any, Any]]
 
+_FOUND: weakref.WeakKeyDictionary[type, Callable[[Any], Reached] | None] = weakref.WeakKeyDictionary()
+"""The ways through the classes that were met."""
+
 
 def reachable(root: Any, wanted: Callable[[type], bool]) -> Iterator[tuple[str, Any]]:
     """What is reachable from ``root`` of types that are ``wanted``, with its path; nothing is looked for inside of those.
@@ -82,6 +85,14 @@ def _path(link: Link | None) -> str:
 # -- ways through
 def _way_through(kind: type) -> Callable[[Any], Reached] | None:
     """How to get at what an object of this class holds; ``None`` where nothing is looked for."""
+    try:
+        return _FOUND[kind]
+    except KeyError:
+        way = _FOUND[kind] = _find_way_through(kind)
+        return way
+
+
+def _find_way_through(kind: type) -> Callable[[Any], Reached] | None:
     if issubclass(kind, torch.Tensor | weakref.ref | types.ModuleType):
         return None
     if issubclass(kind, dict):
@@ -195,16 +206,20 @@ def _function(part: Any) -> Reached:
             yield name, cell.cell_contents
         except ValueError:  # not filled yet
             continue
-    yield "__defaults__", part.__defaults__
-    yield "__kwdefaults__", part.__kwdefaults__
+    if part.__defaults__:
+        yield "__defaults__", part.__defaults__
+    if part.__kwdefaults__:
+        yield "__kwdefaults__", part.__kwdefaults__
     yield from list(part.__dict__.items())
     if part.__module__ is not None and _is_users(part):
-        read, there = _names_in(part.__code__), part.__globals__
-        yield from [(name, there[name]) for name in read if name in there and not name.startswith("__")]
+        there = part.__globals__
+        yield from [(name, there[name]) for name in _names_in(part.__code__) if name in there]
 
 
+@functools.lru_cache(maxsize=4096)
 def _names_in(code: types.CodeType) -> list[str]:
-    names = list(code.co_names)
+    """What a function, or one inside of it, may read of the globals."""
+    names = [name for name in code.co_names if not name.startswith("__")]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names += _names_in(constant)
