@@ -314,6 +314,15 @@ def test_nonsense_for_plug_ins_tuner_and_command_line(make: Any, name: str, expe
         make(**{name: Nonsense()})
 
 
+@pytest.mark.parametrize("kind", [CSVLogger, MLFlowLogger, TensorBoardLogger])
+def test_none_is_no_switch_and_no_prefix(kind: Any, tmp_path: Path) -> None:
+    logger = kind(save_dir=str(tmp_path), prefix=None)
+    timer = Timer(verbose=None)  # type: ignore[arg-type]  # as programs say
+    kit.fit(kit.Logging(), logger=logger, callbacks=[timer], limit_train_batches=2, limit_val_batches=1, log_every_n_steps=1)
+    if kind is CSVLogger:
+        assert "train_loss" in kit.rows(logger.log_dir)[0]
+
+
 @pytest.mark.parametrize("given", [True, 1, np.True_, np.bool_(False), 0])
 def test_a_switch_may_be_said_by_numbers(given: Any) -> None:
     assert EarlyStopping("loss", verbose=given).verbose == given

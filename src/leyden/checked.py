@@ -37,15 +37,15 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 def check_annotated(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Look at each argument that ``function`` annotates as one of these kinds, ``None`` included where that is said.
+    """Look at each argument that ``function`` annotates as one of these kinds; ``None`` is let pass.
 
     Raises:
         InvalidType: one is something else.
     """
     for name, kind, optional in _annotated(function):
         given = arguments.get(name)
-        if given is None and (optional or name not in arguments):
-            continue
+        if given is None:
+            continue  # where that is no value of the argument, it has always meant none: no switch, no prefix
         types, expected = _KINDS[kind]
         if not isinstance(given, types) and not (kind == "bool" and _is_switch(given)):
             raise InvalidType(name, given, f"{expected}, or None" if optional else expected)

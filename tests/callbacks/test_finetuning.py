@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,25 @@ def test_a_fit_that_is_given_more_epochs_goes_on_thawed() -> None:
     run.fit_loop.max_epochs = 4
     run.fit(module, data())
     assert kit.differences(expected, kit.weights(module)) == []
+
+
+@pytest.mark.parametrize("optimized", ["head", "all"])
+def test_a_second_fit_thaws_anew(optimized: str) -> None:
+    class All(Net):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.1)
+
+    callback = BackboneFinetuning(unfreeze_backbone_at_epoch=1)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)  # of frozen parameters in the optimizer
+            runs.append(fitted(callback, module=All() if optimized == "all" else None, epochs=3))
+    (first, _, rates_of_first), (second, _, rates_of_second) = runs
+    assert rates_of_first == rates_of_second
+    assert all(parameter.requires_grad for parameter in second.parameters())
+    assert kit.same(first.state_dict(), second.state_dict())
 
 
 def test_other_verbs_freeze_nothing() -> None:

@@ -263,6 +263,11 @@ class BackboneFinetuning(BaseFinetuning):
         self.previous_backbone_lr: float | None = None
         self.__rates: dict[int, list[Any]] = {}  # of each optimizer: the backbone's newest rate, and its group (or None)
 
+    def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
+        if stage == TrainerFn.FITTING:  # another fit has its own optimizers
+            self.__rates, self.previous_backbone_lr = {}, None
+        super().setup(trainer, pl_module, stage)
+
     def freeze_before_training(self, pl_module: LightningModule) -> None:
         if not isinstance(getattr(pl_module, "backbone", None), nn.Module):
             raise MissingMethod(
