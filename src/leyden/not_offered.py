@@ -83,7 +83,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy", _ONE_DEVICE),
         **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
         **_each("DDPSpawnShardedStrategy DataParallelStrategy HorovodStrategy", _GONE),
-        **_each("DeepSpeedStrategy", _WRAPS),
+        **_each("DeepSpeedStrategy remove_module_hooks", _WRAPS),
         **_each("HPUParallelStrategy IPUStrategy SingleHPUStrategy", _HARDWARE),
         **_each("SingleDeviceXLAStrategy SingleTPUStrategy TPUSpawnStrategy XLAStrategy", _XLA),
     },

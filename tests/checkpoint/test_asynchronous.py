@@ -15,7 +15,8 @@ from warm_python import python
 
 from leyden.checkpoint.asynchronous import AsyncCheckpointIO, snapshot
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
-from leyden.errors import CheckpointWriteFailed
+from leyden.checkpoint.sharded import ShardedCheckpointIO
+from leyden.errors import CheckpointWriteFailed, InvalidType
 
 
 class Gate(CheckpointIO):
@@ -252,3 +253,12 @@ def test_another_storage_may_hold_on_to_what_it_was_given(tmp_path: Path) -> Non
         saving.save_checkpoint({"weights": weights}, tmp_path / "x.ckpt")
     saving.teardown()
     assert [float(each["weights"][0]) for each in holding.held] == [0.0, 1.0, 2.0]
+
+
+def test_what_does_the_work_may_be_changed() -> None:
+    io = AsyncCheckpointIO()
+    other = io.checkpoint_io = ShardedCheckpointIO()
+    assert io.checkpoint_io is other
+    assert io.leyden_sharded
+    with pytest.raises(InvalidType, match=r"checkpoint_io=.* expected a CheckpointIO"):
+        io.checkpoint_io = ShardedCheckpointIO  # type: ignore[assignment]  # the mistake under test

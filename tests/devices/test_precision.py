@@ -432,4 +432,5 @@ def test_a_module_whose_inputs_are_converted() -> None:
     batch = {"x": torch.ones(2), "n": torch.ones(2, dtype=torch.int64)}
     for step in (wrapped.training_step, wrapped.validation_step, wrapped.test_step, wrapped.predict_step, wrapped):
         assert step(batch, 3, scale=torch.ones(1)) == (torch.float64, torch.int64, 3, torch.float64)
-    assert next(wrapped.parameters()).dtype == torch.float32
+    assert next(wrapped.parameters()).dtype == wrapped.dtype == torch.float32
+    assert wrapped.device == torch.device("cpu")

@@ -17,7 +17,7 @@ from leyden.accelerators import CPUAccelerator
 from leyden.devices.registry import Strategies
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 from leyden.plugins import DoublePrecision, Precision, TorchCheckpointIO
-from leyden.strategies import SingleDeviceStrategy
+from leyden.strategies import DDPStrategy, SingleDeviceStrategy
 from leyden.testing import BoringModel, random_batches
 
 
@@ -348,3 +348,10 @@ def test_a_strategy_by_a_name_of_the_users_own(monkeypatch: pytest.MonkeyPatch) 
     registry.register("no", dict)
     with pytest.raises(InvalidType, match=r"strategy={} cannot be used: expected a Strategy, which 'no' was registered for"):
         trainer("no")
+
+
+def test_what_a_strategy_of_several_processes_says_of_itself() -> None:
+    strategy = DDPStrategy(parallel_devices=[torch.device("cpu")] * 3)
+    assert (strategy.is_distributed, strategy.num_processes, strategy.determine_ddp_device_ids()) == (True, 3, None)
+    with strategy.block_backward_sync():  # nothing is wrapped yet
+        torch.ones(1, requires_grad=True).backward()

@@ -29,9 +29,7 @@ class AsyncCheckpointIO(CheckpointIO):
     """
 
     def __init__(self, checkpoint_io: CheckpointIO | None = None) -> None:
-        if checkpoint_io is not None and not isinstance(checkpoint_io, CheckpointIO):
-            raise InvalidType("checkpoint_io", checkpoint_io, "a CheckpointIO (an object, no class), or None")
-        self._checkpoint_io = checkpoint_io or TorchCheckpointIO()
+        self._checkpoint_io = TorchCheckpointIO() if checkpoint_io is None else _checked(checkpoint_io)
         self._executor: ThreadPoolExecutor | None = None
         self._saving: Future[None] | None = None
         self._removing: list[Future[None]] = []
@@ -41,8 +39,12 @@ class AsyncCheckpointIO(CheckpointIO):
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
-        """What does the work."""
+        """What does the work. May be set: what is in flight is written by the one before."""
         return self._checkpoint_io
+
+    @checkpoint_io.setter
+    def checkpoint_io(self, checkpoint_io: CheckpointIO) -> None:
+        self._checkpoint_io = _checked(checkpoint_io)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
         """Copy ``checkpoint`` to the CPU's memory, and write the copy in the background.
@@ -213,3 +215,9 @@ class _Snapshot:
         if isinstance(value, torch.nn.Parameter):
             return torch.nn.Parameter(copied, value.requires_grad)
         return copied.requires_grad_(value.requires_grad) if value.requires_grad else copied
+
+
+def _checked(given: Any) -> CheckpointIO:
+    if not isinstance(given, CheckpointIO):
+        raise InvalidType("checkpoint_io", given, "a CheckpointIO (an object, no class)")
+    return given

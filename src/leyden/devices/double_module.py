@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from leyden.devices.precision import DoublePrecision
@@ -17,7 +18,17 @@ class LightningDoublePrecisionModule(nn.Module):
 
     def __init__(self, pl_module: nn.Module) -> None:
         super().__init__()
-        self.module = pl_module
+        self.module: Any = pl_module
+
+    @property
+    def device(self) -> torch.device:
+        """That of the module inside."""
+        return self.module.device  # type: ignore[no-any-return]  # a module of the user's
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the module inside, whose parameters stay as they are."""
+        return self.module.dtype  # type: ignore[no-any-return]  # a module of the user's
 
     def leyden_called(self, name: str, *args: Any, **kwargs: Any) -> Any:
         convert = DoublePrecision().convert_input

@@ -100,10 +100,20 @@ class DDPStrategy(ParallelStrategy):
             return super().leyden_route(name, step)
         return ByHand(self._wrapper, step)
 
+    @property
+    def is_distributed(self) -> bool:
+        """True."""
+        return True
+
+    def determine_ddp_device_ids(self) -> list[int] | None:
+        """What torch's DistributedDataParallel is given as ``device_ids``."""
+        device = self.root_device
+        return None if device.type == "cpu" else [device.index or 0]
+
     def configure_ddp(self, module: nn.Module) -> DistributedDataParallel:
         """``module`` wrapped, as training enters it."""
         agree_on_module(self.processes, module)
-        devices = None if self._device.type == "cpu" else [self._device]
+        devices = self.determine_ddp_device_ids()
         options = self._ddp_kwargs
         if len(self.optimizers) > 1 and not options.get("static_graph"):
             options = {"find_unused_parameters": True, **options}  # a backward reaches the parameters of one of them

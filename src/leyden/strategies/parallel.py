@@ -1,7 +1,9 @@
 """Several processes, one device each."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,6 +59,15 @@ class ParallelStrategy(SingleDeviceStrategy):
     def process_group_backend(self) -> str | None:
         """The backend that was asked for; ``None`` leaves the choice to the devices."""
         return self._process_group_backend
+
+    @property
+    def num_processes(self) -> int:
+        """The processes of this machine, one for each of its devices."""
+        return len(self.parallel_devices)
+
+    def block_backward_sync(self) -> AbstractContextManager[Any]:
+        """Backwards inside it stay each process's own, where the strategy exchanges gradients in them."""
+        return self.leyden_accumulating()
 
     def leyden_make_precision(self, precision: str | int | None, device: torch.device) -> Precision:
         """The number formats for the Trainer's ``precision``."""
