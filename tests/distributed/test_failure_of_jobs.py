@@ -14,7 +14,7 @@ import pytest
 import leyden
 
 pytestmark = pytest.mark.distributed
-JOB = Path(__file__).parent / "failing_job.py"
+JOB = Path(__file__).parents[1] / "failing_job.py"
 
 
 def job(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
