@@ -145,18 +145,19 @@ DIFFERENCES = {
 }
 
 
-def unlike(differences: list[str]) -> list[str]:
+def unlike(differences: list[str], strategy: str) -> list[str]:
     found = []
     for difference in differences:
         try:
-            kit.trainer(devices=2).fit(Unlike(difference), random_batches(4))
+            kit.trainer(devices=2, strategy=strategy).fit(Unlike(difference), random_batches(4))
         except ModulesDiffer as error:
             found.append(str(error))
     return found
 
 
-def test_modules_that_differ_are_one_error_on_all_processes_before_training() -> None:
-    first, second = together(2, unlike, list(DIFFERENCES))
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_modules_that_differ_are_one_error_on_all_processes_before_training(strategy: str) -> None:
+    first, second = together(2, unlike, list(DIFFERENCES), strategy)
     assert first == second
     for text, expected in zip(first, DIFFERENCES.values(), strict=True):
         assert re.search(expected, text), text

@@ -18,6 +18,7 @@ from leyden.errors import MisconfigurationException, Unsupported
 from leyden.strategies import shards
 from leyden.strategies.first_reads import FirstReads
 from leyden.strategies.parallel import ParallelStrategy
+from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import SkippedByAll, may_skip
 from leyden.strategies.storage import Storage, storage_of
 
@@ -92,6 +93,7 @@ class ShardedStrategy(ParallelStrategy):
         from torch.distributed.fsdp import FSDPModule
 
         converted = self.leyden_converted(module)
+        agree_on_module(self.processes, converted)
         self.leyden_divide(converted)
         self.leyden_make_alike(converted)
         self._units = [each for each in converted.modules() if isinstance(each, FSDPModule)]
