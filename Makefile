@@ -4,6 +4,7 @@
 # make test-gpu   what only a GPU can show, where there is one
 # make test-ray   a Trainer in two workers of Ray Train, in an environment of its own (0.6 GB)
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
+# make soak-distributed  the same of two processes, under ddp and fsdp (3 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-checkpoint  what durable, verified checkpoints cost
 # make benchmark-evaluate    validation and prediction beside a hand-written loop
@@ -77,6 +78,9 @@ benchmark-gpt: $(VENV)/.stamp
 
 soak: $(VENV)/.stamp
 	$(BIN)/python benchmarks/soak.py
+
+soak-distributed: $(VENV)/.stamp
+	$(BIN)/python benchmarks/soak_distributed.py
 
 mutants: $(VENV)/.mutants-stamp
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)

@@ -134,6 +134,8 @@ class Watch:
                 file.write(words.dumped())
         if self._here is None:
             return True
+        if self._heard is not None:
+            return False
         try:
             with self._lock:
                 self._here.set(f"words/{words.rank}", words.dumped())
@@ -163,7 +165,9 @@ class Watch:
         return None
 
     def stay_until_heard(self) -> None:
-        """This process is about to leave, perhaps with the store: the others read first what it has left there."""
+        """The first process is about to leave, as a rule with the store: the others read first what it has left there."""
+        if self.rank != 0:
+            return
         until = time.monotonic() + 3 * PERIOD
         others = [rank for rank in range(self.world) if rank != self.rank]
         while others and self._here is not None and time.monotonic() < until:
@@ -231,18 +235,19 @@ class Watch:
                 longest = max(longest, now - since)
                 token, since = here, now
             asked_at = (asked_at or now) if self.where.unheard() else None
+            if failed_at is not None:  # nothing more is asked of a store that may go at any moment
+                if now - failed_at > self._grace():
+                    self._end_here()
+                self._arm()
+                continue
             if store is None:
-                if failed_at is not None and now - failed_at > GRACE:
-                    self._end_here(None)
                 continue
             try:
                 store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place(), hang.saves()]))
                 if store.check(["first"]):
-                    if failed_at is None:
-                        self._hear(store)
-                    failed_at = failed_at or now
-                    if now - failed_at > GRACE * (6 if self.error is not None else 1):
-                        self._end_here(store)
+                    failed_at = now
+                    self._hear(store)
+                    continue
                 hurries = asked_at is not None and now - max(since, asked_at) > max(ASKED_TO_END, AS_USUAL * longest)
                 if (hurries and not self._somebody_saves(store)) or (self.patience is not None and now - since > self.patience):
                     store.compare_set("hang", "", str(self.rank))
@@ -259,22 +264,26 @@ class Watch:
                 faulthandler.dump_traceback_later(self.patience + 4 * GRACE, exit=True)
                 self._armed = True
 
-    def _end_here(self, store: Any) -> None:
+    def _grace(self) -> float:
+        """Seconds in which this process has to leave the verb, now that one cannot go on: more where it is leaving already."""
+        if self.error is None:
+            return GRACE
+        agreed = self._heard is not None and self._heard.kind == "signal"
+        return (60 if agreed else 6) * GRACE  # what was saved in the background is still being finished
+
+    def _end_here(self) -> None:
         """The verb was not left in time."""
         if self._stop.is_set():
             return
-        words = None
-        with suppress(RuntimeError):
-            words = None if store is None else LastWords.read(store.get(f"words/{int(store.get('first'))}"))
+        words = self._heard
         why = "the process that holds the store is gone" if words is None else words.line
-        say(f"process {self.rank} was still at {self.where.place()} {GRACE:.0f} s after, and is ended: {why}\n")
+        say(f"process {self.rank} was still at {self.where.place()} {self._grace():.0f} s after, and is ended: {why}\n")
         self._exit(1 if words is None else words.code)
 
     def _hear(self, store: Any) -> None:
         """Who failed first, and why. Where a signal has ended the verb there, it ends here too."""
         words = LastWords.read(store.get(f"words/{int(store.get('first'))}"))
-        if words.rank != self.rank:
-            self._heard = words
+        self._heard = words
         store.set(f"heard/{self.rank}", "1")
         if words.kind == "signal" and words.rank != self.rank:
             self.where.hear(1 if words.code == _TERMINATED else 2)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from leyden.distributed.processes import Body
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
-_OBEYED = 143  # the code of a process that has saved and ended because of a signal
+_OBEYED, _INTERRUPTED = 143, 130
+"""The codes of processes that have ended because of a signal, the second one because of a Ctrl-C."""
 _GRACE = 5.0
 """Seconds that processes have to end by themselves."""
 _AT_ONCE = 1.0
@@ -106,10 +107,11 @@ class Multiprocess(Launcher):
                 while not context.join():
                     pass
         except mp.ProcessExitedException as error:  # type: ignore[attr-defined]  # as above
-            if signal.SIGINT in asked:
+            if signal.SIGINT in asked or error.exit_code == _INTERRUPTED:
                 raise KeyboardInterrupt from error
-            if asked or error.exit_code == 143:
-                raise TrainingTerminated("A process of this run was asked to end, and all have ended.") from error
+            if asked or error.exit_code == _OBEYED:
+                words = _words_in(folder)
+                raise TrainingTerminated(words[0].reason if words else "A process of this run was asked to end.") from error
             if not any(Path(folder).glob("began*")):
                 raise Unsupported(
                     "The new processes ended before they had anything to do: their own message stands above. They import the "
@@ -175,9 +177,9 @@ def _let_end(processes: Sequence[Any]) -> None:
     while time.monotonic() < until and any(process.is_alive() for process in processes):
         wait([process.sentinel for process in processes if process.is_alive()], min(1.0, until - time.monotonic()))
         codes = [process.exitcode for process in processes]
-        if any(code not in (None, 0, _OBEYED) for code in codes):
+        if any(code not in (None, 0, _OBEYED, _INTERRUPTED) for code in codes):
             return
-        if until == float("inf") and _OBEYED in codes:
+        if until == float("inf") and any(codes):
             until = time.monotonic() + _GRACE
 
 
@@ -222,9 +224,14 @@ def _age(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+def _words_in(folder: str) -> list[LastWords]:
+    """What processes have left there, in the order in which they did."""
+    return [LastWords.read(path.read_text()) for path in sorted(Path(folder).glob("words *"), key=_age)]
+
+
 def _first_error(error: Exception, folder: str) -> Exception:
     """What the process that failed first has raised, or what ended it."""
-    words = [LastWords.read(path.read_text()) for path in sorted(Path(folder).glob("words *"), key=_age)]
+    words = _words_in(folder)
     if words:
         raised = Path(folder, f"error {words[0].rank}")
         if raised.exists():
@@ -280,6 +287,10 @@ def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, chanc
     try:
         with watched(group, body):
             result = body(*args, **kwargs)
+    except TrainingTerminated as error:
+        raise SystemExit(_OBEYED) from error  # an Exception becomes a 1, and an interrupt a 0
+    except KeyboardInterrupt as error:
+        raise SystemExit(_INTERRUPTED) from error
     except Exception as error:
         with suppress(Exception):
             Path(folder, f"error {group.rank}").write_bytes(pickle.dumps(error))
