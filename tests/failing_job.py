@@ -1,6 +1,6 @@
 """A small script that trains in two processes, of which one fails once: for the tests of whole jobs and the soak.
 
-python failing_job.py FOLDER --strategy ddp --fault raises|killed|exits|terminated --rank 1 --at BATCH --restarts N
+python failing_job.py FOLDER --strategy ddp --fault raises|killed|exits|terminated|waits --rank 1 --at BATCH --restarts N
 python failing_job.py FOLDER --strategy fsdp --fault saving --rank 1 --at CALL    killed at that call of its disk
 
 Under fsdp checkpoints are folders, into which each process writes its shards.
@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ class Net(leyden.LightningModule):
     def fail(self) -> None:
         if self.fault == "raises":
             raise LookupError("no such thing")
+        if self.fault == "waits":
+            until = time.monotonic() + 60
+            while not Path(self.folder, "heard").exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(0.2)  # until the signal is there
         if self.fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "exits":

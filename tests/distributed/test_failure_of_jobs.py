@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,38 @@ def test_the_exit_code_says_what_ended_the_job(fault: str, code: int, tmp_path: 
         assert job(tmp_path, "--goes-on").returncode == 0
         assert job(tmp_path / "alone").returncode == 0
         assert ended(tmp_path) == ended(tmp_path / "alone")
+
+
+def test_a_forked_process_that_leaves_is_named(tmp_path: Path) -> None:
+    done = job(tmp_path, "--fault", "exits", "--strategy", "ddp_fork")
+    assert done.returncode == 1
+    said = next(line for line in done.stderr.splitlines() if "rocess" in line)
+    assert said == "process 1 of 2 has left: it ended with exit code 0 while the others were still at work"
+
+
+@pytest.mark.parametrize(("target", "name"), [("one", "SIGTERM"), ("group", "SIGTERM"), ("group", "SIGINT")])
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn", "ddp_fork"])
+def test_a_signal_to_whoever_was_started(strategy: str, target: str, name: str, tmp_path: Path) -> None:
+    begun = subprocess.Popen(
+        [sys.executable, str(JOB), str(tmp_path), "--strategy", strategy, "--fault", "waits", "--at", "7", "--rank", "0"],
+        env={**os.environ, "PYTHONPATH": str(Path(leyden.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "failed").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    (os.kill if target == "one" else os.killpg)(begun.pid, getattr(signal, name))
+    (tmp_path / "heard").touch()
+    said, _ = begun.communicate(timeout=60)
+    assert begun.returncode == (143 if name == "SIGTERM" else 0), said
+    assert "finishing this batch" in said
+    (tmp_path / "ended.json").unlink(missing_ok=True)
+    assert job(tmp_path, "--goes-on").returncode == 0
+    assert job(tmp_path / "alone").returncode == 0
+    assert ended(tmp_path) == ended(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork", "torchrun"])

@@ -119,6 +119,13 @@ class Multiprocess(Launcher):
                     "in a file. Or use strategy='ddp_fork', which imports nothing again."
                 ) from error
             raise
+        except mp.ProcessRaisedException:  # type: ignore[attr-defined]  # as above
+            left = [rank for rank, process in enumerate(context.processes) if process.exitcode == 0]
+            if left and not _words_in(folder):  # none does so before all have done their part
+                gone = of_exit(left[0], 0, "")
+                say(gone.shown(len(context.processes)))
+                Path(folder, f"words {left[0]}").write_text(gone.dumped())
+            raise
         finally:
             for process in context.processes:
                 if process.is_alive():
