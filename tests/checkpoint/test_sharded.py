@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 import torch
 from real_processes import together
 from torch import Tensor, nn
+from warm_python import python
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
@@ -414,8 +413,7 @@ def test_a_folder_becomes_one_file(folder: str, capsys: pytest.CaptureFixture[st
 
 def test_the_module_that_consolidates_can_be_run(folder: str) -> None:
     paths = os.pathsep.join([str(Path(leyden.__file__).parents[1])])
-    command = [sys.executable, "-m", "leyden.utilities.consolidate_checkpoint", folder]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    done = python("-m", "leyden.utilities.consolidate_checkpoint", folder, environment={**os.environ, "PYTHONPATH": paths})
     assert done.stdout == folder + ".consolidated\n", done.stderr
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import kit
 from services import csv_rows, mlflow_values, single, wandb_history, wandb_records, wandb_rows
+from warm_python import python
 
 JOBS = """
     import os, signal, sys
@@ -42,8 +44,8 @@ JOBS = """
 
 
 def test_a_killed_and_rerun_job_has_the_rows_of_one_that_was_not(tmp_path: Path) -> None:
-    printed = kit.in_a_fresh_process(JOBS, Path(kit.__file__).parent, folder=tmp_path)
-    assert [line for line in printed.splitlines() if line.startswith("ended")] == ["ended 9", "ended 0"]
+    done = python("-c", dedent(JOBS), Path(kit.__file__).parent, folder=tmp_path)
+    assert [line for line in done.stdout.splitlines() if line.startswith("ended")] == ["ended 9", "ended 0"], done.stderr
     table = csv_rows(tmp_path / "c" / "lightning_logs" / "version_0" / "metrics.csv")
     assert len(table) == 42
     assert wandb_rows(tmp_path / "w") == table

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from kit import in_a_fresh_process, rows
+from kit import rows
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from warm_python import python
 
 from leyden import LightningModule, Trainer
 from leyden.callbacks import ModelCheckpoint
@@ -242,5 +243,5 @@ def test_what_the_user_warns_of_is_shown_once(tmp_path: Path) -> None:
         print([str(each.message) for each in shown])
     """
     here = str(Path(__file__).resolve().parents[1])
-    shown = in_a_fresh_process(f"import sys; sys.path.insert(0, {here!r})\n" + dedent(program), folder=tmp_path)
-    assert shown.splitlines()[-1] == "['mine']"
+    done = python("-c", f"import sys; sys.path.insert(0, {here!r})\n" + dedent(program), folder=tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["['mine']"], done.stderr
