@@ -4,6 +4,7 @@
     python examples/gpt.py                                 # rerun it, or kill it before: it goes on where it was
     python examples/gpt.py --precision bf16-mixed --compile     # on a GPU
     python examples/gpt.py --devices 2                          # two processes, which share the text
+    python examples/gpt.py --devices 2 --strategy fsdp          # and the parameters
     python examples/gpt.py --sample_only --prompt "class "      # writes, from the best checkpoint
 
 `--max_steps 6 --layers 1 --width 32 --context 32 --val_every 3` is a short form. The model is GPT-2's: embeddings of bytes and
@@ -223,7 +224,7 @@ def main() -> None:
     add("--precision", default="32-true", help="bf16-mixed where the device has it")
     add("--devices", default="auto", help="how many processes of this machine train")
     add("--num_nodes", type=int, default=1, help="how many machines; each runs the same command, from SLURM or torchrun")
-    add("--strategy", default="auto", help="how several processes share the work: ddp")
+    add("--strategy", default="auto", help="how several processes share the work: ddp, or fsdp where the model is large")
     add("--sharded", action="store_true", help="checkpoints are folders, into which every process writes its part")
     add("--compile", action="store_true", help="train the model as torch.compile makes it")
     add("--sample_only", action="store_true", help="train nothing: write, from the best checkpoint")
