@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ class Sides:
         self.steps: Counter[str] = Counter()
         self.exchanges: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
+        self.calls: dict[str, float] = {}
+        self.counts = False
+        """Whether a round counts calls of Python, and takes no time."""
         self._of_round: Counter[str] = Counter()
         for name in NAMES:
             setattr(dist, name, self._counted(name, getattr(dist, name)))
@@ -69,9 +73,19 @@ class Sides:
         dist.barrier()
         self._of_round.clear()
         self._exchanged = _exchanged()
+        self._called = 0
+        if self.counts:
+            sys.setprofile(self._call)
         self._wall, self._busy = time.perf_counter(), time.process_time()
 
+    def _call(self, frame: FrameType, event: str, argument: Any) -> None:
+        self._called += event == "call"
+
     def end(self, side: str, steps: int) -> None:
+        if self.counts:
+            sys.setprofile(None)
+            self.calls[side] = self._called / steps
+            return
         wall, busy = time.perf_counter() - self._wall, time.process_time() - self._busy
         self.rounds.append((side, wall / steps, busy / steps))
         self.steps[side] += steps
@@ -81,7 +95,8 @@ class Sides:
 
     def found(self) -> dict[str, Any]:
         exchanges = {side: each / self.steps[side] for side, each in self.exchanges.items()}
-        return {"rounds": self.rounds, "exchanges": exchanges, "asked": self.asked, "count": self.steps["leyden"]}
+        seen = {"rounds": self.rounds, "calls": self.calls, "exchanges": exchanges}
+        return {**seen, "asked": self.asked, "count": self.steps["leyden"]}
 
 
 def _exchanged() -> int:
@@ -125,7 +140,7 @@ def steps(kind: str, rounds: int, count: int) -> dict[str, Any]:
     from leyden.loggers import CSVLogger, TensorBoardLogger
 
     sides, few = Sides(), count // 3
-    data = TensorDataset(torch.randn((rounds + 2) * count * BATCH * 2, WIDTH))
+    data = TensorDataset(torch.randn((rounds + 4) * count * BATCH * 2, WIDTH))
 
     class Module(leyden.LightningModule):
         def __init__(self) -> None:
@@ -150,6 +165,7 @@ def steps(kind: str, rounds: int, count: int) -> dict[str, Any]:
                     other.train(20)
             else:
                 sides.end("leyden", count)
+            sides.counts = number > rounds
             side = "loader" if number % 2 else "cut"
             sides.begin()
             self.others[side].train(few)
@@ -165,7 +181,7 @@ def steps(kind: str, rounds: int, count: int) -> dict[str, Any]:
         accelerator="cpu",
         strategy=kind,
         max_epochs=1,
-        limit_train_batches=(rounds + 1) * count + 1,
+        limit_train_batches=(rounds + 3) * count + 1,
         logger=loggers,
         callbacks=[ModelCheckpoint("checkpoints", save_last=True), LearningRateMonitor()],
     )
@@ -359,10 +375,13 @@ def main() -> None:
             for clock, said in ((1, ""), (2, ", time of the processor")):
                 pairs = beside(found["rounds"], side, clock)
                 rows.append(row(f"{kind}: a step, everything on{said}", f"{name} {how}", pairs, "us"))
-        exchanged, count = found["exchanges"], found["count"]
+        calls, exchanged, count = found["calls"], found["exchanges"], found["count"]
+        others = f"{calls['loader']:.0f}; batches cut before: {calls['cut']:.0f}"
+        more_calls = f"{calls['leyden'] / calls['loader']:.3f}"
+        rows.append([f"{kind}: Python calls a step", f"{calls['leyden']:.0f}", others, more_calls])
         more = ", ".join(f"{number} {name}" for name, number in found["asked"].items()) or "none"
         rows.append([f"{kind}: exchanges a step", f"{exchanged['leyden']:.3f}", f"{exchanged['loader']:.3f}", ""])
-        rows.append([f"{kind}: of them asked for beside the engine's in {count} steps", more, "none", ""])
+        rows.append([f"{kind}: exchanges that Python asked for in {count} steps", more, "none", ""])
     if "saves" in asked.only:
         found = pair("saves", asked.megabytes, asked.rounds)
         rows.append(row(f"sharded save, {asked.megabytes} MB", "`dcp.save`", found["pairs"]))
