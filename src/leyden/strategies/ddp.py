@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -83,6 +82,9 @@ class DDPStrategy(ParallelStrategy):
         self._comm = ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper
         self._ddp_kwargs = kwargs
 
+    leyden_frozen: Sequence[Tensor] = ()
+    """The parameters that the wrapper knows nothing of, since they were frozen when it was made."""
+
     def leyden_launcher(self) -> Launcher:
         if self._start_method == "popen":
             from leyden.distributed.launchers.script import Script
@@ -95,9 +97,24 @@ class DDPStrategy(ParallelStrategy):
     def leyden_route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         if name != "training_step" or self._module is None or not any(p.requires_grad for p in self._module.parameters()):
             return step
-        self._wrapper = self.configure_ddp(self._module)
+        if self._wrapper is None or self._wrapper is self._module:  # else another optimizer, or a trial, has made it
+            self._wrap(self._module)
+        return Thawing(self, step) if self.leyden_frozen else self.leyden_entered(step)
+
+    def _wrap(self, module: nn.Module) -> None:
+        self._wrapper = self.configure_ddp(module)
+        self.leyden_frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+
+    def leyden_wrap_again(self) -> None:
+        """Wrap the module anew, once all have let go of the wrapper that was."""
+        self._wrapper = None
+        assert self._module is not None
+        self._wrap(self._module)
+
+    def leyden_entered(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """``step``, as it is entered through the wrapper."""
         if getattr(self._module, "automatic_optimization", True) or not isinstance(self._wrapper, DistributedDataParallel):
-            return super().leyden_route(name, step)
+            return super().leyden_route("training_step", step)
         return ByHand(self._wrapper, step)
 
     @property
@@ -131,8 +148,7 @@ class DDPStrategy(ParallelStrategy):
         wrapper, module = self._wrapper, self._module
         if self.processes.alone or module is None or not isinstance(wrapper, DistributedDataParallel) or not may_skip(module):
             return None
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        return Skips(self.processes, trained, partial(_expect_backward, wrapper))
+        return Skips(self.processes, module.parameters, lambda loss: _expect_backward(self._wrapper, loss))
 
     def leyden_average(self, gradients: Sequence[Tensor]) -> None:
         if self.processes.alone or not gradients:
@@ -151,9 +167,32 @@ class DDPStrategy(ParallelStrategy):
         _expect_backward(wrapper, loss)
 
 
-def _expect_backward(wrapper: DistributedDataParallel, loss: Tensor) -> None:
+def _expect_backward(wrapper: Any, loss: Tensor) -> None:
     """A backward that begins at ``loss`` comes next, outside of a forward of ``wrapper``."""
     wrapper.reducer.prepare_for_backward([loss] if wrapper.find_unused_parameters and not wrapper.static_graph else [])
+
+
+class Thawing:
+    """A step through a wrapper that knows nothing of parameters which were frozen when it was made.
+
+    As soon as one of them is trained the module is wrapped anew: else each process would go its own way with it.
+    """
+
+    def __init__(self, strategy: DDPStrategy, step: Callable[..., Any]) -> None:
+        self.strategy, self.step = strategy, step
+        self.entered: Callable[..., Any] | None = None
+        self.frozen: Sequence[Tensor] = ()
+
+    def __call__(self, *args: Any) -> Any:
+        strategy = self.strategy
+        for parameter in strategy.leyden_frozen:
+            if parameter.requires_grad:
+                self.entered = None
+                strategy.leyden_wrap_again()
+                break
+        if self.entered is None or self.frozen is not strategy.leyden_frozen:
+            self.entered, self.frozen = strategy.leyden_entered(self.step), strategy.leyden_frozen
+        return self.entered(*args)
 
 
 class ByHand:

@@ -6,7 +6,7 @@ import dis
 import itertools
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -29,11 +29,13 @@ class Skips:
 
     Args:
         processes: all of them.
-        parameters: those whose gradients are exchanged.
+        parameters: what yields the module's parameters; gradients are exchanged of those that are trained.
         expect: called with what a backward begins at, before it.
     """
 
-    def __init__(self, processes: Processes, parameters: list[nn.Parameter], expect: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self, processes: Processes, parameters: Callable[[], Iterable[nn.Parameter]], expect: Callable[[Tensor], Any]
+    ) -> None:
         self.processes, self.parameters, self.expect = processes, parameters, expect
         self.store = processes.store
         self.name = processes.next_name("leyden/skip")
@@ -52,7 +54,9 @@ class Skips:
             return
         if zero is not None:
             zero()
-        nothing = torch.stack([parameter.reshape(-1)[:0].sum() for parameter in self.parameters]).sum()
+        nothing = torch.stack(
+            [parameter.reshape(-1)[:0].sum() for parameter in self.parameters() if parameter.requires_grad]
+        ).sum()
         self.expect(nothing)
         nothing.backward()
 
