@@ -299,8 +299,7 @@ class Watch:
             until = time.monotonic() + 2 * GRACE
             while not store.check(["told"]) and time.monotonic() < until:
                 time.sleep(0.1)
-            time.sleep(0.2)
-            self._exit(int(store.get("told")) if store.check(["told"]) else 1)
+            self._leave_hung(store, int(store.get("told")) if store.check(["told"]) else 1)
         until, missing = time.monotonic() + GRACE, list(range(self.world))
         while missing and time.monotonic() < until:
             missing = [rank for rank in missing if not store.check([f"stand/{rank}"])]
@@ -317,8 +316,16 @@ class Watch:
         self.post(words)
         say(words.shown(self.world))
         store.set("told", str(words.code))
-        time.sleep(0.3)
-        self._exit(words.code)
+        self._leave_hung(store, words.code)
+
+    def _leave_hung(self, store: Any, code: int) -> None:
+        """End this process; the first one, which keeps the store, last: whoever finds it gone has nothing else to say."""
+        store.set(f"leaves/{self.rank}", "1")
+        until, others = time.monotonic() + GRACE, [f"leaves/{rank}" for rank in range(1, self.world)]
+        while self.rank == 0 and time.monotonic() < until and not all(store.check([each]) for each in others):
+            time.sleep(0.1)
+        time.sleep(0.3 if self.rank == 0 else 0)
+        self._exit(code)
 
     def _exit(self, code: int) -> None:
         self.before_exit()
