@@ -39,6 +39,14 @@ def hook(*, log: LogRule | None = None, module: bool = False) -> Callable[[F], F
     return mark
 
 
+def beyond_mixins(part: object, name: str, found: Any, default: Any) -> Any:
+    """``found``, what ``part`` has by that name; of `hook_mixins` the next class's in line, or ``default``."""
+    if not hasattr(found, "__leyden_hands_on__"):
+        return found
+    owners = (vars(owner).get(name, found) for owner in type(part).__mro__)
+    return next((each for each in owners if not hasattr(each, "__leyden_hands_on__")), default)
+
+
 @functools.lru_cache(maxsize=256)  # a module asks when it is made
 def hooks_of(part: type) -> Mapping[str, bool]:
     """The hooks that a class itself defines, in the order in which it does, and whether a module shares them."""

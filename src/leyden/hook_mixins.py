@@ -37,7 +37,7 @@ def _handing_on(owner: type, name: str) -> Callable[..., Any]:
         functools.update_wrapper(hook, meant, assigned=("__doc__", "__annotations__"), updated=())
     hook.__name__ = name
     hook.__qualname__ = f"{owner.__name__}.{name}"
-    hook.__leyden_hands_on__ = True  # type: ignore[attr-defined]  # the mark is looked for in overrides()
+    hook.__leyden_hands_on__ = True  # type: ignore[attr-defined]  # the mark is looked for in beyond_mixins()
     return hook
 
 

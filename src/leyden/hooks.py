@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
 from leyden.callback import Callback
 from leyden.errors import InvalidReturn
-from leyden.hook_facts import hooks_of
+from leyden.hook_facts import beyond_mixins, hooks_of
 
 if TYPE_CHECKING:
     from leyden.datamodule import LightningDataModule
@@ -292,10 +292,7 @@ def overrides(part: object, hook: Hook) -> bool:
     """Whether ``part`` (a callback, module or datamodule) brings its own version of the base class's function ``hook``."""
     if getattr(type(part), hook.__name__, None) is hook and hook.__name__ not in getattr(part, "__dict__", ()):
         return False  # nearly always, and the way below is long
-    mine = inspect.getattr_static(part, hook.__name__, None)
-    if hasattr(mine, "__leyden_hands_on__"):  # of `hook_mixins`: what the next class has counts
-        found = (vars(owner).get(hook.__name__, mine) for owner in type(part).__mro__)
-        mine = next((each for each in found if not hasattr(each, "__leyden_hands_on__")), hook)
+    mine = beyond_mixins(part, hook.__name__, inspect.getattr_static(part, hook.__name__, None), hook)
     return callable(getattr(part, hook.__name__, None)) if mine is None else mine is not hook
 
 

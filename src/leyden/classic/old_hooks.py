@@ -9,7 +9,7 @@ from typing import Any
 from leyden.callback import Callback
 from leyden.errors import Unsupported
 from leyden.former import FormerCallbackHooks, FormerHooks, FormerModuleHooks
-from leyden.hook_facts import hooks_of
+from leyden.hook_facts import beyond_mixins, hooks_of
 from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.notices import notice
@@ -87,13 +87,8 @@ def own_method(part: object, name: str) -> Callable[..., Any] | None:
     A submodule that happens to have the name is none, nor is a base's that does nothing, nor one that today's hooks call.
     """
     value = getattr(part, name, None)
-    function = getattr(value, "__func__", None)
-    if hasattr(function, "__leyden_hands_on__"):  # of `hook_mixins`: what the next class has counts
-        owners = (vars(owner).get(name, function) for owner in type(part).__mro__)
-        function = next((each for each in owners if not hasattr(each, "__leyden_hands_on__")), None)
-        if function is None:
-            return None
-    if not inspect.isroutine(value) or function in _NOTHING or hands_on(part, name, _TODAYS):
+    function = beyond_mixins(part, name, getattr(value, "__func__", None), _NOTHING)
+    if not inspect.isroutine(value) or function is _NOTHING or function in _NOTHING or hands_on(part, name, _TODAYS):
         return None
     return value
 
