@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 TERMINATION = ("SIGTERM", "SIGUSR1")
 EXIT_CODE = 143
-_PRESSED_EXIT_CODE = 130  # what a shell shows for a process that a Ctrl-C has ended
+PRESSED_EXIT_CODE = 130  # what a shell shows for a process that a Ctrl-C has ended
 _HANDLERS_TAKE = 0.3
 """Seconds after which a handler that has not run is taken to be held up by an exchange."""
 _LEAVING_TAKES = 2.0
@@ -113,7 +113,7 @@ class _Arrivals:
                 return
             self._read(reads)
             if self._gives_up and not self._closing.wait(_LEAVING_TAKES) and self._gives_up:
-                os._exit(_PRESSED_EXIT_CODE)
+                os._exit(PRESSED_EXIT_CODE)
 
 
 def _forget_pipe() -> None:

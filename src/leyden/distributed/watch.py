@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from leyden.distributed import hang
 from leyden.distributed.last_words import LastWords, hook_of, is_echo, of_error, say, say_instead
+from leyden.distributed.signals import EXIT_CODE
 from leyden.distributed.vigilance import Vigilance
 from leyden.errors import NonFiniteLoss, ProcessFailed, TrainingTerminated
 
@@ -36,7 +37,6 @@ AS_USUAL = 4
 """Times as long as the longest pause so far may be the one in which a signal arrives."""
 WORDS_TAKE = 3.0
 """Seconds that the words of whoever failed may be on their way."""
-_TERMINATED = 143
 _AGREED = (TrainingTerminated, KeyboardInterrupt, NonFiniteLoss)  # raised by all, so that exchanges still work
 
 _verbs = itertools.count()  # the same numbers on all processes, which run the same verbs
@@ -286,7 +286,7 @@ class Watch:
         self._heard = words
         store.set(f"heard/{self.rank}", "1")
         if words.kind == "signal" and words.rank != self.rank:
-            self.where.hear(1 if words.code == _TERMINATED else 2)
+            self.where.hear(1 if words.code == EXIT_CODE else 2)
 
     def _somebody_saves(self, store: Any) -> bool:
         beats = [json.loads(store.get(f"beat/{rank}")) for rank in range(self.world) if store.check([f"beat/{rank}"])]
@@ -312,7 +312,7 @@ class Watch:
         if asked:
             reason = f"a signal has asked process {self.rank} to end, and {reason} So nothing can be saved."
         place = standing[rank].place if rank in standing else self.place_of(rank)
-        words = LastWords(rank, "hung", reason, place, shown, _TERMINATED if asked else 1)
+        words = LastWords(rank, "hung", reason, place, shown, EXIT_CODE if asked else 1)
         self.post(words)
         say(words.shown(self.world))
         store.set("told", str(words.code))

@@ -30,6 +30,7 @@ from leyden.distributed.launchers.pickled import culprit, error_of, make_own
 from leyden.distributed.launchers.threads import share_threads
 from leyden.distributed.launchers.verb import outcome_of, taken_over
 from leyden.distributed.restarts import again, for_attempt
+from leyden.distributed.signals import EXIT_CODE, PRESSED_EXIT_CODE
 from leyden.distributed.watch import watched
 from leyden.errors import TrainingTerminated, Unsupported
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from leyden.distributed.processes import Body
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
-_OBEYED, _INTERRUPTED = 143, 130
-"""The codes of processes that have ended because of a signal, the second one because of a Ctrl-C."""
 _GRACE = 5.0
 """Seconds that processes have to end by themselves."""
 _AT_ONCE = 1.0
@@ -107,9 +106,9 @@ class Multiprocess(Launcher):
                 while not context.join():
                     pass
         except mp.ProcessExitedException as error:  # type: ignore[attr-defined]  # as above
-            if signal.SIGINT in asked or error.exit_code == _INTERRUPTED:
+            if signal.SIGINT in asked or error.exit_code == PRESSED_EXIT_CODE:
                 raise KeyboardInterrupt from error
-            if asked or error.exit_code == _OBEYED:
+            if asked or error.exit_code == EXIT_CODE:
                 words = _words_in(folder)
                 raise TrainingTerminated(words[0].reason if words else "A process of this run was asked to end.") from error
             if not any(Path(folder).glob("began*")):
@@ -184,7 +183,7 @@ def _let_end(processes: Sequence[Any]) -> None:
     while time.monotonic() < until and any(process.is_alive() for process in processes):
         wait([process.sentinel for process in processes if process.is_alive()], min(1.0, until - time.monotonic()))
         codes = [process.exitcode for process in processes]
-        if any(code not in (None, 0, _OBEYED, _INTERRUPTED) for code in codes):
+        if any(code not in (None, 0, EXIT_CODE, PRESSED_EXIT_CODE) for code in codes):
             return
         if until == float("inf") and any(codes):
             until = time.monotonic() + _GRACE
@@ -295,9 +294,9 @@ def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, chanc
         with watched(group, body):
             result = body(*args, **kwargs)
     except TrainingTerminated as error:
-        raise SystemExit(_OBEYED) from error  # an Exception becomes a 1, and an interrupt a 0
+        raise SystemExit(EXIT_CODE) from error  # an Exception becomes a 1, and an interrupt a 0
     except KeyboardInterrupt as error:
-        raise SystemExit(_INTERRUPTED) from error
+        raise SystemExit(PRESSED_EXIT_CODE) from error
     except Exception as error:
         with suppress(Exception):
             Path(folder, f"error {group.rank}").write_bytes(pickle.dumps(error))

@@ -11,12 +11,12 @@ from typing import Any
 
 from leyden.distributed.last_words import of_exit, say
 from leyden.distributed.restarts import again, for_attempt
+from leyden.distributed.signals import EXIT_CODE
 
 LOOKS_EVERY = 0.1
 GRACE = 10.0
 """Seconds that the others have to end by themselves once one has failed."""
 _PASSED_ON = ("SIGINT", "SIGTERM", "SIGUSR1")
-_OBEYED = 143  # the code of a process that has saved and ended because of a signal
 
 
 def supervise(start: Callable[[dict[str, str]], list[subprocess.Popen[bytes]]], restarts: int) -> int:
@@ -41,7 +41,7 @@ def supervise(start: Callable[[dict[str, str]], list[subprocess.Popen[bytes]]], 
         for number in range(restarts + 1):
             running[:] = start(for_attempt(number, since))
             code = _watched(running)
-            if code in (0, _OBEYED) or asked:
+            if code in (0, EXIT_CODE) or asked:
                 return code
             if number < restarts:
                 say(again(number, restarts))
