@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -46,6 +47,9 @@ def assert_same(one: Any, other: Any) -> None:
         assert one.stride() == other.stride()
         assert one.device == other.device
         assert torch.equal(one, other) or (one.is_floating_point() and torch.allclose(one, other, equal_nan=True))
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        assert_same(list(one.values()), list(other.values()))
     elif isinstance(one, list | tuple):
         assert len(one) == len(other)
         for left, right in zip(one, other, strict=True):
@@ -264,3 +268,73 @@ def test_a_collate_function_taught_something_about_tensors_is_asked(monkeypatch:
     monkeypatch.setitem(collate.default_collate_fn_map, torch.Tensor, lambda batch, *, collate_fn_map: "own")
     loader = DataLoader(TensorDataset(torch.arange(4.0)), 2)
     assert list(by_whole_batches(iter(loader))) == list(loader) == [["own"], ["own"]]
+
+
+class Listed(Dataset[Any]):
+    """Samples as they are given, read one by one."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+class Pair(NamedTuple):
+    x: Any
+    y: Any
+
+
+LEAVES = st.sampled_from(
+    [
+        *(torch.arange(3.0), torch.arange(4.0), torch.tensor(2), torch.ones(2, 0), nn.Parameter(torch.ones(3)), torch.eye(3).T),
+        *(torch.eye(2).to_sparse(), np.arange(3), np.float32(1.5), 3, 2.5, True, "text", None, object),
+    ]
+)
+SAMPLES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.tuples(inner, inner).map(lambda both: Pair(*both)),
+        st.dictionaries(st.sampled_from(["x", "y", 3]), inner, max_size=3),
+        st.dictionaries(st.sampled_from(["x", "y"]), inner, max_size=2).map(OrderedDict),
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_samples_of_any_kind_are_collated_to_the_same_batch_or_refused_in_the_same_words(data: st.DataObject) -> None:
+    one = data.draw(SAMPLES, "sample")
+    others = st.one_of(st.just(one), SAMPLES) if data.draw(st.booleans(), "mixed") else st.just(one)
+    loader = DataLoader(Listed([one, *data.draw(st.lists(others, max_size=3), "others")]), 4)
+
+    def outcome(batches: Any) -> Any:
+        try:
+            return list(batches)
+        except Exception as error:
+            return type(error), str(error)
+
+    assert_same(outcome(by_whole_batches(iter(loader))), outcome(iter(loader)))
+
+
+def test_samples_are_stacked_without_the_detour_and_a_profiler_still_sees_each_batch() -> None:
+    loader = DataLoader(Listed([(torch.ones(2), torch.tensor(1))] * 6), 2)
+    assert by_whole_batches(iter(loader))._dataset_fetcher.collate_fn is not default_collate  # type: ignore[attr-defined]
+    with torch.profiler.profile() as seen:
+        assert len(list(by_whole_batches(iter(loader)))) == 3
+    marks = [event for event in seen.events() if event.name.startswith("enumerate(DataLoader)")]
+    assert len(marks) == 3 + 1  # and the end
+
+
+def test_a_collate_function_taught_something_about_dicts_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.data._utils import collate
+
+    monkeypatch.setitem(collate.default_collate_fn_map, dict, lambda batch, *, collate_fn_map: "own")
+    loader = DataLoader(Listed([{"x": torch.ones(1)}] * 4), 2)
+    assert list(by_whole_batches(iter(loader))) == list(loader) == ["own", "own"]
