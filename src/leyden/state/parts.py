@@ -168,6 +168,10 @@ def put_gradients(run: Run, state: Any) -> None:
     run.strategy.leyden_put_gradients(dict(named_parameters(run.lightning_module)), state, exchanged)
 
 
+def put_exchange(run: Run, kept: Any) -> None:
+    run.strategy.leyden_put_exchange(kept)
+
+
 # -- metrics
 def take_metric_objects(run: Run) -> dict[str, Any]:
     """The states of torchmetrics metrics inside the module: they are no part of its ``state_dict``."""
@@ -321,6 +325,7 @@ PARTS = (
     ),
     Part("drift", "own", take_drift, put_drift),
     Part("gradients", "own", take_gradients, put_gradients),
+    Part("exchange", "own", lambda run: run.strategy.leyden_exchange(), put_exchange, early=True),
     Part("evaluation", "own", take_evaluation, put_evaluation),
     Part("callbacks", "own", lambda run: None, put_callbacks),  # in `inside` alone
     Part("inside", "own", lambda run: run.leyden_fit.inside, put_inside),

@@ -1,7 +1,7 @@
 """The whole module in every process, gradients averaged: torch's DistributedDataParallel."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
@@ -16,9 +16,12 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.group import Launcher
-from leyden.errors import InvalidOption
+from leyden.errors import InvalidOption, warn_user
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments, unknown_argument
+from leyden.strategies.averaging import Averaging
+from leyden.strategies.buckets import laid_out, layout_of, settle
+from leyden.strategies.comm_hook import CommHook, alike_on_all
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
@@ -33,10 +36,12 @@ class DDPStrategy(ParallelStrategy):
 
     Args:
         accelerator, parallel_devices, cluster_environment, checkpoint_io, precision_plugin: as for :class:`ParallelStrategy`.
-        ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper: how gradients are exchanged: see
-            :meth:`torch.nn.parallel.DistributedDataParallel.register_comm_hook`.
-        model_averaging_period: accepted for Lightning's sake; models are averaged by a hook of yours.
-        process_group_backend: of :func:`torch.distributed.init_process_group`.
+        ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper: how gradients are exchanged, on CPUs too: see
+            :meth:`torch.nn.parallel.DistributedDataParallel.register_comm_hook`. Checkpoints hold the state.
+        model_averaging_period: every so many steps parameters are averaged, once torch's ``PostLocalSGDState``, which is then
+            the ``ddp_comm_state``, has let each machine (or group of processes) go its own way.
+        process_group_backend: of :func:`torch.distributed.init_process_group`: ``"gloo"``, ``"nccl"``,
+            ``"cpu:gloo,cuda:nccl"`` ...
         timeout: after so long without an answer an exchange fails.
         start_method: ``"popen"`` runs the script again for every process; ``"spawn"``, ``"fork"`` and ``"forkserver"`` are
             :mod:`multiprocessing`'s.
@@ -79,8 +84,10 @@ class DDPStrategy(ParallelStrategy):
         if start_method not in STARTS:
             raise InvalidOption("start_method", start_method, "one of " + ", ".join(map(repr, STARTS)))
         self._start_method = start_method
-        self._comm = ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper
+        self._comm = CommHook(ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper)
+        self._averaging = Averaging(model_averaging_period, ddp_comm_state)
         self._ddp_kwargs = kwargs
+        self._kept: Mapping[str, Any] = {}
 
     leyden_frozen: Sequence[Tensor] = ()
     """The parameters that the wrapper knows nothing of, since they were frozen when it was made."""
@@ -131,14 +138,51 @@ class DDPStrategy(ParallelStrategy):
         """``module`` wrapped, as training enters it."""
         agree_on_module(self.processes, module)
         devices = self.determine_ddp_device_ids()
+        kept, self._kept = self._kept, {}
         options = self._ddp_kwargs
         if len(self.optimizers) > 1 and not options.get("static_graph"):
             options = {"find_unused_parameters": True, **options}  # a backward reaches the parameters of one of them
-        wrapped = DistributedDataParallel(module, device_ids=devices, **options)
-        state, hook, wrapper = self._comm
-        if hook is not None:
-            wrapped.register_comm_hook(state, hook if wrapper is None else wrapper(hook))
+        with laid_out(kept.get("buckets")):
+            wrapped = DistributedDataParallel(module, device_ids=devices, **options)
+        self._comm.register(wrapped, goes_on=bool(kept))
+        self._comm.load_state_dict(kept.get("hook", {}), self.root_device)
+        self._averaging.begin(kept.get("averaged", 0))
+        if kept.get("left_out"):
+            warn_user(
+                f"The checkpoint is of another number of processes: of ddp_comm_state, {', '.join(kept['left_out'])} differed "
+                f"between them and begin anew."
+            )
         return wrapped
+
+    def leyden_stepping(self) -> Callable[..., Any]:
+        return self._averaging.after(super().leyden_stepping(), self.optimizers)
+
+    def model_state_dict(self, module: nn.Module) -> dict[str, Any]:
+        if isinstance(self._wrapper, DistributedDataParallel):
+            settle(self._wrapper)
+        self._averaging.note_save()
+        self._comm.note_save()
+        return super().model_state_dict(module)
+
+    def leyden_exchange(self) -> dict[str, Any]:
+        wrapper = self._wrapper
+        if not isinstance(wrapper, DistributedDataParallel):
+            return {}
+        return {"buckets": layout_of(wrapper), "hook": self._comm.state_dict(), "averaged": self._averaging.steps}
+
+    def leyden_put_exchange(self, kept: Mapping[str, Any]) -> None:
+        self._kept = kept
+
+    def teardown(self) -> None:
+        super().teardown()
+        self._kept = {}
+
+    def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        own = super().leyden_own(kept)
+        if len(kept) == self.processes.world or "exchange" not in kept[0]:
+            return own
+        alike, left_out = alike_on_all([each["exchange"] for each in kept])
+        return {**own, "exchange": {**alike, "left_out": left_out}}
 
     def leyden_accumulating(self) -> AbstractContextManager[Any]:
         wrapper = self._wrapper

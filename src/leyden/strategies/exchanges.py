@@ -93,6 +93,13 @@ class Exchanges:
             if name in parameters:
                 parameters[name].grad = gradient.to(parameters[name])
 
+    def leyden_exchange(self) -> dict[str, Any]:
+        """What the exchange of gradients remembers from step to step, for a checkpoint. Nothing is exchanged."""
+        return {}
+
+    def leyden_put_exchange(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`leyden_exchange` returned, once the module is wrapped."""
+
     def leyden_reshard(self) -> None:
         """What a forward has left whole is in shards again: the module's parameters are those that optimizers have."""
 

@@ -12,6 +12,7 @@ from leyden.checkpoint.files import CheckpointIO
 from leyden.data.share import ALONE, Share
 from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision, make_precision
+from leyden.distributed.backends import check_backend
 from leyden.distributed.environment import ClusterEnvironment, detect_environment
 from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.launchers.lifeline import runs_again
@@ -83,6 +84,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         """The Trainer's words are known: ``devices`` of each of ``nodes`` machines, and whether samplers are shared out."""
         if not self.parallel_devices:
             self.parallel_devices = list(devices)
+        check_backend(self._process_group_backend, self.parallel_devices)
         self.cluster_environment = self.cluster_environment or environment or detect_environment()
         self._share = shares
         started = self.cluster_environment.creates_processes_externally
