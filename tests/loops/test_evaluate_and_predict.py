@@ -321,3 +321,37 @@ class TestTransfer:
         loader: Any = DataLoader([Own(torch.ones(1))], batch_size=None)  # type: ignore[arg-type]
         trainer().predict(Module(), loader)
         assert type(seen[0]) is Own
+
+
+class Caching(BoringModel):
+    """Makes a table at its first forward, as position embeddings and masks are made, and trains with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.full((32,), 2.0)
+        return self.layer(x * self.table)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(batch).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(batch).sum()
+
+    test_step = predict_step = validation_step
+
+
+@pytest.mark.parametrize("before", ["sanity check", "validate", "test", "predict"])
+def test_what_a_forward_of_an_evaluation_made_and_kept_is_trained_with(before: str) -> None:
+    module = Caching()
+    if before != "sanity check":
+        getattr(trainer(), before)(module, numbers(1))
+    fits = trainer(max_steps=1, num_sanity_val_steps=1 if before == "sanity check" else 0)
+    fits.fit(module, numbers(2), numbers(1))
+    assert fits.global_step == 1
+    assert module.table is not None
+    assert not module.table.is_inference()
+    module.table.add_(1).requires_grad_()  # which inference tensors refuse
