@@ -48,11 +48,9 @@ class Manual:
         self.has_stepped_scheduler = False
         self._stepped = False
         self._counts = step_counts(run)
-        self._handles = []
-        for optimizer in run.leyden_fit.plan.optimizers:
-            register = getattr(optimizer, "register_step_post_hook", None)
-            if register is not None:
-                self._handles.append(register(self._count))
+        registers = [getattr(each, "register_step_post_hook", None) for each in run.leyden_fit.plan.optimizers]
+        self._handles = [register(self._count) for register in registers if register is not None]
+        self._by_hand = run.strategy.leyden_by_hand()
 
     def step(self, batch: Any, index: int, is_last: bool, at: int = 0) -> Any:
         """Run ``training_step``; a batch in which any optimizer stepped counts as one step.
@@ -61,6 +59,8 @@ class Manual:
         """
         self._stepped = False
         outputs = None if batch is None else self.forward(batch, index)
+        if self._by_hand is not None:
+            self._by_hand.end_step(self.run.leyden_fit.progress.batches, self._stepped)
         if self._counts is not None and self._counts.tell():
             self._counts = None  # once
         if batch is not None and not self.wrapped and not self._stepped:

@@ -73,6 +73,8 @@ class Automatic:
             or run.strategy.leyden_takes_closure
         )
         self.skips = run.strategy.leyden_skips()
+        unforeseen = partial(run.strategy.leyden_no_loss, self.progress, self.optimizer)
+        self.no_loss: Callable[..., Any] = unforeseen if self.skips is None else self.skips.skip
         options = run.leyden_options.optimization
         self.clips = self.own_clipping or options.clip_value is not None
         self.tells_before_backward = hooks.listens(Callback.on_before_backward)
@@ -217,9 +219,8 @@ class Automatic:
                 loss = read_loss(outputs, self.run)
             if loss is None:
                 flight.outputs = None
-                if self.skips is not None and batch is not None:
-                    zero = self.zero if self.contributed == 0 else None
-                    self.skips.skip(None if zero is None else partial(zero, index, at))
+                zero = self.zero if self.contributed == 0 else None
+                self.no_loss(None if zero is None else partial(zero, index, at), batch is not None)
                 return None
             self.note_loss(loss.detach())
             flight.outputs = outputs

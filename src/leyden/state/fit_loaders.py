@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from leyden.data.source import Source
-from leyden.errors import MissingMethod
+from leyden.errors import MissingMethod, warn_user
 from leyden.metrics.batch_size import SampleCount
 from leyden.state.making import load_train, load_validation
 from leyden.state.run import Run
@@ -96,6 +96,7 @@ class FitLoaders:
                 f"ends there."
             )
         elif source.length is not None:
+            self.run.strategy.leyden_ended_early(progress.epoch, progress.batch)
             self.run.leyden_warn(
                 f"{source.name} ended after {progress.batch} of the {source.stop} batches that it said it has (epoch "
                 f"{progress.epoch}): the epoch ends there. Correct the length of its sampler or dataset if data is missing."
@@ -106,8 +107,9 @@ class FitLoaders:
         if not self._said_none:
             self._said_none = True
             fit = self.run.leyden_fit
-            self.run.leyden_warn(
-                f"{self.source.name} yielded None for batch {fit.flight.index} of epoch {fit.progress.epoch}. Such "
+            where = "" if self.run.world_size == 1 else f" on process {self.run.global_rank}"
+            warn_user(
+                f"{self.source.name} yielded None for batch {fit.flight.index} of epoch {fit.progress.epoch}{where}. Such "
                 f"batches are passed over: on_train_batch_start and training_step are not called for them."
             )
 

@@ -16,7 +16,7 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.group import Launcher
-from leyden.errors import InvalidOption, warn_user
+from leyden.errors import ConflictingOptions, InvalidOption, warn_user
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments, unknown_argument
 from leyden.strategies.averaging import Averaging
@@ -89,6 +89,7 @@ class DDPStrategy(ParallelStrategy):
         self._ddp_kwargs = kwargs
         self._kept: Mapping[str, Any] = {}
 
+    leyden_exchanges_by_name = True
     leyden_frozen: Sequence[Tensor] = ()
     """The parameters that the wrapper knows nothing of, since they were frozen when it was made."""
 
@@ -140,6 +141,13 @@ class DDPStrategy(ParallelStrategy):
         devices = self.determine_ddp_device_ids()
         kept, self._kept = self._kept, {}
         options = self._ddp_kwargs
+        by_hand = not getattr(module, "automatic_optimization", True)
+        if options.get("static_graph") and (by_hand or len(self.optimizers) > 1):
+            who = "manual optimization has" if by_hand else f"the {len(self.optimizers)} optimizers have"
+            raise ConflictingOptions(
+                f"static_graph=True says that all backwards are the same, and {who} any number of them, of any loss. Leave "
+                f"static_graph out."
+            )
         if len(self.optimizers) > 1 and not options.get("static_graph"):
             options = {"find_unused_parameters": True, **options}  # a backward reaches the parameters of one of them
         with laid_out(kept.get("buckets")):
@@ -192,7 +200,16 @@ class DDPStrategy(ParallelStrategy):
         wrapper, module = self._wrapper, self._module
         if self.processes.alone or module is None or not isinstance(wrapper, DistributedDataParallel) or not may_skip(module):
             return None
-        return Skips(self.processes, module.parameters, lambda loss: _expect_backward(self._wrapper, loss))
+        enter = self.leyden_entered(lambda: None)
+        return Skips(self.processes, module.parameters, lambda loss: _expect_backward(self._wrapper, loss), enter)
+
+    def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:
+        super().leyden_no_loss(progress, optimizer, zero, entered)
+        wrapper = self._wrapper
+        if zero is None and isinstance(wrapper, DistributedDataParallel) and wrapper.require_backward_grad_sync:
+            # this batch's backward would have exchanged what its window has so far
+            groups = [] if optimizer is None else optimizer.param_groups
+            self.leyden_average([each.grad for group in groups for each in group["params"] if each.grad is not None])
 
     def leyden_average(self, gradients: Sequence[Tensor]) -> None:
         if self.processes.alone or not gradients:
@@ -206,6 +223,7 @@ class DDPStrategy(ParallelStrategy):
         wrapper = self._wrapper
         if not isinstance(wrapper, DistributedDataParallel) or not wrapper.require_backward_grad_sync:
             return
+        super().leyden_expect_backward(loss)
         wrapper.reducer._rebuild_buckets()
         wrapper.reducer.prepare_for_forward()
         _expect_backward(wrapper, loss)

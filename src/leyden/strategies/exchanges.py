@@ -10,7 +10,7 @@ from torch import Tensor
 from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
 from leyden.strategies.shards import own_of
-from leyden.strategies.skips import Skips
+from leyden.strategies.skips import ByHand, Skips
 
 _REDUCTIONS: dict[str, Literal["sum", "min", "max"]] = {"mean": "sum", "avg": "sum", "sum": "sum", "min": "min", "max": "max"}
 
@@ -122,6 +122,16 @@ class Exchanges:
     def leyden_skips(self) -> Skips | None:
         """How batches that give no loss on some processes are dealt with; ``None`` where there can be none. Asked once a fit."""
         return None
+
+    def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:
+        """The running batch gives no backward here, and :meth:`leyden_skips` knows nothing of it."""
+
+    def leyden_by_hand(self) -> ByHand | None:
+        """What counts the backwards of manual optimization; ``None`` where they exchange nothing. Asked once a fit."""
+        return None
+
+    def leyden_ended_early(self, epoch: int, batches: int) -> None:
+        """The loader of this process has ended before its length, after so many batches."""
 
     def leyden_average(self, gradients: Sequence[Tensor]) -> None:
         """Make gradients that were computed without an exchange those of all processes, in place."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leyden.checkpoint.files import CheckpointIO
 from leyden.data.share import ALONE, Share
@@ -20,6 +20,7 @@ from leyden.distributed.layer_sync import TorchSyncBatchNorm
 from leyden.errors import InvalidType, Unsupported
 from leyden.spelling import exact_arguments
 from leyden.strategies.single import SingleDeviceStrategy
+from leyden.strategies.skips import ByHand, Unforeseen
 
 
 @exact_arguments
@@ -33,6 +34,10 @@ class ParallelStrategy(SingleDeviceStrategy):
         checkpoint_io: what puts checkpoints to disk.
         precision_plugin: the number formats.
     """
+
+    leyden_exchanges_by_name = False
+    """Whether nothing but ``manual_backward`` exchanges gradients in manual optimization."""
+    _by_hand: ByHand | None = None
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         self._process_group_backend, self._timeout = process_group_backend, timeout
         self._share = True
         self._synced = False
+        self._unforeseen: Unforeseen | None = None
 
     @property
     def process_group_backend(self) -> str | None:
@@ -119,6 +125,34 @@ class ParallelStrategy(SingleDeviceStrategy):
         told = self.distributed_sampler_kwargs
         return Share(told["rank"], told["num_replicas"], processes=self.processes)
 
+    # -- what one process does alone
+    def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:
+        if self._unforeseen is None or optimizer is None:
+            return
+        number = [each is optimizer for each in self.optimizers].index(True) if len(self.optimizers) > 1 else 0
+        self._unforeseen.meet(
+            f"batch {progress.batches}, optimizer {number}, no loss",
+            f"training_step gave no loss for batch {progress.batch} of epoch {progress.epoch} (or the loader gave None)",
+            "All processes take part in the exchange of gradients: let all of them skip a batch, or return 0 * loss on this one. "
+            "Under strategy='ddp' a single process's is left out where training_step itself says 'return None'.",
+        )
+
+    def leyden_by_hand(self) -> ByHand | None:
+        self._by_hand = None if self._unforeseen is None else ByHand(self._unforeseen, self.leyden_exchanges_by_name)
+        return self._by_hand
+
+    def leyden_expect_backward(self, loss: Tensor) -> None:
+        if self._by_hand is not None:
+            self._by_hand.backwards += 1
+
+    def leyden_ended_early(self, epoch: int, batches: int) -> None:
+        if self._unforeseen is not None:
+            self._unforeseen.meet(
+                f"epoch {epoch}, end after {batches}",
+                f"The training data of epoch {epoch} ended after {batches} batches, before its own length,",
+                "Correct the length of its sampler or dataset, or give the loader none: then all end together.",
+            )
+
     def leyden_place(self, module: nn.Module) -> None:
         sync, trainer = self.leyden_layer_sync, getattr(module, "_trainer", None)
         self._synced = sync is not None and not self.processes.alone and (trainer is None or trainer.leyden_fitting)
@@ -132,6 +166,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         super().leyden_place(module)
 
     def setup_environment(self) -> None:
+        self._unforeseen = None if self.processes.alone else Unforeseen(self.processes)
         self._device = self.root_device
         super().setup_environment()
 

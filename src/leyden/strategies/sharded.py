@@ -43,6 +43,8 @@ class ShardedStrategy(ParallelStrategy):
     """Whether gradients wait whole, and unexchanged, for the end of a window of batches."""
     _exchanges = True
     """Whether the running batch's backward exchanges gradients."""
+    _agreed_to_skip = False
+    """Whether all processes have said that they skip the running batch."""
     _unshared = False
     """Whether all parameters are whole, as some process has no more batches to evaluate, and takes part in no exchange."""
 
@@ -258,9 +260,20 @@ class ShardedStrategy(ParallelStrategy):
 
     def _skipped(self) -> None:
         """All processes have skipped the batch, whose backward would have brought the window's exchange."""
+        self._agreed_to_skip = True
         self.leyden_reshard()
         if self._exchanges:
             self.leyden_average(())
+
+    def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:
+        if not self._agreed_to_skip and not self.processes.alone:
+            super().leyden_no_loss(progress, optimizer, zero, entered)
+            self._skipped()
+        self._agreed_to_skip = False
+
+    def leyden_expect_backward(self, loss: Tensor) -> None:
+        if self._exchanges:
+            super().leyden_expect_backward(loss)
 
     def leyden_clip(self, parameters: Sequence[Tensor], value: float, by: str) -> None:
         shards.clip(parameters, value, by)

@@ -6,6 +6,7 @@ import dis
 import itertools
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from leyden.errors import Unsupported
 PATIENCE = 30.0
 """Seconds for which a process that skips a batch waits for the others' word, where parameters are in shards."""
 _LOOKS_EVERY = 0.002
+_LOOKS_AT_LEAST_EVERY = 0.1
 
 
 class Skips:
@@ -31,12 +33,17 @@ class Skips:
         processes: all of them.
         parameters: what yields the module's parameters; gradients are exchanged of those that are trained.
         expect: called with what a backward begins at, before it.
+        enter: a forward in which nothing happens but what the processes exchange in it.
     """
 
     def __init__(
-        self, processes: Processes, parameters: Callable[[], Iterable[nn.Parameter]], expect: Callable[[Tensor], Any]
+        self,
+        processes: Processes,
+        parameters: Callable[[], Iterable[nn.Parameter]],
+        expect: Callable[[Tensor], Any],
+        enter: Callable[[], Any],
     ) -> None:
-        self.processes, self.parameters, self.expect = processes, parameters, expect
+        self.processes, self.parameters, self.expect, self.enter = processes, parameters, expect, enter
         self.store = processes.store
         self.name = processes.next_name("leyden/skip")
         self.window = 0
@@ -47,9 +54,12 @@ class Skips:
     def key(self) -> str:
         return f"{self.name}/{self.window}"
 
-    def skip(self, zero: Callable[[], Any] | None) -> None:
-        """The running batch gave no loss; ``zero`` resets gradients that are not of this window."""
+    def skip(self, zero: Callable[[], Any] | None, entered: bool = True) -> None:
+        """The running batch gave no loss; ``zero`` resets gradients that are not of this window, and ``entered`` says whether
+        there was a forward: none of a batch that is ``None``."""
         self.store.add(self.key, 1)
+        if not entered:
+            self.enter()
         if not self.meets:
             return
         if zero is not None:
@@ -68,6 +78,24 @@ class Skips:
             return contributed
         world = self.processes.world
         return (world * batches - int(self.store.get(key))) / world
+
+
+def everyone(store: Any, key: str, world: int, look: Callable[[], str] = str) -> str:
+    """Wait until all of ``world`` processes have come to ``key``, as this one has; empty then. Otherwise what ``look`` finds that
+    one of them has done instead, or that :data:`PATIENCE` is at an end."""
+    pause, until = _LOOKS_EVERY, time.monotonic() + PATIENCE
+    here = int(store.add(key, 1))
+    while here < world:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > until:
+            others = "no other one has" if here == 1 else f"only {here} of {world} have"
+            return f"{others} ended its step in {PATIENCE:g} seconds: it may wait for this one in a layer"
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOKS_AT_LEAST_EVERY)
+        here = int(store.add(key, 0))
+    return ""
 
 
 class SkippedByAll:
@@ -104,38 +132,100 @@ class SkippedByAll:
 
     def _others(self) -> str:
         """What the others have done that did not skip; empty where all did."""
-        key, world = f"{self.name}/skipped/{self.batch}", self.processes.world
-        self.store.add(key, 1)
-        until = time.monotonic() + PATIENCE
-        while int(self.store.add(key, 0)) < world:
-            for rank in range(world):
-                if self.store.check([self._key(rank)]) and int(self.store.get(self._key(rank))) >= self.batch:
-                    return f"a loss on process {rank}"
-            if time.monotonic() > until:
-                return f"no other one has ended its step in {PATIENCE:g} seconds: it may wait for this one in a layer"
-            time.sleep(_LOOKS_EVERY)
+        return everyone(self.store, f"{self.name}/skipped/{self.batch}", self.processes.world, self._losses)
+
+    def _losses(self) -> str:
+        for rank in range(self.processes.world):
+            if self.store.check([self._key(rank)]) and int(self.store.get(self._key(rank))) >= self.batch:
+                return f"a loss on process {rank}"
         return ""
 
 
+class Unforeseen:
+    """What a process does alone while the others wait for it in an exchange, where nobody could know that beforehand: it gave no
+    loss, it called backward another number of times, its data ended. Costs nothing until it happens.
+
+    Who does such a thing says so in the store of the process group, and waits until all have: then it was meant for all.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.store, self.world, self.rank = processes.store, processes.world, processes.rank
+        self.name = processes.next_name("leyden/unforeseen")
+        self.times: Counter[str] = Counter()
+
+    def meet(self, where: str, deed: str, remedy: str) -> None:
+        """Raises :class:`Unsupported` where not all processes do ``deed`` at ``where``."""
+        self.times[where] += 1
+        others = everyone(self.store, f"{self.name}/{where}/{self.times[where]}", self.world)
+        if others:
+            raise Unsupported(f"{deed} on process {self.rank}, and {others}. {remedy}")
+
+
+class ByHand:
+    """Backwards that exchange gradients, in each step of manual optimization: as many on every process, or those of different
+    losses would be added. Processes compare where their number is another than in the step before.
+
+    Args:
+        unforeseen: how they compare.
+        by_name: whether nothing but ``manual_backward`` exchanges gradients.
+    """
+
+    def __init__(self, unforeseen: Unforeseen, by_name: bool) -> None:
+        self.unforeseen, self.by_name = unforeseen, by_name
+        self.backwards = 0
+        self.usual: int | None = None
+        self.ever = False
+
+    def end_step(self, batch: int, has_stepped: bool) -> None:
+        """A step is over. Raises :class:`Unsupported` where the processes differ, or nothing was exchanged."""
+        count, self.backwards = self.backwards, 0
+        self.ever = self.ever or count > 0
+        if has_stepped and self.by_name and not self.ever:
+            raise Unsupported(
+                "training_step of manual optimization took a step, and has not called self.manual_backward: gradients that "
+                "loss.backward() computes are this process's own, and each would train other weights. Call "
+                "self.manual_backward(loss)."
+            )
+        if count == self.usual:
+            return
+        self.usual = count
+        self.unforeseen.meet(
+            f"batch {batch}, {count} backwards",
+            f"training_step of manual optimization called manual_backward {count} times for batch {batch}",
+            "Each call is an exchange, in which all processes take part: call it as often on all of them, with 0 * loss where "
+            "there is nothing to learn.",
+        )
+
+
 def may_skip(module: nn.Module) -> bool:
-    """Whether ``training_step`` of ``module`` can return ``None``, as its code says, or that of a method that it returns from."""
+    """Whether ``training_step`` of ``module`` can return ``None``, as its code says, or that of what it calls of the user's."""
     step = getattr(type(module), "training_step", None)
-    code = getattr(step, "__code__", None)
-    if code is None:
+    if getattr(step, "__code__", None) is None:
         return True  # wrapped: nobody knows
-    if _returns_none(code):
-        return True
-    if not _returns_a_call(code):
+    return _can_give_none(step, type(module), set())
+
+
+def _can_give_none(function: Any, cls: type, seen: set[Any], directly: bool = False) -> bool:
+    """Whether ``function``, or what it calls, gives ``None``; ``directly``: the value of a call counts where it is returned."""
+    code = function.__code__
+    if code in seen:
         return False
-    if code.co_freevars:
-        return True  # a decorator's, or a parent's: nobody knows
-    own = (getattr(type(module), name, None) for name in code.co_names)
-    codes = [method.__code__ for method in own if isinstance(method, types.FunctionType) and _is_users(method)]
-    return any(map(_returns_none, codes))
+    seen.add(code)
+    if _makes_none(code) or set(code.co_freevars) - {"__class__"}:  # a decorator's: nobody knows
+        return True
+    if directly and not _returns_a_call(code):
+        return False
+    called = [vars(owner)[name] for name in code.co_names for owner in cls.__mro__ if name in vars(owner)]
+    called += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    return any(
+        _can_give_none(each, cls, seen, directly=True) and not _is_procedure(each.__code__)
+        for each in called
+        if isinstance(each, types.FunctionType) and _is_users(each)
+    )
 
 
-def _is_users(method: types.FunctionType) -> bool:
-    return not method.__module__.startswith(("torch.", "leyden."))
+def _is_users(function: types.FunctionType) -> bool:
+    return not function.__module__.startswith(("torch.", "leyden."))
 
 
 def _pairs(code: types.CodeType) -> Iterator[tuple[dis.Instruction, dis.Instruction]]:
@@ -146,9 +236,22 @@ def _pairs(code: types.CodeType) -> Iterator[tuple[dis.Instruction, dis.Instruct
         yield first, at.get(then.argval, then) if then.opname.startswith("JUMP") else then
 
 
-def _returns_none(code: types.CodeType) -> bool:
+def _makes_none(code: types.CodeType) -> bool:
+    """Whether ``None`` is returned, or becomes a variable or a value of a dict, which may be returned."""
+    let_go = {each.argval for each in dis.get_instructions(code) if each.opname.startswith("DELETE_")}  # of "except ... as error"
     return any(each.opname == "RETURN_CONST" and each.argval is None for each in dis.get_instructions(code)) or any(
-        first.opname == "LOAD_CONST" and first.argval is None and then.opname == "RETURN_VALUE" for first, then in _pairs(code)
+        then.opname == "RETURN_VALUE"
+        or then.opname.startswith("BUILD_")
+        or (then.opname in ("STORE_FAST", "STORE_DEREF") and then.argval not in let_go)
+        for first, then in _pairs(code)
+        if first.opname == "LOAD_CONST" and first.argval is None
+    )
+
+
+def _is_procedure(code: types.CodeType) -> bool:
+    """Whether nothing but ``None`` is ever returned."""
+    return all(
+        first.opname == "LOAD_CONST" and first.argval is None for first, then in _pairs(code) if then.opname == "RETURN_VALUE"
     )
 
 
