@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import leyden
-from leyden.errors import InvalidOption, InvalidType, MissingMethod, MissingPackage, Unsupported
+from leyden.errors import InvalidOption, InvalidType, MissingExample, MissingPackage, Unsupported
 from leyden.inspect import export
 from leyden.module import NotAttached
 from leyden.testing import BoringModel, random_batches
@@ -81,7 +81,7 @@ def test_what_cannot_be_exported_says_so() -> None:
     module.example_input_array = None
     ways = (lambda: module.to_torchscript(method="trace"), lambda: module.to_onnx("x.onnx"), lambda: to_exported_program(module))
     for way in ways:
-        with pytest.raises(MissingMethod, match=r"needs an example .*: pass \w+=, or set Net.example_input_array"):
+        with pytest.raises(MissingExample, match=r"needs an example .*: pass \w+=, or set Net.example_input_array"):
             way()
     with pytest.raises(InvalidOption, match=r"file_path=None.*dynamo=False"):
         module.to_onnx(input_sample=torch.ones(2, 32), dynamo=False)

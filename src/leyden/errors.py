@@ -7,13 +7,15 @@
      │   ├─ InvalidOption        (ValueError)       an argument has a wrong value
      │   │   └─ InvalidType      (TypeError)        an argument has a wrong type
      │   ├─ UnknownName          (TypeError, AttributeError)   a name that means nothing here, with the nearest right one
+     │   │   └─ NotRegistered    (KeyError)         a registry has nothing under that name
      │   ├─ TakenName            (AttributeError, KeyError)   an attribute has a name that the base class needs
      │   ├─ ConflictingOptions   (ValueError, RuntimeError)   two arguments that exclude each other
      │   ├─ Unsupported          (NotImplementedError, ValueError)   known, but not offered; names the alternative
      │   │   └─ NotOffered       (ImportError)      a name to import that Lightning has and leyden does not
      │   ├─ DeviceUnavailable    (RuntimeError)     a device was asked for that this machine lacks
      │   ├─ MissingMethod        (NotImplementedError)   a module or datamodule lacks a method that the verb needs
-     │   │   └─ MissingModel     (TypeError, AttributeError)   the trainer has no module yet
+     │   │   ├─ MissingModel     (TypeError, AttributeError)   the trainer has no module yet
+     │   │   └─ MissingExample   (ValueError)       an export needs an example of the module's input
      │   ├─ InvalidReturn        (TypeError, ValueError, RuntimeError)   a hook returned something that cannot be used
      │   ├─ InvalidLoader        (TypeError)        what was given as a loader is none
      │   ├─ EmptyLoader          (ValueError)       a loader yields no batch
@@ -24,6 +26,7 @@
      │   ├─ MissingMonitor       (RuntimeError, KeyError)   a monitored metric was never logged
      │   ├─ NotServable          (RuntimeError)     a module that is to be served does not answer, or not as it says
      │   ├─ MissingHyperparameter (TypeError, KeyError)   a checkpoint lacks an argument of the constructor
+     │   ├─ MissingText          (FileNotFoundError)   a demo's text is not on disk, and could not be got
      │   └─ MissingPackage       (ModuleNotFoundError)   an optional package is not installed; gives the install line
      ├─ CheckpointError
      │   ├─ CheckpointMissing    (FileNotFoundError, ValueError)
@@ -95,6 +98,10 @@ class UnknownName(MisconfigurationException, TypeError, AttributeError):
     """A name that means nothing here: a misspelt keyword, hook, key or method."""
 
 
+class NotRegistered(UnknownName, KeyError):
+    """A registry was asked for a name under which it has nothing."""
+
+
 class TakenName(MisconfigurationException, AttributeError, KeyError):
     """An attribute was given a name that its base class needs."""
 
@@ -121,6 +128,10 @@ class MissingMethod(MisconfigurationException, NotImplementedError):
 
 class MissingModel(MissingMethod, TypeError, AttributeError):
     """The trainer was asked for something that needs a module, and it has none yet."""
+
+
+class MissingExample(MissingMethod, ValueError):
+    """An export needs an example of what ``forward`` gets, and has none."""
 
 
 class InvalidReturn(MisconfigurationException, TypeError, ValueError, RuntimeError):
@@ -161,6 +172,10 @@ class NotServable(MisconfigurationException, RuntimeError):
 
 class MissingHyperparameter(MisconfigurationException, TypeError, KeyError):
     """A checkpoint lacks an argument that the class's constructor requires."""
+
+
+class MissingText(MisconfigurationException, FileNotFoundError):
+    """The text that a demo learns is not on disk, and could not be got."""
 
 
 class MissingPackage(MisconfigurationException, ModuleNotFoundError):

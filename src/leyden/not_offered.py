@@ -54,8 +54,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("QuantizationAwareTraining", "Prepare the module with torch.ao.quantization in configure_model."),
     },
     "leyden.demos": {
-        **_each("DemoModel Dictionary LightningLSTM LightningTransformer MNIST MNISTDataModule Net PositionalEncoding", _DEMOS),
-        **_each("SequenceSampler SimpleLSTM Transformer WikiText2 tokenize", _DEMOS),
+        **_each("LightningLSTM MNIST MNISTDataModule Net SequenceSampler SimpleLSTM tokenize", _DEMOS),
     },
     "leyden.loops": {
         **_each("EvaluationEpochLoop EvaluationLoop FitLoop Loop ManualOptimization OptimizerLoop PredictionEpochLoop", _LOOPS),

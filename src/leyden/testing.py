@@ -136,6 +136,32 @@ class ManualOptimBoringModel(BoringModel):
         return loss
 
 
+class DemoModel(LightningModule):
+    """One linear layer and a rectifier, trained to make their sum small: the module of Lightning's pages on the command line.
+
+    Args:
+        out_dim: numbers in an output.
+        learning_rate: Adam's.
+    """
+
+    def __init__(self, out_dim: int = 10, learning_rate: float = 0.02) -> None:
+        super().__init__()
+        self.l1 = nn.Linear(32, out_dim)
+        self.learning_rate = learning_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of samples of 32 numbers, outputs of shape ``(batch, out_dim)``."""
+        return nn.functional.relu(self.l1(x.flatten(1)))
+
+    def training_step(self, batch: Any, batch_nb: int) -> Any:
+        """The sum of the outputs."""
+        return self(batch).sum()
+
+    def configure_optimizers(self) -> Any:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
 class _RandomLoaders(LightningDataModule):
     """A loader for each stage, of the data that ``setup`` has made."""
 

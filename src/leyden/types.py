@@ -18,6 +18,12 @@ EPOCH_OUTPUT = list[Any]
 """What the epoch ends of 1.x were given: what each step returned, by loader where there are several."""
 LRSchedulerTypeUnion = LRScheduler | ReduceLROnPlateau
 LRSchedulerPLType = LRSchedulerTypeUnion
+LRSchedulerTypeTuple = (LRScheduler, ReduceLROnPlateau)
+"""The same for ``isinstance``."""
+EVALUATE_OUTPUT = list[Mapping[str, float]]
+"""What ``validate`` and ``test`` return: each loader's values by name."""
+PREDICT_OUTPUT = list[Any] | list[list[Any]]
+"""What ``predict`` returns: what each step returned, by loader where there are several."""
 TRAIN_DATALOADERS = Any
 """A loader, or a list, tuple or dict of loaders that are read side by side."""
 EVAL_DATALOADERS = Any

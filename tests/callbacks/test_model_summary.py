@@ -57,12 +57,17 @@ def test_an_example_shows_sizes_and_operations() -> None:
     summary = summarize(Net(torch.ones(2, 32)))
     assert summary.in_sizes == [[2, 32], [2, 64], "?"]
     assert summary.out_sizes == [[2, 64], [2, 3], "?"]
-    assert summary.flop_counts == [2 * 2 * 32 * 64, 2 * 2 * 64 * 3, 0]
+    counts = summary.flop_counts
+    assert {name: list(by_operator.values()) for name, by_operator in counts.items()} == {
+        "body": [2 * 2 * 32 * 64],
+        "head": [2 * 2 * 64 * 3],
+        "frozen": [],
+    }
     assert summary.total_flops == 2 * 2 * 64 * 35
     lines = str(summary).split("\n")
     assert lines[0] == "  | Name         | Type       | Params | Mode  | FLOPs | In sizes | Out sizes"
     assert lines[2] == "0 | body         | Sequential | 2.2 K  | train | 8.2 K | [2, 32]  | [2, 64]"
-    assert lines[-1] == "9.0 K     Total FLOPs"
+    assert lines[-1] == "9.0 K     Total Flops"
 
 
 @pytest.mark.parametrize("example", [(torch.ones(2, 32), 2.0), [torch.ones(2, 32)], {"batch": torch.ones(2, 32), "more": 2.0}])
@@ -192,7 +197,7 @@ def test_the_callback_prints_when_fit_begins(callback: Any, capsys: pytest.Captu
     trainer = run()
     callback(max_depth=1).on_fit_start(trainer, Net(torch.ones(2, 32)))
     text = capsys.readouterr().out
-    for part in ("Name", "body", "Sequential", "2.2 K", "[2, 32]", "Total params", "Modules in eval mode", "Total FLOPs"):
+    for part in ("Name", "body", "Sequential", "2.2 K", "[2, 32]", "Total params", "Modules in eval mode", "Total Flops"):
         assert part in text
     assert "\x1b" not in text
     assert trainer.entered == ["forward"]
@@ -220,6 +225,29 @@ def test_printing_can_be_overridden() -> None:
 
     Mine(max_depth=1, mine=5).on_fit_start(run(), Net())  # type: ignore[arg-type]  # as much of them as is read
     assert seen == [(["body", "head", "frozen", "other params"], 2444, 5)]
+
+
+@pytest.mark.parametrize("kind", [ModelSummary, RichModelSummary])
+def test_printing_can_be_called_with_what_lightning_gives(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = [(" ", ["0"]), ("Name", ["body"]), ("Type", ["Linear"]), ("Params", ["66"]), ("Mode", ["train"])]
+    kind.summarize(columns, 66, 60, 0.5, {"train": 1, "eval": 0}, 12)
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for line in ("60 Trainable params", "6 Non-trainable params", "66 Total params", "1 Modules in train mode", "12 Total Flops"):
+        assert line.split() in shown
+
+
+def test_the_numbers_go_to_an_override_of_any_lightning_by_name() -> None:
+    seen: list[Any] = []
+
+    class Earlier(ModelSummary):
+        @staticmethod
+        def summarize(  # type: ignore[override]  # as 2.1 had it
+            summary_data: Any, total_parameters: int, trainable_parameters: int, model_size: float, **summarize_kwargs: Any
+        ) -> None:
+            seen.append((total_parameters, sorted(summarize_kwargs)))
+
+    Earlier().on_fit_start(run(), Net())  # type: ignore[arg-type]  # as much of them as is read
+    assert seen == [(2444, ["total_flops", "total_training_modes", "totals"])]
 
 
 def test_the_modes_of_2020() -> None:

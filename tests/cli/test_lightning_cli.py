@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import configured
+import jsonargparse
 import pytest
 import torch
 from configured import Chosen, DeepEncoder, Loads, OnlyFit, Outer, TwoOptimizers, WideNet
@@ -406,6 +407,11 @@ def test_a_callback_of_the_programs_own_keeps_the_configuration_elsewhere(own_fo
     assert "encoder: null" in (folder / "hparams.yaml").read_text()
     OnlyFit(WideNet, Loads, args=["fit", "--trainer.fast_dev_run=1"], trainer_defaults=QUIET)  # writes nothing
     assert not Path("config.yaml").exists()
+
+
+def test_a_callback_that_would_save_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="SaveConfigCallback would save nothing: override save_config"):
+        SaveConfigCallback(LightningArgumentParser(), jsonargparse.Namespace(), save_to_log_dir=False)
 
 
 def test_hyperparameters_are_what_the_configuration_says() -> None:

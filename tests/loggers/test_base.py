@@ -79,7 +79,9 @@ def test_the_experiment_of_other_processes_takes_everything(monkeypatch: pytest.
 def test_a_dummy_logger_takes_everything_and_can_be_copied() -> None:
     logger = DummyLogger()
     logger.log_metrics({"a": 1}, 2)
+    logger.log_metrics("1", 2, three="three")
     logger.log_hyperparams({"a": 1})
+    logger.log_hyperparams("1", 2, three="three")
     logger.experiment.add_scalar("a", 1)
     logger.watch(None)
     assert isinstance(logger[0], DummyExperiment)

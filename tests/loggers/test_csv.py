@@ -29,7 +29,7 @@ def test_rows_stand_under_sorted_columns(tmp_path: Path) -> None:
     assert (tmp_path / "lightning_logs/version_0/metrics.csv").read_text() == (
         "Bval,aa,epoch,step,zz\n,3,0,4,1.5\nTrue,nan,,9,\n"
     )
-    assert logger.experiment.metrics_keys == ["Bval", "aa", "epoch", "zz"]
+    assert logger.experiment.metrics_keys == ["Bval", "aa", "epoch", "step", "zz"]
 
 
 def test_nothing_is_created_before_something_is_logged(tmp_path: Path) -> None:
@@ -81,7 +81,8 @@ def test_a_row_waits_on_its_device_until_it_is_due(tmp_path: Path) -> None:
     logger.log_metrics({"a": value}, 0)
     logger.log_metrics({"a": value}, 1)
     assert os.listdir(logger.log_dir) == []
-    assert logger.experiment.metrics[0][0]["a"] is value
+    assert logger.experiment._waiting[0][0]["a"] is value
+    assert logger.experiment.metrics == [{"a": 0.25, "step": 0}, {"a": 0.25, "step": 1}]
     logger.log_metrics({"a": value}, 2)
     assert rows(logger.log_dir) == [{"a": "0.25", "step": str(step)} for step in range(3)]
 

@@ -353,3 +353,20 @@ def test_a_folder_that_holds_events_keeps_them(tmp_path: Path) -> None:
     again = TensorBoardLogger(tmp_path, version="other")
     again.leyden_resume(position)
     assert tags(again) == ["r"]
+
+
+def test_a_value_that_is_no_number_costs_no_other_row(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    for step, value in enumerate([1.0, "high", 3.0]):
+        logger.log_metrics({"a": value}, step)
+    with pytest.raises(InvalidType, match="metrics\\['a'\\]='high' cannot be used"):
+        logger.save()
+    logger.finalize("success")
+    assert scalars(logger)["a"] == [(0, 1.0), (2, 3.0)]
+
+
+def test_the_hyperparameters_file_is_there_once_something_was_written(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    assert (Path(logger.log_dir) / "hparams.yaml").read_text() == "{}\n"

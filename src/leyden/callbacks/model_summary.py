@@ -7,6 +7,7 @@ from leyden.checkpoint.random_state import preserved_random_state
 from leyden.distributed.rank_zero import rank_zero_print
 from leyden.errors import InvalidOption, InvalidType, did_you_mean
 from leyden.inspect.summary import ModelSummary as Summary
+from leyden.inspect.summary import totals
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments, unknown_argument
 from leyden.state.run import Run
@@ -52,8 +53,8 @@ class ModelSummary(Callback):
                 summary._counted(),
                 summary.trainable_parameters,
                 summary.model_size,
-                summary.total_training_modes,
-                summary.total_flops,
+                total_training_modes=summary.total_training_modes,
+                total_flops=summary.total_flops,
                 totals=summary.totals(),
                 **self._summarize_kwargs,
             )
@@ -85,7 +86,10 @@ class ModelSummary(Callback):
             total_flops: Floating-point operations of the example's forward; 0 without an example.
             summarize_kwargs: What the callback was given, and ``totals``: the lines below the table, value and meaning.
         """
-        rank_zero_print(Summary.text(summary_data, summarize_kwargs["totals"]), flush=True)
+        below = summarize_kwargs.get("totals") or totals(
+            total_parameters, trainable_parameters, model_size, total_training_modes, total_flops or None
+        )
+        rank_zero_print(Summary.text(summary_data, below), flush=True)
 
 
 class RichModelSummary(ModelSummary):
@@ -107,7 +111,9 @@ class RichModelSummary(ModelSummary):
             from rich.table import Table
             from rich.text import Text
 
-        totals = summarize_kwargs.pop("totals")
+        below = summarize_kwargs.pop("totals", None) or totals(
+            total_parameters, trainable_parameters, model_size, total_training_modes, total_flops or None
+        )
         console = Console()
         if summary_data[0][1]:
             table = Table(**{"header_style": "bold magenta", **summarize_kwargs})
@@ -117,6 +123,6 @@ class RichModelSummary(ModelSummary):
                 table.add_row(*map(Text, row))
             console.print(table)
         grid = Table.grid(expand=False, padding=(0, 2))
-        for value, meaning in totals:
+        for value, meaning in below:
             grid.add_row(Text(value, style="bold"), meaning)
         console.print(grid)

@@ -7,7 +7,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.filesystem import get_filesystem
 from leyden.cli.installed import Namespace
 from leyden.cli.parser import LightningArgumentParser
-from leyden.errors import MisconfigurationException
+from leyden.errors import InvalidOption, MisconfigurationException
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.trainer.trainer import Trainer
@@ -31,6 +31,7 @@ class SaveConfigCallback(Callback):
         save_to_log_dir: whether to write the file at all; :meth:`save_config` is called in any case.
 
     Raises:
+        InvalidOption: ``save_to_log_dir=False``, and :meth:`save_config` is not overridden: nothing would be saved.
         ConfigExists: a ``RuntimeError``: the file exists and ``overwrite`` is false.
     """
 
@@ -43,6 +44,9 @@ class SaveConfigCallback(Callback):
         multifile: bool = False,
         save_to_log_dir: bool = True,
     ) -> None:
+        if not save_to_log_dir and type(self).save_config is SaveConfigCallback.save_config:
+            advice = f"{type(self).__name__} would save nothing: override save_config, or say save_config_callback=None."
+            raise InvalidOption("save_to_log_dir", save_to_log_dir, "True, unless save_config is overridden", advice)
         self.parser = parser
         self.config = config
         self.config_filename = config_filename

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from leyden.errors import ConflictingOptions, InvalidType, UnknownName, did_you_mean
+from leyden.errors import ConflictingOptions, InvalidType, NotRegistered, did_you_mean
 
 
 class Registry(dict[str, dict[str, Any]]):
@@ -36,21 +36,21 @@ class Registry(dict[str, dict[str, Any]]):
         return entered if cls is None else entered(cls)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """What ``name`` means, made; ``default`` where it means nothing. Raises :class:`UnknownName` without a default."""
+        """What ``name`` means, made; ``default`` where it means nothing. Raises :class:`NotRegistered` without a default."""
         if name in self:
             entry = self[name]
             return entry[self.kind](**entry["init_params"])
         if default is not None:
             return default
-        raise UnknownName(
+        raise NotRegistered(
             f"No {self.kind} is registered under {name!r}.{did_you_mean(str(name), self)} "
             f"Registered are: {', '.join(sorted(self)) or 'none'}."
         )
 
     def remove(self, name: str) -> None:
-        """Let ``name`` mean nothing. Raises :class:`UnknownName` where it does already."""
+        """Let ``name`` mean nothing. Raises :class:`NotRegistered` where it does already."""
         if name not in self:
-            raise UnknownName(f"No {self.kind} is registered under {name!r}.{did_you_mean(str(name), self)}")
+            raise NotRegistered(f"No {self.kind} is registered under {name!r}.{did_you_mean(str(name), self)}")
         del self[name]
 
     def __str__(self) -> str:

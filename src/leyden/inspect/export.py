@@ -14,7 +14,7 @@ from torch import nn
 from leyden.checkpoint.durable import Disk, Sink, write_durably
 from leyden.checkpoint.plain_names import eager_attributes, unwrapped
 from leyden.devices.transfer import move_data_to_device
-from leyden.errors import InvalidOption, InvalidType, MissingMethod, MissingPackage, Unsupported
+from leyden.errors import InvalidOption, InvalidType, MissingExample, MissingPackage, Unsupported
 from leyden.loggers.undisturbed import undisturbed
 from leyden.types import Path
 
@@ -36,7 +36,7 @@ class Exports:
             What :func:`torch.onnx.export` returns: a ``torch.onnx.ONNXProgram``, or ``None`` with ``dynamo=False``.
 
         Raises:
-            MissingMethod: there is no example.
+            MissingExample: there is no example.
             MissingPackage: ``onnx`` or ``onnxscript`` is not installed.
         """
         kwargs.setdefault("dynamo", True)
@@ -118,7 +118,7 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
         kwargs: go to :func:`torch.export.export`: ``dynamic_shapes``, ``strict`` ...
 
     Raises:
-        MissingMethod: there is no example.
+        MissingExample: there is no example.
     """
     if not isinstance(module, nn.Module):
         raise InvalidType("module", module, "a torch.nn.Module")
@@ -156,7 +156,7 @@ def _arguments(module: Any, example: Any, what: str, parameter: str) -> tuple[tu
     """The example as positional and named arguments of ``forward``, on the module's device."""
     example = getattr(module, "example_input_array", None) if example is None else example
     if example is None:
-        raise MissingMethod(
+        raise MissingExample(
             f"{what} needs an example of what forward gets: pass {parameter}=, or set {type(module).__name__}."
             f"example_input_array, to a tensor, a tuple of arguments, or a dict of them by name."
         )

@@ -101,7 +101,7 @@ class ModelSummary:
         self._model = model
         self._max_depth = max_depth
         self._layers = {name: LayerSummary(module) for name, module in self.named_modules}
-        self._flops: dict[str, int] = {}
+        self._flops: Mapping[str, dict[Any, int]] = {}
         self._seen = False
         try:
             if tries_example:
@@ -185,15 +185,15 @@ class ModelSummary:
         return sum(sizes) * 1e-6
 
     @property
-    def flop_counts(self) -> list[int]:
-        """Floating-point operations of each layer in the example's forward."""
+    def flop_counts(self) -> dict[str, dict[Any, int]]:
+        """Floating-point operations of each layer in the example's forward, by operator."""
         root = type(self._model).__name__
-        return [self._flops.get(f"{root}.{name}", 0) for name in self._layers]
+        return {name: dict(self._flops.get(f"{root}.{name}", {})) for name in self._layers}
 
     @property
     def total_flops(self) -> int:
         """Floating-point operations of the example's forward; 0 without an example."""
-        return self._flops.get("Global", 0)
+        return sum(self._flops.get("Global", {}).values())
 
     def _forward_example(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
         example = getattr(self._model, "example_input_array", None)
@@ -227,7 +227,7 @@ class ModelSummary:
                     layer.forget_sizes()
                 return
         self._seen = True
-        self._flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+        self._flops = counter.get_flop_counts()
 
     def _get_summary_data(self) -> list[tuple[str, list[str]]]:
         """The table by columns: head and cells."""
@@ -241,7 +241,7 @@ class ModelSummary:
         ]
         if self._seen:
             columns += [
-                ("FLOPs", list(map(get_human_readable_count, self.flop_counts))),
+                ("FLOPs", [get_human_readable_count(sum(counts.values())) for counts in self.flop_counts.values()]),
                 ("In sizes", list(map(str, self.in_sizes))),
                 ("Out sizes", list(map(str, self.out_sizes))),
             ]
@@ -254,17 +254,8 @@ class ModelSummary:
 
     def totals(self) -> list[tuple[str, str]]:
         """What stands below the table: value and meaning."""
-        trainable, everything, modes = self.trainable_parameters, self._counted(), self.total_training_modes
-        rows = [
-            (get_human_readable_count(trainable), "Trainable params"),
-            (get_human_readable_count(everything - trainable), "Non-trainable params"),
-            (get_human_readable_count(everything), "Total params"),
-            (get_formatted_model_size(self.model_size), "Total estimated model params size (MB)"),
-            (str(modes["train"]), "Modules in train mode"),
-            (str(modes["eval"]), "Modules in eval mode"),
-        ]
-        if self._seen:
-            rows.append((get_human_readable_count(self.total_flops), "Total FLOPs"))
+        flops = self.total_flops if self._seen else None
+        rows = totals(self._counted(), self.trainable_parameters, self.model_size, self.total_training_modes, flops)
         lazy = sum(_is_lazy(parameter) for parameter in self._model.parameters())
         if lazy:
             rows.append((str(lazy), "Parameters that do not exist before the first forward, and are not counted"))
@@ -285,6 +276,19 @@ class ModelSummary:
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def totals(parameters: int, trainable: int, size: float, modes: Mapping[str, int], flops: int | None) -> list[tuple[str, str]]:
+    """What stands below the table of a model: value and meaning. ``flops``: ``None`` where they were not counted."""
+    rows = [
+        (get_human_readable_count(trainable), "Trainable params"),
+        (get_human_readable_count(parameters - trainable), "Non-trainable params"),
+        (get_human_readable_count(parameters), "Total params"),
+        (get_formatted_model_size(size), "Total estimated model params size (MB)"),
+        (str(modes["train"]), "Modules in train mode"),
+        (str(modes["eval"]), "Modules in eval mode"),
+    ]
+    return rows if flops is None else [*rows, (get_human_readable_count(flops), "Total Flops")]
 
 
 def summarize(lightning_module: nn.Module, max_depth: int = 1) -> ModelSummary:

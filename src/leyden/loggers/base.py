@@ -270,10 +270,10 @@ class DummyLogger(Logger):
     def experiment(self) -> "DummyExperiment":
         return self._experiment
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def __getitem__(self, index: int) -> "DummyExperiment":

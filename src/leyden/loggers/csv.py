@@ -35,7 +35,7 @@ class ExperimentWriter:
     def __init__(self, log_dir: str, prefix: str = "", flush_every_n_steps: int = 100) -> None:
         self.log_dir = log_dir
         self.hparams: dict[str, Any] = {}
-        self.metrics: list[tuple[dict[str, Any], int]] = []
+        self._waiting: list[tuple[dict[str, Any], int]] = []
         self.metrics_file_path = os.path.join(log_dir, self.NAME_METRICS_FILE)
         self._prefix = prefix
         self.__every = flush_every_n_steps
@@ -58,16 +58,21 @@ class ExperimentWriter:
         raise AttributeError(known)
 
     @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows that wait to be written, each with its ``step``."""
+        return self._read()
+
+    @property
     def metrics_keys(self) -> list[str]:
-        """The columns, but ``step``."""
-        return [column for column in self._columns if column != "step"]
+        """The columns."""
+        return list(self._columns)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row. Without a ``step`` rows are counted."""
         if step is None:
-            step = self._rows + len(self.metrics)
-        self.metrics.append((dict(metrics), step))
-        if step - self._flushed >= self.__every or len(self.metrics) >= self.__every or step < self._flushed:
+            step = self._rows + len(self._waiting)
+        self._waiting.append((dict(metrics), step))
+        if step - self._flushed >= self.__every or len(self._waiting) >= self.__every or step < self._flushed:
             self._flushed = step
             self.is_full = True
 
@@ -87,12 +92,12 @@ class ExperimentWriter:
             if self._hparams_wait:
                 self._replace(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE), to_yaml(self.hparams).encode())
                 self._hparams_wait = False
-            if self.metrics:
+            if self._waiting:
                 self._write(self._read())
-                self.metrics.clear()
+                self._waiting.clear()
         except OSError as error:
             warn_user(
-                f"{self.metrics_file_path} cannot be written ({error}); {len(self.metrics)} rows wait for the next attempt.",
+                f"{self.metrics_file_path} cannot be written ({error}); {len(self._waiting)} rows wait for the next attempt.",
                 LeydenWarning,
             )
 
@@ -120,16 +125,16 @@ class ExperimentWriter:
         return True
 
     def _read(self) -> list[dict[str, Any]]:
-        for index, (metrics, _) in enumerate(self.metrics):
+        for index, (metrics, _) in enumerate(self._waiting):
             try:
                 for name, value in metrics.items():
                     check_scalar(name, value)
             except InvalidType:
-                del self.metrics[index]  # the other rows can still be written
+                del self._waiting[index]  # the other rows can still be written
                 raise
-        values = [value for metrics, _ in self.metrics for value in metrics.values()]
+        values = [value for metrics, _ in self._waiting for value in metrics.values()]
         numbers = iter(read_numbers(dict(enumerate(values))).values())
-        return [{**{self._prefix + name: next(numbers) for name in metrics}, "step": step} for metrics, step in self.metrics]
+        return [{**{self._prefix + name: next(numbers) for name in metrics}, "step": step} for metrics, step in self._waiting]
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if not self._remote:

@@ -144,6 +144,7 @@ class TensorBoardLogger(InFolder, Logger):
             from torch.utils.tensorboard import SummaryWriter
 
             self.__writer = SummaryWriter(log_dir=self._folder.path, **self._kwargs)
+            self._yaml_waits = self._yaml_waits or not self.__there(self.NAME_HPARAMS_FILE)
         return self.__writer
 
     def leyden_start(self, agree: Callable[[Any], Any] | None = None) -> None:
@@ -356,13 +357,12 @@ class TensorBoardLogger(InFolder, Logger):
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         parts = []
-        for metrics, _, _ in rows:
-            for name, value in metrics.items():
-                for part in value.values() if isinstance(value, Mapping) else (value,):
-                    check_scalar(name, part)
-                    if isinstance(part, str | bytes | list | tuple) or part is None:
-                        raise InvalidType(f"metrics[{name!r}]", part, "a number", "Write other things through logger.experiment.")
-                    parts.append(part)
+        for index, (metrics, _, _) in enumerate(rows):
+            try:
+                parts += _numbers_of(metrics)
+            except InvalidType:
+                self._rows = rows[:index] + rows[index + 1 :]  # the other rows can still be written
+                raise
         numbers = iter(read_numbers(dict(enumerate(parts))).values())
         records = []
         for metrics, step, at in rows:
@@ -413,6 +413,18 @@ class TensorBoardLogger(InFolder, Logger):
                 self._rows.append((metrics, step, time.time()))
         for summary in hparams(plain, compared):
             self.experiment._get_file_writer().add_summary(summary)
+
+
+def _numbers_of(metrics: Mapping[str, Any]) -> list[Any]:
+    """The values of a row in their order. Raises :class:`InvalidType` for one that is no number."""
+    parts = []
+    for name, value in metrics.items():
+        for part in value.values() if isinstance(value, Mapping) else (value,):
+            check_scalar(name, part)
+            if isinstance(part, str | bytes | list | tuple) or part is None:
+                raise InvalidType(f"metrics[{name!r}]", part, "a number", "Write other things through logger.experiment.")
+            parts.append(part)
+    return parts
 
 
 def _holds(folder: str, sizes: Mapping[str, int]) -> bool:

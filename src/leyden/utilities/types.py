@@ -11,11 +11,14 @@ from leyden.types import (
     TRAIN_DATALOADERS,
     LRSchedulerConfigType,
     LRSchedulerPLType,
+    LRSchedulerTypeTuple,
     LRSchedulerTypeUnion,
     OptimizerConfig,
     OptimizerLRScheduler,
     OptimizerLRSchedulerConfig,
 )
+from leyden.types import EVALUATE_OUTPUT as _EVALUATE_OUTPUT
+from leyden.types import PREDICT_OUTPUT as _PREDICT_OUTPUT
 from leyden.types import MapLocation as _MAP_LOCATION_TYPE
 from leyden.types import Path as _PATH
 
@@ -24,13 +27,16 @@ __all__ = [
     "EVAL_DATALOADERS",
     "STEP_OUTPUT",
     "TRAIN_DATALOADERS",
+    "_EVALUATE_OUTPUT",
     "_MAP_LOCATION_TYPE",
     "_PATH",
+    "_PREDICT_OUTPUT",
     "DistributedDataParallel",
     "LRScheduler",
     "LRSchedulerConfig",
     "LRSchedulerConfigType",
     "LRSchedulerPLType",
+    "LRSchedulerTypeTuple",
     "LRSchedulerTypeUnion",
     "OptimizerConfig",
     "OptimizerLRScheduler",

@@ -1,6 +1,8 @@
 """Summaries of modules, where Lightning puts them."""
 
 from leyden.inspect.summary import (
+    NOT_APPLICABLE,
+    UNKNOWN_SIZE,
     LayerSummary,
     ModelSummary,
     get_formatted_model_size,
@@ -8,8 +10,12 @@ from leyden.inspect.summary import (
     parse_batch_shape,
     summarize,
 )
+from leyden.inspect.summary import OTHER_PARAMETERS as LEFTOVER_PARAMS_NAME
 
 __all__ = [
+    "LEFTOVER_PARAMS_NAME",
+    "NOT_APPLICABLE",
+    "UNKNOWN_SIZE",
     "LayerSummary",
     "ModelSummary",
     "get_formatted_model_size",
