@@ -23,6 +23,7 @@
      │   ├─ AmbiguousBatchSize   (RuntimeError)     the batch does not tell its size; pass ``batch_size=``
      │   ├─ MetricsDiffer        (RuntimeError)     processes that train together logged different names
      │   ├─ ModulesDiffer        (RuntimeError)     processes that train together have modules of different parameters
+     │   ├─ TensorsDiffer        (RuntimeError)     processes bring tensors of different shapes or types to one exchange
      │   ├─ MissingMonitor       (RuntimeError, KeyError)   a monitored metric was never logged
      │   ├─ NotServable          (RuntimeError)     a module that is to be served does not answer, or not as it says
      │   ├─ MissingHyperparameter (TypeError, KeyError)   a checkpoint lacks an argument of the constructor
@@ -160,6 +161,10 @@ class MetricsDiffer(MisconfigurationException, RuntimeError):
 
 class ModulesDiffer(MisconfigurationException, RuntimeError):
     """Processes that train together have modules whose parameters or buffers differ in name, shape or type."""
+
+
+class TensorsDiffer(MisconfigurationException, RuntimeError):
+    """Processes that train together called one exchange with tensors of different shapes or types, or different exchanges."""
 
 
 class MissingMonitor(MisconfigurationException, RuntimeError, KeyError):

@@ -273,7 +273,7 @@ def test_different_places_are_named() -> None:
 
     for outcome in outcomes_together(2, body):
         assert isinstance(outcome, MetricsDiffer)
-        assert "process 0 after the batches of an epoch of train, process 1 after the hooks of an epoch of val" in str(outcome)
+        assert "process 0: after the batches of an epoch of train, process 1: after the hooks of an epoch of val" in str(outcome)
 
 
 def test_a_name_of_one_process_alone_stays_out_of_it() -> None:
@@ -352,16 +352,16 @@ def test_reading_never_exchanges_and_never_computes() -> None:
             metrics.log("m", metric, asked(), None)
             metrics.step_row()
             assert read() == {"s": processes.rank, "a": i + processes.rank, "a_step": i + processes.rank}
-        assert (len(processes.words), metric.computed) == (0, 0)
+        assert (len(processes.words), metric.computed) == (1, 0), "at the first row: whether all share the same names"
         metrics.end_batches()
-        assert (len(processes.words), metric.computed) == (3, 1)
+        assert (len(processes.words), metric.computed) == (4, 1)
         expected = {"s": 1, "a": 1.5, "a_step": 2.0 + processes.rank, "a_epoch": 1.5, "m": 1.0}
         assert read() == expected
         place.where = "on_train_epoch_end"
         metrics.log("end", processes.rank, asked(), None)
         assert read() == {**expected, "end": processes.rank}
         metrics.close()
-        assert (len(processes.words), metric.computed) == (6, 1)
+        assert (len(processes.words), metric.computed) == (7, 1)
         assert read() == {**expected, "end": 0.5}
         metrics.end_epoch()
         assert read() == {**expected, "end": 0.5}
@@ -375,13 +375,15 @@ def test_only_names_that_ask_for_it_are_exchanged_at_a_row() -> None:
         metrics.start_batches(lambda: None)
         metrics.batch = torch.zeros(1)
         metrics.log("own", float(processes.rank), asked(step=True), 1)
-        row = metrics.step_row()
-        assert processes.words == []
+        metrics.step_row()
+        assert processes.words == ["all_reduce"], "at the first row: whether all share the same names"
+        metrics.step_row()
+        assert processes.words == ["all_reduce"]
         metrics.log("all", float(processes.rank), asked(step=True, sync=True), 1)
         metrics.log("most", torch.tensor(processes.rank), asked("max", step=True, sync=True), 1)
         assert metrics.callback()["all_step"] == processes.rank
         row = metrics.step_row()
-        assert processes.words == ["all_reduce"] * 3
+        assert processes.words == ["all_reduce"] * 4
         assert metrics.step_row() == row
         assert metrics.callback()["all_step"] == 0.5
         metrics.log("all", 10.0, asked(step=True, sync=True), 1)

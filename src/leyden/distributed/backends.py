@@ -27,12 +27,25 @@ def check_backend(given: object, devices: Sequence[torch.device]) -> None:
         if not _BUILT_IN.get(name, lambda: True)():
             raise Unsupported(f"process_group_backend={given!r}: this PyTorch was built without {name}.")
     for kind in dict.fromkeys(device.type for device in devices):
-        serving = [
-            name for on, _, name in asked if on in ("", kind) and kind in dist.Backend.backend_capability.get(name, [kind])
-        ]
-        if not serving:
+        if not serves(given, kind):
             able = [name for name in known if kind in dist.Backend.backend_capability.get(name, [])]
             raise Unsupported(
                 f"process_group_backend={given!r} exchanges nothing between devices of kind {kind!r}, on which this run trains. "
                 f"Leave it out, or pass one of {', '.join(map(repr, able))}."
             )
+
+
+def serves(backend: str, kind: str) -> bool:
+    """Whether ``backend``, a name or pairs of devices and names, exchanges tensors on devices of ``kind``."""
+    pairs = [pair.rpartition(":") for pair in backend.lower().split(",")]
+    return any(on in ("", kind) and kind in dist.Backend.backend_capability.get(name, [kind]) for on, _, name in pairs)
+
+
+def with_cpu(backend: str | None) -> str | None:
+    """``backend``, with gloo beside it where it serves GPUs alone: a run exchanges small tensors on the CPU too."""
+    if backend is None or serves(backend, "cpu"):
+        return backend
+    if ":" in backend:
+        return f"cpu:gloo,{backend}"
+    kinds = dist.Backend.backend_capability.get(backend.lower(), [])
+    return ",".join(["cpu:gloo", *(f"{kind}:{backend}" for kind in kinds)])

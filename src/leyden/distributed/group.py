@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from leyden.distributed.backends import serves, with_cpu
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.launchers.lifeline import RUN_AGAIN, tie_to
 from leyden.distributed.launchers.verb import verb_of
@@ -85,12 +86,13 @@ class Group(Processes):
         self.words_folder: str | None = None  # where whoever started this process looks for its last words
         self.before_exit: Callable[[], None] | None = None  # when the watch ends this process
         self.failed_by: BaseException | None = None  # of this process alone, in the verb that runs
+        self._of_cpu: Any = None  # the group in which tensors on the CPU are exchanged, where that of all cannot
         if self.world > 1:
             _give_way()
         self.number()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "watch": None, "before_exit": None, "failed_by": None}  # they belong to a running verb
+        return {**self.__dict__, "watch": None, "before_exit": None, "failed_by": None, "_of_cpu": None}  # of a running verb
 
     def number(self) -> None:
         """Read who this process is: before the others are started, the first one of its node. The environment is told."""
@@ -128,8 +130,9 @@ class Group(Processes):
                     f"{self.world} (devices x num_nodes). Ask for as many, or run it in a script of its own."
                 )
             self.number()
+            self._exchange_on_cpu()
             return
-        backend = self.backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = with_cpu(self.backend) or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         address, port = self.environment.main_address, self.environment.main_port
         meeting: dict[str, Any] = {"init_method": f"tcp://{address}:{port}"}
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -148,6 +151,14 @@ class Group(Processes):
         atexit.register(_leave)
         if self.world == 1:
             _alone.append(dist.distributed_c10d._get_default_group())
+
+    def _exchange_on_cpu(self) -> None:
+        """Where the group that stands already knows no tensors on the CPU, such as one of NCCL alone: have one beside it."""
+        if self._of_cpu is None and not serves(dist.get_backend_config(), "cpu"):
+            self._of_cpu = dist.new_group(backend="gloo")
+
+    def _group_for(self, tensor: Tensor) -> Any:
+        return self._of_cpu if tensor.device.type == "cpu" else None
 
     @property
     def store(self) -> Any:
@@ -198,12 +209,12 @@ class Group(Processes):
 
     def fill(self, tensor: Tensor) -> None:
         self._refuse_if_failed()
-        dist.broadcast(tensor, 0)
+        dist.broadcast(tensor, 0, group=self._group_for(tensor))
 
     def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
         self._refuse_if_failed()
         whole = tensor.detach().clone()
-        dist.all_reduce(whole, _OPERATIONS[op])
+        dist.all_reduce(whole, _OPERATIONS[op], group=self._group_for(whole))
         return whole
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
@@ -211,7 +222,7 @@ class Group(Processes):
         if sync_grads and tensor.requires_grad and torch.is_grad_enabled():
             gathered: Tensor = _Gathered.apply(tensor, group)  # type: ignore[no-untyped-call]  # torch has no annotation there
             return gathered
-        return _gathered(tensor, group)
+        return _gathered(tensor, self._group_for(tensor) if group is None else group)
 
     def gather_objects(self, obj: Any) -> list[Any]:
         self._refuse_if_failed()
@@ -223,7 +234,7 @@ class Group(Processes):
         self._refuse_if_failed()
         raised = [float(flags >> bit & 1) for bit in range(_FLAGS)]
         words = torch.tensor([*raised, clock if self.is_first else -float("inf")], dtype=torch.float64)
-        dist.all_reduce(words, dist.ReduceOp.MAX)
+        dist.all_reduce(words, dist.ReduceOp.MAX, group=self._of_cpu)
         *agreed, first = words.tolist()
         return sum(int(bit) << place for place, bit in enumerate(agreed)), first
 

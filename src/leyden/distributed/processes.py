@@ -30,6 +30,8 @@ class Processes(ABC):
     store: Any = None
     """What all of them can write to and read without waiting for each other: a :class:`torch.distributed.Store`."""
     leyden_named: int = 0
+    leyden_looked_at: int = 0
+    """Exchanges of a user's tensors so far."""
 
     def next_name(self, kind: str) -> str:
         """A name in :attr:`store` that was not used before: the same on all processes, which ask for as many."""

@@ -111,20 +111,23 @@ class Collection:
         reduce = entry.asked[4] if isinstance(entry.reduce, str) else None  # a function need not be picklable
         return (*entry.asked[:4], reduce, *entry.asked[5:]), entry.suffix
 
-    def share_steps(self, processes: Processes, loader: int | None, when: str) -> None:
+    def share_steps(self, processes: Processes, loader: int | None, when: str, first: bool) -> None:
         """Make the newest values of names with ``sync_dist=True`` those of all processes: a mean weighs each by its samples.
 
-        Without such names nothing is exchanged, so all processes need to have the same.
+        Without such names nothing is exchanged, so all processes need to have the same: at the first row of training it is
+        asked whether they do.
         """
         shared = {
             key: entry
             for key, entry in self.entries.items()
             if entry.syncs and entry.on_step and entry.logger and key[2] == loader and entry.metric is None
         }
-        if not shared:
+        if not shared and not first:
             return
         kinds = {key: entry.kind for key, entry in shared.items()}
         agree_on_names(processes, when, kinds, lambda key, kind: False, self._description)
+        if not shared:
+            return
         in_turn = [shared[key] for key in in_order(shared)]
         totals = []
         for entry in in_turn:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leyden.distributed.alike import alike
 from leyden.distributed.processes import Processes
+from leyden.distributed.same_tensors import UNEVEN
 from leyden.errors import MetricsDiffer
 from leyden.metrics.accumulators import Accumulator
 from leyden.metrics.words import Combined, no_words
@@ -39,17 +40,21 @@ def agree_on_names(
     if alike(processes, (when, [(key, kinds[key]) for key in in_order(kinds)])):
         return {}
     found = processes.gather_objects((when, {key: (kind, describe(key)) for key, kind in kinds.items()}))
+    _same_place([moment for moment, _ in found])
     known = {key: (kind, said) for _, theirs in found for key, (kind, said) in theirs.items()}
     mine = {key for key in known if key not in kinds and excused(key, known[key][0])}
     forgiven: list[set[Key]] = processes.gather_objects(mine)
-    _compare([moment for moment, _ in found], [theirs for _, theirs in found], forgiven)
+    _compare(when, [theirs for _, theirs in found], forgiven)
     return {key: said for key, (_, said) in known.items() if key not in kinds}
 
 
-def _compare(moments: list[str], names: list[dict[Key, tuple[str, Any]]], forgiven: list[set[Key]]) -> None:
+def _same_place(moments: list[str]) -> None:
     if len(set(moments)) > 1:
-        there = ", ".join(f"process {rank} {moment}" for rank, moment in enumerate(moments))
-        raise MetricsDiffer(f"The processes exchange metrics at different places: {there}. Let all run the same loops.")
+        there = ", ".join(f"process {rank}: {moment}" for rank, moment in enumerate(moments))
+        raise MetricsDiffer(f"The processes are at different exchanges ({there}). Let all call the same in one order. {UNEVEN}")
+
+
+def _compare(moment: str, names: list[dict[Key, tuple[str, Any]]], forgiven: list[set[Key]]) -> None:
     faults = []
     for key in in_order({key for theirs in names for key in theirs}):
         have = {rank: theirs[key][0] for rank, theirs in enumerate(names) if key in theirs}
@@ -63,7 +68,7 @@ def _compare(moments: list[str], names: list[dict[Key, tuple[str, Any]]], forgiv
             faults.append(f"{shown} is of several kinds: {kinds}")
     if faults:
         raise MetricsDiffer(
-            f"The processes logged different metrics ({moments[0]}): {'; '.join(faults)}. Log the same names in the same way on "
+            f"The processes logged different metrics ({moment}): {'; '.join(faults)}. Log the same names in the same way on "
             f"every process; rank_zero_only=True keeps a value out of what is exchanged."
         )
 

@@ -66,6 +66,7 @@ class Metrics:
         self._set_aside = SetAside()
         self._module: torch.nn.Module | None = None
         self._cut: dict[str, Any] | None = None  # where in which stage a checkpoint was taken, until the stage goes on
+        self._has_rows = False  # of training
         self._said_silent = False
         self.silent = False  # barebones: nothing is logged
         self.has_loggers = True  # said when a verb begins; a smoke run's count as there
@@ -379,7 +380,8 @@ class Metrics:
         if self._now is None:
             return {}
         if not self._processes.alone:
-            self._now.share_steps(self._processes, self._loader, f"at a row of {self._stage}")
+            first, self._has_rows = self._stage == "train" and not self._has_rows, True
+            self._now.share_steps(self._processes, self._loader, f"at a row of {self._stage}", first)
         row = {entry.step_name: value for entry, value in self._now.step_values(self._loader) if entry.logger}
         self._newest.logged.update(row)
         return row

@@ -18,6 +18,7 @@ from leyden.checked import check_count
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
+from leyden.distributed.same_tensors import gathered
 from leyden.enums import GradClipAlgorithmType
 from leyden.errors import (
     ConflictingOptions,
@@ -412,9 +413,7 @@ class Run(Properties, ABC):
 
     def leyden_all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
         """``data`` of every process; see :meth:`LightningModule.all_gather`."""
-        from leyden.tree import tree_map
-
-        return tree_map(data, Tensor, lambda tensor: self.strategy.all_gather(tensor, group, sync_grads))
+        return gathered(self.strategy, Strategy.all_gather, data, group, sync_grads)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on the first process, above the progress bar."""

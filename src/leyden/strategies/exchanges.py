@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leyden.distributed.processes import Processes
+from leyden.distributed.same_tensors import agree_on_tensors
 from leyden.errors import InvalidOption
 from leyden.strategies.shards import own_of
 from leyden.strategies.skips import ByHand, Skips
@@ -39,17 +40,26 @@ class Exchanges:
         return self.processes.broadcast(obj, src)
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        """Every process's ``tensor``, stacked along a new first dimension; with one process, ``tensor`` itself."""
+        """Every process's ``tensor``, stacked along a new first dimension; with one process, ``tensor`` itself.
+
+        Raises :class:`TensorsDiffer` on every process where shapes or types differ.
+        """
+        if group is None:
+            agree_on_tensors(self.processes, "all_gather", tensor)
         return self.processes.all_gather(tensor, group, sync_grads)
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
         """``tensor`` reduced over the processes, on every process: by ``"mean"`` (``"avg"``), ``"sum"``, ``"min"`` or ``"max"``,
-        or a member of ``torch.distributed.ReduceOp``. What is no tensor stays as it is. Raises :class:`InvalidOption`."""
+        or a member of ``torch.distributed.ReduceOp``. What is no tensor stays as it is.
+
+        Raises :class:`InvalidOption`; :class:`TensorsDiffer` on every process where shapes or types differ.
+        """
         word = str(reduce_op or "sum").lower().rsplit(".", 1)[-1]
         if word not in _REDUCTIONS:
             raise InvalidOption("reduce_op", reduce_op, "one of " + ", ".join(map(repr, _REDUCTIONS)))
         if self.processes.alone or not isinstance(tensor, Tensor):
             return tensor
+        agree_on_tensors(self.processes, "reduce", tensor)
         whole = self.processes.all_reduce(tensor, _REDUCTIONS[word])
         return whole / self.processes.world if word in ("mean", "avg") else whole
 
