@@ -133,9 +133,7 @@ def test_what_is_seen_when() -> None:
     assert module.at("on_train_epoch_end") == last
     assert plain(trainer.callback_metrics) == last
     assert plain(trainer.logged_metrics) == {"a": 6.0, "b_step": 6.0, "b_epoch": 3.0, "c": 3.0}
-    bar = trainer.progress_bar_metrics
-    assert bar.pop("loss") is not None
-    assert bar == {"c": 3.0, "d": 6.0}
+    assert trainer.progress_bar_metrics == {"c": 3.0, "d": 6.0}
 
 
 def test_validation_s_metrics_are_seen_at_its_end_and_after() -> None:
@@ -229,17 +227,17 @@ def test_rows_and_their_steps(tmp_path: Path) -> None:
     trainer.validate(module, numbers(2, 2), verbose=False)
     assert rows_of(tmp_path) == [
         {"a_step": 2.5, "epoch": 0.0, "step": 1.0},
-        {"v_step": 0.5, "epoch": 0.0, "step": 0.0},
-        {"v_step": 2.5, "epoch": 0.0, "step": 1.0},
+        {"v_step": 0.5, "step": 0.0},
+        {"v_step": 2.5, "step": 1.0},
         {"v_epoch": 1.5, "epoch": 0.0, "step": 2.0},
         {"a_epoch": 2.5, "epoch": 0.0, "step": 2.0},
         {"a_step": 0.5, "epoch": 1.0, "step": 3.0},
         {"a_step": 4.5, "epoch": 1.0, "step": 5.0},
-        {"v_step": 0.5, "epoch": 1.0, "step": 2.0},  # validation's own axis goes on
-        {"v_step": 2.5, "epoch": 1.0, "step": 3.0},
+        {"v_step": 0.5, "step": 2.0},  # validation's own axis goes on
+        {"v_step": 2.5, "step": 3.0},
         {"v_epoch": 1.5, "epoch": 1.0, "step": 5.0},
         {"a_epoch": 2.5, "epoch": 1.0, "step": 5.0},
-        {"v_step": 0.5, "epoch": 2.0, "step": 0.0},
+        {"v_step": 0.5, "step": 0.0},
         {"v_epoch": 0.5, "epoch": 2.0, "step": 6.0},
     ]
 
@@ -282,7 +280,7 @@ def test_the_x_axis_can_be_logged_under_the_name_step(tmp_path: Path) -> None:
         module.log_dict({"a": 1.0, "step": float(module.current_epoch)})
 
     fitted(Logs(on_train_epoch_end=at_epoch_end), max_epochs=2, logger=csv_logger(tmp_path))
-    assert rows_of(tmp_path) == [{"a": 1.0, "epoch": 0.0, "step": 0.0}, {"a": 1.0, "epoch": 1.0, "step": 1.0}]
+    assert rows_of(tmp_path) == [{"a": 1.0, "step": 0.0}, {"a": 1.0, "step": 1.0}]
 
 
 def test_integers_reach_the_file_whole(tmp_path: Path) -> None:
@@ -584,9 +582,9 @@ def test_names_of_several_loaders(tmp_path: Path) -> None:
     assert trainer.validate(module, [numbers(3, 2), numbers(2, 2, 100)], verbose=False) == expected
     rows = rows_of(tmp_path)
     assert [(row["step"], sorted(row)) for row in rows[:3]] == [
-        (0.0, ["epoch", "step", "v_step/dataloader_idx_0"]),
-        (1.0, ["epoch", "step", "v_step/dataloader_idx_0"]),
-        (0.0, ["epoch", "step", "v_step/dataloader_idx_1"]),
+        (0.0, ["step", "v_step/dataloader_idx_0"]),
+        (1.0, ["step", "v_step/dataloader_idx_0"]),
+        (0.0, ["step", "v_step/dataloader_idx_1"]),
     ]
     assert {**expected[0], **expected[1], "epoch": 0.0, "step": 3.0} == rows[3]
 

@@ -45,7 +45,7 @@ class FakeRun:
         self.check_val_every_n_epoch = 1
         self.current_epoch = 0
         self.max_epochs = epochs
-        self.leyden_fit = SimpleNamespace(progress=SimpleNamespace(batch=0))
+        self.leyden_fit = SimpleNamespace(progress=SimpleNamespace(batch=0), losses=SimpleNamespace(latest=None))
         self.loggers: list[Any] = [SimpleNamespace(version=12)]
         self.metrics: dict[str, float] = {"loss": 0.41239}
         self.reads = 0

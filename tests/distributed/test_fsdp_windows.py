@@ -171,7 +171,7 @@ def exchanged(folder: str) -> dict[str, Any]:
 CUTS: list[tuple[int, str, dict[str, Any]]] = [
     (4, "on_train_batch_end", {}),
     (3, "on_train_batch_end", {"strategy": "layers", "folder": True, "precision": "bf16-mixed"}),
-    (4, "on_before_optimizer_step", {}),
+    (5, "on_before_optimizer_step", {}),
     (2, "on_train_batch_end", {"module": ByHand, "accumulate_grad_batches": 1}),
 ]
 

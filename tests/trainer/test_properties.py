@@ -369,9 +369,11 @@ def test_views_of_the_loops() -> None:
         loop = run.fit_loop
         seen.append((loop.epoch_loop.batch_idx, loop.epoch_loop.total_batch_idx, loop.current_epoch, loop.global_step))
 
-    run = trainer(leyden.testing.Recorder(on_train_batch_start=look))
+    run = trainer(leyden.testing.Recorder(on_train_batch_start=look, on_train_batch_end=look))
     run.fit(Net())
-    assert seen == [(0, -1, 0, 0), (1, 0, 0, 1), (2, 1, 0, 2), (0, 2, 1, 3), (1, 3, 1, 4), (2, 4, 1, 5)]
+    begun, ended = seen[::2], seen[1::2]
+    assert begun == [(0, 0, 0, 0), (1, 1, 0, 1), (2, 2, 0, 2), (0, 3, 1, 3), (1, 4, 1, 4), (2, 5, 1, 5)]
+    assert [row[:2] for row in ended] == [row[:2] for row in begun]
     assert (run.fit_loop.max_epochs, run.fit_loop.min_epochs, run.fit_loop.max_steps, run.fit_loop.min_steps) == (2, 0, -1, 0)
     assert run.fit_loop.max_batches == 3
     assert run.fit_loop.is_last_batch
@@ -381,6 +383,50 @@ def test_views_of_the_loops() -> None:
     run.test()
     run.predict()
     assert (run.test_loop.max_batches, run.predict_loop.max_batches) == ([3], [2])
+
+
+def test_how_far_the_loops_are_in_each_hook() -> None:
+    rows: list[Any] = []
+
+    def look(run: Any, *_: Any) -> None:
+        epochs, batches = run.fit_loop.epoch_progress.current, run.fit_loop.epoch_loop.batch_progress
+        counts = [f"{n.ready}{n.started}{n.processed}{n.completed}" for n in (epochs, batches.current, batches.total)]
+        loop = run.fit_loop.epoch_loop
+        steps = loop.automatic_optimization.optim_progress.optimizer_steps
+        rows.append((*counts, batches.is_last_batch, steps, loop._batches_that_stepped, loop.done, run.fit_loop.done))
+
+    hooks = "on_train_start on_train_batch_start on_before_backward on_train_batch_end on_validation_end on_train_epoch_end"
+    recorder = leyden.testing.Recorder(**dict.fromkeys(hooks.split(), look))
+    run = trainer(recorder, accumulate_grad_batches=2, num_sanity_val_steps=0)
+    run.fit(Net())
+    assert run.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed == 0
+    assert rows == [  # Lightning 2.6.6 shows the same
+        ("0000", "0000", "0000", False, 0, 0, False, False),
+        ("1100", "1000", "1000", False, 0, 0, False, False),
+        ("1100", "1100", "1100", False, 0, 0, False, False),
+        ("1100", "1110", "1110", False, 0, 0, False, False),
+        ("1100", "2111", "2111", False, 0, 0, False, False),
+        ("1100", "2211", "2211", False, 0, 0, False, False),
+        ("1100", "2221", "2221", False, 1, 0, False, False),
+        ("1100", "3222", "3222", True, 1, 1, True, False),
+        ("1100", "3322", "3322", True, 1, 1, True, False),
+        ("1100", "3332", "3332", True, 2, 1, True, False),
+        ("1100", "3333", "3333", True, 2, 1, True, False),
+        ("1110", "3333", "3333", True, 2, 2, True, False),
+        ("2211", "1000", "4333", False, 2, 2, False, False),
+        ("2211", "1100", "4433", False, 2, 2, False, False),
+        ("2211", "1110", "4443", False, 2, 2, False, False),
+        ("2211", "2111", "5444", False, 2, 2, False, False),
+        ("2211", "2211", "5544", False, 2, 2, False, False),
+        ("2211", "2221", "5554", False, 3, 2, False, False),
+        ("2211", "3222", "6555", True, 3, 3, True, False),
+        ("2211", "3322", "6655", True, 3, 3, True, False),
+        ("2211", "3332", "6665", True, 4, 3, True, False),
+        ("2211", "3333", "6666", True, 4, 3, True, False),
+        ("2221", "3333", "6666", True, 4, 4, True, True),
+    ]
+    with pytest.raises(AttributeError):
+        run.fit_loop.epoch_progress.current.completed = 5
 
 
 def test_limits_of_the_fit_loop_may_be_set() -> None:

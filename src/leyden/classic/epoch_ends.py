@@ -87,7 +87,7 @@ class EpochEnds(Callback):
             return
         if not isinstance(returned, Mapping):
             raise InvalidReturn(f"{self.names[stage]} returned {type(returned).__name__}. Expected a dict or None.")
-        log_epoch_end(run, returned, self.returned.get(stage, set()))
+        log_epoch_end(run, returned, self.returned.setdefault(stage, set()))
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
         self._open("train")

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 from leyden.checked import check_count
+from leyden.state.end import End
+from leyden.state.progress import Done
 from leyden.state.run import Run
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many were begun (``ready``), had their first hook (``started``), were done, and had their last hook (``completed``)."""
+
+    ready: int
+    started: int
+    processed: int
+    completed: int
+
+
+@dataclass(frozen=True)
+class LoopProgress:
+    """Counts of the running epoch, or of the last one, and over all epochs; of batches, whether it is the epoch's last."""
+
+    current: Counts
+    total: Counts
+    is_last_batch: bool = False
 
 
 class FitLoopView:
@@ -63,16 +85,30 @@ class FitLoopView:
 
     @property
     def batch_idx(self) -> int:
-        """The running batch of the epoch, or the last that ended."""
-        progress = self.trainer.leyden_fit.progress
-        if not self.trainer.training and progress.batch == 0 and progress.batches and self.max_batches != float("inf"):
-            return int(self.max_batches) - 1  # between epochs, the last one's
-        return max(0, progress.batch - (0 if self.trainer.training else 1))
+        """The running batch of the epoch, or the last that ended; -1 before the first."""
+        return self.epoch_loop.batch_progress.current.ready - 1
 
     @property
     def total_batch_idx(self) -> int:
-        """The newest batch that ended, counted from 0 over all epochs; -1 before the first."""
-        return self.trainer.leyden_fit.progress.batches - 1
+        """The same, counted over all epochs."""
+        return self.epoch_loop.batch_progress.total.ready - 1
+
+    @property
+    def done(self) -> bool:
+        """Whether no batch is to follow."""
+        progress = self.trainer.leyden_fit.progress
+        is_last = progress.closed and progress.done == Done.PLATEAUS and progress.epoch + 1 == self.max_epochs
+        return is_last or End(self.trainer).has_trained()
+
+    @property
+    def epoch_progress(self) -> LoopProgress:
+        """Epochs that were begun, and that have ended."""
+        progress = self.trainer.leyden_fit.progress
+        completed, is_over = progress.number, progress.closed and progress.done >= Done.PLATEAUS
+        runs = Done.CHECKED < progress.done < Done.EPOCH_TOLD and not progress.checking
+        begun = max(completed, progress.epoch + runs)
+        counts = Counts(begun, begun, max(completed, progress.epoch + is_over), completed)
+        return LoopProgress(counts, counts)
 
     @property
     def max_batches(self) -> int | float:
@@ -84,20 +120,70 @@ class FitLoopView:
         return self.trainer.is_last_batch
 
     @property
-    def epoch_loop(self) -> FitLoopView:
-        """The same facts under the name of the loop over batches."""
-        return self
-
-    @property
-    def val_loop(self) -> EvaluationLoopView:
-        """Validation inside fit."""
-        return EvaluationLoopView(self.trainer, "val")
+    def epoch_loop(self) -> EpochLoopView:
+        """The same, and what is known of the loop over an epoch's batches."""
+        return EpochLoopView(self.trainer)
 
     def _limit(self, **limits: Any) -> None:
         options = self.trainer.leyden_options
         limits["epochs_by_default"] = False
         self.trainer.leyden_options = replace(options, limits=replace(options.limits, **limits))
         self.trainer.leyden_goes_on = not self.trainer.training
+
+
+class EpochLoopView(FitLoopView):
+    """``trainer.fit_loop.epoch_loop``: how far the epoch is."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the epoch's last batch was read, or the last step taken."""
+        return self.trainer.is_last_batch or self.trainer.leyden_fit.progress.step == self.max_steps
+
+    @property
+    def batch_progress(self) -> LoopProgress:
+        """Batches of the epoch that runs, or of the last one, and of all epochs."""
+        progress = self.trainer.leyden_fit.progress
+        at, batch, total = progress.done, progress.batch, progress.batches
+        if batch == 0 and total and not Done.READ <= at < Done.EPOCH_TOLD and self.max_batches != float("inf"):
+            batch = int(self.max_batches)
+        begun, started = Done.READ <= at < Done.STEP, Done.STARTED <= at < Done.STEP
+        told = Done.STEP <= at <= Done.ROW  # its last hook is being called
+        current, all_of_them = (Counts(n + begun, n + started, n, n - told) for n in (batch, total))
+        return LoopProgress(current, all_of_them, self.trainer.is_last_batch)
+
+    @property
+    def _batches_that_stepped(self) -> int:
+        """The loggers' x-axis: batches that ended with an optimizer step; the newest counts when its validation is done."""
+        progress = self.trainer.leyden_fit.progress
+        is_newest_open = progress.window == 0 and Done.STEP <= progress.done <= Done.VALIDATION_TOLD and not progress.checking
+        return progress.stepped_batches - is_newest_open
+
+    @property
+    def automatic_optimization(self) -> Any:
+        """``optim_progress.optimizer_steps``: steps that the trainer took; 0 in manual optimization."""
+        steps = _steps(self.global_step if self._is_automatic else 0)
+        return SimpleNamespace(
+            optim_progress=SimpleNamespace(optimizer_steps=steps.total.completed, optimizer=SimpleNamespace(step=steps))
+        )
+
+    @property
+    def manual_optimization(self) -> Any:
+        """``optim_step_progress.total.completed``: steps in manual optimization."""
+        return SimpleNamespace(optim_step_progress=_steps(0 if self._is_automatic else self.global_step))
+
+    @property
+    def val_loop(self) -> EvaluationLoopView:
+        """Validation inside fit."""
+        return EvaluationLoopView(self.trainer, "val")
+
+    @property
+    def _is_automatic(self) -> bool:
+        return bool(getattr(self.trainer.model, "automatic_optimization", True))
+
+
+def _steps(count: int) -> LoopProgress:
+    counts = Counts(count, count, count, count)
+    return LoopProgress(counts, counts)
 
 
 class EvaluationLoopView:

@@ -48,16 +48,14 @@ def tell(outputs: Mapping[Any, Any]) -> Told:
 def log_epoch_end(run: Run, outputs: Mapping[str, Any], returned_before: set[str]) -> None:
     """Log what an epoch end returned, but for what the module has logged by :meth:`self.log` in it or in the steps.
 
-    ``returned_before`` are the names that were logged because the steps returned them.
+    ``returned_before`` are the names that were logged because the steps returned them; these join them.
     """
     told = tell(outputs)
     own = {name for _, name in run.leyden_metrics.names()} - returned_before
-    for name, (value, asked) in told.shown.items():
+    for name, (value, asked) in {**told.shown, **{name: (value, _NEITHER) for name, value in told.plain.items()}}.items():
         if name not in own:
+            returned_before.add(name)
             run.leyden_metrics.log(name, value, asked, None)
-    for name, value in told.plain.items():
-        if name not in own:
-            run.leyden_metrics.log(name, value, _NEITHER, None)
 
 
 def _is_single(value: Any) -> bool:
@@ -80,7 +78,7 @@ class Reader:
         self.name = type(module).__name__
         self.collected = collected  # the stages whose epoch end gets the dicts
         self._checked: set[tuple[str, Any]] = set()
-        self._returned = returned  # stage: names that are logged because a step returned them
+        self._returned = run.leyden_metrics.returned = returned
         self._left_alone: set[str] = set()  # stages in which the module logs by itself
 
     def read(self, stage: str, outputs: Any) -> Any:
@@ -107,10 +105,11 @@ class Reader:
                     returned.add(name)
                     metrics.log(name, value, asked, None)
         plain = {name: value.detach() if isinstance(value, Tensor) else value for name, value in told.plain.items()}
-        if metrics.names() and not any(key in outputs for key in NESTED):
-            own = {name for _, name in metrics.names()}  # where the module logs a name, that counts
-            plain = {name: value for name, value in plain.items() if name not in own}
-        metrics.publish(plain)
+        if any(key in outputs for key in NESTED):
+            metrics.publish(plain)
+            return
+        own = {name for _, name in metrics.names()}  # where the module logs a name, that counts
+        metrics.offer({name: value for name, value in plain.items() if name not in own})
 
     def _read_evaluation(self, stage: str, outputs: Mapping[str, Any]) -> None:
         """Without an epoch end every scalar is averaged, weighted by batch size; where the module logs, that counts alone."""

@@ -41,8 +41,8 @@ class Validations:
                         with kept(run.leyden_loaders.generators[VAL.key]), unmoved(run.leyden_loaders.eval[VAL.key].carried):
                             self.run_epoch(self.loop, most)
                     progress.done = Done.SANITY_RUN
-                run.leyden_metrics.forget(VAL.key)
                 hooks.emit(Callback.on_sanity_check_end)
+                run.leyden_metrics.forget(VAL.key)
         run.leyden_fit.evaluation_to_resume = None  # of a check in which the run was cut, and that is left out now
         progress.done = Done.CHECKED
 

@@ -56,6 +56,9 @@ class Metrics:
         self._evaluated: dict[tuple[str, int | None], int] = {}  # batches of each stage and loader, in epochs before this one
         self._seen: dict[int | None, int] = {}  # batches of each loader in this evaluation
         self._newest = Newest()
+        self.returned: Mapping[str, set[str]] = {}  # stage: names that are logged because a step returned them
+        self._logs_itself = False
+        self._offered: set[str] = set()  # what callbacks see as long as the module logs nothing itself
         self._processes: Processes = ALONE
         self._place: Place = NOWHERE
         self.batch: Any = None
@@ -90,6 +93,7 @@ class Metrics:
         self._opened = None
         self._evaluated, self._seen = {}, {}
         self._newest = Newest()
+        self._logs_itself, self._offered = False, set()
         self._cut = None
         self._processes = processes
         self._place = place
@@ -160,6 +164,7 @@ class Metrics:
 
     def forget(self, stage: str) -> None:
         """Drop what ``stage`` logged, as if it had not run: the sanity check leaves no metric behind."""
+        self.logs_itself()
         collection = self._collections.pop(stage, None)
         if collection is not None:
             collection.reset()
@@ -349,6 +354,10 @@ class Metrics:
     def callback(self) -> dict[str, Tensor]:
         """The newest value under each name."""
         self._keep()
+        if self._offered and self.logs_itself():
+            for name in self._offered - {entry.name for each in self._collections.values() for entry in each.entries.values()}:
+                self._newest.callback.pop(name, None)
+            self._offered = set()
         return self._newest.callback
 
     def logged(self) -> dict[str, Tensor]:
@@ -357,10 +366,10 @@ class Metrics:
         return {name: as_tensor(value) for name, value in self._newest.logged.items()}
 
     def bar(self, loss: Tensor | None = None) -> dict[str, float]:
-        """What the bar shows, as numbers, the training loss among them: reads the device."""
+        """What was logged for the bar, as numbers, and the loss of a module that logs nothing itself: reads the device."""
         self._keep()
         shown = dict(self._newest.bar)
-        if loss is not None:
+        if loss is not None and not self.logs_itself():
             shown.setdefault("loss", loss)
         return read_numbers(shown)
 
@@ -371,6 +380,18 @@ class Metrics:
     def publish(self, values: Mapping[str, Any], *, callback: bool = True, bar: bool = False, logged: bool = False) -> None:
         """Values that another part brings by itself (the learning-rate monitor, 2020's dicts)."""
         self._newest.publish(values, callback=callback, bar=bar, logged=logged)
+
+    def offer(self, values: Mapping[str, Any]) -> None:
+        """Values that a step returned and nobody logged. The loss among them is for modules that log nothing, as in 2020."""
+        self._newest.publish(values, callback=True, bar=False, logged=False)
+        self._offered.update({"loss"} & values.keys())
+
+    def logs_itself(self) -> bool:
+        """Whether the module has called ``log``, other than by returning a dict."""
+        if not self._logs_itself:
+            names = ((stage, name) for stage, each in self._collections.items() for _, name, _ in each.entries)
+            self._logs_itself = any(name not in self.returned.get(stage, ()) for stage, name in names)
+        return self._logs_itself
 
     def step_row(self) -> dict[str, Any]:
         """What the loggers get of this batch: this process's values, and those of all for names with ``sync_dist=True``.

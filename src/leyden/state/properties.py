@@ -185,7 +185,7 @@ class Properties:
 
     @property
     def progress_bar_metrics(self) -> dict[str, float]:
-        """What the progress bar shows. Reading it waits for the device."""
+        """What was logged for the progress bar; the loss, where nothing is logged. Reading it waits for the device."""
         shown = self.leyden_metrics.bar(self.leyden_fit.losses.latest)
         return shown if self.leyden_bar_items is None else {**shown, **self.leyden_bar_items()}
 

@@ -306,16 +306,17 @@ class Run(Properties, ABC):
         """Send values to every logger.
 
         ``step`` is by default what the module logged under the name ``step``, else the number of the batch that last ended
-        with a step.
+        with a step; then the epoch stands beside the values.
         """
         if not self.loggers or not self.is_global_zero:
             return
         if step is None and "step" in row:
             row = dict(row)
             step = int(row.pop("step"))
+        complete = dict(row)
         if step is None:
             step = self.leyden_log_axis
-        complete = {**row, "epoch": row.get("epoch", self.current_epoch)}
+            complete.setdefault("epoch", self.current_epoch)
         numbers: dict[str, Any] | None = None
         for logger in self.loggers:
             if getattr(logger, "leyden_takes_tensors", False) is True:

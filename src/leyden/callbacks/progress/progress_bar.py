@@ -136,8 +136,9 @@ class ProgressBar(Callback):
         """
         shown: Metrics = get_standard_metrics(trainer)
         metrics = trainer.progress_bar_metrics
-        if "loss" in metrics:
-            shown["loss"] = metrics["loss"]  # first of all
+        loss = metrics.get("loss", trainer.leyden_fit.losses.latest)
+        if loss is not None:  # the bar shows it, whatever is logged
+            shown["loss"] = float(loss)  # first of all
         shown.update(metrics)
         return shown
 
