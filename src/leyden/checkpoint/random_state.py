@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import _random
+import ctypes
 import random
+import sys
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from leyden.checkpoint.format import decode, encode
+
+
+class Drawn(NamedTuple):
+    """The states of the global generators as their own functions return them, and not yet in the form of a checkpoint."""
+
+    python: Any
+    numpy: Any
+    torch: Tensor
+    cuda: list[Tensor] | None
+    mps: Tensor | None
+
+    def plain(self) -> dict[str, Any]:
+        """In the form of :func:`random_state`."""
+        state = as_plain(self.python, self.numpy, self.torch, self.cuda)
+        return state if self.mps is None else {**state, "mps": self.mps}
 
 
 def random_state() -> dict[str, Any]:
@@ -18,19 +39,85 @@ def random_state() -> dict[str, Any]:
 
     Loads with ``weights_only=True``.
     """
+    return _drawn(random.getstate(), np.random.get_state(legacy=False)).plain()
+
+
+def _drawn(python: Any, numpy: Any) -> Drawn:
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
-    state = as_plain(
-        random.getstate(),
-        np.random.get_state(legacy=False),
+    return Drawn(
+        python,
+        numpy,
         torch.get_rng_state(),
         torch.cuda.get_rng_state_all() if in_use else None,
+        torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
     )
-    if torch.backends.mps.is_available():
-        state["mps"] = torch.mps.get_rng_state()
-    return state
 
 
-def as_plain(python: Any, numpy: Any, cpu: torch.Tensor, cuda: list[torch.Tensor] | None) -> dict[str, Any]:
+class RandomStates:
+    """The states of the global generators, batch after batch.
+
+    Python and NumPy copy a state word by word, which takes longer than reading a small batch: theirs is taken again where a look
+    at the words in memory tells that somebody drew, or cannot tell.
+    """
+
+    def __init__(self) -> None:
+        self._python: Any = None
+        self._numpy: Any = None
+        self._at_python: Any = None
+        self._at_numpy: Any = None
+
+    def take(self) -> Drawn:
+        """Where they stand now."""
+        python, numpy = words_of_python(), words_of_numpy()
+        if python is None or python != self._at_python:
+            self._python, self._at_python = random.getstate(), python
+        if numpy is None or numpy != self._at_numpy or self._numpy["has_gauss"]:  # a draw takes that, and leaves the words
+            self._numpy, self._at_numpy = np.random.get_state(legacy=False), numpy
+        return _drawn(self._python, self._numpy)
+
+
+_WORDS = 624  # of a Mersenne Twister, and one number that says how many of them are used up
+
+
+def words_of_python() -> tuple[bytes, Any] | None:
+    """What Python's generator will draw next, as it stands in memory; ``None`` where that does not tell."""
+    generator = random.__dict__.get("_inst")
+    if type(generator) is not random.Random or not _knows_python():
+        return None
+    return ctypes.string_at(id(generator) + object.__basicsize__, 4 * (_WORDS + 1)), generator.__dict__["gauss_next"]
+
+
+def words_of_numpy() -> tuple[int, bytes] | None:
+    """The same of NumPy's, but for a normal number that it has in store."""
+    source = np.random.mtrand.__dict__["_rand"]._bit_generator
+    if type(source) is not np.random.MT19937 or not _knows_numpy():
+        return None
+    address: int = source.ctypes.state_address
+    return address, ctypes.string_at(address, 4 * (_WORDS + 1))
+
+
+@cache
+def _knows_python() -> bool:
+    """Whether this Python keeps its generator's position and words behind the head of the object, as CPython does."""
+    if sys.implementation.name != "cpython" or _random.Random.__basicsize__ < object.__basicsize__ + 4 * (_WORDS + 1):
+        return False
+    probe = random.Random(1)
+    probe.random()
+    position, *words = array("I", ctypes.string_at(id(probe) + object.__basicsize__, 4 * (_WORDS + 1)))
+    return bool((*words, position) == probe.getstate()[1])
+
+
+@cache
+def _knows_numpy() -> bool:
+    """Whether this NumPy keeps the words, and then the position, where it says that the state is."""
+    probe = np.random.RandomState(1)
+    probe.random_sample()
+    state: Any = probe.get_state(legacy=False)["state"]
+    *words, position = array("I", ctypes.string_at(probe._bit_generator.ctypes.state_address, 4 * (_WORDS + 1)))
+    return bool(words == state["key"].tolist() and position == state["pos"])
+
+
+def as_plain(python: Any, numpy: Any, cpu: Tensor, cuda: list[Tensor] | None) -> dict[str, Any]:
     """What the generators' own functions returned, in the form of :func:`random_state`."""
     version, words, gauss = python
     state: dict[str, Any] = {

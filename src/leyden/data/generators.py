@@ -52,7 +52,17 @@ def _global_sources() -> list[Any]:
 # -- their states
 def states_of(generators: Mapping[str, Any]) -> dict[str, Any]:
     """Their states, in values that a checkpoint can hold."""
+    return as_plain_states(raw_states(generators))
+
+
+def raw_states(generators: Mapping[str, Any]) -> dict[str, Any]:
+    """Their states as they hand them out, which is soon done: see :func:`as_plain_states`."""
     return {path: _state(generator) for path, generator in generators.items()}
+
+
+def as_plain_states(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`raw_states` returned, in values that a checkpoint can hold."""
+    return {path: _plain(state) for path, state in raw.items()}
 
 
 def put_states(generators: Mapping[str, Any], states: Mapping[str, Any]) -> None:
@@ -86,10 +96,14 @@ def _state(generator: Any) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
-        return encode(generator.bit_generator.state)
+        return generator.bit_generator.state
     if isinstance(generator, np.random.BitGenerator):
-        return encode(generator.state)
-    if isinstance(generator, np.random.RandomState):
-        return encode(generator.get_state(legacy=False))
-    version, words, gauss = generator.getstate()
-    return [version, torch.tensor(words, dtype=torch.int64), gauss]
+        return generator.state
+    return generator.get_state(legacy=False) if isinstance(generator, np.random.RandomState) else generator.getstate()
+
+
+def _plain(state: Any) -> Any:
+    if isinstance(state, tuple):  # Python's
+        version, words, gauss = state
+        return [version, torch.tensor(words, dtype=torch.int64), gauss]
+    return state if isinstance(state, torch.Tensor) else encode(state)

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader
 
-from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
+from leyden.checkpoint.random_state import Drawn, RandomStates, preserved_random_state, set_random_state
 from leyden.data.agreed import host_state
 from leyden.data.combined import CombinedLoader
-from leyden.data.generators import kept, put_states, states_of
+from leyden.data.generators import as_plain_states, kept, put_states, raw_states, states_of
 from leyden.data.position import LoaderPosition, Place, in_order, is_stateful, unknown
 from leyden.data.reading import length_of, set_epoch
 from leyden.data.share import ALONE, Share
@@ -45,6 +45,7 @@ class Reader:
         self.finished: list[bool] = []
         self.fetches: deque[Fetch] = deque(maxlen=2)  # the newest: a batch that is in hand, and those fetched ahead of it
         self.ended: int | None = None  # the number of batches, once reading found the end
+        self.random = RandomStates()
 
     @property
     def is_shared(self) -> bool:
@@ -230,8 +231,8 @@ class Reader:
         if draws:
             fetch.own = [leaf.own_state() for leaf in self.leaves]
             if any(not leaf.workers for leaf in self.leaves):  # else a fetch draws nothing in this process
-                fetch.random = random_state()
-                fetch.generators = [states_of(leaf.generators) for leaf in self.leaves]
+                fetch.random = self.random.take()
+                fetch.generators = [raw_states(leaf.generators) for leaf in self.leaves]
         return fetch
 
     def state_dict(self, taken: int) -> dict[str, Any]:
@@ -288,11 +289,13 @@ class Fetch:
     then_taken: list[int] = field(default_factory=list)  # after it
     then_finished: list[bool] = field(default_factory=list)
     own: list[dict[str, Any]] | None = None
-    random: dict[str, Any] | None = None
-    generators: list[dict[str, Any]] | None = None
+    random: Drawn | None = None
+    generators: list[dict[str, Any]] = field(default_factory=list)
 
     def as_note(self) -> dict[str, Any] | None:
-        return None if self.random is None else {"random": self.random, "generators": self.generators}
+        if self.random is None:
+            return None
+        return {"random": self.random.plain(), "generators": [as_plain_states(raw) for raw in self.generators]}
 
 
 class Fetching:

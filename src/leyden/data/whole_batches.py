@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 from torch.utils.data import Subset, TensorDataset, default_collate
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
-from torch.utils.data._utils.fetch import _MapDatasetFetcher
+from torch.utils.data._utils.fetch import _IterableDatasetFetcher, _MapDatasetFetcher
 from torch.utils.data.dataloader import _SingleProcessDataLoaderIter
 
 from leyden.data.seeded import SeededDataset, Tagged
@@ -28,10 +28,10 @@ def by_whole_batches(iterator: Iterator[Any]) -> Iterator[Any]:
     if type(iterator) is not _SingleProcessDataLoaderIter:
         return iterator
     fetcher: Any = iterator._dataset_fetcher
-    if type(fetcher) is _MapDatasetFetcher:
+    if type(fetcher) in (_MapDatasetFetcher, _IterableDatasetFetcher):
         iterator.__class__ = _Iterator
         if fetcher.auto_collation and fetcher.collate_fn is default_collate and _stacks_as_always():
-            tensors, subsets = _tensors_of(fetcher.dataset)
+            tensors, subsets = _tensors_of(fetcher.dataset) if type(fetcher) is _MapDatasetFetcher else (None, [])
             if tensors is None:
                 fetcher.collate_fn = _collate
             else:
@@ -43,7 +43,7 @@ class _Iterator(_SingleProcessDataLoaderIter):
     """A DataLoader's iterator that writes a profiler's mark for each batch only where a profiler listens: a mark takes 8 us."""
 
     def __next__(self) -> Any:
-        if self._sampler_iter is None or _profiler_enabled():
+        if self._sampler_iter is None or _profiler_enabled() or self._IterableDataset_len_called is not None:
             return super().__next__()
         batch = self._next_data()  # type: ignore[no-untyped-call]  # as in torch
         self._num_yielded += 1
