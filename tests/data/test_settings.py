@@ -201,6 +201,19 @@ def test_before_the_first_batch_of_an_epoch_any_loader_will_do() -> None:
 
 
 def test_batches_of_other_sizes_come_first() -> None:
-    order = Resized(SequentialSampler(range(10)), 3, False, ((2, 1), (1, 2)))
+    order = Resized(SequentialSampler(range(10)), 3, False, ((2, 1, 1), (1, 2, 1)))
     assert list(order) == [[0], [1], [2, 3], [4, 5, 6], [7, 8, 9]]
     assert len(order) == 5
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_of_other_processes_come_first(drop_last: bool) -> None:
+    stretches = ((2, 2, 3), (1, 1, 2))  # 12 samples of three processes, then 2 of two
+    seen: list[int] = []
+    for rank in range(2):
+        order = Resized(SequentialSampler(range(21)), 3, drop_last, stretches, Share(rank, 2, "drop"))
+        batches = list(order)
+        assert batches[:3] == [[rank, 3 + rank], [6 + rank, 9 + rank], [12 + rank]], "as that process had them"
+        assert len(order) == len(batches)
+        seen += [sample for batch in batches[3:] for sample in batch]
+    assert sorted(seen) == list(range(14, 20)), "an end that does not go around is left out"

@@ -62,6 +62,13 @@ def test_the_exit_code_says_what_ended_the_job(fault: str, code: int, tmp_path: 
         assert ended(tmp_path) == ended(tmp_path / "alone")
 
 
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_the_exit_code_is_that_of_a_signal_under_every_launcher(strategy: str, tmp_path: Path) -> None:
+    done = job(tmp_path, "--fault", "killed", "--strategy", strategy)
+    assert done.returncode == 137, done.stderr
+    assert "process 1 was ended: SIGKILL ended it" in done.stderr
+
+
 def test_a_forked_process_that_leaves_is_named(tmp_path: Path) -> None:
     done = job(tmp_path, "--fault", "exits", "--strategy", "ddp_fork")
     assert done.returncode == 1

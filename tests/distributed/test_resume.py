@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,86 @@ def test_the_first_process_alone_reads_and_all_hear_what_is_wrong(tmp_path: Path
     assert second == (0, ["CheckpointDamaged", "CheckpointMissing"])
 
 
-def test_inside_an_epoch_another_number_of_processes_is_told_of(tmp_path: Path) -> None:
-    together(2, trained, str(tmp_path), "", -1, {"max_steps": 3})
-    with pytest.warns(leyden.errors.LeydenWarning, match="inside epoch 0 by 2 processes, and this run has 1"):
-        weights, optimizer = loaded(str(tmp_path), 1)
-    before = state_of_file(str(tmp_path))
-    assert kit.same(weights, before[0])
-    assert kit.same(optimizer["state"], before[1][0]["state"])
+class Notes(leyden.LightningModule):
+    """Notes which samples it trains on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(1, 1), []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.seen += batch[0][:, 0].int().tolist()
+        loss = self.layer(batch[0]).mean()
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 1e-6)
+
+
+COUNT = 61
+
+
+def notes(path: str, world: int, size: int, steps: int, shuffle: bool, options: dict[str, Any]) -> list[int]:
+    """The samples that this process sees in ``steps`` more steps, or to the epoch's end with -1; the run is saved then."""
+    module, data = Notes(), TensorDataset(torch.arange(float(COUNT)).view(-1, 1))
+    begun = Path(path).exists()
+    so_far = torch.load(path, weights_only=False)["global_step"] if begun else 0
+    run = kit.trainer(devices=world, max_epochs=1, max_steps=steps if steps < 0 else so_far + steps)
+    loader = DataLoader(data, size, shuffle=shuffle, **options)
+    run.fit(module, loader, ckpt_path=path if begun else None)
+    run.strategy.barrier()
+    run.save_checkpoint(path)
+    return list(module.seen)
+
+
+def in_parts(path: str, parts: list[tuple[int, int, int]], shuffle: bool, options: dict[str, Any]) -> list[int]:
+    seen: list[int] = []
+    for world, size, steps in parts:
+        words = (path, world, size, steps, shuffle, options)
+        found = together(world, notes, *words) if world > 1 else [notes(*words)]
+        seen += [sample for each in found for sample in each]
+    return seen
+
+
+CHANGES = [
+    pytest.param([(2, 3, 4), (1, 2, -1)], True, {}, id="2 to 1"),
+    pytest.param([(1, 4, 5), (2, 3, -1)], False, {}, id="1 to 2"),
+    pytest.param([(2, 3, 2), (3, 2, 3), (2, 4, -1)], True, {}, id="2 to 3 to 2", marks=SLOW),
+    pytest.param([(2, 3, 2), (3, 3, -1)], True, {"num_workers": 1}, id="workers", marks=SLOW),
+]
+
+
+@pytest.mark.parametrize(("parts", "shuffle", "options"), CHANGES)
+def test_inside_an_epoch_other_processes_read_each_sample_that_is_left_once(
+    parts: list[tuple[int, int, int]], shuffle: bool, options: dict[str, Any], tmp_path: Path
+) -> None:
+    seen = in_parts(str(tmp_path / "saved"), parts, shuffle, options)
+    assert len(set(seen)) == len(seen), "none twice"
+    left_out = COUNT - len(seen)
+    assert 0 <= left_out < parts[-1][0], "none lost, but for an end that does not go around all processes"
+
+
+class Pairs(Notes):
+    """Trains on the first of two loaders."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[0], batch_idx)
+
+
+def pairs(path: str, world: int) -> list[str]:
+    data = DataLoader(TensorDataset(torch.arange(float(COUNT)).view(-1, 1)), 2)
+    run = kit.trainer(devices=world, max_epochs=1, max_steps=3 if world > 1 else -1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run.fit(Pairs(), [data, data], ckpt_path=path if world == 1 else None)
+    if world > 1:
+        run.save_checkpoint(path)
+    return [str(each.message) for each in said]
+
+
+def test_data_that_others_cannot_read_on_from_one_sample_is_told_of(tmp_path: Path) -> None:
+    path = str(tmp_path / "saved")
+    assert not any("come twice" in each for said in together(2, pairs, path, 2) for each in said)
+    (said,) = {each for each in pairs(path, 1) if "come twice" in each}
+    assert said.startswith("The run was cut inside an epoch by 2 processes, and 1 share ")

@@ -69,7 +69,7 @@ class Indices:
         share: which of the indices are this process's own.
         samples: whether the share is one of samples, which this process batches for itself, and not one of whole batches.
         stream: what the sampler draws from, where several processes have to have the same order.
-        stretches: batches of other sizes that come first, where the size was changed inside the epoch.
+        stretches: batches of other sizes, or of other processes, that come first, where these were changed inside the epoch.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Indices:
     ) -> None:
         self.sampler_given = sampler
         self.order: Any = sampler
-        if share.world > 1:
+        if stretches:
+            self.order = Resized(sampler.sampler, sampler.batch_size, sampler.drop_last, stretches, share)
+        elif share.world > 1:
             own = Shared(sampler.sampler if samples else sampler, share)
             self.order = BatchSampler(own, sampler.batch_size, sampler.drop_last) if samples else own
-        if stretches:
-            self.order = Resized(self.order.sampler, self.order.batch_size, self.order.drop_last, stretches)
         self.share = share
         self.batches = batches
         self.seed = seed

@@ -20,7 +20,7 @@ from leyden.data.generators import generators_in, kept, put_states, states_of
 from leyden.data.indices import Indices, is_fixed, is_repeatable
 from leyden.data.reading import reads_map_style
 from leyden.data.seeded import SeededDataset, epoch_seed
-from leyden.data.settings import Stretches, samples_before, settings_of, stretches_for
+from leyden.data.settings import Stretches, left_of, settings_of, stretches_for
 from leyden.data.share import ALONE, Share
 from leyden.data.whole_batches import by_whole_batches
 from leyden.devices.seed import WORKERS_VARIABLE
@@ -174,13 +174,14 @@ class LoaderPosition:
             return lambda index, is_last: self._drawn(index, sure)
         size = loader.batch_size or 1
         known = isinstance(loader.sampler, Sized) and not self.share.batches
-        whole = self.share.size(len(loader.sampler)) if known else None  # type: ignore[arg-type]  # it is sized
-        if whole is None:
+        if not known:
             return unknown
-        total, full = whole, SampleCount(size, sure and size > 1, lone=size == 1)
+        whole: int = len(loader.sampler)  # type: ignore[arg-type]  # it is sized
+        own, full = self.share.size(whole), SampleCount(size, sure and size > 1, lone=size == 1)
 
         def count(index: int, is_last: bool) -> SampleCount:
-            left = total - (samples_before(self.stretches, index, size) if self.stretches else index * size)
+            done, rest = left_of(self.stretches, whole, self.share) if self.stretches else (0, own)
+            left = rest - (index - done) * size
             return full if left >= size else SampleCount(left, sure)
 
         return count
@@ -374,7 +375,7 @@ class LoaderPosition:
         self.stretches = ()
 
     def fit_to(self, state: dict[str, Any], taken: int, name: str) -> bool:
-        """The pass was cut after ``taken`` batches: whether it goes on with batches of another size than the loader's.
+        """The pass was cut after ``taken`` batches: whether others than the loader's, of another size or number, come before.
 
         Raises :class:`CheckpointMismatch` where it cannot go on with this loader.
         """
@@ -384,7 +385,10 @@ class LoaderPosition:
             return False
         plain = self.map_style and self._batches_samples and not self._rereads and self.stateful_sampler is None
         resizable = plain and not self.beside_others and self.training
-        self.stretches = stretches_for(then, settings_of(self.loader), state["stretches"], taken, resizable, name)
+        world = self.share.world
+        had = tuple((batches, size, *(of or [world])) for batches, size, *of in state["stretches"])
+        worlds = state.get("world", world), world
+        self.stretches = stretches_for(then, settings_of(self.loader), had, taken, resizable, name, worlds)
         if len(self.stretches) > len(state["stretches"]) and state.get("indices"):
             state["indices"] = {**state["indices"], "waiting": [], "over": False}  # those batches are of the size before
         return bool(self.stretches)
@@ -429,6 +433,7 @@ class LoaderPosition:
         """
         state: dict[str, Any] = {"opened": place.opened, "taken": place.taken, "fetched": fetched}
         state["carried"] = self.carried.state_dict()
+        state["world"] = self.share.world
         state["settings"], state["stretches"] = settings_of(self.loader), [list(each) for each in self.stretches]
         if place.indices is not None:
             state["indices"] = place.indices.state_dict(place.taken)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader
 
 from leyden.data.reading import length_of, reads_map_style
-from leyden.errors import CheckpointMismatch
+from leyden.data.share import ALONE, Share
+from leyden.errors import CheckpointMismatch, warn_user
 
-Stretches = tuple[tuple[int, int], ...]
-"""Of a pass whose batch size was changed: so many batches, each of so many samples, before the rest."""
+Stretches = tuple[tuple[int, int, int], ...]
+"""Of a pass whose batch size or number of processes was changed: so many batches of each process, each of so many samples, and
+how many processes there were, before the rest."""
 
 
 def settings_of(loader: Any) -> dict[str, Any]:
@@ -38,24 +40,38 @@ def settings_of(loader: Any) -> dict[str, Any]:
 
 
 def stretches_for(
-    then: Mapping[str, Any], now: Mapping[str, Any], before: Sequence[Sequence[int]], taken: int, resizable: bool, name: str
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+    before: Stretches,
+    taken: int,
+    resizable: bool,
+    name: str,
+    worlds: tuple[int, int],
 ) -> Stretches:
     """The stretches of a pass that was cut after ``taken`` batches and goes on with the settings of ``now``.
 
-    ``before`` are those it had; ``resizable`` says whether batches of another size can be made of the samples that are left.
+    ``before`` are those it had; ``resizable`` says whether batches of another size can be made of the samples that are left;
+    ``worlds`` are how many processes shared the data then, and how many do now.
 
     Raises :class:`CheckpointMismatch` where it cannot go on with these settings: a sample would come twice, or never.
     """
-    had: Stretches = tuple((int(batches), int(size)) for batches, size in before)
     other = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-    if not then or not other:
-        return had
-    size, since = then.get("batch_size"), taken - sum(batches for batches, _ in had)
-    if other == ["batch_size"] and resizable and size and now["batch_size"]:
-        return (*had, (since, int(size)))
+    world, present = worlds
+    if not then or (not other and world == present):
+        return before
+    size, since = then.get("batch_size"), taken - sum(batches for batches, _, _ in before)
+    if other in ([], ["batch_size"]) and resizable and size and now["batch_size"]:
+        return (*before, (since, int(size), world))
+    if not other:
+        warn_user(
+            f"The run was cut inside an epoch by {world} process{'es' if world > 1 else ''}, and {present} share {name} now, "
+            f"which cannot be read on from one sample: some samples of the epoch come twice, and others not at all. Weights and "
+            f"optimizers are exact. To lose none, go on with {world}, or from an epoch's end."
+        )
+        return before
     used = f"{taken} batches"
     if isinstance(size, int):
-        used += f" ({sum(batches * each for batches, each in had) + since * size} samples)"
+        used += f" ({sum(batches * each for batches, each, _ in before) + since * size} samples)"
     words = " and ".join(f"{key}={then.get(key)!r} then, {now.get(key)!r} now" for key in other)
     raise CheckpointMismatch(
         f"The run was cut inside an epoch, after {used} of {name}, and cannot go on there with another loader: {words}. A sample "
@@ -63,32 +79,30 @@ def stretches_for(
     )
 
 
-def samples_before(stretches: Stretches, batch: int, size: int) -> int:
-    """Samples in the batches before number ``batch``, where the rest has ``size`` each."""
-    samples = 0
-    for batches, each in stretches:
-        samples += min(batch, batches) * each
-        batch -= min(batch, batches)
-    return samples + batch * size
+def left_of(stretches: Stretches, total: int, share: Share) -> tuple[int, int]:
+    """Of an order of ``total`` samples: how many batches the stretches have, and how many samples ``share`` has behind them."""
+    used = sum(batches * size * world for batches, size, world in stretches)
+    return sum(batches for batches, _, _ in stretches), share.size(max(0, total - used))
 
 
 class Resized(BatchSampler):
-    """A sampler's samples in batches of other sizes first, then in batches of ``batch_size``."""
+    """What ``share`` has of a sampler's samples, in batches of other sizes first, then in batches of ``batch_size``."""
 
-    def __init__(self, sampler: Any, batch_size: int, drop_last: bool, stretches: Stretches) -> None:
+    def __init__(self, sampler: Any, batch_size: int, drop_last: bool, stretches: Stretches, share: Share = ALONE) -> None:
         super().__init__(sampler, batch_size, drop_last)
-        self.stretches = stretches
+        self.stretches, self.share = stretches, share
 
     def __len__(self) -> int:
-        done = sum(batches for batches, _ in self.stretches)
-        left = max(0, len(self.sampler) - samples_before(self.stretches, done, 0))  # type: ignore[arg-type]  # samplers that tell no length make a loader without one
+        done, left = left_of(self.stretches, len(self.sampler), self.share)  # type: ignore[arg-type]  # samplers that tell no length make a loader without one
         return done + (left // self.batch_size if self.drop_last else -(-left // self.batch_size))
 
     def __iter__(self) -> Iterator[list[Any]]:
         samples = iter(self.sampler)
-        sizes = chain.from_iterable([size] * batches for batches, size in self.stretches)
-        for size in sizes:
-            yield list(islice(samples, size))
-        while batch := list(islice(samples, self.batch_size)):
+        for batches, size, world in self.stretches:
+            rank = self.share.rank if self.share.rank < world else 0
+            for _ in range(batches):
+                yield list(islice(samples, size * world))[rank::world]
+        own = iter(self.share.of(samples))
+        while batch := list(islice(own, self.batch_size)):
             if len(batch) == self.batch_size or not self.drop_last:
                 yield batch

@@ -34,12 +34,12 @@ def hint_before_training(run: Run) -> None:
 
 
 def hint_other_world(run: Run, saved: int) -> None:
-    """Say that a checkpoint of ``saved`` processes was taken inside an epoch, whose samples this run shares out otherwise."""
+    """Say that a checkpoint of ``saved`` processes was taken inside a batch, of which each of them had one in hand."""
     progress = run.leyden_fit.progress
-    if saved != run.world_size and progress.batch and not progress.closed:
+    if saved != run.world_size and progress.in_batch and not progress.closed:
         count = f"{saved} process{'es' if saved > 1 else ''}"
         run.leyden_warn(
-            f"{run.ckpt_path} was saved inside epoch {progress.epoch} by {count}, and this run has {run.world_size}: the rest of "
-            f"the epoch is shared out in another way, so that some of its samples come twice and others not at all. Weights and "
-            f"optimizers are exact. To lose none, go on with {saved}, or from an epoch's end."
+            f"{run.ckpt_path} was saved inside a batch of epoch {progress.epoch} by {count}, and this run has {run.world_size}: "
+            f"of the batches that each had in hand some come twice, or not at all. Weights and optimizers are exact. To lose "
+            f"none, go on with {saved}, or from a checkpoint between two batches."
         )

@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.distributed.environment import free_port
 from leyden.distributed.group import Group, Launcher, Started
-from leyden.distributed.last_words import LastWords, of_exit, say
+from leyden.distributed.last_words import LastWords, of_exit, say, say_instead
 from leyden.distributed.launchers.lifeline import tie_to
 from leyden.distributed.launchers.pickled import culprit, error_of, make_own
 from leyden.distributed.launchers.threads import share_threads
@@ -32,7 +32,7 @@ from leyden.distributed.launchers.verb import outcome_of, taken_over
 from leyden.distributed.restarts import again, for_attempt
 from leyden.distributed.signals import EXIT_CODE, PRESSED_EXIT_CODE
 from leyden.distributed.watch import watched
-from leyden.errors import TrainingTerminated, Unsupported
+from leyden.errors import ProcessFailed, TrainingTerminated, Unsupported
 
 if TYPE_CHECKING:
     from leyden.distributed.processes import Body
@@ -88,6 +88,8 @@ class Multiprocess(Launcher):
             except Exception as error:
                 if number == restarts:
                     found = _first_error(error, str(place))
+                    if isinstance(found, ProcessFailed):
+                        say_instead(found, f"\n{found}\n", found.code)
                     raise found from (found.__cause__ or error)
                 say(again(number, restarts))
             else:
