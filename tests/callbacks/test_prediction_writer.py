@@ -158,6 +158,14 @@ class Watched(leyden.LightningModule):
         return prediction
 
 
+def test_predictions_are_let_go_of_with_the_list_that_was_returned() -> None:
+    module = Watched()
+    run = kit.trainer()
+    predictions = run.predict(module, DataLoader(Numbers(6), 1))
+    assert len(predictions) == 6
+    assert run.predict_loop.predictions == run.predict_loop.epoch_batch_indices == []
+
+
 def test_without_predictions_returned_nothing_is_kept_but_what_is_written_at_the_end() -> None:
     class Nothing(BasePredictionWriter):
         def write_on_batch_end(self, *_: Any) -> None: ...

@@ -1,4 +1,4 @@
-"""Buffers that a state_dict does not hold come back as training left them."""
+"""What a state_dict does not hold comes back as training left it: buffers, plain tensors and numbers, modes."""
 
 from __future__ import annotations
 
@@ -109,6 +109,53 @@ class Expanded(Base):
         self.centre = (self.centre[:1] * 0.9 + hidden.mean()).expand(8)  # type: ignore[index]  # it is there
 
 
+class Tensorial(Base):
+    """A plain attribute, and no buffer."""
+
+    def begin(self) -> None:
+        self.centre = torch.zeros(8)
+
+    move = Replaced.move
+
+
+class TensorialInPlace(Tensorial):
+    move = InPlace.move
+
+
+class Annealed(Base):
+    """Numbers with a fraction: of a layer, of the class, and one that the first epoch's start makes."""
+
+    weight = 1.0
+
+    def begin(self) -> None:
+        self.centre = None
+        self.drop = nn.Dropout(0.1)
+
+    def on_train_epoch_start(self) -> None:
+        self.drop.p = 0.5 if self.current_epoch else 0.3
+        self.weight = 0.5 if self.current_epoch else 2.0
+        self.late = self.weight / 3
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.drop(self.net(batch)).pow(2).mean() * self.weight + self.net.bias.sum() * self.late
+        return loss
+
+
+class Rested(Base):
+    """A part of it is set into eval mode on the way; validation knows nothing of that."""
+
+    def begin(self) -> None:
+        self.drop = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.5))
+
+    def on_train_epoch_start(self) -> None:
+        self.drop[1].train(self.current_epoch > 0)
+        self.drop[0].train(self.current_epoch == 0)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.drop(self.net(batch)).pow(2).mean()
+        return loss
+
+
 def fit(kind: type[Base], path: Path, cut: int | None = None, resume: bool = False) -> list[Tensor]:
     leyden.seed_everything(0)
     module = kind(cut, path)
@@ -120,8 +167,12 @@ def fit(kind: type[Base], path: Path, cut: int | None = None, resume: bool = Fal
     return list(module.parameters())
 
 
-@pytest.mark.parametrize("kind", [InPlace, ThroughData, Replaced, Grows, Late, NoneFirst, Gone, Expanded])
-def test_a_buffer_that_training_changes(kind: type[Base], tmp_path: Path) -> None:
+BUFFERS = [InPlace, ThroughData, Replaced, Grows, Late, NoneFirst, Gone, Expanded]
+KINDS = [*BUFFERS, Tensorial, TensorialInPlace, Annealed, Rested]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_training_changes(kind: type[Base], tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     whole = fit(kind, path)
     for cut in (1, 4):
@@ -134,7 +185,7 @@ def test_what_is_as_it_was_is_not_kept() -> None:
     for name, buffer in {"a": torch.ones(3), "b": torch.zeros(0), "c": torch.ones((), dtype=torch.bfloat16)}.items():
         module.register_buffer(name, buffer, persistent=False)
     drift = Drift(module)
-    assert drift.state_dict(module) == {"buffers": {}, "tracked": {}, "trained": {}}
+    assert drift.state_dict(module) == {"buffers": {}, "trained": {}, "tracked": {}, "modes": {}, "numbers": {}}
     module.c = module.c.to(torch.float32)
     assert list(drift.state_dict(module)["buffers"]) == ["c"]
 
@@ -154,3 +205,30 @@ def test_a_part_that_was_thawed_and_pruned_since_the_beginning_is_thawed_again()
     prune.identity(masked, "weight")
     other.load_state_dict(masked, state)
     assert masked.weight_orig.requires_grad
+
+
+def test_modes_of_a_validation_are_not_taken_for_training_s(tmp_path: Path) -> None:
+    class Validated(Rested):
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    module = Validated(None, tmp_path)
+    data: Any = torch.ones(8, 4)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = leyden.Trainer(max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **quiet)
+    trainer.fit(module, DataLoader(data, 4), DataLoader(data, 4))
+    content = torch.load(tmp_path / "inside.ckpt", weights_only=True)
+    assert content["leyden"]["processes"][0]["drift"]["modes"] == {"drop.1": False}
+
+
+def test_what_is_another_kind_of_thing_today_is_left_as_it_is() -> None:
+    first, second = nn.Sequential(nn.Dropout(0.5)), nn.Sequential(nn.Dropout(0.5))
+    first.table, first.rate = torch.zeros(3), 0.5
+    drift = Drift(first)
+    first.table, first.rate, first[0].p = torch.ones(3), 0.25, 0.75
+    state = drift.state_dict(first)
+    assert sorted(state["numbers"]) == [".rate", ".table", "0.p"]
+    second.table, second.rate = torch.zeros(4), "a text"
+    Drift(second).load_state_dict(second, state)
+    assert (second.table.tolist(), second.rate, second[0].p) == ([0.0] * 4, "a text", 0.75)
+    Drift(second).load_state_dict(second, {**state, "numbers": {"gone.p": 0.5}})

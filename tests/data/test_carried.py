@@ -232,6 +232,30 @@ def test_a_curriculum_set_by_a_hook_is_the_hook_s(tmp_path: Path) -> None:
         assert seen(cut=cut, **options()) + seen(resume=True, **options()) == whole
 
 
+def test_an_order_that_steps_change_is_drawn_from_what_they_left(tmp_path: Path) -> None:
+    class ByLoss(Counts):
+        """Gives first what had the smallest loss; whole orders, so that it is not asked again on the way."""
+
+        def __init__(self) -> None:
+            self.losses = torch.arange(float(COUNT))
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(self.losses.argsort().tolist())
+
+    class Tells(leyden.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            losses = trainer.train_dataloader.sampler.losses
+            losses[batch.flatten().long()] = (batch.flatten() * 7 + trainer.current_epoch * batch_idx) % 11
+
+    def options() -> dict[str, Any]:
+        return {"loader": DataLoader(Samples(), 2, sampler=ByLoss()), "callbacks": [Tells()], "path": tmp_path / "a.ckpt"}
+
+    whole = seen(**options())
+    assert whole[:4] != whole[4:8]
+    for cut in (1, 3, 4, 6):
+        assert seen(cut=cut, **options()) + seen(resume=True, **options()) == whole, cut
+
+
 @pytest.mark.parametrize("val", [False, True])
 def test_a_loader_that_is_not_in_order_is_read_in_order(val: bool, tmp_path: Path) -> None:
     loader = DataLoader(Samples(), 2, num_workers=2, in_order=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict, deque, namedtuple
 from typing import Any
 
@@ -64,3 +65,101 @@ def test_an_inference_tensor_becomes_a_normal_one(place: str) -> None:
     for tensor in tensors(module):
         assert not tensor.is_inference()
         assert tensor.tolist() == [0, 1, 2]
+
+
+SEEN: Any = None
+
+
+@functools.lru_cache(maxsize=8)
+def bounded(size: int) -> Tensor:
+    return torch.arange(float(size))
+
+
+@functools.cache
+def unbounded(size: int) -> dict[str, list[Tensor]]:
+    return {"a": [torch.arange(float(size))]}
+
+
+def of_the_file(size: int) -> Tensor:
+    global SEEN
+    SEEN = torch.arange(float(size)) if SEEN is None else SEEN
+    return SEEN
+
+
+def enclosed() -> Any:
+    kept: Any = None
+
+    def table(size: int) -> Tensor:
+        nonlocal kept
+        kept = torch.arange(float(size)) if kept is None else kept
+        return kept
+
+    return table
+
+
+class Slotted:
+    __slots__ = ("kept",)
+
+    def __call__(self, size: int) -> Tensor:
+        self.kept = getattr(self, "kept", torch.arange(float(size)))
+        return self.kept
+
+
+class OfTheClass:
+    kept: Any = None
+
+    def __call__(self, size: int) -> Tensor:
+        if self.kept is None:
+            type(self).kept = torch.arange(float(size))
+        return self.kept
+
+
+class OwnCache:
+    @functools.lru_cache  # noqa: B019  # as users write it
+    def __call__(self, size: int) -> Tensor:
+        return torch.arange(float(size))
+
+
+FUNCTIONS: dict[str, Any] = {
+    "under lru_cache": lambda: bounded,
+    "under cache, nested": lambda: lambda size: unbounded(size)["a"][0],
+    "a lambda under lru_cache": lambda: functools.lru_cache(lambda size: torch.arange(float(size))),
+    "a method under lru_cache": OwnCache,
+    "a name of the file": lambda: of_the_file,
+    "a closure": enclosed,
+    "slots": Slotted,
+    "a class": OfTheClass,
+}
+
+
+@pytest.mark.parametrize("where", FUNCTIONS)
+def test_a_table_that_a_function_keeps(where: str) -> None:
+    class Calls(nn.Module):
+        def __init__(self, table: Any) -> None:
+            super().__init__()
+            self.table = table
+
+    module = Calls(FUNCTIONS[where]())
+    with torch.inference_mode():
+        module.table(3)
+    with torch.inference_mode():
+        assert module.table(3).is_inference()
+    make_normal(module)
+    assert not module.table(3).is_inference()
+    assert module.table(3).tolist() == [0, 1, 2]
+
+
+def test_a_cache_of_normal_tensors_is_not_emptied() -> None:
+    calls: list[int] = []
+
+    @functools.lru_cache
+    def table(size: int) -> Tensor:
+        calls.append(size)
+        return torch.zeros(size)
+
+    module = Keeps()
+    module.kept = [table]
+    table(3)
+    make_normal(module)
+    table(3)
+    assert calls == [3]

@@ -10,6 +10,7 @@ import kit
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ExponentialLR, LinearLR, SequentialLR, StepLR
 from torch.utils.data import DataLoader
 
 import leyden
@@ -281,6 +282,11 @@ def plateau(mode: str) -> Any:
             stepping(),
             stepping(kind=lambda opt: torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)),
             "the scheduler StepLR, and configure_optimizers returned ExponentialLR",
+        ),
+        (
+            stepping(kind=lambda opt: SequentialLR(opt, [LinearLR(opt), ExponentialLR(opt, 0.9)], [2])),
+            stepping(kind=lambda opt: SequentialLR(opt, [LinearLR(opt), StepLR(opt, 1)], [2])),
+            r"SequentialLR\(LinearLR, ExponentialLR\), and configure_optimizers returned SequentialLR\(LinearLR, StepLR\)",
         ),
         (plateau("min"), plateau("max"), "with mode='min', and configure_optimizers returned one with mode='max'"),
         (

@@ -1,8 +1,9 @@
-"""What training changes in a module and its ``state_dict`` does not hold: passing buffers, what is frozen or tracked."""
+"""What training changes in a module and its ``state_dict`` does not hold: passing buffers, modes, numbers, what is frozen."""
 
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,9 +20,11 @@ class Drift:
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
         self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
         self.tracked = _tracked(module)
+        self.modes = _modes(module, {})
+        self.numbers = {key: _as_it_is(value) for key, value in _numbers(module).items()}
 
-    def state_dict(self, module: nn.Module) -> dict[str, Any]:
-        """What is otherwise now, by name."""
+    def state_dict(self, module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> dict[str, Any]:
+        """What is otherwise now, by name. ``modes`` are training's, while something else has set others."""
         now = {name: buffer for _, _, name, buffer in _unkept(module)}
         digests = {name: _digest(buffer) for name, buffer in now.items()}
         changed = [name for name, digest in digests.items() if digest is None or digest != self.buffers.get(name)]
@@ -31,7 +34,9 @@ class Drift:
         required = {name: toggled.get(each, each.requires_grad) for name, each in _unpruned(module)}
         trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
         tracked = {name: flag for name, flag in _tracked(module).items() if self.tracked.get(name, flag) != flag}
-        return {"buffers": buffers, "trained": trained, "tracked": tracked}
+        moded = {name: mode for name, mode in _modes(module, modes or {}).items() if self.modes.get(name, mode) != mode}
+        numbers = {key: value for key, value in _numbers(module).items() if _differs(value, self.numbers.get(key))}
+        return {"buffers": buffers, "trained": trained, "tracked": tracked, "modes": moded, "numbers": numbers}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Bring the module where it was."""
@@ -56,6 +61,17 @@ class Drift:
         for name, flag in state.get("tracked", {}).items():  # files of 0.1.0 have none
             if name in owners:
                 owners[name].track_running_stats = flag
+        for name, mode in state.get("modes", {}).items():
+            if name in owners and isinstance(mode, bool):
+                owners[name].training = mode
+        here = _numbers(module)
+        for key, value in state.get("numbers", {}).items():
+            name, _, own_name = key.rpartition(".")
+            held = here.get(key)
+            if isinstance(value, float) and name in owners and isinstance(getattr(owners[name], own_name, 0.0), float):
+                setattr(owners[name], own_name, value)
+            elif isinstance(held, Tensor) and isinstance(value, Tensor) and _takes(held, value):
+                setattr(owners[name], own_name, value.to(held.device))
 
 
 def _unpruned(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -73,6 +89,42 @@ def _tracked(module: nn.Module) -> dict[str, bool]:
         for name, child in module.named_modules()
         if isinstance(getattr(child, "track_running_stats", None), bool)
     }
+
+
+def _modes(module: nn.Module, known: Mapping[nn.Module, bool]) -> dict[str, bool]:
+    """Which submodules are in train mode, by name; of those in ``known`` what that says."""
+    return {plain_name(name): known.get(child, child.training) for name, child in module.named_modules()}
+
+
+def _numbers(module: nn.Module) -> dict[str, float | Tensor]:
+    """Plain attributes that a step computes with: numbers with a fraction, such as a dropout's ``p``, and tensors; by name.
+
+    Others are not kept. Whole numbers, flags and lists often tell of something that is not kept either.
+    """
+    return {
+        f"{plain_name(name)}.{own}": value
+        for name, child in module.named_modules()
+        for own, value in vars(child).items()
+        if (type(value) is float or (type(value) is Tensor and not value.requires_grad))
+    }
+
+
+def _as_it_is(value: float | Tensor) -> Any:
+    """What tells later whether a number was changed, without its values."""
+    return value if isinstance(value, float) else (weakref.ref(value), _version(value), value.shape, value.dtype)
+
+
+def _differs(value: float | Tensor, then: Any) -> bool:
+    """Whether a number is another than at the beginning. What was of another kind or shape then is not followed."""
+    if isinstance(value, float):
+        return then is None or (isinstance(then, float) and then != value)
+    if not isinstance(then, tuple) or then[2:] != (value.shape, value.dtype):
+        return False
+    return then[0]() is not value or then[1] != _version(value)
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version
 
 
 def _digest(buffer: Tensor) -> bytes | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from leyden.checkpoint.format import StateOf, Unwritable, mark_state
 from leyden.checkpoint.plain_names import named_parameters
@@ -22,10 +23,17 @@ def describe(module: nn.Module, optimizers: Sequence[Any], schedulers: Sequence[
     names = names_of(module)
     return {
         "optimizers": [{"kind": type(bare).__name__, "groups": groups_of(bare, names)} for bare in optimizers],
-        "schedulers": [type(each).__name__ for each in schedulers],
+        "schedulers": [kind_of(each) for each in schedulers],
         "asked": asked,
         "dtypes": {name: parameter.dtype for name, parameter in named_parameters(module)},
     }
+
+
+def kind_of(scheduler: Any) -> str:
+    """The name of its class, with those of the schedulers that it holds: ``SequentialLR(LinearLR, CosineAnnealingLR)``."""
+    held = [item for value in getattr(scheduler, "__dict__", {}).values() for item in (value if type(value) is list else [value])]
+    inside = [kind_of(each) for each in held if isinstance(each, LRScheduler) and each is not scheduler]
+    return f"{type(scheduler).__name__}({', '.join(inside)})" if inside else type(scheduler).__name__
 
 
 def names_of(module: nn.Module) -> dict[int, str]:

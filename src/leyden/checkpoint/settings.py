@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leyden.checkpoint.optimizer_states import add_groups, groups_of, in_order_of, names_of
+from leyden.checkpoint.optimizer_states import add_groups, groups_of, in_order_of, kind_of, names_of
 from leyden.errors import CheckpointMismatch
 
 _ABSENT = object()
@@ -90,7 +90,8 @@ def _flat(groups: Iterable[Sequence[str]]) -> list[str]:
 
 def check_scheduler(scheduler: Any, state: Any, kind: str | None, file: str) -> None:
     """Raise :class:`CheckpointMismatch` where ``state`` is of another ``kind``: it is never mixed into this scheduler's."""
-    now, mine = type(scheduler).__name__, scheduler.state_dict() if hasattr(scheduler, "state_dict") else {}
+    now = kind_of(scheduler) if kind is not None and "(" in kind else type(scheduler).__name__  # 0.1.0 did not look inside
+    mine = scheduler.state_dict() if hasattr(scheduler, "state_dict") else {}
     what = f"{file} holds the state of {'a learning-rate scheduler' if kind is None else f'the scheduler {kind}'}"
     if kind is not None and kind != now:
         raise CheckpointMismatch(f"{what}, {RETURNED} {now}. Return {kind} to go on with that run.")

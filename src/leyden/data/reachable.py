@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
+import sys
 import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,7 @@ _LIBRARIES = frozenset(
 """Packages whose classes' own code and attributes are not looked through."""
 _CONTAINERS = frozenset({dict, list, tuple})
 _MAY_BE_EMPTY = frozenset({*_CONTAINERS, set, OrderedDict})
+_CACHING: type = type(functools.lru_cache(len))
 _PASSED_OVER = frozenset({"_trainer", "trainer", "_parameters", "__weakref__"})
 
 Link = tuple[Any, Any]
@@ -277,10 +281,47 @@ def make_normal(root: Any) -> None:
                 new = _normal(value)
                 if new is not value:
                     place[key] = new
+        for there, name, value in _bound(part):
+            new = _normal(value)
+            if new is not value:
+                setattr(there, name, new)
+        if kind is _CACHING and _keeps_inference(part):
+            part.cache_clear()  # its values cannot be written to, and are made again
         for _, item in way(part):
             if type(item) not in _NOTHING and id(item) not in seen:
                 seen.add(id(item))
                 queue.append(item)
+
+
+def _bound(part: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Tensors and tuples that stand in no list or dict: where, under which name, and what."""
+    if isinstance(part, types.FunctionType):
+        for cell in part.__closure__ or ():
+            with suppress(ValueError):  # not filled yet
+                yield cell, "cell_contents", cell.cell_contents
+        module = sys.modules.get(part.__module__ or "")
+        if module is not None and vars(module) is part.__globals__ and _is_users(part):
+            yield from [(module, name, part.__globals__[name]) for name in _names_in(part.__code__) if name in part.__globals__]
+    elif isinstance(part, type):
+        for base in filter(_is_users, part.__mro__):
+            yield from [(base, name, value) for name, value in vars(base).items() if isinstance(value, torch.Tensor | tuple)]
+    else:
+        for name in (name for base in type(part).__mro__ for name in _slots(base)):
+            with suppress(AttributeError):
+                yield part, name, object.__getattribute__(part, name)
+
+
+def _keeps_inference(cache: Any) -> bool:
+    """Whether a function under ``functools.lru_cache`` keeps an inference tensor, in lists and dicts too."""
+    queue, seen = gc.get_referents(cache), set[int]()
+    for held in queue:
+        if isinstance(held, torch.Tensor):
+            if held.is_inference():
+                return True
+        elif id(held) not in seen and (type(held) in _MAY_BE_EMPTY or type(held).__name__ == "_lru_list_elem"):
+            seen.add(id(held))
+            queue += gc.get_referents(held)
+    return False
 
 
 def _places(part: Any) -> list[Any]:

@@ -133,6 +133,12 @@ class Reader:
 
     def reopen(self, state: dict[str, Any], epoch: int, taken: int, draws: bool = False) -> Iterator[Any]:
         """Batches from number ``taken`` on, of the epoch in which ``state`` was taken."""
+        iterator = self._reopen(state, epoch, taken, draws)
+        if taken and all(leaf.training for leaf in self.leaves):
+            self.restore(state)  # steps may have changed a sampler since its order was drawn, which was drawn again now
+        return iterator
+
+    def _reopen(self, state: dict[str, Any], epoch: int, taken: int, draws: bool) -> Iterator[Any]:
         self._begin(epoch)
         leaves = state.get("leaves") or [{} for _ in self.leaves]
         noted = (state.get("ahead"), state.get("then"), *state.get("further", ()))

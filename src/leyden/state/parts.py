@@ -139,7 +139,7 @@ def put_own_random(run: Run, states: Any) -> None:
 
 # -- what state_dict() does not hold
 def take_drift(run: Run) -> dict[str, Any] | None:
-    return None if run.leyden_fit.drift is None else run.leyden_fit.drift.state_dict(run.lightning_module)
+    return None if run.leyden_fit.drift is None else run.leyden_fit.drift.state_dict(run.lightning_module, run._modes)
 
 
 def put_drift(run: Run, state: Any) -> None:

@@ -323,8 +323,8 @@ class Trainer(Lifecycle):
                 return []
             with self.leyden_in_stage(PREDICT.running):
                 predictions = PredictLoop(self, job.keep).run_epoch()
+        self.leyden_predicted = [], []  # they are let go of together with what is returned
         if not job.keep:
-            self.leyden_predicted = [], []
             return None
         return predictions[0] if len(predictions) == 1 else predictions
 
