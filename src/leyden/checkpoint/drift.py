@@ -21,6 +21,7 @@ class Drift:
         self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
         self.tracked = _tracked(module)
         self.modes = _modes(module, {})
+        self.collected: Mapping[str, Any] = {}  # of a resumed run: see `leyden.checkpoint.collected`
         self.numbers = {key: _as_it_is(value) for key, value in _numbers(module).items()}
 
     def state_dict(self, module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Drift:
         for name, mode in state.get("modes", {}).items():
             if name in owners and isinstance(mode, bool):
                 owners[name].training = mode
+        self.collected = {key: dict(own) for key, own in state.get("collected", {}).items()}
         here = _numbers(module)
         for key, value in state.get("numbers", {}).items():
             name, _, own_name = key.rpartition(".")
@@ -72,6 +74,11 @@ class Drift:
                 setattr(owners[name], own_name, value)
             elif isinstance(held, Tensor) and isinstance(value, Tensor) and _takes(held, value):
                 setattr(owners[name], own_name, value.to(held.device))
+
+    def take_collected(self) -> Mapping[str, Any]:
+        """What the epoch had collected where the run was cut; once."""
+        collected, self.collected = self.collected, {}
+        return collected
 
 
 def _unpruned(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

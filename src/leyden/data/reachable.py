@@ -147,7 +147,7 @@ def _own_attributes(part: Any) -> dict[str, Any]:
 def _attributes(part: Any) -> Reached:
     left = "_iterator" if isinstance(part, torch.utils.data.DataLoader) else None  # of a pass, with copies of what it reads
     yield from [item for item in _own_attributes(part).items() if item[0] not in _PASSED_OVER and item[0] != left]
-    if _is_users(type(part)):
+    if is_users(type(part)):
         yield None, type(part)
 
 
@@ -215,7 +215,7 @@ def _function(part: Any) -> Reached:
     if part.__kwdefaults__:
         yield "__kwdefaults__", part.__kwdefaults__
     yield from list(part.__dict__.items())
-    if part.__module__ is not None and _is_users(part):
+    if part.__module__ is not None and is_users(part):
         there = part.__globals__
         yield from [(name, there[name]) for name in _names_in(part.__code__) if name in there]
 
@@ -231,9 +231,9 @@ def _names_in(code: types.CodeType) -> list[str]:
 
 
 def _class(part: Any) -> Reached:
-    if _is_users(part):
+    if is_users(part):
         for base in part.__mro__:
-            if _is_users(base):
+            if is_users(base):
                 yield from [item for item in vars(base).items() if not isinstance(item[1], types.MemberDescriptorType)]
 
 
@@ -242,7 +242,7 @@ def _descriptor(part: Any) -> Reached:
         yield name, getattr(part, name, None)
 
 
-def _is_users(part: Any) -> bool:
+def is_users(part: Any) -> bool:
     """Whether a class or function is of the user's own code, whose globals and class attributes may hold a generator."""
     root = (part.__module__ or "builtins").split(".")[0]
     return root not in _LIBRARIES and root not in _CLOSED
@@ -300,10 +300,10 @@ def _bound(part: Any) -> Iterator[tuple[Any, str, Any]]:
             with suppress(ValueError):  # not filled yet
                 yield cell, "cell_contents", cell.cell_contents
         module = sys.modules.get(part.__module__ or "")
-        if module is not None and vars(module) is part.__globals__ and _is_users(part):
+        if module is not None and vars(module) is part.__globals__ and is_users(part):
             yield from [(module, name, part.__globals__[name]) for name in _names_in(part.__code__) if name in part.__globals__]
     elif isinstance(part, type):
-        for base in filter(_is_users, part.__mro__):
+        for base in filter(is_users, part.__mro__):
             yield from [(base, name, value) for name, value in vars(base).items() if isinstance(value, torch.Tensor | tuple)]
     else:
         for name in (name for base in type(part).__mro__ for name in _slots(base)):

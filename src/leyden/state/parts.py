@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leyden.callback import Callback
+from leyden.checkpoint.collected import collected_by, lists_of, put_collected
 from leyden.checkpoint.format import is_writable
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.loss_flow import flow_of
@@ -139,7 +140,10 @@ def put_own_random(run: Run, states: Any) -> None:
 
 # -- what state_dict() does not hold
 def take_drift(run: Run) -> dict[str, Any] | None:
-    return None if run.leyden_fit.drift is None else run.leyden_fit.drift.state_dict(run.lightning_module, run._modes)
+    if run.leyden_fit.drift is None:
+        return None
+    collected = collected_by(run.lightning_module, run.callbacks)
+    return {**run.leyden_fit.drift.state_dict(run.lightning_module, run._modes), "collected": collected}
 
 
 def put_drift(run: Run, state: Any) -> None:
@@ -265,7 +269,7 @@ def take_evaluation(run: Run) -> dict[str, Any] | None:
         "random": random_state(),
         "generators": take_generators(run),
         "modes": run.leyden_modes_by_name(),
-        "attributes": collected(run),
+        "attributes": lists_of(run.lightning_module),
         "data": None if source is None or not opened else source.state_dict(progress.loader, progress.evaluated + carried),
         "carried": carried,
     }
@@ -273,15 +277,6 @@ def take_evaluation(run: Run) -> dict[str, Any] | None:
 
 def put_evaluation(run: Run, state: Any) -> None:
     run.leyden_fit.evaluation_to_resume = state
-
-
-def collected(run: Run) -> dict[str, Any]:
-    """Lists and dicts among the module's own attributes that hold something: what its validation steps collect, most likely."""
-    return {
-        name: value
-        for name, value in vars(run.lightning_module).items()
-        if not name.startswith("_") and isinstance(value, list | dict) and value and is_writable(value)
-    }
 
 
 def put_callbacks(run: Run, states: Any) -> None:
@@ -373,3 +368,5 @@ def put_random_state(run: Run) -> None:
     if fit.generators_to_restore is not None:
         put_generators(run, fit.generators_to_restore)
         fit.generators_to_restore = None
+    if fit.drift is not None:
+        put_collected(fit.drift.take_collected(), run.lightning_module, run.callbacks)

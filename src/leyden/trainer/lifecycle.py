@@ -37,7 +37,6 @@ from leyden.notices import tell as tell_notices
 from leyden.options import Options
 from leyden.profilers.base import PassThroughProfiler, Profiler
 from leyden.state import snapshot
-from leyden.state.generators import undrawn
 from leyden.state.loaders import LoaderOrigin, Loaders
 from leyden.state.making import load_train
 from leyden.state.optimizers import OptimizerPlan
@@ -49,7 +48,7 @@ from leyden.trainer.checkpoints import CheckpointRequest, choose_checkpoint
 from leyden.trainer.checks import check_callback_names, check_module, check_names, check_verb, take_datamodule
 from leyden.trainer.teardown import Teardown
 from leyden.trainer.trial import Trial, trying
-from leyden.tuner.aside import as_frozen
+from leyden.tuner.aside import as_frozen, unseen_by
 
 _log = logging.getLogger("leyden")
 _OF_A_VERB = (
@@ -112,9 +111,7 @@ class Lifecycle(Run):
                 stack.enter_context(torch_switches(self.leyden_options.behaviour))
                 stack.enter_context(torch.inference_mode(mode=False))  # a verb may be called inside another's evaluation
                 stack.enter_context(torch.enable_grad())
-                if fn is not TrainerFn.FITTING and outer is not None and outer.training:
-                    stack.enter_context(undrawn(outer))  # watching: the fit around it goes on as without
-                    stack.enter_context(preserved_random_state())
+                stack.enter_context(unseen_by(outer if fn is not TrainerFn.FITTING else None))
                 stack.enter_context(noted(self._hear, interrupts=fn is TrainerFn.FITTING, more=self.strategy.leyden_signals))
                 self.leyden_begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)

@@ -31,7 +31,7 @@ from leyden.metrics.metrics import Metrics
 from leyden.options import Options
 from leyden.profilers.base import PassThroughProfiler
 from leyden.state.course import Course
-from leyden.state.generators import generators_of
+from leyden.state.generators import generators_of, undrawn
 from leyden.state.loaders import Loaders
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.parts import put_metric_objects, take_metric_objects
@@ -236,6 +236,16 @@ def untraced(run: Run, anew: bool = False) -> Iterator[Aside]:
             for child, mode in modes.items():
                 child.training = mode
             put_metric_objects(run, metrics)
+
+
+@contextmanager
+def unseen_by(outer: Run | None) -> Iterator[None]:
+    """A verb that watches runs inside a hook of ``outer``'s: where that is training, it goes on as if nothing had been drawn."""
+    with ExitStack() as stack:
+        if outer is not None and outer.state.stage is RunningStage.TRAINING:
+            stack.enter_context(undrawn(outer))
+            stack.enter_context(preserved_random_state())
+        yield
 
 
 @contextmanager
