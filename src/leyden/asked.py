@@ -72,6 +72,16 @@ def of_strategy(name: str) -> Any:
     return property(lambda run: getattr(run.strategy, name))
 
 
+def batches_of(key: str) -> Any:
+    """``trainer.num_val_batches``: batches of each loader of that stage, limits included; infinity where unknown."""
+    return property(lambda run: run.leyden_loaders.num_eval_batches(key))
+
+
+def given_loaders(key: str) -> Any:
+    """``trainer.val_dataloaders``: what was last given, or made, for that stage."""
+    return property(lambda run: run.leyden_loaders.eval_given.get(key))
+
+
 def minus_one_without(limit: int | None) -> int:
     """A limit as Lightning shows it: ``-1`` where there is none."""
     return -1 if limit is None else limit

@@ -20,6 +20,16 @@ class Counts(Protocol):
     """Batches done in all."""
 
 
+def batches_between(options: Validation, stop: int | None) -> int | float | None:
+    """Batches between validations, for epochs of ``stop`` batches: infinity where that is unknown; ``None`` by the clock."""
+    interval = options.interval
+    if isinstance(interval, timedelta):
+        return None
+    if isinstance(interval, int):
+        return interval
+    return float("inf") if stop is None else max(1, int(stop * interval))
+
+
 class ValidationSchedule:
     """Reads ``val_check_interval`` and ``check_val_every_n_epoch`` for a training epoch of known or unknown length.
 
@@ -64,7 +74,7 @@ class ValidationSchedule:
                     interval,
                     "1.0 or a number of batches (an int): the training loader does not tell its length, so a share is unknown",
                 )
-            self.every = max(1, int(stop * interval))
+            self.every = int(batches_between(self.options, stop) or 0)
 
     def validates(self, epoch: int) -> bool:
         """Whether there may be a validation in this epoch."""

@@ -340,6 +340,18 @@ def test_less_is_left_than_is_to_be_pruned() -> None:
         fit(ModelPruning("random_unstructured", amount=2, use_global_unstructured=False))
 
 
+def test_a_function_that_gives_no_amount_prunes_nothing_in_that_epoch() -> None:
+    asked: list[int] = []
+
+    def amount(epoch: int) -> int | None:
+        asked.append(epoch)
+        return 2 if epoch == 1 else None
+
+    module = fit(ModelPruning("l1_unstructured", amount=amount, make_pruning_permanent=False))
+    assert asked == [0, 1, 2]
+    assert sum(zeros(mask) for _, mask in module.named_buffers()) == 2
+
+
 def test_an_amount_that_a_function_gives_is_looked_at_too() -> None:
     with pytest.raises(InvalidOption, match=re.escape("amount=2.5 cannot be used")):
         fit(ModelPruning("l1_unstructured", amount=lambda epoch: 2.5))

@@ -10,7 +10,16 @@ from typing import Any
 import kit
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 import leyden
 from leyden.data.combined import CombinedLoader
@@ -66,6 +75,15 @@ def fit(data: Any, batches: int | float = 2, *callbacks: Any, path: Path | None 
     net = Net()
     kit.trainer(*callbacks, max_epochs=3, overfit_batches=batches).fit(net, data, ckpt_path=path)
     return net
+
+
+def test_the_trainer_shows_the_loader_that_is_read() -> None:
+    data = DataLoader(Ledger(), 2, shuffle=True)
+    run = kit.trainer(max_epochs=1, overfit_batches=2)
+    with pytest.warns(LeydenWarning, match="shuffling of the training loader is turned off"):
+        run.fit(Net(), data)
+    assert isinstance(run.train_dataloader.sampler, SequentialSampler)
+    assert isinstance(data.sampler, RandomSampler)
 
 
 INSIDE = [15, 16, 17, 18, 19, 20]

@@ -74,6 +74,13 @@ class TestForms:
         plan = OptimizerPlan.read({"optimizer": optimizer, "lr_scheduler": given, "monitor": "other"}, True)
         assert plan.schedulers[0].monitor == "own"
 
+    def test_one_scheduler_beside_a_list_of_optimizers(self) -> None:
+        optimizer = sgd()
+        scheduler = StepLR(optimizer, 1)
+        for given in (scheduler, {"scheduler": scheduler}):
+            plan = OptimizerPlan.read(([optimizer], given), True)
+            assert (plan.optimizers, plan.schedulers) == ([optimizer], [SchedulerPlan(scheduler)])
+
     @pytest.mark.parametrize("kind", [list, tuple])
     def test_several_dicts(self, kind: Any) -> None:
         optimizers = [sgd(), sgd()]

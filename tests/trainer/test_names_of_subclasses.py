@@ -28,8 +28,8 @@ OF_LIGHTNING = {  # names of ours that Lightning 2.6 has; those of torch.nn.Modu
         num_sanity_val_steps num_test_batches num_training_batches num_val_batches optimizers overfit_batches precision
         precision_plugin predict predict_dataloaders predict_loop predicting print profiler progress_bar_callback
         progress_bar_metrics received_sigterm reload_dataloaders_every_n_epochs sanity_checking save_checkpoint scaler
-        should_stop state strategy test test_dataloaders test_loop testing train_dataloader val_check_interval
-        val_dataloaders validate validate_loop validating world_size
+        should_stop state strategy test test_dataloaders test_loop testing train_dataloader val_check_batch
+        val_check_interval val_dataloaders validate validate_loop validating world_size
     """,
     "Callback": """
         on_after_backward on_before_backward on_before_optimizer_step on_before_zero_grad on_exception on_fit_end

@@ -21,6 +21,7 @@ from leyden.loggers import CSVLogger
 from leyden.strategies import SingleDeviceStrategy
 from leyden.testing import BoringModel, RandomDataset
 from leyden.trainer.states import RunningStage, TrainerFn, TrainerStatus
+from leyden.validation_schedule import batches_between
 
 STAGES = ("training", "validating", "testing", "predicting", "sanity_checking")
 
@@ -258,6 +259,7 @@ def test_parts() -> None:
     assert run.strategy.broadcast(3) == 3
     assert (run.world_size, run.global_rank, run.local_rank, run.node_rank, run.is_global_zero) == (1, 0, 0, 0, True)
     assert (run.num_nodes, run.num_devices, run.device_ids) == (1, 1, [0])
+    assert leyden.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False).device_ids == [0, 1]
     assert run.precision == "bf16-mixed"
     assert run.precision_plugin is run.strategy.precision
     assert run.scaler is None
@@ -383,6 +385,40 @@ def test_views_of_the_loops() -> None:
     run.test()
     run.predict()
     assert (run.test_loop.max_batches, run.predict_loop.max_batches) == ([3], [2])
+
+
+@pytest.mark.parametrize(
+    ("options", "batches"),
+    [({}, 3), ({"val_check_interval": 0.5}, 1), ({"val_check_interval": 2}, 2), ({"val_check_interval": "00:00:01:00"}, None)],
+)
+def test_batches_between_validations(options: dict[str, Any], batches: int | None) -> None:
+    run = trainer(**options)
+    assert run.val_check_batch is None
+    run.fit(Net())
+    assert run.val_check_batch == batches
+    assert batches_between(run.leyden_options.validation, None) == (float("inf") if batches == 3 or batches == 1 else batches)
+
+
+def test_callbacks_are_told_of_a_checkpoint_in_each_verb(tmp_path: Path) -> None:
+    class Told(leyden.Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"n": 1}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            seen.append("state")
+
+        def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+            seen.append((trainer.state.fn.value, checkpoint["epoch"]))
+
+    seen: list[Any] = []
+    run = trainer(Told())
+    run.fit(Net())
+    path = tmp_path / "x.ckpt"
+    run.save_checkpoint(path)
+    for verb in ("validate", "test", "predict"):
+        getattr(run, verb)(Net(), ckpt_path=path)
+    trainer(Told(), max_epochs=3).fit(Net(), ckpt_path=path)
+    assert seen == [("validate", 2), ("test", 2), ("predict", 2), ("fit", 2), "state"]
 
 
 def test_how_far_the_loops_are_in_each_hook() -> None:

@@ -112,7 +112,8 @@ class BatchSizeFinder(Callback):
         self.optimal_batch_size = self.__set.get("value", self.optimal_batch_size)
 
     def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        put_value(self, trainer, pl_module, checkpoint)
+        if trainer.leyden_fitting:
+            put_value(self, trainer, pl_module, checkpoint)
 
 
 def _stage_of(run: Run) -> Stage:

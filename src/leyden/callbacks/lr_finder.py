@@ -98,7 +98,8 @@ class LearningRateFinder(Callback):
         self.optimal_lr = _LRFinder._of(state_dict["found"]) if state_dict["found"] else None
 
     def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        put_value(self, trainer, pl_module, checkpoint)
+        if trainer.leyden_fitting:
+            put_value(self, trainer, pl_module, checkpoint)
 
 
 def put_value(callback: Callback, trainer: Run, module: LightningModule, checkpoint: dict[str, Any]) -> None:

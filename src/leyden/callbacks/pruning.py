@@ -51,7 +51,8 @@ class ModelPruning(Callback):
         parameters_to_prune: Pairs ``(module, "name of its parameter")``; none: the ``parameter_names`` of all layers.
         parameter_names: ``["weight"]``, ``["bias"]``, or both.
         use_global_unstructured: Whether the least important are looked for among all these parameters together, not in each.
-        amount: The share (a float) or number (an int) of those still left that is pruned each time; or a function of the epoch.
+        amount: The share (a float) or number (an int) of those still left that is pruned each time; or a function of the epoch,
+            which may give none.
         apply_pruning: Whether to prune at all; or a function of the epoch that says so.
         make_pruning_permanent: Whether the module is an ordinary one again after the fit, and in files.
         use_lottery_ticket_hypothesis: Whether what is left goes back to its initial values each time (Frankle and Carbin,
@@ -373,9 +374,10 @@ class ModelPruning(Callback):
 
     def _run_pruning(self, current_epoch: int) -> None:
         wished = self._apply_pruning(current_epoch) if callable(self._apply_pruning) else self._apply_pruning
-        amount = _checked_amount(self.amount(current_epoch)) if callable(self.amount) else self.amount
+        amount: Any = self.amount(current_epoch) if callable(self.amount) else self.amount
         if not wished or not amount:
             return
+        amount = _checked_amount(amount)
         with torch.inference_mode(False), torch.enable_grad():  # as outside of a validation
             self.apply_pruning(amount)
             lottery = self._use_lottery_ticket_hypothesis

@@ -340,7 +340,9 @@ class WeightAveraging(Callback):
         return {name: _copied(value) for name, value in buffers.items()}
 
     def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take up the average, and give the module training's own weights."""
+        """In a fit, take up the average, and give the module training's own weights."""
+        if not trainer.leyden_fitting:
+            return
         self.__make_ready(pl_module)
         average, cut = self._average(), trainer.strategy.leyden_cut
         if _CURRENT not in checkpoint or _REST not in checkpoint:

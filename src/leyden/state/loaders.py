@@ -110,6 +110,8 @@ class Loaders:
             share=replace(self.share, uneven="drop"),
         )
         self._put_back("train", self.train_given)
+        if limits.overfit and hasattr(self.train_given, "sampler"):
+            self.train_given = self.train.readers[0].loader  # what is read: without shuffling
         self.train.restore(self._cut)
         self._cut = None
         return self.train

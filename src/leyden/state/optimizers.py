@@ -89,7 +89,11 @@ class OptimizerPlan:
             items = list(returned)
             if len(items) == 2 and isinstance(items[0], list | tuple) and isinstance(items[1], list | tuple):
                 optimizers, schedulers = list(items[0]), list(items[1])
-            elif len(items) == 2 and isinstance(items[0], list | tuple) and _is_scheduler(items[1]):
+            elif (
+                len(items) == 2
+                and isinstance(items[0], list | tuple)
+                and (isinstance(items[1], Mapping) or _is_scheduler(items[1]))
+            ):
                 optimizers, schedulers = list(items[0]), [items[1]]
             elif items and all(isinstance(item, Mapping) for item in items):
                 for item in items:

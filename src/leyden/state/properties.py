@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leyden.asked import Asked, in_stage, minus_one_without, of_strategy
+from leyden.asked import Asked, batches_of, given_loaders, in_stage, minus_one_without, of_strategy
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
@@ -22,6 +22,7 @@ from leyden.state.optimizers import SchedulerPlan
 from leyden.state.progress import Done
 from leyden.state.stage import RunningStage, TrainerFn, TrainerState
 from leyden.strategies.base import Strategy
+from leyden.validation_schedule import batches_between
 
 
 class Properties:
@@ -112,9 +113,7 @@ class Properties:
         """The schedulers that ``configure_optimizers`` returned, each with its interval, frequency and monitor."""
         return self.leyden_fit.plan.schedulers
 
-    @property
-    def precision_plugin(self) -> Precision:
-        return self.strategy.precision
+    precision_plugin: Precision = of_strategy("precision")
 
     @property
     def precision(self) -> str:
@@ -218,8 +217,9 @@ class Properties:
 
     @property
     def device_ids(self) -> list[int]:
-        """Indices of the devices that this process drives."""
-        return [self.strategy.root_device.index or 0]
+        """Indices of this machine's devices, one for each of its processes."""
+        devices = getattr(self.strategy, "parallel_devices", None) or [self.strategy.root_device]
+        return [position if device.index is None else device.index for position, device in enumerate(devices)]
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:
@@ -231,27 +231,18 @@ class Properties:
         """What trains, as the user gave it."""
         return self.leyden_loaders.train_given
 
-    @property
-    def val_dataloaders(self) -> Any:
-        return self.leyden_loaders.eval_given.get("val")
-
-    @property
-    def test_dataloaders(self) -> Any:
-        return self.leyden_loaders.eval_given.get("test")
-
-    @property
-    def predict_dataloaders(self) -> Any:
-        return self.leyden_loaders.eval_given.get("predict")
+    val_dataloaders: Any = given_loaders("val")
+    test_dataloaders: Any = given_loaders("test")
+    predict_dataloaders: Any = given_loaders("predict")
 
     @property
     def num_training_batches(self) -> int | float:
         """Batches of one training epoch, limits included; infinity where the loader does not tell."""
         return self.leyden_loaders.num_training_batches
 
-    @property
-    def num_val_batches(self) -> list[int | float]:
-        """Validation batches of each loader, limits included."""
-        return self.leyden_loaders.num_eval_batches("val")
+    num_val_batches: list[int | float] = batches_of("val")
+    num_test_batches: list[int | float] = batches_of("test")
+    num_predict_batches: list[int | float] = batches_of("predict")
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:
@@ -260,12 +251,10 @@ class Properties:
         return [batches if most is None else min(batches, most) for batches in self.num_val_batches]
 
     @property
-    def num_test_batches(self) -> list[int | float]:
-        return self.leyden_loaders.num_eval_batches("test")
-
-    @property
-    def num_predict_batches(self) -> list[int | float]:
-        return self.leyden_loaders.num_eval_batches("predict")
+    def val_check_batch(self) -> int | float | None:
+        """Training batches between validations; infinity where unknown, ``None`` before the first fit and by the clock."""
+        source = self.leyden_loaders.train
+        return None if source is None else batches_between(self.leyden_options.validation, source.stop)
 
     # -- callbacks by kind, asked by attribute and not by class
     @property

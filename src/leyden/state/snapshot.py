@@ -163,9 +163,11 @@ def _unfitting(run: Run, error: Exception) -> CheckpointMismatch:
 
 
 def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
-    """The callbacks' states."""
+    """Tell the callbacks of the checkpoint; in a fit, give them their states."""
     assert run.leyden_hooks is not None
     run.leyden_hooks.tell_checkpoint(Callback.on_load_checkpoint, checkpoint)
+    if not run.leyden_fitting:
+        return
     with usable(run.ckpt_path, "callbacks"):
         states = callback_states_of(checkpoint)
     missing = sorted(set(states) - {callback.state_key for callback in run.callbacks})

@@ -395,8 +395,7 @@ class Lifecycle(Run):
             return
         assert self.leyden_hooks is not None
         self.leyden_hooks.call("on_load_checkpoint", snapshot.put_weights, self, request.checkpoint)
-        if self.leyden_fitting:
-            snapshot.put_callbacks(self, request.checkpoint)
+        snapshot.put_callbacks(self, request.checkpoint)
 
     def _restore_training(self, request: CheckpointRequest) -> None:
         optimization_of(self)  # on_fit_start may have set other optimizers
