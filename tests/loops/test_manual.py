@@ -452,3 +452,67 @@ def test_nothing_is_said_where_nothing_goes_by_steps() -> None:
     fit(Pair())
     fit(Alternating(), max_steps=4)
     fit(Module(), max_steps=4)
+
+
+# What PyTorch does by itself is done by the shortest way; what anybody put there instead is asked
+
+
+class OwnZeroGrad(SGD):
+    calls = 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        OwnZeroGrad.calls += 1
+        super().zero_grad(set_to_none)
+
+
+@pytest.mark.parametrize("where", ["class", "instance", "profiler"])
+def test_zero_grad_of_ones_own_is_called_and_a_profiler_sees_it(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class Own(Module):
+        def configure_optimizers(self) -> Any:
+            optimizer = (OwnZeroGrad if where == "class" else SGD)(self.parts["a"].parameters(), lr=0.1)
+            if where == "instance":
+                monkeypatch.setattr(optimizer, "zero_grad", lambda set_to_none=True: calls.append(1))
+            return optimizer
+
+    OwnZeroGrad.calls = 0
+    if where == "profiler":
+        with torch.profiler.profile() as seen:
+            fit(Own(), max_steps=2)
+        calls = [1 for event in seen.events() if event.name == "Optimizer.zero_grad#SGD.zero_grad"]
+    else:
+        fit(Own(), max_steps=2)
+    assert len(calls) + OwnZeroGrad.calls == 2
+
+
+def test_gradients_set_to_zero_and_not_let_go_of() -> None:
+    kept: list[Any] = []
+
+    class Zeroing(Module):
+        def training_step(self, batch: Tensor, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            parameters: list[Any] = list(self.parts["a"].parameters())
+            self.manual_backward(self.loss(batch))
+            optimizer.zero_grad(set_to_none=False)
+            kept.append([float(each.grad.abs().sum()) for each in parameters])
+            optimizer.zero_grad()
+            kept.append([each.grad for each in parameters])
+
+    fit(Zeroing(), max_epochs=1, limit_train_batches=1)
+    assert kept == [[0.0, 0.0], [None, None]]
+
+
+def test_a_backward_of_the_modules_own_is_called() -> None:
+    class Backward(Module):
+        def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            (2 * loss).backward(*args, **kwargs)
+
+    def doubled(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
+        optimizers[0].zero_grad()
+        (2 * layers["a"](batch).square().mean()).backward()
+        optimizers[0].step()
+
+    module = Backward()
+    fit(module)
+    assert same(module.parts["a"], by_hand("a", doubled)["a"])

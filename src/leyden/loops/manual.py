@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidReturn
+from leyden.inspect.plain import backs_plainly, expects_nothing
 from leyden.inspect.step_counts import step_counts
 from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
@@ -51,6 +52,7 @@ class Manual:
         registers = [getattr(each, "register_step_post_hook", None) for each in run.leyden_fit.plan.optimizers]
         self._handles = [register(self._count) for register in registers if register is not None]
         self._by_hand = run.strategy.leyden_by_hand()
+        self._backs_plainly = backs_plainly(run) and expects_nothing(run.strategy)
 
     def step(self, batch: Any, index: int, is_last: bool, at: int = 0) -> Any:
         """Run ``training_step``; a batch in which any optimizer stepped counts as one step.
@@ -88,25 +90,31 @@ class Manual:
         def complete() -> Any:
             with torch.enable_grad():
                 loss = closure() if closure is not None else None
-            if self.precision.scales:
-                self.precision.unscale(optimizer)
-            self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
+            self._finish_gradients(optimizer)
             return loss
 
         if closure is None:
-            complete()
+            self._finish_gradients(optimizer)
             result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
         else:
             result = self.step_optimizer(optimizer, complete)
         self._count(optimizer)
         return result
 
+    def _finish_gradients(self, optimizer: Optimizer) -> None:
+        if self.precision.scales:
+            self.precision.unscale(optimizer)
+        self.hooks.emit(Callback.on_before_optimizer_step, optimizer)
+
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with hooks and precision heeded."""
         self.hooks.emit(Callback.on_before_backward, loss)
-        loss = self.precision.pre_backward(loss, self.module)
-        self.run.strategy.leyden_expect_backward(loss)
-        self.hooks.call("backward", self.run.leyden_backward, loss, *args, **kwargs)
+        if self._backs_plainly:
+            loss.backward(*args, **kwargs)
+        else:
+            loss = self.precision.pre_backward(loss, self.module)
+            self.run.strategy.leyden_expect_backward(loss)
+            self.hooks.call("backward", self.run.leyden_backward, loss, *args, **kwargs)
         self.hooks.emit(Callback.on_after_backward)
 
     def take_up(self, carried: Any) -> None:

@@ -16,6 +16,7 @@ from leyden.checkpoint.loss_flow import carried_loss
 from leyden.checkpoint.plain_names import named_parameters
 from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
+from leyden.inspect.plain import backs_plainly, let_gradients_go, zeroes_plainly
 from leyden.loops.manual import Manual
 from leyden.loops.outputs import read_loss, refuse_loss
 from leyden.module import LightningModule
@@ -24,7 +25,6 @@ from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_c
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.strategies.base import Strategy
-from leyden.strategies.single import SingleDeviceStrategy
 
 # Looked up in every batch: plain numbers of this file cost less than an enum's members.
 OPENED, FORWARD = int(Done.OPENED), int(Done.FORWARD)
@@ -109,16 +109,7 @@ class Automatic:
         self._stepping: tuple[Any, Any] | None = None  # the scheduler that a hook of the module steps, and its count before
 
     def _chosen_backward(self) -> Callable[[Tensor], Any]:
-        """The loss's own ``backward`` where neither module, strategy, precision nor profiler have anything to do with it."""
-        run = self.run
-        if (
-            overrides(self.module, LightningModule.backward)
-            or type(run.strategy).backward is not SingleDeviceStrategy.backward
-            or not run.strategy.leyden_backs_plainly
-            or run.profiler.leyden_active
-        ):
-            return self._backward_by_hook
-        return self._backward_plainly
+        return self._backward_plainly if backs_plainly(self.run) else self._backward_by_hook
 
     def _backward_plainly(self, loss: Tensor) -> None:
         try:
@@ -137,20 +128,12 @@ class Automatic:
             return None
         if (
             self.own_zero_grad
-            or type(optimizer).zero_grad is not Optimizer.zero_grad
-            or "zero_grad" in vars(optimizer)
+            or not zeroes_plainly(optimizer)
             or self.run.profiler.leyden_active
             or self.hooks.listens(Callback.on_before_zero_grad)
         ):
             return self._zero_by_hook
-        # what Optimizer.zero_grad does, without the profiler's label around it: that costs more than the deed
-        return self._zero_plainly
-
-    def _zero_plainly(self, index: int, at: int) -> None:
-        assert self.optimizer is not None
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        return lambda index, at: let_gradients_go(optimizer)
 
     def _zero_by_hook(self, index: int, at: int) -> None:
         optimizer = self.optimizer

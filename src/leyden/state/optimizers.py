@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden import errors
 from leyden.errors import InvalidReturn, MisconfigurationException, UnknownName, did_you_mean, warn_user
+from leyden.inspect.plain import zero_grad
 
 
 @dataclass
@@ -239,7 +240,7 @@ class SteppingOptimizer:
         return self._step(self.optimizer, closure, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self.optimizer.zero_grad(set_to_none=set_to_none)
+        zero_grad(self.optimizer, set_to_none)
 
     def toggle_model(self, sync_grad: bool = True) -> Any:
         """A context in which only this optimizer's parameters require gradients; without ``sync_grad`` none are exchanged."""
