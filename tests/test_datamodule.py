@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 import leyden
-from leyden.errors import ConflictingOptions, InvalidType, MissingMethod
+from leyden import notices
+from leyden.data.combined import CombinedLoader
+from leyden.errors import ConflictingOptions, InvalidType, LegacyNotice, MissingMethod
 from leyden.loggers import CSVLogger
-from leyden.testing import BoringDataModule, BoringModel, RandomDataset
+from leyden.testing import BoringDataModule, BoringModel, RandomDataset, RandomIterableDataset
 
 
 class Data(leyden.LightningDataModule):
@@ -355,6 +358,40 @@ def test_it_is_made_again_from_a_checkpoint(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "mine.ckpt")
     again = Tuned.load_from_checkpoint(tmp_path / "mine.ckpt", folds=9)
     assert (again.hparams.batch_size, again.hparams.folds, again.read) == (7, 9, 4)
+
+
+def test_called_on_an_object_loading_says_that_this_one_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "noticed", set())
+    data, module, run = Tuned(batch_size=7), BoringModel(), trainer()
+    run.fit(module, datamodule=data)
+    run.save_checkpoint(tmp_path / "mine.ckpt")
+    assert data.load_from_checkpoint(tmp_path / "mine.ckpt").hparams.batch_size == 7
+    assert module.load_from_checkpoint(tmp_path / "mine.ckpt") is not module
+    assert "strict" in inspect.signature(module.load_from_checkpoint).parameters
+    said = r"BoringModel.load_from_checkpoint: the object stays as it is, use what is returned"
+    with pytest.warns(LegacyNotice, match=said):
+        run.validate(module, verbose=False)
+
+
+def test_as_text_it_tells_its_loaders() -> None:
+    class Both(leyden.LightningDataModule):
+        def val_dataloader(self) -> Any:
+            return [DataLoader(RandomDataset(2, 5)), DataLoader(RandomIterableDataset(2, 5))]
+
+        def test_dataloader(self) -> Any:
+            return CombinedLoader({"a": DataLoader(RandomDataset(2, 3), batch_size=2), "b": [1, 2]})
+
+        def predict_dataloader(self) -> Any:
+            torch.rand(1)
+            return DataLoader(RandomDataset(2, 9))
+
+    before = torch.get_rng_state()
+    assert str(Both()) == (
+        "{Train dataloader: None}\n{Validation dataloader: 1. size=5 ; 2. size=NA}\n{Test dataloader: a. size=3 ; b. size=2}\n"
+        "{Predict dataloader: size=9}"
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert str(BoringDataModule()).count("None") == 4  # before setup there are none
 
 
 class Sized(BoringModel):

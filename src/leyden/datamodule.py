@@ -8,12 +8,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from typing_extensions import Self
 
-from leyden.checked import read_word
+from leyden.data.described import described
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import MissingMethod
 from leyden.former import FormerDataModule
-from leyden.hparams import HyperparametersMixin, load_datamodule_from_checkpoint
-from leyden.hparams_construct import named_parameters
+from leyden.hparams import HyperparametersMixin, load_datamodule_from_checkpoint, makes_anew
 from leyden.spelling import arguments_of, exact_arguments, refuse_unknown
 from leyden.types import MapLocation, Path
 
@@ -68,6 +67,8 @@ class LightningDataModule(FormerDataModule, HyperparametersMixin):
         """The loader of what to predict, or several."""
         raise MissingMethod(f"{type(self).__name__} has no `predict_dataloader`.")
 
+    __str__ = described
+
     def on_exception(self, exception: BaseException) -> None:
         """Something raised; let go of resources."""
 
@@ -95,23 +96,6 @@ class LightningDataModule(FormerDataModule, HyperparametersMixin):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         """Change a batch once it is on the device."""
         return batch
-
-    @classmethod
-    def add_argparse_args(cls, parent_parser: Any, **_: Any) -> Any:
-        """Add an option for each argument of this class's constructor to an ``argparse`` parser, which is returned."""
-        taken = set(parent_parser._option_string_actions)
-        for name, parameter in named_parameters(cls).items():
-            if f"--{name}" not in taken:
-                default = None if parameter.default is parameter.empty else parameter.default
-                parent_parser.add_argument(f"--{name}", default=default, type=read_word)
-        return parent_parser
-
-    @classmethod
-    def from_argparse_args(cls, args: Any, **kwargs: Any) -> Self:
-        """A datamodule with what stands in ``args``, a namespace, under the names of its constructor; ``kwargs`` override it."""
-        named = named_parameters(cls)
-        given = {name: value for name, value in vars(args).items() if name in named}
-        return cls(**{**given, **kwargs})
 
     @classmethod
     def from_datasets(
@@ -154,7 +138,7 @@ class LightningDataModule(FormerDataModule, HyperparametersMixin):
                 made.__dict__[name] = lambda dataset=dataset, name=name: loader(dataset, name == "train_dataloader")
         return made
 
-    @classmethod
+    @makes_anew
     def load_from_checkpoint(
         cls,
         checkpoint_path: Path | Any,

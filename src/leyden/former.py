@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from typing_extensions import Self
+
+from leyden.checked import read_word
 from leyden.data.stretches import split_along_time
+from leyden.hparams_construct import named_parameters
 from leyden.notices import notice
 from leyden.types import MapLocation, Path
 
@@ -125,3 +129,20 @@ class FormerDataModule:
     def size(self, dim: int | None = None) -> Any:
         """The shape of a sample, which the author put into ``dims``, or one number of it."""
         return self.dims if dim is None else self.dims[dim]
+
+    @classmethod
+    def add_argparse_args(cls, parent_parser: Any, **_: Any) -> Any:
+        """Add an option for each argument of this class's constructor to an ``argparse`` parser, which is returned."""
+        taken = set(parent_parser._option_string_actions)
+        for name, parameter in named_parameters(cls).items():
+            if f"--{name}" not in taken:
+                default = None if parameter.default is parameter.empty else parameter.default
+                parent_parser.add_argument(f"--{name}", default=default, type=read_word)
+        return parent_parser
+
+    @classmethod
+    def from_argparse_args(cls, args: Any, **kwargs: Any) -> Self:
+        """A datamodule with what stands in ``args``, a namespace, under the names of its constructor; ``kwargs`` override it."""
+        named = named_parameters(cls)
+        given = {name: value for name, value in vars(args).items() if name in named}
+        return cls(**{**given, **kwargs})

@@ -18,6 +18,7 @@ from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you
 from leyden.hparams_attributes import AttributeDict as AttributeDict
 from leyden.hparams_construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
 from leyden.hparams_construct import load_module_from_checkpoint as load_module_from_checkpoint
+from leyden.hparams_construct import makes_anew as makes_anew
 from leyden.hparams_described import LIGHTNINGS_MAKER, MAKER_KEY, take_description
 from leyden.spelling import refuse_unknown
 

@@ -6,12 +6,13 @@ import argparse
 import ast
 import csv
 import dataclasses
+import functools
 import inspect
 import io
 import os
 import types
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -34,10 +35,35 @@ from leyden.errors import (
 )
 from leyden.hparams_attributes import AttributeDict
 from leyden.hparams_described import class_described, is_described, made_from_file
+from leyden.notices import notice
 from leyden.spelling import arguments_of, unknown_argument
 from leyden.types import MapLocation, Path
 
 Made = TypeVar("Made")
+
+
+if TYPE_CHECKING:
+    makes_anew = classmethod
+else:
+
+    class makes_anew(classmethod):
+        """A class method that makes an object. Called on one, which it leaves as it is, it says so with a notice.
+
+        Lightning allowed that until 2.1 (``model = model.load_from_checkpoint(path)``).
+        """
+
+        def __get__(self, made: Any, owner: type | None = None) -> Any:
+            of_the_class = super().__get__(made, owner)
+            if made is None:
+                return of_the_class
+
+            @functools.wraps(of_the_class)
+            def of_an_object(*args: Any, **kwargs: Any) -> Any:
+                called, name = of_the_class.__name__, type(made).__name__
+                notice(f"{name}().{called}", f"{name}.{called}: the object stays as it is, use what is returned")
+                return of_the_class(*args, **kwargs)
+
+            return of_an_object
 
 
 def load_module_from_checkpoint(

@@ -17,7 +17,7 @@ from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, 
 from leyden.former import FormerModuleHooks
 from leyden.former_names import check_older_arguments
 from leyden.hook_facts import EVAL_STEP, STEP, hook
-from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint
+from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint, makes_anew
 from leyden.inspect.export import Exports
 from leyden.loggers.base import Logger
 from leyden.metrics.metrics import AskedLog, flattened
@@ -657,7 +657,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
             parameter.requires_grad = True
         return self.train()
 
-    @classmethod
+    @makes_anew
     def load_from_checkpoint(
         cls,
         checkpoint_path: Path | Any,

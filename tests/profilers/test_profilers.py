@@ -17,6 +17,7 @@ import pytest
 import torch
 from kit import Clock
 
+from leyden import notices
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported
 from leyden.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from leyden.profilers.choose import choose_profiler
@@ -497,3 +498,19 @@ def test_a_simple_profiler_with_more_to_do() -> None:
     assert profiler.local_rank == 0
     profiler.setup("fit", 3)
     assert profiler.local_rank == 3
+
+
+@pytest.mark.parametrize("kind", [SimpleProfiler, AdvancedProfiler, PyTorchProfiler])
+def test_the_file_of_the_report_may_be_said_as_before_1_4(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "noticed", set())
+    monkeypatch.setattr(notices, "waiting", {})
+    profiler = kind(output_filename=tmp_path / "mine.txt")
+    with profiler.profile("a"):
+        torch.ones(2).sum()
+    profiler.describe()
+    assert (tmp_path / "mine.txt").read_text() != ""
+    with pytest.raises(InvalidType, match="output_filename=3 cannot be used: expected the path of a file"):
+        kind(output_filename=3)
+    with pytest.raises(ConflictingOptions, match="Leave output_filename out"):
+        kind(".", output_filename="mine.txt")
+    assert list(notices.waiting) == [f"{kind.__name__}(output_filename=...)"]

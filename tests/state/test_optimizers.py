@@ -195,6 +195,44 @@ def halving(optimizer: Any) -> StepLR:
     return StepLR(optimizer, 1, 0.5)
 
 
+class Particular:
+    """A scheduler of another package: its step wants an argument of its own."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.seen: list[int] = []
+
+    def step(self, number: int) -> None:
+        self.seen.append(number)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class TestSchedulersOfOtherPackages:
+    @pytest.mark.parametrize("config", [{}, {"monitor": "loss", "reduce_on_plateau": True, "scheduler": None}])
+    def test_one_whose_step_cannot_be_called_is_named_before_the_first_step(self, config: dict[str, Any]) -> None:
+        class Bare(Particular):
+            def step(self) -> None: ...  # type: ignore[override]  # takes no metric
+
+        def make(optimizer: Any) -> Any:
+            return {**config, "scheduler": Bare(optimizer)} if config else Particular(optimizer)
+
+        with pytest.raises(InvalidReturn, match=r"step cannot be called as schedulers are: .* Override lr_scheduler_step\("):
+            rates(make, 1)
+
+    def test_the_module_steps_it(self) -> None:
+        class Stepping(Scheduled):
+            def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+                scheduler.step(number=self.current_epoch)
+
+        module = Stepping(Particular)
+        leyden.Trainer(**{**QUIET, "max_epochs": 2, "limit_val_batches": 0}).fit(module, random_batches(1))
+        assert module.lr_schedulers().seen == [0, 1]
+
+
 class TestWhenTheyStep:
     def test_each_epoch(self) -> None:
         assert rates(halving, 2, max_epochs=3) == [1, 1, 0.5, 0.5, 0.25, 0.25]

@@ -67,6 +67,8 @@ class Automatic:
         self.backward = self._chosen_backward()
         self.zero = self._chosen_zero()
         self.own_scheduler_step = overrides(module, LightningModule.lr_scheduler_step)
+        for plan in () if self.own_scheduler_step else fit.plan.schedulers:
+            plan.check_step()
         self.must_close = self.optimizer is not None and (
             overrides(module, LightningModule.optimizer_step)
             or requires_closure(self.optimizer)

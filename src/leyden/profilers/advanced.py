@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.profilers.base import Profiler
+from leyden.profilers.older import takes_output_filename
 from leyden.spelling import exact_arguments
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @exact_arguments
+@takes_output_filename
 class AdvancedProfiler(Profiler):
     """Runs cProfile in each action, and lists its functions by cumulative time.
 

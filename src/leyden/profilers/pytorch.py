@@ -22,6 +22,7 @@ from leyden.checked import check_bool
 from leyden.errors import InvalidOption, InvalidType, PossibleUserWarning, UnknownName, Unsupported, did_you_mean, warn_user
 from leyden.not_offered import answers
 from leyden.profilers.base import Profiler
+from leyden.profilers.older import takes_output_filename
 from leyden.spelling import arguments_of, exact_arguments, refuse_unknown
 
 Schedule = Callable[[int], ProfilerAction]
@@ -98,6 +99,7 @@ class Steps:
 
 
 @exact_arguments
+@takes_output_filename
 class PyTorchProfiler(Profiler):
     """Runs ``torch.profiler.profile`` over a verb, with each action marked in the trace as ``[pl][profile]{action}``.
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 from leyden.errors import InvalidOption
 from leyden.profilers.base import Profiler
+from leyden.profilers.older import takes_output_filename
 from leyden.profilers.parts import EPOCH, Path, parts_of
 from leyden.spelling import exact_arguments
 
 
 @exact_arguments
+@takes_output_filename
 class SimpleProfiler(Profiler):
     """Measures the wall time of each action.
 

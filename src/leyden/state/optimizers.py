@@ -34,6 +34,18 @@ class SchedulerPlan:
         else:
             self.scheduler.step(metric)
 
+    def check_step(self) -> None:
+        """Raise :class:`InvalidReturn` for a scheduler whose ``step`` cannot be called as :meth:`step` does."""
+        try:
+            inspect.signature(self.scheduler.step).bind(*[0.0][: self.reduce_on_plateau])
+        except TypeError as error:
+            raise InvalidReturn(
+                f"{type(self.scheduler).__name__}.step cannot be called as schedulers are: {error}. Override lr_scheduler_step("
+                "scheduler, metric) in the module, and step it there."
+            ) from None
+        except ValueError:  # it tells no signature
+            return
+
 
 _CONFIG_KEYS = {each.name for each in fields(SchedulerPlan)} | {"opt_idx"}
 _DICT_KEYS = {"optimizer", "lr_scheduler", "monitor", "frequency"}
