@@ -147,6 +147,15 @@ def test_metrics_to_compare_runs_by(tmp_path: Path, metrics: Any, expected: Any)
     assert (scalars(logger) if expected else expected) == expected
 
 
+def test_what_runs_are_compared_by_comes_before_what_is_logged_later(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    logger.log_metrics({"hp/acc": 0.25}, step=0)
+    logger.log_hyperparams({"lr": 0.1}, {"hp/acc": 0.5}, step=1)
+    logger.log_metrics({"hp/acc": 0.75}, step=2)  # TensorBoard shows the last one beside the hyper-parameters
+    logger.finalize("success")
+    assert scalars(logger) == {"hp/acc": [(0, 0.25), (1, 0.5), (2, 0.75)]}
+
+
 def test_no_default_metric(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     logger.log_hyperparams({"lr": 0.1})

@@ -119,7 +119,7 @@ class TensorBoardLogger(InFolder, Logger):
         self._written_at = time.monotonic()
         self._files: dict[str, None] = {}  # event files of this run, in order, relative to its folder
         self.hparams: dict[str, Any] = {}
-        self._hparams_wait: list[tuple[dict[str, Any], int, bool]] = []  # metrics, step, whether they are drawn
+        self._hparams_wait: list[tuple[dict[str, Any], int, bool]] = []  # metrics, step, whether they are drawn: also among _rows
         self._yaml_waits = False
         self._hparams_written = False
 
@@ -189,6 +189,8 @@ class TensorBoardLogger(InFolder, Logger):
         if compared:
             drawn = metrics is not None or not self._hparams_written
             self._hparams_wait.append((compared, step or 0, drawn))
+            if drawn:
+                self._rows.append((compared, step or 0, time.time()))  # now: its place is before what is logged later
             self._hparams_written = True
         _ = self.experiment
         self.__write_yaml()
@@ -306,10 +308,10 @@ class TensorBoardLogger(InFolder, Logger):
                 os.truncate(path, size)
         self._files = dict.fromkeys(sizes)
         self._counted = position["counted"]
-        self._rows.clear()
         if position["hparams"]:
             self._hparams_written = True
             self._hparams_wait.clear()
+        self._rows = [(metrics, step, time.time()) for metrics, step, drawn in self._hparams_wait if drawn]
 
     def __event_files(self, folders: set[str]) -> set[str]:
         """The event files in some folders below the run's, named from there."""
@@ -407,10 +409,8 @@ class TensorBoardLogger(InFolder, Logger):
             for name, value in flat(self.hparams).items()
         }
         compared: dict[str, Any] = {}
-        for metrics, step, drawn in waiting:
+        for metrics, _, _ in waiting:
             compared.update({self._prefix + name: value for name, value in metrics.items()})
-            if drawn:
-                self._rows.append((metrics, step, time.time()))
         for summary in hparams(plain, compared):
             self.experiment._get_file_writer().add_summary(summary)
 
