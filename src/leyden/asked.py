@@ -82,6 +82,11 @@ def given_loaders(key: str) -> Any:
     return property(lambda run: run.leyden_loaders.eval_given.get(key))
 
 
+def none_without(count: int) -> int | None:
+    """A lower limit as Lightning shows it: ``None`` where there is none."""
+    return count or None
+
+
 def minus_one_without(limit: int | None) -> int:
     """A limit as Lightning shows it: ``-1`` where there is none."""
     return -1 if limit is None else limit

@@ -84,6 +84,14 @@ class TestOneOptimizer:
             "on_train_batch_end",
         ]
 
+    def test_a_closure_that_is_none(self) -> None:
+        class Wrong(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                self.optimizers().step(closure=self.loss(batch))
+
+        with pytest.raises(MisconfigurationException, match=r"closure=tensor\(.* cannot be used: expected a function that"):
+            fit(Wrong())
+
     def test_by_a_closure(self) -> None:
         class ByClosure(Module):
             def training_step(self, batch: Tensor, batch_idx: int) -> Any:

@@ -376,7 +376,12 @@ def test_views_of_the_loops() -> None:
     begun, ended = seen[::2], seen[1::2]
     assert begun == [(0, 0, 0, 0), (1, 1, 0, 1), (2, 2, 0, 2), (0, 3, 1, 3), (1, 4, 1, 4), (2, 5, 1, 5)]
     assert [row[:2] for row in ended] == [row[:2] for row in begun]
-    assert (run.fit_loop.max_epochs, run.fit_loop.min_epochs, run.fit_loop.max_steps, run.fit_loop.min_steps) == (2, 0, -1, 0)
+    assert (run.fit_loop.max_epochs, run.fit_loop.min_epochs, run.fit_loop.max_steps, run.fit_loop.min_steps) == (
+        2,
+        None,
+        -1,
+        None,
+    )
     assert run.fit_loop.max_batches == 3
     assert run.fit_loop.is_last_batch
     assert run.fit_loop.epoch_loop.val_loop.max_batches == [2, 2]
@@ -474,7 +479,7 @@ def test_limits_of_the_fit_loop_may_be_set() -> None:
     assert run.fit(module).epochs == 4
     run.fit_loop.max_epochs = -1
     run.fit_loop.min_epochs = None
-    assert (run.max_epochs, run.min_epochs) == (-1, 0)
+    assert (run.max_epochs, run.min_epochs) == (-1, None)
     with pytest.raises(InvalidOption, match="max_epochs=-3"):
         run.fit_loop.max_epochs = -3
 

@@ -50,7 +50,7 @@ class FitLoopView:
         self._limit(max_epochs=limit)
 
     @property
-    def min_epochs(self) -> int:
+    def min_epochs(self) -> int | None:
         return self.trainer.min_epochs
 
     @min_epochs.setter
@@ -68,7 +68,7 @@ class FitLoopView:
         self._limit(max_steps=limit)
 
     @property
-    def min_steps(self) -> int:
+    def min_steps(self) -> int | None:
         return self.trainer.min_steps
 
     @min_steps.setter

@@ -249,6 +249,8 @@ class SteppingOptimizer:
 
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """One step. Returns what the closure returned."""
+        if closure is not None and not callable(closure):
+            raise errors.InvalidType("closure", closure, "a function that computes the loss and its gradients, or None")
         return self._step(self.optimizer, closure, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

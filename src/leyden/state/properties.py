@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leyden.asked import Asked, batches_of, given_loaders, in_stage, minus_one_without, of_strategy
+from leyden.asked import Asked, batches_of, given_loaders, in_stage, minus_one_without, none_without, of_strategy
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
@@ -44,10 +44,10 @@ class Properties:
     # -- what was asked for, and may be asked for anew between verbs
     max_epochs = Asked[int | None]("limits", "max_epochs", minus_one_without)
     """Epochs at which training ends; ``-1`` for no limit where another limit was given."""
-    min_epochs = Asked[int]("limits", "min_epochs")
+    min_epochs = Asked[int | None]("limits", "min_epochs", none_without)
     max_steps = Asked[int]("limits", "max_steps", minus_one_without)
     """Optimizer steps at which training ends; ``-1`` for no limit."""
-    min_steps = Asked[int]("limits", "min_steps")
+    min_steps = Asked[int | None]("limits", "min_steps", none_without)
     limit_train_batches = Asked[int | float]("limits", "train")
     limit_val_batches = Asked[int | float]("limits", "val")
     limit_test_batches = Asked[int | float]("limits", "test")
