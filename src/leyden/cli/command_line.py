@@ -16,6 +16,7 @@ from leyden.checkpoint.format import decode
 from leyden.checkpoint.verified import peek
 from leyden.cli.installed import ActionConfigFile, Namespace
 from leyden.cli.makers import LRSchedulerTypeTuple, LRSchedulerTypeUnion, ReduceLROnPlateau, instantiable, instantiate_class
+from leyden.cli.older import takes_older_arguments
 from leyden.cli.parser import ArgsType, LightningArgumentParser
 from leyden.cli.save_config import SaveConfigCallback
 from leyden.datamodule import LightningDataModule
@@ -30,6 +31,7 @@ from leyden.version import __version__
 
 
 @exact_arguments
+@takes_older_arguments
 class LightningCLI:
     """Makes a module, a datamodule and a trainer from the command line and from configuration files, and runs a verb.
 

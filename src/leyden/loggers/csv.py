@@ -67,11 +67,11 @@ class ExperimentWriter:
         """The columns."""
         return list(self._columns)
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+    def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row. Without a ``step`` rows are counted."""
         if step is None:
             step = self._rows + len(self._waiting)
-        self._waiting.append((dict(metrics), step))
+        self._waiting.append((dict(metrics_dict), step))
         if step - self._flushed >= self.__every or len(self._waiting) >= self.__every or step < self._flushed:
             self._flushed = step
             self.is_full = True

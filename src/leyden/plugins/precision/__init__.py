@@ -13,6 +13,7 @@ __all__ = ["DoublePrecision", "FSDPPrecision", "HalfPrecision", "MixedPrecision"
 
 OLDER = {
     "DoublePrecisionPlugin": DoublePrecision,
+    "FSDPMixedPrecisionPlugin": FSDPPrecision,
     "FSDPPrecisionPlugin": FSDPPrecision,
     "HalfPrecisionPlugin": HalfPrecision,
     "MixedPrecisionPlugin": MixedPrecision,

@@ -2,10 +2,24 @@
 
 from typing import Any
 
-from leyden.inspect.summary import LayerSummary, ModelSummary, get_human_readable_count, parse_batch_shape, summarize
+from leyden.inspect.summary import (
+    LayerSummary,
+    ModelSummary,
+    get_formatted_model_size,
+    get_human_readable_count,
+    parse_batch_shape,
+    summarize,
+)
 from leyden.not_offered import absent
 
-__all__ = ["LayerSummary", "ModelSummary", "get_human_readable_count", "parse_batch_shape", "summarize"]
+__all__ = [
+    "LayerSummary",
+    "ModelSummary",
+    "get_formatted_model_size",
+    "get_human_readable_count",
+    "parse_batch_shape",
+    "summarize",
+]
 
 
 def __getattr__(name: str) -> Any:
