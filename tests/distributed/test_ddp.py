@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -142,3 +144,63 @@ def test_the_options_of_ddp_reach_it() -> None:
     run = kit.trainer(devices=2, strategy=strategy)
     assert run.strategy is strategy
     assert (run.world_size, run.num_devices, run.global_rank) == (2, 2, 0)
+
+
+class Windows(Net):
+    """Two batches make a step, by hand; the gradient of the first is not exchanged, said in one of the ways there are."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.automatic_optimization = way, False
+        self.entered: list[bool] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        run, full = self.trainer, batch_idx % 2 == 1
+        self.entered.append(isinstance(run.model, DistributedDataParallel))
+        open_ones = {
+            "exchanged": nullcontext,
+            "toggle_model": partial(optimizer.toggle_model, sync_grad=False),
+            "block_backward_sync": getattr(run.strategy, "block_backward_sync", nullcontext),
+            "no_sync": getattr(run.model, "no_sync", nullcontext),
+        }
+        with nullcontext() if full else open_ones[self.way]():
+            self.manual_backward(self.layer(batch[0]).pow(2).mean() / 2)
+        if full:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class OwnDDP(DDPStrategy):
+    """Wraps the module as a subclass of Lightning's does."""
+
+    def configure_ddp(self) -> None:  # type: ignore[override]  # Lightning's returns nothing
+        super().configure_ddp()
+        assert isinstance(self.model, DistributedDataParallel)
+        self.model.mark = "mine"  # type: ignore[assignment]  # any attribute
+
+
+def in_windows(way: str, size: int, **options: Any) -> tuple[dict[str, Tensor], set[bool]]:
+    torch.manual_seed(3)
+    module = Windows(way)
+    run = kit.trainer(**options)
+    run.fit(module, samples(16, size), samples(5, 1))
+    assert run.model is module
+    return kit.weights(module), set(module.entered)
+
+
+def by_every_way() -> dict[str, Any]:
+    asked = kit.trainer(devices=2)
+    found: dict[str, Any] = {"before": asked.strategy.broadcast(asked.global_rank + 5)}  # others have started these processes
+    for way in ("exchanged", "toggle_model", "block_backward_sync", "no_sync"):
+        found[way] = in_windows(way, 2, devices=2, strategy=OwnDDP())
+    return found
+
+
+def test_windows_by_hand_exchange_once_in_every_way() -> None:
+    found = together(2, by_every_way)[1]
+    expected, _ = in_windows("exchanged", 4)
+    assert found.pop("before") == 5
+    for way, (weights, entered) in found.items():
+        torch.testing.assert_close(weights, expected, msg=way)
+        assert entered == {True}

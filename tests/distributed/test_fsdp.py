@@ -496,14 +496,14 @@ def test_arguments_of_the_first_fsdp_are_read() -> None:
         use_orig_params=True,
         limit_all_gathers=True,
     )
-    assert strategy.cpu_offload
-    assert strategy.sharding_strategy == "SHARD_GRAD_OP"
+    assert strategy.cpu_offload == CPUOffload(offload_params=True)
+    assert strategy.sharding_strategy is ShardingStrategy.SHARD_GRAD_OP
     policy = strategy.mixed_precision_config
     assert isinstance(policy, MixedPrecisionPolicy)
     assert (policy.param_dtype, policy.reduce_dtype, policy.cast_forward_inputs) == (torch.bfloat16, torch.float32, True)
     with pytest.raises(InvalidType, match="a MixedPrecisionPolicy"):
         _ = FSDPStrategy(mixed_precision="bf16").mixed_precision_config
-    assert kit.trainer(devices=2, strategy="fsdp_cpu_offload").strategy.cpu_offload
+    assert kit.trainer(devices=2, strategy="fsdp_cpu_offload").strategy.cpu_offload.offload_params
 
 
 @pytest.mark.parametrize(

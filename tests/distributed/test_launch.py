@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kit
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -359,7 +361,8 @@ def test_a_forked_run_brings_everything_back() -> None:
 
 class Drawing(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step([batch[0] + torch.randn(3)], batch_idx)
+        drawn = torch.randn(3) + random.random() + float(np.random.rand())  # as augmentations draw
+        return super().training_step([batch[0] + drawn], batch_idx)
 
 
 def trained_by(starts: list[str]) -> list[Tensor]:

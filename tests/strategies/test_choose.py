@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import kit
 import pytest
 import torch
 
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.devices.accelerators import CPUAccelerator
-from leyden.errors import ConflictingOptions, DeviceUnavailable, InvalidOption, InvalidType, Unsupported
-from leyden.plugins import LightningEnvironment, MixedPrecision
-from leyden.strategies import DDPStrategy, SingleDeviceStrategy
+from leyden.errors import ConflictingOptions, DeviceUnavailable, InvalidOption, InvalidType, UnknownName, Unsupported
+from leyden.plugins import FSDPPrecision, LightningEnvironment, MixedPrecision
+from leyden.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from leyden.strategies.choose import choose_strategy
 
 LAUNCHES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
@@ -157,3 +158,58 @@ def test_a_strategy_object_with_another_accelerator() -> None:
     mine = SingleDeviceStrategy("cpu")
     with pytest.raises(ConflictingOptions, match=r"accelerator=CPUAccelerator\(\) was asked for"):
         choose_strategy(mine, accelerator=CPUAccelerator())
+
+
+def test_a_strategy_object_serves_one_trainer_after_another() -> None:
+    mine = DDPStrategy()
+    asked: list[tuple[int, Any]] = [(2, "bf16-mixed"), (3, None), (1, "64-true")]
+    for devices, precision in asked:
+        assert choose_strategy(mine, accelerator="cpu", devices=devices, precision=precision) is mine
+        assert (mine.world_size, len(mine.parallel_devices)) == (devices, devices)
+        assert mine.precision.precision == (precision or "32-true")
+    kept = FSDPStrategy(precision_plugin=FSDPPrecision("bf16-true"), state_dict_type="sharded")
+    for _ in range(2):
+        assert choose_strategy(kept, accelerator="cpu", devices=2).precision.precision == "bf16-true"
+        assert kept.checkpoint_io.leyden_sharded
+    kept.precision_plugin = FSDPPrecision("32-true")
+    with pytest.raises(ConflictingOptions, match="already brings FSDPPrecision"):
+        choose_strategy(kept, accelerator="cpu", devices=2, precision="bf16-mixed")
+
+
+def test_devices_that_a_strategy_object_brings() -> None:
+    mine = DDPStrategy(parallel_devices=[torch.device("cpu")] * 2)
+    assert choose_strategy(mine, accelerator="cpu", devices=2).world_size == 2
+    assert choose_strategy(mine, accelerator="cpu").world_size == 2
+    with pytest.raises(ConflictingOptions, match=r"devices=3 asks for 3 devices, .* already brings 2 \(parallel_devices\)"):
+        choose_strategy(mine, accelerator="cpu", devices=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"find_unused_parameters": "yes"}, InvalidType, "expected True or False"),
+        ({"static_graph": 1}, InvalidType, "expected True or False"),
+        ({"bucket_cap_mb": 0}, InvalidOption, "expected megabytes > 0"),
+        ({"device_ids": [0]}, UnknownName, "unknown argument 'device_ids'"),
+    ],
+)
+def test_options_of_ddp_that_make_no_sense(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        DDPStrategy(**options)
+    assert DDPStrategy(find_unused_parameters=True, static_graph=False, bucket_cap_mb=0.5, broadcast_buffers=False)
+
+
+def test_names_that_strategies_give_themselves() -> None:
+    assert [kind.strategy_name for kind in (SingleDeviceStrategy, DDPStrategy, FSDPStrategy)] == ["single_device", "ddp", "fsdp"]
+    assert FSDPStrategy.get_registered_strategies() == ["fsdp", "fsdp_cpu_offload"]
+    assert kit.trainer(devices=3).device_ids == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "ddp_spawn"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_before_the_others_have_begun_a_process_is_by_itself(name: str, devices: int) -> None:
+    strategy = choose_strategy(name, accelerator="cpu", devices=devices)
+    strategy.barrier("here")
+    assert strategy.broadcast({"a": 1}, src=0) == {"a": 1}
+    assert strategy.all_gather(torch.ones(2)).tolist() == strategy.reduce(torch.ones(2), reduce_op="mean").tolist() == [1, 1]
+    assert strategy.reduce_boolean_decision(True)

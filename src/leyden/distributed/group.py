@@ -197,41 +197,56 @@ class Group(Processes):
     def next_name(self, kind: str) -> str:
         return f"{kind}/{next(_names)}"  # the store outlives a trainer's group
 
-    def barrier(self, name: str | None = None) -> None:
+    def meets(self) -> bool:
+        """Whether an exchange reaches the others. Before a verb has begun, each process is by itself, unless somebody else has
+        started them: those meet here."""
         self._refuse_if_failed()
-        dist.barrier()
+        if not dist.is_initialized():
+            if self.world == 1 or type(self.launcher) is not Started:
+                return False
+            self.begin()
+        return True
+
+    def barrier(self, name: str | None = None) -> None:
+        if self.meets():
+            dist.barrier()
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
-        self._refuse_if_failed()
+        if not self.meets():
+            return obj
         box = [obj if self.rank == src else None]
         dist.broadcast_object_list(box, src)
         return box[0]
 
     def fill(self, tensor: Tensor) -> None:
-        self._refuse_if_failed()
-        dist.broadcast(tensor, 0, group=self._group_for(tensor))
+        if self.meets():
+            dist.broadcast(tensor, 0, group=self._group_for(tensor))
 
     def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
-        self._refuse_if_failed()
+        if not self.meets():
+            return tensor
         whole = tensor.detach().clone()
         dist.all_reduce(whole, _OPERATIONS[op], group=self._group_for(whole))
         return whole
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        self._refuse_if_failed()
+        if not self.meets():
+            return tensor
         if sync_grads and tensor.requires_grad and torch.is_grad_enabled():
             gathered: Tensor = _Gathered.apply(tensor, group)  # type: ignore[no-untyped-call]  # torch has no annotation there
             return gathered
         return _gathered(tensor, self._group_for(tensor) if group is None else group)
 
     def gather_objects(self, obj: Any) -> list[Any]:
-        self._refuse_if_failed()
+        if not self.meets():
+            return [obj]
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, obj)
         return found
 
     def agree(self, flags: int, clock: float) -> tuple[int, float]:
-        self._refuse_if_failed()
+        if not self.meets():
+            return flags, clock
         raised = [float(flags >> bit & 1) for bit in range(_FLAGS)]
         words = torch.tensor([*raised, clock if self.is_first else -float("inf")], dtype=torch.float64)
         dist.all_reduce(words, dist.ReduceOp.MAX, group=self._of_cpu)

@@ -53,6 +53,10 @@ class Processes(ABC):
         """Whether this is the process that writes files and speaks to the user."""
         return self.rank == 0
 
+    def meets(self) -> bool:
+        """Whether an exchange reaches others now."""
+        return not self.alone
+
     @abstractmethod
     def launched(self, body: Body) -> Body:
         """``body`` run by every process: started here where somebody has to, else ``body`` itself."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leyden.asked import Asked, batches_of, given_loaders, in_stage, minus_one_without, none_without, of_strategy
@@ -68,9 +68,9 @@ class Properties:
         return self._module  # type: ignore[return-value]  # a verb runs wherever it is used
 
     @property
-    def model(self) -> LightningModule | None:
-        """The user's module, or ``None`` before the first verb."""
-        return self._module
+    def model(self) -> nn.Module | None:
+        """The module as training enters it, in a wrapper of the strategy's where it has one; ``None`` before the first verb."""
+        return (self.state.stage and self.strategy.model) or self._module
 
     @property
     def logger(self) -> Logger | None:

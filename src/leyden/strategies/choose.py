@@ -86,6 +86,8 @@ def choose_strategy(
     :class:`Unsupported` for what is known and not offered.
     """
     given = _plugins(plugins)
+    if isinstance(strategy, Strategy):
+        strategy.leyden_forget()
     rules = _only([plugin for plugin in given if isinstance(plugin, Precision)], "Precision")
     storage = _only([plugin for plugin in given if isinstance(plugin, CheckpointIO)], "CheckpointIO")
     environment = (
@@ -128,7 +130,13 @@ def _made(
     shares: bool,
 ) -> Strategy:
     if isinstance(strategy, ParallelStrategy):
-        kind, found = choose_devices(accelerator, "auto" if strategy.parallel_devices else devices)
+        own = strategy.leyden_devices
+        kind, found = choose_devices(accelerator, devices if devices not in (None, "auto") or not own else "auto")
+        if own and devices not in (None, "auto") and len(found) != len(own):
+            raise ConflictingOptions(
+                f"devices={devices!r} asks for {len(found)} devices, and strategy={strategy!r} already brings {len(own)} "
+                f"(parallel_devices). Leave one of them out."
+            )
         if devices in (None, "auto") and environment.creates_processes_externally:
             found = _as_started(kind, found, max(1, environment.world_size() // num_nodes))
         strategy.leyden_complete(accelerator=kind, precision=rules, checkpoint_io=storage)

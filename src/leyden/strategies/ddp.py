@@ -16,7 +16,7 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.group import Launcher
-from leyden.errors import ConflictingOptions, InvalidOption, warn_user
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, warn_user
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments, unknown_argument
 from leyden.strategies.averaging import Averaging
@@ -27,6 +27,11 @@ from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
 
 __all__ = ["DDPStrategy"]
+_OURS = ("module", "device_ids")  # what is said by the Trainer
+_SWITCHES = (
+    *("find_unused_parameters", "gradient_as_bucket_view", "static_graph", "broadcast_buffers", "init_sync"),
+    *("check_reduction", "skip_all_reduce_unused_params"),
+)
 STARTS = ("popen", "spawn", "fork", "forkserver")
 
 
@@ -65,8 +70,12 @@ class DDPStrategy(ParallelStrategy):
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
         **kwargs: Any,
     ) -> None:
-        of_torch = list(inspect.signature(DistributedDataParallel).parameters)[1:]
-        for name in kwargs:
+        of_torch = [name for name in inspect.signature(DistributedDataParallel).parameters if name not in _OURS]
+        for name, value in kwargs.items():
+            if name in _SWITCHES and not isinstance(value, bool):
+                raise InvalidType(name, value, "True or False")
+            if name == "bucket_cap_mb" and not (value is None or (type(value) in (int, float) and value > 0)):
+                raise InvalidOption(name, value, "megabytes > 0, or None for what torch takes")
             if name not in of_torch:
                 own = list(inspect.signature(type(self)).parameters)
                 raise unknown_argument(type(self).__name__, name, [word for word in own if word != "kwargs"] + of_torch)
@@ -89,6 +98,7 @@ class DDPStrategy(ParallelStrategy):
         self._ddp_kwargs = kwargs
         self._kept: Mapping[str, Any] = {}
 
+    strategy_name = "ddp"
     leyden_exchanges_by_name = True
     leyden_frozen: Sequence[Tensor] = ()
     """The parameters that the wrapper knows nothing of, since they were frozen when it was made."""
@@ -110,7 +120,8 @@ class DDPStrategy(ParallelStrategy):
         return Thawing(self, step) if self.leyden_frozen else self.leyden_entered(step)
 
     def _wrap(self, module: nn.Module) -> None:
-        self._wrapper = self.configure_ddp(module)
+        wrapped: nn.Module | None = self.configure_ddp()  # an override as Lightning has them sets self.model, and returns nothing
+        self._wrapper = self._wrapper if wrapped is None else wrapped
         self.leyden_frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
 
     def leyden_wrap_again(self) -> None:
@@ -135,8 +146,10 @@ class DDPStrategy(ParallelStrategy):
         device = self.root_device
         return None if device.type == "cpu" else [device.index or 0]
 
-    def configure_ddp(self, module: nn.Module) -> DistributedDataParallel:
-        """``module`` wrapped, as training enters it."""
+    def configure_ddp(self, module: nn.Module | None = None) -> DistributedDataParallel:
+        """``module``, or the one that trains, wrapped, as training enters it. It becomes :attr:`model`."""
+        module = module or self._module
+        assert module is not None
         agree_on_module(self.processes, module)
         devices = self.determine_ddp_device_ids()
         kept, self._kept = self._kept, {}
@@ -160,7 +173,15 @@ class DDPStrategy(ParallelStrategy):
                 f"The checkpoint is of another number of processes: of ddp_comm_state, {', '.join(kept['left_out'])} differed "
                 f"between them and begin anew."
             )
+        self.model = wrapped
         return wrapped
+
+    def setup_environment(self) -> None:
+        self.setup_distributed()
+        super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        """The processes have begun, and the module comes next. Does nothing; overrides may."""
 
     def leyden_stepping(self) -> Callable[..., Any]:
         return self._averaging.after(super().leyden_stepping(), self.optimizers)

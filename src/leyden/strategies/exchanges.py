@@ -57,7 +57,7 @@ class Exchanges:
         word = str(reduce_op or "sum").lower().rsplit(".", 1)[-1]
         if word not in _REDUCTIONS:
             raise InvalidOption("reduce_op", reduce_op, "one of " + ", ".join(map(repr, _REDUCTIONS)))
-        if self.processes.alone or not isinstance(tensor, Tensor):
+        if self.processes.alone or not isinstance(tensor, Tensor) or not self.processes.meets():
             return tensor
         agree_on_tensors(self.processes, "reduce", tensor)
         whole = self.processes.all_reduce(tensor, _REDUCTIONS[word])
@@ -65,7 +65,7 @@ class Exchanges:
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         """Whether all processes (or with ``all=False``, any of them) decided so."""
-        if self.processes.alone:
+        if self.processes.alone or not self.processes.meets():
             return decision
         votes = int(self.processes.all_reduce(torch.tensor(int(decision))))
         return votes == self.processes.world if all else votes > 0

@@ -98,12 +98,12 @@ class FSDPStrategy(ShardedStrategy):
             raise Unsupported(f"sharding_strategy={sharding_strategy!r} shards nothing. Use strategy='ddp', which does the same.")
         if name not in _STRATEGIES:
             raise InvalidOption("sharding_strategy", sharding_strategy, "one of " + ", ".join(map(repr, _STRATEGIES[:3])))
-        self.sharding_strategy = name
+        self._sharding = name
         self._hybrid = "HYBRID" in name
         if state_dict_type not in ("full", "sharded"):
             raise InvalidOption("state_dict_type", state_dict_type, "'full' or 'sharded'")
         self._state_dict_type = state_dict_type
-        self.cpu_offload = _offloads(cpu_offload)
+        self._offloads = _offloads(cpu_offload)
         self.mixed_precision = mixed_precision
         self._wrapped = _policy("auto_wrap_policy", auto_wrap_policy)
         if activation_checkpointing is not None and activation_checkpointing_policy is not None:
@@ -122,6 +122,25 @@ class FSDPStrategy(ShardedStrategy):
         self._check_mesh()
         if mixed_precision is not None:
             _ = self.mixed_precision_config  # it is looked at
+
+    @classmethod
+    def get_registered_strategies(cls) -> list[str]:
+        """The names by which the Trainer's ``strategy`` asks for it."""
+        return ["fsdp", "fsdp_cpu_offload"]
+
+    @property
+    def sharding_strategy(self) -> Any:
+        """The ``torch.distributed.fsdp.ShardingStrategy`` that was asked for."""
+        from torch.distributed.fsdp import ShardingStrategy
+
+        return ShardingStrategy[self._sharding]
+
+    @property
+    def cpu_offload(self) -> Any:
+        """The ``torch.distributed.fsdp.CPUOffload`` that was asked for."""
+        from torch.distributed.fsdp import CPUOffload
+
+        return CPUOffload(offload_params=self._offloads)
 
     @property
     def mixed_precision_config(self) -> Any:
@@ -146,7 +165,7 @@ class FSDPStrategy(ShardedStrategy):
             return
         if len(sizes) != (2 if self._hybrid else 1):
             raise ConflictingOptions(
-                f"device_mesh={asked!r} has {len(sizes)} dimensions, and sharding_strategy={self.sharding_strategy!r} takes "
+                f"device_mesh={asked!r} has {len(sizes)} dimensions, and sharding_strategy={self._sharding!r} takes "
                 f"{'two: (replicate, shard)' if self._hybrid else 'one; two go with HYBRID_SHARD'}."
             )
 
@@ -243,7 +262,7 @@ class FSDPStrategy(ShardedStrategy):
         if ignored:
             options["ignored_params"] = ignored
         pins = self._device.type != "cpu"
-        options["offload_policy"] = CPUOffloadPolicy(pin_memory=pins) if self.cpu_offload else OffloadPolicy()
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=pins) if self._offloads else OffloadPolicy()
         fully_shard(module, mesh=self._mesh, **options)
 
     def _ignored_in(self, module: nn.Module | None) -> Iterator[nn.Parameter]:

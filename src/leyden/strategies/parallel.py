@@ -35,6 +35,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         precision_plugin: the number formats.
     """
 
+    strategy_name: str | None = None
     leyden_exchanges_by_name = False
     """Whether nothing but ``manual_backward`` exchanges gradients in manual optimization."""
     _by_hand: ByHand | None = None
@@ -54,13 +55,32 @@ class ParallelStrategy(SingleDeviceStrategy):
             raise InvalidType("cluster_environment", cluster_environment, "a ClusterEnvironment, or None to find it out")
         devices = list(parallel_devices or ())
         super().__init__(devices[0] if devices else "cpu", accelerator, checkpoint_io, precision_plugin)
-        self._accelerator = accelerator  # left open, it is the one that the Trainer is asked for
+        if accelerator is None:  # it is the one that the Trainer is asked for
+            self._accelerator = None
+            self._given.discard("accelerator")
         self.parallel_devices = devices
+        self._brings_devices = bool(devices)
         self.cluster_environment = cluster_environment
+        self._detected: ClusterEnvironment | None = None
         self._process_group_backend, self._timeout = process_group_backend, timeout
         self._share = True
         self._synced = False
         self._unforeseen: Unforeseen | None = None
+
+    @property
+    def leyden_devices(self) -> Sequence[torch.device]:
+        """The ``parallel_devices`` that were given to it; empty where the Trainer says them."""
+        return self.parallel_devices if self._brings_devices else ()
+
+    def leyden_forget(self) -> None:
+        super().leyden_forget()
+        if self.cluster_environment is self._detected:
+            self.cluster_environment = None
+
+    def set_world_ranks(self) -> None:
+        """Read this process's numbers from who started it. Called where they may have become others."""
+        if isinstance(self.processes, Group):
+            self.processes.number()
 
     @property
     def process_group_backend(self) -> str | None:
@@ -88,10 +108,11 @@ class ParallelStrategy(SingleDeviceStrategy):
         self, devices: Sequence[torch.device], nodes: int, environment: ClusterEnvironment | None, shares: bool
     ) -> None:
         """The Trainer's words are known: ``devices`` of each of ``nodes`` machines, and whether samplers are shared out."""
-        if not self.parallel_devices:
+        if not self._brings_devices:
             self.parallel_devices = list(devices)
         check_backend(self._process_group_backend, self.parallel_devices)
-        self.cluster_environment = self.cluster_environment or environment or detect_environment()
+        if self.cluster_environment is None:
+            self.cluster_environment = self._detected = environment or detect_environment()
         self._share = shares
         started = self.cluster_environment.creates_processes_externally
         self.processes = Group(

@@ -7,6 +7,8 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException
 
+_NAMES = ("accelerator", "precision", "checkpoint_io")
+
 
 class Parts:
     """Three parts that a strategy owns. Each may be set; one that was left open is what the Trainer was asked for."""
@@ -24,6 +26,7 @@ class Parts:
         self._checkpoint_io: CheckpointIO | None = _checked("checkpoint_io", checkpoint_io, CheckpointIO, "TorchCheckpointIO()")
         name = "precision_plugin" if precision is None else "precision"
         self._precision: Precision | None = _checked(name, precision_plugin or precision, Precision, "MixedPrecision(...)")
+        self._given = {name for name in _NAMES if getattr(self, f"_{name}") is not None}
 
     @property
     def accelerator(self) -> Accelerator:
@@ -35,6 +38,7 @@ class Parts:
     @accelerator.setter
     def accelerator(self, accelerator: Accelerator | None) -> None:
         self._accelerator = _checked("accelerator", accelerator, Accelerator, "CPUAccelerator()")
+        self._given.add("accelerator")
 
     @property
     def precision(self) -> Precision:
@@ -51,6 +55,7 @@ class Parts:
     @precision_plugin.setter
     def precision_plugin(self, precision: Precision | None) -> None:
         self._precision = _checked("precision_plugin", precision, Precision, "MixedPrecision(...)")
+        self._given.add("precision")
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
@@ -64,6 +69,13 @@ class Parts:
     @checkpoint_io.setter
     def checkpoint_io(self, checkpoint_io: CheckpointIO | None) -> None:
         self._checkpoint_io = checkpoint_io
+        self._given.add("checkpoint_io")
+
+    def leyden_forget(self) -> None:
+        """Another Trainer takes this on: what the one before filled in is left open again."""
+        for name in _NAMES:
+            if name not in self._given:
+                setattr(self, f"_{name}", None)
 
     def leyden_complete(
         self,

@@ -55,6 +55,10 @@ class ShardedStrategy(ParallelStrategy):
 
             self._checkpoint_io = ShardedCheckpointIO()
 
+    def leyden_assemble(self, *args: Any, **kwargs: Any) -> None:
+        super().leyden_assemble(*args, **kwargs)
+        self._mesh = None  # of the processes of an earlier Trainer
+
     def leyden_launcher(self) -> Launcher:
         from leyden.distributed.launchers.script import Script
 

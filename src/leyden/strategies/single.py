@@ -21,7 +21,7 @@ from leyden.strategies.base import Strategy
 class SingleDeviceStrategy(Strategy):
     """Everything on ``device``. Nothing is communicated, so nothing it does costs more than PyTorch's own call."""
 
-    strategy_name = "single_device"
+    strategy_name: str | None = "single_device"
 
     def __init__(
         self,

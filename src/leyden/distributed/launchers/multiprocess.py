@@ -65,7 +65,7 @@ class Multiprocess(Launcher):
             environment = group.environment
             meeting = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
             with tempfile.TemporaryDirectory(prefix="leyden-") as folder, _set(meeting):
-                self._run_attempts(group, (group, body, args, kwargs, _chance(self.start_method)), folder)
+                self._run_attempts(group, (group, body, args, kwargs, _chance()), folder)
                 outcome = torch.load(Path(folder, "brought"), map_location="cpu", weights_only=False)
             return taken_over(body, outcome, *args, **kwargs)
 
@@ -256,10 +256,8 @@ def _first_error(error: Exception, folder: str) -> Exception:
     return error
 
 
-def _chance(start_method: str) -> tuple[int, dict[str, Any]] | None:
-    """The seed and the state of this process's random generators, from which new processes go on. A fork has them."""
-    if start_method == "fork":
-        return None
+def _chance() -> tuple[int, dict[str, Any]]:
+    """The seed and the state of this process's random generators, from which new processes go on."""
     state = random_state()
     state.pop("cuda", None)  # to set it, each process would have to use each device: the seed does
     return torch.initial_seed(), state
@@ -273,14 +271,14 @@ def _run(local_rank: int, group: Group, body: Any, args: Any, kwargs: Any, chanc
             signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
     tie_to(os.getppid())
     Path(folder, f"began{local_rank}").touch()
-    if chance is not None:
-        make_own((body, args, kwargs))
-        seed, state = chance
-        torch.manual_seed(seed)
-        set_random_state(state)
+    seed, state = chance
     threads = share_threads(group.per_node)
     if group.launcher.name.endswith("(fork)"):
         torch.set_num_threads(1)  # what another process's threads were doing, this one's would wait for
+    else:
+        make_own((body, args, kwargs))
+        torch.manual_seed(seed)
+    set_random_state(state)  # also in a fork: Python seeds its own generator anew there
     os.environ.update(
         threads,
         LOCAL_RANK=str(local_rank),
