@@ -92,6 +92,7 @@ def test_a_backend_without_gpus_is_this_process(backend: str, gpus: dict[str, An
     trainer = Trainer(distributed_backend=backend, **gpus, **{**QUIET, "accelerator": "auto"})
     trainer.fit(BoringModel())
     assert (trainer.use_dp, trainer.use_ddp, trainer.num_gpus, trainer.root_gpu) == (False, False, 0, None)
+    assert trainer.data_parallel_device_ids is None
     assert trainer.world_size == 1
 
 

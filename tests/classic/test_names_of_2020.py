@@ -41,7 +41,9 @@ PLACES = [
     "loggers.base:LoggerCollection", "callbacks.base:Callback", "core.decorators:data_loader",
     "core.root_module:LightningModule", "core.memory:ModelSummary", "root_module.root_module:LightningModule",
     "root_module.decorators:data_loader", "root_module.memory:ModelSummary", "logging:TensorBoardLogger",
-    "logging:LightningLoggerBase", "overrides.override_data_parallel:LightningDataParallel",
+    "logging:LightningLoggerBase", "logging.comet:CometLogger", "logging.comet_logger:CometLogger", "logging.mlflow:MLFlowLogger",
+    "logging.mlflow_logger:MLFlowLogger", "logging.neptune:NeptuneLogger", "logging.wandb:WandbLogger",
+    "logging.test_tube_logger:TestTubeLogger", "overrides.override_data_parallel:LightningDataParallel",
     "pt_overrides.override_data_parallel:LightningDistributedDataParallel",
     "core.lightning:load_hparams_from_tags_csv",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 import leyden
 from leyden.data.carried import Carried
@@ -144,6 +144,22 @@ class Reading(DataLoader[Tensor]):
         return (batch * self.passes for batch in super().__iter__())
 
 
+class Harder(Samples):
+    """Gives more the more it was asked for, and tells how often that was."""
+
+    asked = 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.asked += 1
+        return super().__getitem__(index) + 100 * self.asked
+
+    def state_dict(self) -> dict[str, int]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.asked = state["asked"]
+
+
 LOADERS: dict[str, Callable[[], Any]] = {
     "counts": lambda: DataLoader(Samples(), 2, sampler=Counts()),
     "workers": lambda: DataLoader(Samples(), 2, sampler=Counts(), num_workers=1),
@@ -154,6 +170,8 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "told": lambda: DataLoader(Samples(), 2, sampler=Told()),
     "stream": lambda: DataLoader(Stream(), 2),
     "own": Own,
+    "told by a dataset": lambda: DataLoader(Harder(), 2, shuffle=True),
+    "told by one below": lambda: DataLoader(Subset(Harder(), range(COUNT)), 2, sampler=Counts()),
     "reading": lambda: Reading(Samples(), 2, sampler=Counts()),
     "side by side": lambda: {"a": DataLoader(Samples(), 2, sampler=Counts()), "b": DataLoader(Samples(), 4, sampler=Counts())},
 }

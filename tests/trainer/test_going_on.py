@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
+from leyden.errors import LeydenWarning
 from leyden.loggers import CSVLogger
 
 DATA = torch.randn(24, 4, generator=torch.Generator().manual_seed(3))
@@ -117,6 +118,21 @@ def test_callbacks_and_loggers_go_on(tmp_path: Path) -> None:
     rows = kit.rows(trainer.log_dir)
     assert [row["epoch"] for row in rows if "val_loss" in row] == ["0", "1", "2", "3"]
     assert [row["step"] for row in rows if "loss" in row] == [str(step) for step in range(1, 24, 2)]
+
+
+def test_parameters_that_were_replaced_are_trained_by_optimizers_of_their_own() -> None:
+    trainer, net = run(max_epochs=1), Net()
+    trainer.fit(net, *loaders())
+    name, old = next((name, child) for name, child in net.named_modules() if isinstance(child, torch.nn.Linear))
+    head = torch.nn.Linear(old.in_features, old.out_features)
+    net.set_submodule(name, head)
+    before = head.weight.detach().clone()
+    trainer.fit_loop.max_epochs = 2
+    with pytest.warns(LeydenWarning, match="Parameters of Net were replaced since the last fit"):
+        trainer.fit(net, *loaders())
+    assert net.epochs == [0, 1]
+    assert net.configured == 2
+    assert not torch.equal(before, head.weight)
 
 
 def test_after_a_fit_that_failed_it_starts_afresh() -> None:

@@ -26,6 +26,7 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "benchmark": ("Trainer(benchmark=...)", lambda run: bool(run.leyden_options.behaviour.benchmark)),
     "batch_idx": ("the hook's batch_idx", lambda run: max(0, run.leyden_fit.progress.batch - 1)),
     "data_parallel": ("world_size > 1", lambda run: run.world_size > 1),
+    "data_parallel_device_ids": ("device_ids", lambda run: run.device_ids if run.strategy.root_device.type == "cuda" else None),
     "default_save_path": ("default_root_dir", lambda run: run.default_root_dir),
     "early_stop_callback": ("early_stopping_callback", lambda run: run.early_stopping_callback),
     "get_model": ("lightning_module", lambda run: lambda: run.lightning_module),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from leyden.callback import Callback
+from leyden.checkpoint.settings import asked_of
 from leyden.state.fit_state import FitState
+from leyden.state.optimizers import OptimizerPlan
 from leyden.state.parts import put_parts, take_parts
 from leyden.state.run import Run
 from leyden.state.stage import TrainerStatus
@@ -35,9 +37,26 @@ class Continuation:
         put_parts(run, self.parts, early=True)
         now, then = run.leyden_fit, self.fit
         now.plan, now.asked, now.drift = then.plan, then.asked, then.drift
+        self._replace_optimizers(run)
         for callback, state in self.callbacks:
             if state and any(callback is each for each in run.callbacks):
                 callback.load_state_dict(dict(state))
+
+    def _replace_optimizers(self, run: Run) -> None:
+        """Where parameters were replaced since then, a new head for instance, the optimizers do not train the module any more."""
+        module, now = run.lightning_module, run.leyden_fit
+        there = {id(parameter) for parameter in module.parameters()}
+        held = {id(p) for optimizer in now.plan.optimizers for group in optimizer.param_groups for p in group["params"]}
+        if held <= there or run.leyden_hooks is None or not run.strategy.processes.alone:
+            return
+        returned = run.leyden_hooks.call("configure_optimizers", run.leyden_steps["configure_optimizers"])
+        plan = OptimizerPlan.read(returned, module.automatic_optimization, run.leyden_own_optimization is not None)
+        now.plan = run.strategy.leyden_planned(plan, run)
+        now.asked = asked_of(now.plan.optimizers, [each.scheduler for each in now.plan.schedulers])
+        run.leyden_warn(
+            f"Parameters of {type(module).__name__} were replaced since the last fit, and its optimizers hold the old ones: "
+            f"training goes on with those that configure_optimizers returned now. They begin without a state."
+        )
 
     def restore(self, run: Run) -> None:
         """Everything else, once ``on_fit_start`` is over."""

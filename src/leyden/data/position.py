@@ -35,6 +35,13 @@ def is_stateful(part: Any) -> bool:
     return callable(getattr(part, "state_dict", None)) and callable(getattr(part, "load_state_dict", None))
 
 
+def stateful_inside(dataset: Any) -> Any:
+    """The dataset that tells its state: this one, or the one below a ``Subset`` and the like; ``None`` where none does."""
+    while dataset is not None and not is_stateful(dataset):
+        dataset = getattr(dataset, "dataset", None)
+    return dataset
+
+
 class Place(NamedTuple):
     """A point in one pass over a loader: how that pass was opened, what gave its order, and how many batches were taken."""
 
@@ -84,6 +91,8 @@ class LoaderPosition:
         self.own_iteration = self.is_torch and type(loader).__iter__ is not DataLoader.__iter__
         self.workers = loader.num_workers if self.is_torch else 0
         self.stateful_dataset = self.is_torch and not self.map_style and not self.workers and is_stateful(loader.dataset)
+        # a map-style dataset that counts what is asked of it, for a curriculum: known where it is asked in this process
+        self.told_dataset = stateful_inside(loader.dataset) if self.map_style and not self.workers else None
         self.batches = self.is_torch and loader.batch_sampler is not None
         self.sampler: Any = (loader.batch_sampler if self.batches else loader.sampler) if self.map_style else None
         self.stateful_sampler = self._find_stateful_sampler()
@@ -293,9 +302,16 @@ class LoaderPosition:
             if opened:
                 _put_draws(self.generators, opened)
                 self.carried.load_state_dict(opened.get("carried"))
-            if self.map_style and not plain:
-                return self._reopen_map_style(state, taken, fetched, noted)
-            return self._reopen_others(state, taken, fetched)
+            map_style = self.map_style and not plain
+            iterator = (
+                self._reopen_map_style(state, taken, fetched, noted) if map_style else self._reopen_others(state, taken, fetched)
+            )
+            self._tell_dataset(state)
+        return iterator
+
+    def _tell_dataset(self, state: Mapping[str, Any]) -> None:
+        if self.told_dataset is not None and "told" in state:
+            self.told_dataset.load_state_dict(state["told"])
 
     def _reopen_map_style(self, state: dict[str, Any], taken: int, fetched: int, noted: bool) -> Iterator[Any]:
         opened = self.opened
@@ -394,12 +410,14 @@ class LoaderPosition:
         return bool(self.stretches)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """A run goes on from ``state``: samplers that carry something from pass to pass go on with it."""
+        """A run goes on from ``state``: samplers and datasets that carry something from pass to pass go on with it."""
         self.carried.load_state_dict(state.get("carried"))
+        self._tell_dataset(state)
 
     def resumed(self, state: Mapping[str, Any]) -> None:
         """There were epochs before, in a process that is gone; ``state`` is from there."""
         self._epochs_opened += 1
+        self._tell_dataset(state)
         if self.stateful_sampler is not None and "sampler" in state:
             self.stateful_sampler.load_state_dict(state["sampler"])
 
@@ -419,12 +437,15 @@ class LoaderPosition:
         if self.stateful:
             return {"loader": self.loader.state_dict()}
         if self.stateful_sampler is not None and self.indices is None:
-            return {"sampler": self.stateful_sampler.state_dict()}
+            return {"sampler": self.stateful_sampler.state_dict(), **self._told()}
         if not self.stateful_dataset:
-            return {}
+            return self._told()
         # a short last batch has ended the dataset's iterator, and with it perhaps reset its state
         ended = getattr(getattr(self._reading, "_dataset_fetcher", None), "ended", False)
         return {"dataset": self.loader.dataset.state_dict(), "ended": ended}
+
+    def _told(self) -> dict[str, Any]:
+        return {} if self.told_dataset is None else {"told": self.told_dataset.state_dict()}
 
     def state_dict(self, place: Place, own: dict[str, Any] | None, fetched: int) -> dict[str, Any]:
         """What :meth:`reopen` needs to go on at ``place``, after which ``fetched`` batches more were read.
@@ -439,7 +460,7 @@ class LoaderPosition:
             state["indices"] = place.indices.state_dict(place.taken)
             if self.stateful_sampler is not None and place.indices is self.indices:
                 state["sampler"] = self.stateful_sampler.state_dict()  # what it gave and was not used is in `indices`
-        return {**state, **(own or {})}
+        return {**state, **(self._told() if own is None else own)}
 
     def _say_what_is_not_exact(self) -> None:
         """Once, before training: what a resumed run cannot continue exactly."""
