@@ -201,6 +201,27 @@ def test_a_second_fit_asks_again() -> None:
     assert module.asked == 2
 
 
+def test_one_that_a_module_makes_anew_at_each_verb_stays_with_its_state() -> None:
+    class Makes(Logging):
+        def configure_callbacks(self) -> Any:
+            self.asked += 1
+            return [EarlyStopping("val_loss", patience=9), A(), A()]
+
+    module, run = Makes(), trainer()
+    run.fit(module)
+    first = list(run.callbacks)
+    assert run.early_stopping_callback is not None
+    run.fit(module)
+    run.validate(module)
+    assert [id(each) for each in run.callbacks] == [id(each) for each in first]
+    assert module.asked == 3
+    run.callbacks.remove(run.early_stopping_callback)
+    run.test(module)
+    assert run.early_stopping_callbacks == []
+    run.fit(Makes())  # another module's are its own
+    assert not {id(each) for each in first if type(each) is A} & {id(each) for each in run.callbacks}
+
+
 def test_the_module_s_checkpoint_serves_its_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = Logging([ModelCheckpoint(tmp_path, monitor="val_loss")])
     run = trainer()

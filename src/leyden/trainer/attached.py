@@ -25,19 +25,29 @@ class AttachedCallbacks:
     def for_verb(self, now: list[Callback], module: LightningModule, fitting: bool) -> list[Callback]:
         """The callbacks of a verb that begins, ``now`` being what the trainer's list holds.
 
-        Those that a module brought to its fit serve its other verbs too.
+        The module is asked at each verb. Of what it returned before, one of the same type and state key stays, with its state.
         """
         added = [callback for callback in now if not holds(self._attached, callback)]
         removed = [callback for callback in self._attached if not holds(now, callback)]
         mine = [callback for callback in self._trainers if not holds(removed, callback)] + added
-        if fitting or module is not self._module:
-            own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
-        else:
-            own = [callback for callback in self._modules if not holds(removed, callback)]
+        own = as_callbacks(module.configure_callbacks(), "configure_callbacks()")
+        if module is self._module:
+            earlier = list(self._modules)
+            own = [_earlier_one(each, earlier) for each in own]
+            own = own if fitting else [callback for callback in own if not holds(removed, callback)]
         merged = with_modules_callbacks(mine, own, self._defaults)
         self._trainers, self._modules, self._module = mine, own, module
         self._attached = list(merged)
         return merged
+
+
+def _earlier_one(callback: Callback, earlier: list[Callback]) -> Callback:
+    """The one of ``earlier`` that ``callback`` was made in place of, which is taken out there; else ``callback``."""
+    if not holds(earlier, callback):
+        for number, each in enumerate(earlier):
+            if type(each) is type(callback) and each.state_key == callback.state_key:
+                return earlier.pop(number)
+    return callback
 
 
 def holds(callbacks: list[Callback], callback: Callback) -> bool:
