@@ -63,7 +63,7 @@ def handed_on(face: Path) -> set[str]:
     tree = ast.parse(face.read_text())
     body = [*tree.body, *(node for block in tree.body if isinstance(block, ast.If) for node in block.body)]
     imports = [node for node in body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("leyden.")]
-    own = ("leyden.errors", "leyden.not_offered")  # what it raises, or answers with
+    own = ("leyden.errors", "leyden.former_addresses", "leyden.not_offered")  # what it raises, or answers with
     return {alias.asname or alias.name for node in imports if node.module not in own for alias in node.names}
 
 

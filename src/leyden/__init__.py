@@ -8,7 +8,7 @@ from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.seed import seed_everything
 from leyden.module import LightningModule
-from leyden.not_offered import absent
+from leyden.not_offered import absent, stand_in_modules
 from leyden.spelling import not_a_hook
 from leyden.trainer.result import FitResult
 from leyden.trainer.trainer import Trainer
@@ -78,3 +78,5 @@ __all__ = [
     "replay",
     "seed_everything",
 ]
+
+stand_in_modules(__name__, "lite")

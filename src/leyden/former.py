@@ -8,6 +8,8 @@ from typing_extensions import Self
 from leyden.checked import read_word
 from leyden.data.stretches import split_along_time
 from leyden.hparams_construct import named_parameters
+
+from leyden.errors import MissingMethod
 from leyden.notices import notice
 from leyden.types import MapLocation, Path
 
@@ -146,3 +148,22 @@ class FormerDataModule:
         named = named_parameters(cls)
         given = {name: value for name, value in vars(args).items() if name in named}
         return cls(**{**given, **kwargs})
+
+
+def loaders_beside(module: Any, hook: str) -> Any:
+    """What a module that has no ``train_dataloader`` (or another ``hook``) of its own answers: what fit was given, as up to 1.4.
+
+    There the datamodule's method, or the loader that was passed, took the place of the module's while a verb ran.
+
+    Raises :class:`MissingMethod` where there is none.
+    """
+    trainer = module.__dict__.get("_trainer")
+    origins = {} if trainer is None else trainer.leyden_loaders.origins
+    origin = origins.get(hook.removesuffix("_dataloader"))
+    if origin is None or not origin.exists or origin.owner is module:
+        verb = " to fit" if hook == "train_dataloader" else ""
+        raise MissingMethod(f"{type(module).__name__} has no `{hook}`, and none was passed{verb}.")
+    notice(
+        f"self.{hook}() of what fit was given", f"self.trainer.datamodule.{hook}(), or self.trainer.estimated_stepping_batches"
+    )
+    return origin.load()

@@ -14,7 +14,7 @@ from leyden.callback import Callback
 from leyden.checkpoint.plain_names import SavedByPlainNames, eager_attributes
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
-from leyden.former import FormerModuleHooks
+from leyden.former import FormerModuleHooks, loaders_beside
 from leyden.former_names import check_older_arguments
 from leyden.hook_facts import EVAL_STEP, STEP, hook
 from leyden.hparams import HyperparametersMixin, load_module_from_checkpoint, makes_anew
@@ -257,22 +257,22 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
     @hook()
     def train_dataloader(self) -> Any:
         """The training loader."""
-        raise MissingMethod(f"{type(self).__name__} has no `train_dataloader`, and none was passed to fit.")
+        return loaders_beside(self, "train_dataloader")
 
     @hook()
     def val_dataloader(self) -> Any:
         """The validation loader, or several."""
-        raise MissingMethod(f"{type(self).__name__} has no `val_dataloader`, and none was passed.")
+        return loaders_beside(self, "val_dataloader")
 
     @hook()
     def test_dataloader(self) -> Any:
         """The test loader, or several."""
-        raise MissingMethod(f"{type(self).__name__} has no `test_dataloader`, and none was passed.")
+        return loaders_beside(self, "test_dataloader")
 
     @hook()
     def predict_dataloader(self) -> Any:
         """The loader of what to predict, or several."""
-        raise MissingMethod(f"{type(self).__name__} has no `predict_dataloader`, and none was passed.")
+        return loaders_beside(self, "predict_dataloader")
 
     # -- hooks shared with callbacks
     def on_fit_start(self) -> None:

@@ -21,8 +21,8 @@ _LOGGER = (
     "Take CSVLogger, TensorBoardLogger, WandbLogger, MLFlowLogger or CometLogger, or subclass leyden.loggers.Logger: override "
     "name, version, log_metrics and log_hyperparams."
 )
-_ONE_DEVICE = "Training on several devices is not offered yet: use one, with SingleDeviceStrategy."
-_GONE = "Lightning has given it up too: use one device, with SingleDeviceStrategy."
+_UNREPEATED = "Pass a plain loader: under ddp every sample of a validation or prediction is read once."
+_GONE = "Lightning has given it up too: take DDPStrategy or FSDPStrategy, or one device."
 _WRAPS = "It wraps another package. Wrap the tools of PyTorch in a plug-in of your own."
 _XLA = "There is no support for XLA."
 _TORCHRUN = "The variables that torchrun sets cover it: take TorchElasticEnvironment."
@@ -43,6 +43,7 @@ def _each(names: str, advice: str) -> dict[str, str]:
 NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden": {
         **_each("EvalResult Result TrainResult", _RESULTS),
+        **_each("LightningLite", "Train with a Trainer, or with a loop of your own in plain PyTorch."),
         **_each("Fabric", "Train with a Trainer, or with a loop of your own in plain PyTorch."),
     },
     "leyden.accelerators": {
@@ -59,6 +60,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden.loops": {
         **_each("EvaluationEpochLoop EvaluationLoop FitLoop Loop ManualOptimization OptimizerLoop PredictionEpochLoop", _LOOPS),
         **_each("PredictionLoop TrainingBatchLoop TrainingEpochLoop", _LOOPS),
+        **_each("DataLoaderLoop _EvaluationLoop _FitLoop _Loop _PredictionLoop _TrainingEpochLoop", _LOOPS),
         **_each("AbstractClosure Closure ClosureResult ManualResult OutputResult", _CLOSURES),
         **_each("RestartStage", _RESTARTS),
         **_each("check_finite_loss", "A fit looks at its losses by itself: Trainer(stop_on_nonfinite_loss=True), the default."),
@@ -67,9 +69,9 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden.plugins": {
         **_each("BitsandbytesPrecision DeepSpeedPlugin DeepSpeedPrecision DeepSpeedPrecisionPlugin", _WRAPS),
         **_each("ApexMixedPrecisionPlugin TransformerEnginePrecision TransformerEnginePrecisionPlugin", _WRAPS),
-        **_each("DDPFullyShardedPlugin DDPPlugin DDPSpawnPlugin", _ONE_DEVICE),
-        **_each("ParallelPlugin TrainingTypePlugin", _ONE_DEVICE),
-        **_each("DDP2Plugin DDPShardedPlugin DDPSpawnShardedPlugin DataParallelPlugin HorovodPlugin", _GONE),
+        **_each(
+            "DDP2Plugin DDPFullyShardedPlugin DDPShardedPlugin DDPSpawnShardedPlugin DataParallelPlugin HorovodPlugin", _GONE
+        ),
         **_each("RPCPlugin RPCSequentialPlugin", _GONE),
         **_each("SingleTPUPlugin TPUSpawnPlugin XLACheckpointIO XLAPrecision", _XLA),
         **_each("HPUCheckpointIO HPUPrecisionPlugin", _HARDWARE),
@@ -82,7 +84,6 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("ScheduleWrapper", "Pass the schedule itself: PyTorchProfiler(schedule=...)."),
     },
     "leyden.strategies": {
-        **_each("DDPFullyShardedNativeStrategy DDPSpawnStrategy", _ONE_DEVICE),
         **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
         **_each("DDPSpawnShardedStrategy DataParallelStrategy HorovodStrategy", _GONE),
         **_each("DeepSpeedStrategy remove_module_hooks", _WRAPS),
@@ -97,7 +98,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     "leyden.utilities.model_registry": _each("download_model_from_registry find_model_local_ckpt_path", _REGISTRY),
     "leyden.utilities.model_summary": _each("DeepSpeedLayerSummary DeepSpeedSummary deepspeed_param_size", _WRAPS),
     "leyden.overrides.distributed": _each(
-        "UnrepeatedDistributedSampler UnrepeatedDistributedSamplerWrapper prepare_for_backward", _ONE_DEVICE
+        "UnrepeatedDistributedSampler UnrepeatedDistributedSamplerWrapper prepare_for_backward", _UNREPEATED
     ),
 }
 """By room and name: what to do instead."""

@@ -24,6 +24,11 @@ EVALUATE_OUTPUT = list[Mapping[str, float]]
 """What ``validate`` and ``test`` return: each loader's values by name."""
 PREDICT_OUTPUT = list[Any] | list[list[Any]]
 """What ``predict`` returns: what each step returned, by loader where there are several."""
+LRSchedulerType = type[LRScheduler] | type[ReduceLROnPlateau]
+METRIC = Any
+"""A metric object, a tensor or a number."""
+METRIC_COLLECTION = Any
+"""Metrics by their names."""
 TRAIN_DATALOADERS = Any
 """A loader, or a list, tuple or dict of loaders that are read side by side."""
 EVAL_DATALOADERS = Any

@@ -192,7 +192,7 @@ WRONG = [
     ({"nb_gpu_nodes": 0}, InvalidOption, "num_nodes"),
     ({"num_tpu_cores": 8}, Unsupported, "accelerator='gpu' or 'cpu'"),
     ({"tpu_cores": 1}, Unsupported, "accelerator='gpu' or 'cpu'"),
-    ({"log_gpu_memory": "all"}, Unsupported, "max_memory_allocated"),
+    ({"log_gpu_memory": "some"}, InvalidOption, "'min_max'"),
     ({"show_progress_bar": "no"}, InvalidType, "True or False"),
     ({"progress_bar_refresh_rate": -1}, InvalidOption, "0 for no bar"),
     ({"progress_bar_refresh_rate": "often"}, InvalidType, "0 for no bar"),
@@ -215,7 +215,7 @@ WRONG = [
     ({"print_nan_grads": "yes"}, InvalidType, "True or False"),
     ({"weights_summary": "half"}, InvalidOption, "'full', 'top' or None"),
     ({"weights_summary": 1}, InvalidOption, "'full', 'top' or None"),
-    ({"amp_level": "O2"}, Unsupported, "precision='16-mixed'"),
+    ({"amp_level": "O3"}, Unsupported, "precision='16-mixed'"),
     ({"amp_backend": "apex"}, Unsupported, "precision='16-mixed'"),
     ({"nb_sanity_val_steps": -2}, InvalidOption, "-1 for all"),
     ({"truncated_bptt_steps": 0}, InvalidOption, "a number of time steps"),
@@ -227,7 +227,7 @@ WRONG = [
     ({"auto_lr_find": 0.1}, InvalidType, "learning rate"),
     ({"auto_scale_batch_size": "triple"}, InvalidOption, "'power' or 'binsearch'"),
     ({"ipus": 4}, Unsupported, "IPU"),
-    ({"stochastic_weight_avg": True}, Unsupported, "[Aa]verage"),
+    ({"stochastic_weight_avg": "yes"}, InvalidType, "True or False"),
     ({"multiple_trainloader_mode": "shortest"}, InvalidOption, "one of 'min_size'"),
 ]  # fmt: skip
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
-from leyden.errors import InvalidReturn, LegacyNotice, PossibleUserWarning, UnknownName
+from leyden.errors import LegacyNotice, PossibleUserWarning, UnknownName
 from leyden.loggers import CSVLogger
 from leyden.testing import Recorder
 
@@ -279,8 +279,12 @@ def test_an_epoch_end_that_returns_no_dict() -> None:
         def validation_epoch_end(self, outputs: Any) -> Any:
             return 3.0
 
-    with pytest.raises(InvalidReturn, match=r"Wrong\.validation_epoch_end returned float\. Expected a dict or None"):
-        trainer().fit(Wrong(), numbers([1.0]), numbers([2.0]))
+    # 1.0 to 1.9 did nothing with it, and published programs return their loss
+    with pytest.warns(
+        UserWarning, match=r"Wrong\.validation_epoch_end returned float, with which nothing is done\. .*self\.log"
+    ) as told:
+        trainer(max_epochs=2).fit(Wrong(), numbers([1.0]), numbers([2.0]))
+    assert sum("nothing is done" in str(each.message) for each in told) == 1
 
 
 @pytest.mark.filterwarnings("error::leyden.errors.LegacyNotice")

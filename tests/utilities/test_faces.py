@@ -378,6 +378,40 @@ def test_a_name_that_nobody_had_is_not_there(room: str, name: str) -> None:
         "callbacks.timer:Interval",
         "callbacks.progress.progress_bar:get_standard_metrics",
         "callbacks.progress.tqdm_progress:convert_inf",
+        "accelerators.gpu:GPUAccelerator",
+        "callbacks.progress.progress:ProgressBar",
+        "cli:MODEL_REGISTRY",
+        "core.memory:garbage_collection_cuda",
+        "lite:LightningLite",
+        "loggers.test_tube:TestTubeLogger",
+        "loops.base:Loop",
+        "loops.dataloader.evaluation_loop:EvaluationLoop",
+        "loops.epoch.training_epoch_loop:TrainingEpochLoop",
+        "loops.fit_loop:_FitLoop",
+        "metrics.classification:Accuracy",
+        "metrics.functional.classification:accuracy",
+        "metrics.metric:Metric",
+        "overrides.data_parallel:LightningDistributedDataParallel",
+        "plugins.environments.lightning_environment:LightningEnvironment",
+        "plugins.precision.native_amp:NativeMixedPrecisionPlugin",
+        "plugins.training_type.ddp:DDPPlugin",
+        "plugins.training_type:TrainingTypePlugin",
+        "profiler.simple:SimpleProfiler",
+        "strategies.ddp_spawn:DDPSpawnStrategy",
+        "strategies.fully_sharded_native:DDPFullyShardedNativeStrategy",
+        "utilities.argparse_utils:from_argparse_args",
+        "utilities.data:has_len",
+        "utilities.distributed:ReduceOp",
+        "utilities.distributed:sync_ddp_if_available",
+        "utilities.enums:DistributedType",
+        "utilities.finite_checks:detect_nan_parameters",
+        "utilities.imports:_TORCH_GREATER_EQUAL_1_10",
+        "utilities.metrics:metrics_to_scalars",
+        "utilities.model_utils:is_overridden",
+        "utilities.types:_LRScheduler",
+        "utilities.warnings:WarningCache",
+        "utilities:AMPType",
+        "utilities:NATIVE_AMP_AVAILABLE",
     ],
 )
 def test_import_paths_of_1_x(place: str) -> None:
@@ -571,6 +605,9 @@ def test_what_1_x_asked_of_packages() -> None:
     assert not imports._compare_version("no_such_package", operator.ge, "1.0")
     assert imports._TORCH_AVAILABLE
     assert not imports._NO_SUCH_PACKAGE_AVAILABLE
+    assert imports._NATIVE_AMP_AVAILABLE
+    assert imports._TORCH_GREATER_EQUAL_1_10
+    assert not imports._TORCH_GREATER_EQUAL_99_0
     assert not hasattr(imports, "anything_else")
     with pytest.raises(leyden.errors.LeydenError, match="torchvision"):
         importlib.import_module("leyden.utilities.model_helpers").get_torchvision_model("no_such_model")
@@ -597,3 +634,9 @@ def test_bars_tools() -> None:
     assert get_standard_metrics(run) == {"v_num": "2345"}
     assert get_standard_metrics(leyden.Trainer(accelerator="cpu", logger=False)) == {}
     assert leyden.callbacks.timer.Interval("step") == "step"
+
+
+def test_a_former_address_has_no_other_names() -> None:
+    with pytest.raises(ImportError, match="DDPlugin"):
+        exec("from leyden.plugins.training_type.ddp import DDPlugin", {})
+    assert importlib.import_module("leyden.plugins.training_type.ddp").DDPPlugin is leyden.strategies.DDPStrategy

@@ -84,7 +84,7 @@ class StochasticWeightAveraging(Callback):
             raise InvalidType("avg_fn", avg_fn, "a function of the average, the weights and the count of those averaged")
         if device is not None and not isinstance(device, torch.device | str):
             raise InvalidType("device", device, 'a device such as "cpu" or "cuda:0", or None for the module\'s own')
-        self._swa_lrs = swa_lrs
+        self._swa_lrs: float | list[float] | None = swa_lrs
         self._swa_epoch_start = swa_epoch_start
         self._annealing_epochs = check_count("annealing_epochs", annealing_epochs, 0, "a number of epochs >= 0")
         self._annealing_strategy = annealing_strategy
@@ -94,6 +94,13 @@ class StochasticWeightAveraging(Callback):
         self.__start = 0
         self.__limit: int | None = None  # max_epochs, while it is one more than the user's
         self.__begin()
+
+    @classmethod
+    def leyden_at_trainings_rates(cls) -> Callback:
+        """One that goes on at the learning rates that the groups have when averaging begins, as 1.x did where none were given."""
+        made = cls(swa_lrs=1.0)
+        made._swa_lrs = None
+        return made
 
     def __begin(self) -> None:
         self.n_averaged: Tensor | None = None
@@ -191,7 +198,7 @@ class StochasticWeightAveraging(Callback):
         if configs and isinstance(configs[0].scheduler, SWALR):  # of a fit that goes on in the same process
             self._swa_scheduler = configs[0].scheduler
             return
-        rates = rates_of(self._swa_lrs, len(optimizer.param_groups), more=True)
+        rates = rates_of(self._swa_lrs, len(optimizer.param_groups), True, [group["lr"] for group in optimizer.param_groups])
         for rate, group in zip(rates, optimizer.param_groups, strict=True):
             group["initial_lr"] = rate
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs

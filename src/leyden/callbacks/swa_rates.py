@@ -1,5 +1,6 @@
 """How learning rates go over to those of stochastic weight averaging, also of parameter groups that are added on the way."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +46,15 @@ def _copied(rate: Any) -> Any:
     return rate.clone() if isinstance(rate, Tensor) else rate
 
 
-def rates_of(swa_lrs: Any, groups: int, more: bool) -> list[float]:
+def rates_of(swa_lrs: Any, groups: int, more: bool, now: Sequence[Any] = ()) -> list[Any]:
     """The rate of each of so many groups; with ``more``, those that were added have the last one of a list.
+
+    ``None`` stands for the rates that they have ``now``.
 
     Raises :class:`InvalidOption` for a list of another length.
     """
+    if swa_lrs is None:
+        return [_copied(rate) for rate in now]
     if not isinstance(swa_lrs, list | tuple):
         return [swa_lrs] * groups
     if len(swa_lrs) != groups and not (more and len(swa_lrs) < groups):

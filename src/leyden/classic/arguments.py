@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from leyden.classic.gradients import GradNorms, NanGrads
 from leyden.devices.accelerators import parse_gpus
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, UnknownName, Unsupported, did_you_mean
 from leyden.notices import notice
+from leyden.strategies.base import Strategy
 
 
 @dataclass
@@ -267,6 +269,24 @@ def _terminate_on_nan(old: str, value: Any, classic: Classic) -> None:
         classic.set(old, "stop_on_nonfinite_loss", check_bool(old, value))
 
 
+def _stochastic_weight_avg(old: str, value: Any, classic: Classic) -> None:
+    from leyden.callbacks.stochastic_weight_avg import StochasticWeightAveraging
+
+    if value is not None and check_bool(old, value):
+        classic.add_callback(StochasticWeightAveraging.leyden_at_trainings_rates())
+
+
+def _log_gpu_memory(old: str, value: Any, classic: Classic) -> None:
+    from leyden.callbacks.device_stats_monitor import DeviceStatsMonitor
+
+    if value is None or value is False:
+        return
+    if value not in ("all", "min_max", True):
+        raise InvalidOption(old, value, "'all', 'min_max' or None")
+    if classic.keywords.get("logger") is not False:  # where it had nobody to tell, nothing was asked
+        classic.add_callback(DeviceStatsMonitor(cpu_stats=False))
+
+
 def _auto_lr_find(old: str, value: Any, classic: Classic) -> None:
     from leyden.callbacks.lr_finder import LearningRateFinder
 
@@ -287,6 +307,7 @@ def _auto_scale_batch_size(old: str, value: Any, classic: Classic) -> None:
     classic.search_in_fit(BatchSizeFinderOfFit("power" if value is True else value))
 
 
+_NAMES_A_STRATEGY = re.compile("^(ddp|fsdp|deepspeed)")
 _AMP = "Mixed precision is PyTorch's own now: precision='16-mixed'."
 _TPU = "There is no support for TPUs; use accelerator='gpu' or 'cpu'."
 
@@ -301,8 +322,7 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "nb_gpu_nodes": ("num_nodes", _renamed("num_nodes")),
     "num_tpu_cores": ("accelerator", _refused(_TPU, None, 0)),
     "tpu_cores": ("accelerator", _refused(_TPU, None, 0)),
-    "log_gpu_memory": ("torch.cuda.memory_stats() in a callback", _refused(
-        "Log torch.cuda.max_memory_allocated() in a callback's on_train_batch_end.", None, False)),
+    "log_gpu_memory": ("callbacks=[DeviceStatsMonitor()]", _log_gpu_memory),
     "show_progress_bar": ("enable_progress_bar", _renamed("enable_progress_bar")),
     "progress_bar_refresh_rate": ("callbacks=[RichProgressBar(refresh_rate=...)]", _bar_rate),
     "process_position": ("callbacks=[TQDMProgressBar(process_position=...)]", _process_position),
@@ -322,7 +342,7 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "print_nan_grads": ("detect_anomaly=True", _print_nan_grads),
     "weights_summary": ("callbacks=[ModelSummary(max_depth=...)]", _weights_summary),
     "weights_save_path": ("callbacks=[ModelCheckpoint(dirpath=...)]", _weights_save_path),
-    "amp_level": ("precision='16-mixed'", _refused(_AMP, None, "O1")),
+    "amp_level": ("precision='16-mixed'", _refused(_AMP, None, "O1", "O2")),
     "amp_backend": ("precision='16-mixed'", _refused(_AMP, None, "native")),
     "nb_sanity_val_steps": ("num_sanity_val_steps", _renamed("num_sanity_val_steps")),
     "truncated_bptt_steps": ("a loop over the time steps in training_step, with automatic_optimization = False", _stretch),
@@ -338,7 +358,7 @@ TRAINER: dict[str, tuple[str, Translation]] = {
     "auto_lr_find": ("leyden.tuner.Tuner(trainer).lr_find(model)", _auto_lr_find),
     "auto_select_gpus": ("devices=...", _nothing),
     "ipus": ("accelerator", _refused("There is no support for IPUs; use accelerator='gpu' or 'cpu'.", None)),
-    "stochastic_weight_avg": ("torch.optim.swa_utils", _refused("Average in a callback, with its tools.", None, False)),
+    "stochastic_weight_avg": ("callbacks=[StochasticWeightAveraging(swa_lrs=...)]", _stochastic_weight_avg),
     "move_metrics_to_cpu": ("nothing: metrics are read in bulk", _nothing),
     "multiple_trainloader_mode": ("CombinedLoader(loaders, mode)", _loader_mode),
 }  # fmt: skip
@@ -369,6 +389,7 @@ def translate(legacy: Mapping[str, Any], given: Mapping[str, Any], defaults: Map
         if name in legacy:
             read(name, legacy[name], classic)
             notice(f"Trainer({name}=...)", today)
+    _strategy_among_plugins(classic)
     return classic
 
 
@@ -378,12 +399,27 @@ def _translate_values(classic: Classic) -> None:
     if isinstance(keywords.get("profiler"), bool):
         notice(f"Trainer(profiler={keywords['profiler']})", "profiler='simple' or None")
         keywords["profiler"] = "simple" if keywords["profiler"] else None
+    if keywords.get("strategy") == "fsdp_native":
+        notice("Trainer(strategy='fsdp_native')", "strategy='fsdp'")
+        keywords["strategy"] = "fsdp"
     accelerator = keywords.get("accelerator")
     if isinstance(accelerator, str) and (accelerator in ("dp", "ddp2") or accelerator.startswith("ddp")):
         keywords["accelerator"] = "auto"
         classic.given.discard("accelerator")
         _distributed_backend("accelerator", accelerator, classic)
         notice(f"Trainer(accelerator={accelerator!r})", f"strategy={keywords['strategy']!r}")
+
+
+def _strategy_among_plugins(classic: Classic) -> None:
+    """A strategy was a plug-in up to 1.5, and might be given beside its name: ``accelerator="ddp", plugins=DDPPlugin(...)``."""
+    plugins, strategy = classic.keywords.get("plugins"), classic.keywords.get("strategy")
+    given = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    found = [each for each in given if isinstance(each, Strategy) or (isinstance(each, str) and _NAMES_A_STRATEGY.search(each))]
+    if len(found) == 1 and (strategy in (None, "auto") or (isinstance(strategy, str) and strategy.startswith("ddp"))):
+        said = repr(found[0]) if isinstance(found[0], str) else f"{type(found[0]).__name__}(...)"
+        notice(f"Trainer(plugins={said})", f"strategy={said}")
+        classic.keywords["strategy"] = found[0]
+        classic.keywords["plugins"] = [each for each in given if each is not found[0]] or None
 
 
 def same(value: Any, default: Any) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from leyden.classic.arguments import TRAINER
+from leyden.classic.tools import AMPType
 from leyden.errors import UnknownName
 from leyden.former import FormerModuleHooks
 from leyden.metrics.newest import stack_scalars
@@ -21,12 +23,23 @@ def _tuning(name: str) -> Any:
     return getattr(importlib.import_module("leyden.classic.tuning"), name)
 
 
+def amp_backend(run: Any) -> Any:
+    return AMPType.NATIVE if "mixed" in str(run.precision) else None
+
+
+def _callbacks(run: Any, name: str) -> list[Any]:
+    kind = getattr(importlib.import_module("leyden.callbacks"), name)
+    return [callback for callback in run.callbacks if isinstance(callback, kind)]
+
+
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     # old name: (today's, in words), how it is read off a trainer
+    "amp_backend": ("precision", amp_backend),
     "benchmark": ("Trainer(benchmark=...)", lambda run: bool(run.leyden_options.behaviour.benchmark)),
     "batch_idx": ("the hook's batch_idx", lambda run: max(0, run.leyden_fit.progress.batch - 1)),
     "data_parallel": ("world_size > 1", lambda run: run.world_size > 1),
     "data_parallel_device_ids": ("device_ids", lambda run: run.device_ids if run.strategy.root_device.type == "cuda" else None),
+    "disable_validation": ("enable_validation", lambda run: not run.enable_validation),
     "default_save_path": ("default_root_dir", lambda run: run.default_root_dir),
     "early_stop_callback": ("early_stopping_callback", lambda run: run.early_stopping_callback),
     "get_model": ("lightning_module", lambda run: lambda: run.lightning_module),
@@ -37,8 +50,12 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "num_val_dataloaders": ("len(num_val_batches)", lambda run: len(run.num_val_batches)),
     "on_gpu": ("strategy.root_device", lambda run: run.strategy.root_device.type == "cuda"),
     "on_tpu": ("strategy.root_device", lambda run: False),
+    "optimizer_frequencies": ("optimizers", lambda run: []),
+    "prediction_writer_callbacks": ("callbacks", lambda run: _callbacks(run, "BasePredictionWriter")),
     "proc_rank": ("global_rank", lambda run: run.global_rank),
     "progress_bar_dict": ("progress_bar_metrics", lambda run: tqdm_dict(run)),
+    "reset_train_dataloader": ("fit_loop.setup_data", lambda run: lambda model=None: run.fit_loop.setup_data()),
+    "should_rank_save_checkpoint": ("is_global_zero", lambda run: run.is_global_zero),
     "resume_from_checkpoint": ("ckpt_path", lambda run: run.ckpt_path or run.leyden_classic.resume_from),
     "root_gpu": ("strategy.root_device", lambda run: run.strategy.root_device.index),
     "running_loss": ("callback_metrics", lambda run: RunningLoss(run)),
@@ -53,6 +70,7 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "scale_batch_size": ("leyden.tuner.Tuner(trainer).scale_batch_size", lambda run: partial(_tuning("scale_batch_size"), run)),
     "tune": ("leyden.tuner.Tuner(trainer)", lambda run: partial(_tuning("tune"), run)),
     "tuner": ("leyden.tuner.Tuner(trainer)", lambda run: _tuning("FormerTuner")(run)),
+    "use_native_amp": ("precision", lambda run: amp_backend(run) is not None),
     "weights_save_path": ("checkpoint_callback.dirpath", lambda run: getattr(run.checkpoint_callback, "dirpath", None)),
 }
 
@@ -140,6 +158,7 @@ _GONE = {
     "devices": "trainer.num_devices says how many devices there are, trainer.device_ids which.",
     "train_loop": "It is trainer.fit_loop.",
     "evaluation_loop": "They are trainer.validate_loop and trainer.test_loop.",
+    "accelerator_backend": "trainer.strategy is what places the module and its batches.",
     "data_connector": "Loaders are trainer.train_dataloader, trainer.val_dataloaders ...",
     "checkpoint_connector": "Save with trainer.save_checkpoint, and resume with fit(ckpt_path=...).",
     "logger_connector": "Metrics are trainer.callback_metrics, trainer.logged_metrics and trainer.progress_bar_metrics.",
@@ -167,5 +186,6 @@ def old_attribute(run: Run, name: str) -> Any:
     if name not in ATTRIBUTES:
         return object.__getattribute__(run, name)  # raises what reading it raised in the first place
     today, read = ATTRIBUTES[name]
-    notice(f"trainer.{name}", f"trainer.{today}")
+    is_attribute = hasattr(Run, re.split(r"\W", today)[0]) and "=..." not in today
+    notice(f"trainer.{name}", f"trainer.{today}" if is_attribute else today)
     return read(run)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.classic.returned import log_epoch_end
-from leyden.errors import InvalidReturn
+from leyden.errors import warn_user
 from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.state.run import Run
@@ -42,6 +42,7 @@ class EpochEnds(Callback):
         self.methods = {stage: fitted(method, 1) for stage, method in methods.items()}  # stage: its epoch end
         self.names = {stage: getattr(method, "__qualname__", EPOCH_ENDS[stage]) for stage, method in methods.items()}
         self.outputs: dict[str, dict[int, list[Any]]] = {stage: {} for stage in methods}  # stage, loader: what steps returned
+        self._told: set[str] = set()  # stages whose epoch end was said to return what nobody uses
         self._kept: dict[str, Any] = {}  # stage: what its epoch end was given, for the hooks behind it
 
     def leyden_wants(self, hook: str) -> bool:
@@ -85,8 +86,14 @@ class EpochEnds(Callback):
             returned = self.methods[stage](outputs)
         if returned is None:
             return
-        if not isinstance(returned, Mapping):
-            raise InvalidReturn(f"{self.names[stage]} returned {type(returned).__name__}. Expected a dict or None.")
+        if not isinstance(returned, Mapping):  # from 1.0 on, nothing was done with it
+            if stage not in self._told:
+                self._told.add(stage)
+                warn_user(
+                    f"{self.names[stage]} returned {type(returned).__name__}, with which nothing is done. Log values with "
+                    f"self.log, or return a dict of them."
+                )
+            return
         log_epoch_end(run, returned, self.returned.setdefault(stage, set()))
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:

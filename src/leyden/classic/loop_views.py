@@ -8,6 +8,7 @@ from typing import Any
 
 from leyden.checked import check_count
 from leyden.state.end import End
+from leyden.state.making import load_train
 from leyden.state.progress import Done
 from leyden.state.run import Run
 
@@ -114,6 +115,11 @@ class FitLoopView:
     def max_batches(self) -> int | float:
         """Batches of an epoch, limits included; infinity where unknown."""
         return self.trainer.num_training_batches
+
+    def setup_data(self) -> None:
+        """Load the training loader, if that has not happened yet: ``trainer.train_dataloader`` and ``max_batches`` are known."""
+        if self.trainer.leyden_loaders.train is None:
+            load_train(self.trainer)
 
     @property
     def is_last_batch(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -49,8 +50,14 @@ def get_torchvision_model(model_name: str, **kwargs: Any) -> Any:
 
 
 def flag(name: str) -> bool:
-    """``_RICH_AVAILABLE`` and the like: whether the package of that name is there. Raises ``AttributeError`` for other names."""
+    """``_RICH_AVAILABLE``: whether the package of that name is there; ``_TORCH_GREATER_EQUAL_1_10``: whether in that version.
+
+    ``_NATIVE_AMP_AVAILABLE`` is true: mixed precision is PyTorch's own. Raises ``AttributeError`` for other names.
+    """
+    package, compared, least = name.removeprefix("_").partition("_GREATER_EQUAL_")
+    if compared and package == package.upper() and least.replace("_", "").isdigit():
+        return compare_version(package.lower(), operator.ge, least.replace("_", "."), use_base_version=True)
     words = name.removeprefix("_").removesuffix("_AVAILABLE")
     if not name.startswith("_") or not name.endswith("_AVAILABLE") or not words or words != words.upper():
         raise AttributeError(f"There is no {name!r} here: it has names such as _RICH_AVAILABLE.")
-    return package_available(words.lower())
+    return words == "NATIVE_AMP" or package_available(words.lower())

@@ -61,6 +61,10 @@ def __getattr__(name: str) -> Any:
         from leyden.cli.installed import jsonargparse
 
         return getattr(jsonargparse, name)
+    if name.endswith("_REGISTRY"):
+        registries = importlib.import_module("leyden.classic.tools").REGISTRIES
+        if name in registries:
+            return registries[name]
     return absent(__name__, name, __all__)
 
 

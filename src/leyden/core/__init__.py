@@ -7,6 +7,7 @@ from typing import Any
 
 from leyden.core.datamodule import LightningDataModule
 from leyden.core.module import LightningModule
+from leyden.former_addresses import stand_in_addresses
 from leyden.not_offered import absent
 
 __all__ = ["LightningDataModule", "LightningModule"]
@@ -21,3 +22,6 @@ def __getattr__(name: str) -> Any:
     if name in _FILES:
         return importlib.import_module(f"{__name__}.{name}")
     return absent(__name__, name, [*__all__, *_FILES])
+
+
+stand_in_addresses(__name__)

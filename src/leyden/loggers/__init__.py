@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from leyden.former_addresses import stand_in_addresses
 from leyden.loggers.base import Logger
 from leyden.loggers.csv import CSVLogger
 from leyden.not_offered import absent
@@ -33,3 +34,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+stand_in_addresses(__name__)

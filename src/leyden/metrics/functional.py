@@ -1,9 +1,9 @@
-"""Functions of torchmetrics, where 1.0 to 1.4 had them."""
+"""Functions of torchmetrics, where 0.9 to 1.4 had them."""
 
 from typing import Any
 
-from leyden.metrics import torchmetrics
+from leyden.metrics import as_it_was
 
 
 def __getattr__(name: str) -> Any:
-    return torchmetrics("torchmetrics.functional", name)
+    return as_it_was("former_function", name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from leyden.former_addresses import stand_in_addresses
 from leyden.not_offered import absent
 from leyden.plugins.environments import (
     ClusterEnvironment,
@@ -41,6 +42,12 @@ def __getattr__(name: str) -> Any:
     older = importlib.import_module("leyden.plugins.precision").OLDER
     if name in older:
         return older[name]
-    if name == "SingleDevicePlugin":
-        return importlib.import_module("leyden.strategies.single").SingleDeviceStrategy
+    if name == "NativeSyncBatchNorm":
+        return TorchSyncBatchNorm
+    strategies = importlib.import_module("leyden.strategies.former").OLDER_PLUGINS
+    if name in strategies:
+        return strategies[name]
     return absent(__name__, name, __all__)
+
+
+stand_in_addresses(__name__)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
+from leyden.former_addresses import stand_in_addresses
 from leyden.not_offered import absent
 from leyden.strategies.base import Strategy
 from leyden.strategies.choose import StrategyRegistry
@@ -25,4 +27,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    older = importlib.import_module("leyden.strategies.former").OLDER_STRATEGIES
+    if name in older:
+        return older[name]
     return absent(__name__, name, __all__)
+
+
+stand_in_addresses(__name__)

@@ -1,10 +1,11 @@
-"""Strategies that are not offered, where Lightning has them."""
+"""Processes that are spawned, where 1.x had them."""
 
 from typing import Any
 
 from leyden.not_offered import absent
+from leyden.strategies.former import DDPSpawnStrategy
 
-__all__: list[str] = []
+__all__ = ["DDPSpawnStrategy"]
 
 
 def __getattr__(name: str) -> Any:

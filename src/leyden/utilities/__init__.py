@@ -15,6 +15,7 @@ from leyden.distributed.rank_zero import rank_zero_debug, rank_zero_deprecation,
 from leyden.distributed.sharing import is_picklable, is_shared_filesystem
 from leyden.enums import GradClipAlgorithmType, LightningEnum
 from leyden.errors import MisconfigurationException, PossibleUserWarning, disable_possible_user_warnings
+from leyden.former_addresses import stand_in_addresses
 from leyden.hparams_attributes import AttributeDict
 from leyden.inspect.gradients import grad_norm
 from leyden.inspect.shared_parameters import find_shared_parameters, set_shared_parameters
@@ -83,7 +84,23 @@ _FILES = (
 )
 
 
+_ELSEWHERE = {
+    # names that 0.9 to 1.9 had here: the face that has them today
+    **dict.fromkeys(("AMPType", "DeviceType", "DistributedType", "ModelSummaryMode"), "enums"),
+    "_module_available": "imports",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+    if name in ("APEX_AVAILABLE", "NATIVE_AMP_AVAILABLE", "XLA_AVAILABLE"):
+        name = f"_{name}"
+    if name.startswith("_") and (name.endswith("_AVAILABLE") or "_GREATER_EQUAL_" in name):
+        return getattr(importlib.import_module(f"{__name__}.imports"), name)
     if name in _FILES:
         return importlib.import_module(f"{__name__}.{name}")
     return absent(__name__, name, [*__all__, *_FILES])
+
+
+stand_in_addresses(__name__)

@@ -2,6 +2,8 @@
 
 from leyden.devices.memory import (
     garbage_collection_cuda,
+    get_gpu_memory_map,
+    get_memory_profile,
     is_cuda_out_of_memory,
     is_cudnn_snafu,
     is_oom_error,
@@ -11,6 +13,8 @@ from leyden.devices.memory import (
 
 __all__ = [
     "garbage_collection_cuda",
+    "get_gpu_memory_map",
+    "get_memory_profile",
     "is_cuda_out_of_memory",
     "is_cudnn_snafu",
     "is_oom_error",

@@ -1,5 +1,6 @@
 """Arguments and attributes, where Lightning puts them."""
 
+from leyden.classic.tools import str_to_bool, str_to_bool_or_str
 from leyden.distributed.sharing import is_picklable
 from leyden.hparams_attributes import AttributeDict, get_init_args
 from leyden.hparams_lookup import (
@@ -23,4 +24,6 @@ __all__ = [
     "lightning_setattr",
     "parse_class_init_keys",
     "save_hyperparameters",
+    "str_to_bool",
+    "str_to_bool_or_str",
 ]

@@ -2,6 +2,7 @@
 
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler as _LRScheduler
 
 from leyden.state.optimizers import SchedulerPlan as LRSchedulerConfig
 from leyden.types import (
@@ -11,6 +12,7 @@ from leyden.types import (
     TRAIN_DATALOADERS,
     LRSchedulerConfigType,
     LRSchedulerPLType,
+    LRSchedulerType,
     LRSchedulerTypeTuple,
     LRSchedulerTypeUnion,
     OptimizerConfig,
@@ -18,6 +20,8 @@ from leyden.types import (
     OptimizerLRSchedulerConfig,
 )
 from leyden.types import EVALUATE_OUTPUT as _EVALUATE_OUTPUT
+from leyden.types import METRIC as _METRIC
+from leyden.types import METRIC_COLLECTION as _METRIC_COLLECTION
 from leyden.types import PREDICT_OUTPUT as _PREDICT_OUTPUT
 from leyden.types import MapLocation as _MAP_LOCATION_TYPE
 from leyden.types import Path as _PATH
@@ -29,6 +33,8 @@ __all__ = [
     "TRAIN_DATALOADERS",
     "_EVALUATE_OUTPUT",
     "_MAP_LOCATION_TYPE",
+    "_METRIC",
+    "_METRIC_COLLECTION",
     "_PATH",
     "_PREDICT_OUTPUT",
     "DistributedDataParallel",
@@ -36,10 +42,12 @@ __all__ = [
     "LRSchedulerConfig",
     "LRSchedulerConfigType",
     "LRSchedulerPLType",
+    "LRSchedulerType",
     "LRSchedulerTypeTuple",
     "LRSchedulerTypeUnion",
     "OptimizerConfig",
     "OptimizerLRScheduler",
     "OptimizerLRSchedulerConfig",
     "ReduceLROnPlateau",
+    "_LRScheduler",
 ]

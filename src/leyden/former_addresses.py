@@ -1,0 +1,87 @@
+"""Modules that 0.7 to 1.9 had and that have no file here: their names are today's, in rooms of today.
+
+A room calls :func:`stand_in_addresses`, and ``from leyden.plugins.training_type.ddp import DDPPlugin`` finds what
+``leyden.plugins`` answers to that name. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+from typing import Any
+
+from leyden.not_offered import absent
+
+_LOOPS = (
+    "base loop batch batch.training_batch_loop dataloader dataloader.dataloader_loop dataloader.evaluation_loop "
+    "dataloader.prediction_loop epoch epoch.evaluation_epoch_loop epoch.prediction_epoch_loop epoch.training_epoch_loop "
+    "optimization.manual_loop optimization.optimizer_loop prediction_loop"
+)
+_TRAINING_TYPES = (
+    "ddp ddp2 ddp_spawn deepspeed dp fully_sharded horovod parallel rpc rpc_sequential sharded single_device tpu_spawn"
+)
+_ENVIRONMENTS = "cluster_environment lightning_environment mpi slurm_environment torchelastic torchelastic_environment"
+_SEVERAL = ("overrides.override_data_parallel",)
+
+ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
+    # room: module of then, below it: the rooms of today that are asked for its names, in turn
+    "accelerators": {"gpu": ("accelerators",)},
+    "callbacks": {
+        "quantization": ("callbacks",),
+        "progress.progress": ("callbacks.progress", "callbacks.progress.tqdm_progress"),
+    },
+    "core": {"mixins.device_dtype_mixin": ("core.mixins",)},
+    "loggers": {"test_tube": ("loggers",)},
+    "loops": dict.fromkeys(_LOOPS.split(), ("loops",)),
+    "metrics": {
+        **dict.fromkeys(("classification", "regression", "metric", "image", "nlp"), ("metrics",)),
+        **{f"functional.{name}": ("metrics.functional",) for name in ("classification", "regression", "image")},
+    },
+    "overrides": {"data_parallel": _SEVERAL, "base": _SEVERAL},
+    "plugins": {
+        **{f"environments.{name}": ("plugins.environments",) for name in _ENVIRONMENTS.split()},
+        **dict.fromkeys(("precision.native_amp", "precision.precision_plugin", "precision.mixed"), ("plugins.precision",)),
+        **dict.fromkeys(("training_type", "ddp_plugin", "sharded_plugin", "rpc_plugin"), ("plugins",)),
+        **{f"training_type.{name}": ("plugins",) for name in ("training_type_plugin", *_TRAINING_TYPES.split())},
+    },
+    "profiler": dict.fromkeys(("advanced", "pytorch", "simple"), ("profiler",)),
+    "strategies": dict.fromkeys(("ddp2", "fully_sharded_native", "sharded", "strategy_registry"), ("strategies",)),
+    "utilities": {
+        "argparse_utils": ("utilities.argparse",),
+        "fetching": (),
+        "finite_checks": ("classic.tools",),
+        "metrics": ("classic.tools",),
+        "model_utils": ("utilities.model_helpers",),
+        "optimizer": ("classic.tools",),
+    },
+}
+
+
+def stand_in_addresses(room: str) -> None:
+    """Let ``room``, by its full name, have the modules of the table."""
+    for path, rooms in ADDRESSES[room.partition(".")[2]].items():
+        full = f"{room}.{path}"
+        if full in sys.modules:
+            continue
+        module = module_from_spec(ModuleSpec(full, None, is_package=True))
+        module.__doc__ = "Names of then, from where they are today."
+        vars(module)["__getattr__"] = _asks(full, rooms)
+        sys.modules[full] = module
+        parent, _, last = full.rpartition(".")
+        if parent in sys.modules:
+            setattr(sys.modules[parent], last, module)
+
+
+def _asks(module: str, rooms: tuple[str, ...]) -> Callable[[str], Any]:
+    def getattr_of_module(name: str) -> Any:
+        if not name.startswith("__"):
+            for room in rooms:
+                with suppress(AttributeError):
+                    return getattr(importlib.import_module(f"leyden.{room}"), name)
+        return absent(module, name, ())
+
+    return getattr_of_module
