@@ -1,4 +1,4 @@
-"""Modules that 0.7 to 1.9 had and that have no file here: their names are today's, in rooms of today.
+"""Modules that Lightning has, or had in 0.7 to 1.9, and that have no file here: their names are in rooms of today.
 
 A room calls :func:`stand_in_addresses`, and ``from leyden.plugins.training_type.ddp import DDPPlugin`` finds what
 ``leyden.plugins`` answers to that name. Nothing is imported before it is asked for.
@@ -19,7 +19,8 @@ from leyden.not_offered import absent
 _LOOPS = (
     "base loop batch batch.training_batch_loop dataloader dataloader.dataloader_loop dataloader.evaluation_loop "
     "dataloader.prediction_loop epoch epoch.evaluation_epoch_loop epoch.prediction_epoch_loop epoch.training_epoch_loop "
-    "optimization.manual_loop optimization.optimizer_loop prediction_loop"
+    "evaluation_loop fit_loop optimization optimization.automatic optimization.closure optimization.manual "
+    "optimization.manual_loop optimization.optimizer_loop prediction_loop training_epoch_loop utilities"
 )
 _TRAINING_TYPES = (
     "ddp ddp2 ddp_spawn deepspeed dp fully_sharded horovod parallel rpc rpc_sequential sharded single_device tpu_spawn"
