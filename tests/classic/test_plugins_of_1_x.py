@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from argparse import Namespace
 from typing import Any
 
 import kit
@@ -189,3 +190,59 @@ def test_tools_of_then(capsys: pytest.CaptureFixture[str]) -> None:
     assert BoringModel in registry.classes
     with pytest.warns(LegacyNotice, match="@MODEL_REGISTRY"):
         kit.trainer().fit(BoringModel(), random_batches(1))
+
+
+@pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
+def test_a_bar_of_1_x_counts_batches() -> None:
+    seen: list[Any] = []
+
+    class Bar(leyden.callbacks.ProgressBar):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            seen.append(self.train_batch_idx / self.total_train_batches * 100)
+
+        def on_test_batch_end(self, trainer: Any, *args: Any) -> None:
+            super().on_test_batch_end(trainer, *args)
+            seen.append((self.test_batch_idx, self.total_test_batches))
+
+    class Module(BoringModel):
+        def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+            pass
+
+    run = kit.trainer(Bar(), enable_progress_bar=True)
+    run.fit(Module(), random_batches(2))
+    run.test(Module(), [random_batches(2), random_batches(1)])
+    assert seen == [50, 100, (1, 3), (2, 3), (3, 3)]
+    with pytest.raises(AttributeError, match="'Bar' object has no attribute 'trian_batch_idx'"):
+        Bar().trian_batch_idx  # noqa: B018  # asked for
+
+
+def test_a_bar_of_1_x_that_sets_up_tqdm(capsys: pytest.CaptureFixture[str]) -> None:
+    class Bar(leyden.callbacks.ProgressBar):
+        def init_train_tqdm(self) -> Any:
+            bar = super().init_train_tqdm()  # type: ignore[misc]  # the base has it then
+            bar.set_description("it trains")
+            return bar
+
+    assert issubclass(Bar, leyden.callbacks.TQDMProgressBar)
+    with pytest.warns(LegacyNotice, match=r"class Bar\(ProgressBar\) +class Bar\(TQDMProgressBar\)"):
+        kit.trainer(Bar(), enable_progress_bar=True).fit(BoringModel(), random_batches(2))
+    assert "2/2" in "".join(capsys.readouterr())
+
+
+@pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
+def test_a_logger_of_1_x_brings_hyperparameters_into_shape() -> None:
+    class Own(leyden.loggers.Logger):
+        name, version = "own", 0
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            pass
+
+        def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+            self.seen = self._sanitize_params(self._flatten_dict(self._convert_params(params)))
+
+    logger = Own()
+    logger.log_hyperparams(Namespace(a={"b": 1, "c": [2]}, d=None))
+    assert logger.seen == {"a/b": 1, "a/c": "[2]", "d": "None"}
+    with pytest.raises(AttributeError, match="'Own' object has no attribute 'nobody'"):
+        logger.nobody  # noqa: B018  # asked for

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from torch import Tensor
+
 from leyden.errors import InvalidType
+from leyden.notices import notice
 
 
 def as_dict(params: Any) -> dict[str, Any]:
@@ -50,3 +53,23 @@ def flat(params: Mapping[Any, Any], prefix: str = "", *, into_lists: bool = Fals
         else:
             level[f"{prefix}{key}"] = value
     return level
+
+
+def _flatten(params: Mapping[Any, Any], delimiter: str = "/") -> dict[str, Any]:
+    return {name.replace("/", delimiter): value for name, value in flat(params).items()}
+
+
+def _plain(params: Mapping[Any, Any]) -> dict[Any, Any]:
+    kept = (bool, int, float, str, Tensor)
+    return {name: value if isinstance(value, kept) else str(value) for name, value in params.items()}
+
+
+_TOOLS = {"_convert_params": as_dict, "_flatten_dict": _flatten, "_sanitize_params": _plain}
+
+
+def tool_of_then(logger: object, name: str) -> Any:
+    """What loggers of 1.x found in their base class to bring hyper-parameters into shape."""
+    if name not in _TOOLS:
+        return object.__getattribute__(logger, name)  # raises what reading it raised in the first place
+    notice(f"{type(logger).__name__}.{name}", "what log_hyperparams is given: a dict or a Namespace")
+    return _TOOLS[name]

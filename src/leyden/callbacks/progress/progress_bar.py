@@ -1,14 +1,19 @@
 """ProgressBar: what every progress bar knows about the run. It draws nothing."""
 
+import importlib
 from typing import Any, ClassVar
 
 from leyden.callback import Callback
 from leyden.distributed.rank_zero import print_if_open
 from leyden.errors import MisconfigurationException
 from leyden.module import LightningModule
+from leyden.notices import notice
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
+from leyden.types import STEP_OUTPUT
 
+_TQDM = "leyden.callbacks.progress.tqdm_progress"
+_SETS_UP_TQDM = [f"init_{what}_tqdm" for what in ("sanity", "train", "validation", "test", "predict")]
 Metrics = dict[str, int | str | float | dict[str, float]]
 
 
@@ -23,10 +28,50 @@ class ProgressBar(Callback):
     """By this the trainer knows its progress bar."""
     leyden_reads_epoch_metrics: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A bar of the user's own that says how tqdm is set up is a TQDMProgressBar: up to 1.4 that was called ProgressBar."""
+        super().__init_subclass__(**kwargs)
+        if ProgressBar in cls.__bases__ and cls.__module__ != _TQDM and not vars(cls).keys().isdisjoint(_SETS_UP_TQDM):
+            tqdm_bar = importlib.import_module(_TQDM).TQDMProgressBar
+            notice(f"class {cls.__name__}(ProgressBar)", f"class {cls.__name__}(TQDMProgressBar)")
+            cls.__bases__ = tuple(tqdm_bar if base is ProgressBar else base for base in cls.__bases__)
+
     def __init__(self) -> None:
         self._trainer: Run | None = None
         self._enabled = True
         self._current_eval_dataloader_idx: int | None = None
+        self.leyden_newest: tuple[int, int] = (0, 0)  # the loader, and how many of its batches are done
+
+    def __getattr__(self, name: str) -> Any:
+        """Counts that 1.x's bars had beside these: ``train_batch_idx``, ``val_batch_idx``, ``total_test_batches`` and so on."""
+        stage = name.removesuffix("_batch_idx")
+        if stage in ("train", "val", "test", "predict") and stage != name:
+            notice(f"{type(self).__name__}.{name}", "the hook's batch_idx, counted from 1")
+            return self.trainer.leyden_fit.progress.batch if stage == "train" else self.leyden_batches_done(stage)
+        if name in ("total_test_batches", "total_predict_batches"):
+            notice(f"{type(self).__name__}.{name}", f"sum(self.trainer.num_{name.removeprefix('total_')})")
+            return sum(getattr(self.trainer, name.replace("total", "num")))
+        return object.__getattribute__(self, name)  # raises what reading it raised in the first place
+
+    def leyden_batches_done(self, stage: str) -> int:
+        """Batches of all loaders of ``stage`` that are done."""
+        loader, batches = self.leyden_newest
+        return batches + sum(int(each) for each in getattr(self.trainer, f"num_{stage}_batches")[:loader])
+
+    def on_validation_batch_end(
+        self, trainer: Run, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.leyden_newest = dataloader_idx, batch_idx + 1
+
+    def on_test_batch_end(
+        self, trainer: Run, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.leyden_newest = dataloader_idx, batch_idx + 1
+
+    def on_predict_batch_end(
+        self, trainer: Run, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.leyden_newest = dataloader_idx, batch_idx + 1
 
     # -- switched on or off
     @property
