@@ -7,9 +7,8 @@ from typing_extensions import Self
 
 from leyden.checked import read_word
 from leyden.data.stretches import split_along_time
-from leyden.hparams_construct import named_parameters
-
 from leyden.errors import MissingMethod
+from leyden.hparams_construct import named_parameters
 from leyden.notices import notice
 from leyden.types import MapLocation, Path
 

@@ -183,13 +183,6 @@ def test_tools_of_then(capsys: pytest.CaptureFixture[str]) -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     optimizer.step()
     tools.optimizers_to_device([optimizer], "cpu")
-    registry = tools.Registry("MODEL_REGISTRY")
-    assert registry(BoringModel) is BoringModel
-    registry.register_classes(leyden.demos.boring_classes, leyden.LightningModule)
-    assert "BoringModel" in registry.names
-    assert BoringModel in registry.classes
-    with pytest.warns(LegacyNotice, match="@MODEL_REGISTRY"):
-        kit.trainer().fit(BoringModel(), random_batches(1))
 
 
 @pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")

@@ -294,6 +294,25 @@ class TestWhenTheyStep:
         assert seen == [None]
         assert module.trainer.optimizers[0].param_groups[0]["lr"] == 0.125
 
+    @pytest.mark.parametrize("plateau", [False, True])
+    def test_a_metric_is_for_those_that_reduce_on_a_plateau(self, plateau: bool) -> None:
+        """`if metric is None: scheduler.step() else: scheduler.step(metric)`, as the documents have it, beside a `monitor`."""
+        seen: list[Any] = []
+
+        class Stepping(Scheduled):
+            def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+                seen.append(metric)
+                if metric is None:
+                    scheduler.step()
+                else:
+                    scheduler.step(metric)
+
+        module = Stepping(
+            on_plateau(monitor="val_metric") if plateau else lambda made: {"scheduler": halving(made), "monitor": "val_metric"}
+        )
+        leyden.Trainer(**QUIET, max_epochs=2).fit(module, random_batches(2), random_batches(2))
+        assert [metric is None for metric in seen] == [not plateau] * 2
+
 
 def on_plateau(**config: Any) -> Callable[[Any], Any]:
     """Halves whenever the metric is not better than ever: at its second step and at every one after it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +9,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
-from leyden.checked import check_bool
 from leyden.data.reading import length_of
 from leyden.devices.transfer import move_data_to_device
 from leyden.enums import LightningEnum
 from leyden.errors import InvalidOption, InvalidType, NonFiniteLoss
-from leyden.notices import notice
 from leyden.tree import tree_map
 
 
@@ -147,42 +144,3 @@ def str_to_bool_or_str(val: str) -> bool | str:
     if word in ("y", "yes", "t", "true", "on", "1"):
         return True
     return False if word in ("n", "no", "f", "false", "off", "0") else val
-
-
-class Registry(dict[str, type]):
-    """What ``MODEL_REGISTRY`` and the like of 1.5 were: a decorator that leaves a class as it is.
-
-    The command line finds subclasses by their names without it.
-    """
-
-    def __init__(self, called: str) -> None:
-        super().__init__()
-        self._called = called
-
-    def __call__(self, cls: type, key: str | None = None, override: bool = False) -> type:
-        notice(f"@{self._called}", "nothing: a subclass is found by its name")
-        self[key or cls.__name__] = cls
-        return cls
-
-    def register_classes(self, module: Any, base_cls: type, override: bool = False) -> None:
-        """Note the subclasses of ``base_cls`` that ``module`` has."""
-        check_bool("override", override)
-        for name, value in vars(module).items():
-            if isinstance(value, type) and issubclass(value, base_cls) and value is not base_cls:
-                self.setdefault(name, value)
-
-    @property
-    def names(self) -> list[str]:
-        """Names under which classes were noted."""
-        return list(self)
-
-    @property
-    def classes(self) -> tuple[type, ...]:
-        """The classes that were noted."""
-        return tuple(self.values())
-
-
-REGISTRIES: Mapping[str, Registry] = {
-    f"{kind}_REGISTRY": Registry(f"{kind}_REGISTRY")
-    for kind in ("MODEL", "DATAMODULE", "CALLBACK", "LOGGER", "OPTIMIZER", "LR_SCHEDULER")
-}

@@ -61,10 +61,10 @@ def __getattr__(name: str) -> Any:
         from leyden.cli.installed import jsonargparse
 
         return getattr(jsonargparse, name)
-    if name.endswith("_REGISTRY"):
-        registries = importlib.import_module("leyden.classic.tools").REGISTRIES
-        if name in registries:
-            return registries[name]
+    if name.endswith("_REGISTRY"):  # 1.7 had them here
+        older = importlib.import_module("leyden.cli.older")
+        if hasattr(older, name):
+            return getattr(older, name)
     return absent(__name__, name, __all__)
 
 

@@ -420,10 +420,10 @@ class Automatic:
 
     def step_scheduler(self, plan: SchedulerPlan) -> None:
         metric = None
-        if plan.monitor is not None and (plan.reduce_on_plateau or self.own_scheduler_step):
+        if plan.monitor is not None and plan.reduce_on_plateau:
             found = self.run.callback_metrics
             metric = found.get(plan.monitor)
-            if metric is None and plan.reduce_on_plateau:
+            if metric is None:
                 text = (
                     f"{type(plan.scheduler).__name__} monitors {plan.monitor!r}, which is not among the logged metrics "
                     f"({', '.join(sorted(found)) or 'there are none'}).{did_you_mean(plan.monitor, found)}"
