@@ -92,6 +92,16 @@ def test_they_are_copied_and_pickled() -> None:
         assert value(copy.deepcopy(made).compute()) == value(pickle.loads(pickle.dumps(made)).compute()) == 1
 
 
+def test_a_collection_names_them_as_then() -> None:
+    made = [metrics.Accuracy(), metrics.Precision(num_classes=3, average="macro"), metrics.F1(), metrics.AUROC(num_classes=3)]
+    together = pickle.loads(pickle.dumps(metrics.MetricCollection(made)))
+    assert sorted(together(torch.eye(3), torch.arange(3))) == ["AUROC", "Accuracy", "F1", "Precision"]
+    former = importlib.import_module("leyden.metrics.former")
+    assert former.BinaryRecallAsRecall.__name__ == "Recall"
+    for unknown in ("NobodyAsRecall", "BinaryRecall"):
+        assert not hasattr(former, unknown)
+
+
 def test_bad_input() -> None:
     with pytest.raises(InvalidType, match="predictions for a target of shape"):
         metrics.Accuracy()(torch.zeros(3), torch.zeros(4))

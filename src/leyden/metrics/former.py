@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torchmetrics
+import torchmetrics.classification
 import torchmetrics.image
 import torchmetrics.text
 from torch import Tensor
@@ -189,6 +190,24 @@ def _made(name: str, args: tuple[Any, ...], given: dict[str, Any]) -> torchmetri
     return todays(task="binary", **given)  # type: ignore[no-any-return]  # chosen by its name
 
 
+_AS = "As"
+
+
+@functools.cache
+def _called(kind: str, name: str) -> type:
+    """The class ``kind``, of torchmetrics or of this file, called ``name``: a MetricCollection names its values by that."""
+    cls = globals().get(kind) or getattr(torchmetrics.classification, kind)
+    return type(name, (cls,), {"__module__": __name__, "__qualname__": f"{kind}{_AS}{name}", "__doc__": cls.__doc__})
+
+
+def __getattr__(name: str) -> Any:
+    """By such a name pickle finds one of these classes."""
+    kind, _, called = name.partition(_AS)
+    if called and (kind in globals() or hasattr(torchmetrics.classification, kind)):
+        return _called(kind, called)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 @functools.cache
 def former_class(name: str) -> Any:
     """What ``leyden.metrics`` has under ``name``: torchmetrics' class, that also takes the arguments of then."""
@@ -204,7 +223,10 @@ def former_class(name: str) -> Any:
         return todays
 
     def new(cls: type, *args: Any, **kwargs: Any) -> torchmetrics.Metric:
-        return _made(today, args, kwargs)
+        made = _made(today, args, kwargs)
+        if "task" not in kwargs and not (args and isinstance(args[0], str)) and type(made).__name__ != name:
+            made.__class__ = _called(type(made).__name__, name)
+        return made
 
     return type(name, (todays,), {"__new__": new, "__module__": "leyden.metrics", "__doc__": todays.__doc__})
 
