@@ -339,7 +339,7 @@ def several_verbs(strategy: str) -> Any:
     assert run.leyden_stop_reason == result.reason
     assert (run.current_epoch, run.global_step, stopper.stopped_epoch) == (2, 4, 1)
     assert run.callback_metrics["value"] == pytest.approx(1.2)
-    assert "loss" in run.progress_bar_metrics
+    assert {"loss_step", "loss_epoch"} <= run.progress_bar_metrics.keys()
     folder = Path(str(run.log_dir))
     assert (folder / "checkpoints" / Path(run.checkpoint_callback.best_model_path).name).exists()
     assert run.checkpoint_callback.best_model_path == result.best_checkpoint
