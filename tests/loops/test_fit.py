@@ -483,15 +483,32 @@ class TestModes:
                 return self.step(batch)
 
         trace(1, module=Module(), inference_mode=inference, num_sanity_val_steps=1)
-        assert seen == [(False, inference), (True, False), (False, inference)]
+        assert seen == [(False, False), (True, False), (False, False)]  # its tensors may be trained with
 
-    def test_gradients_may_be_switched_on_without_inference_mode(self) -> None:
+    def test_gradients_may_be_switched_on(self) -> None:
         class Module(BoringModel):
             def validation_step(self, batch: Any, batch_idx: int) -> None:
                 with torch.enable_grad():
                     assert self.step(batch).requires_grad
 
-        assert trace(1, module=Module(), inference_mode=False) == "E0 0s* V1 /"
+        assert trace(1, module=Module()) == "E0 0s* V1 /"
+
+    def test_what_a_callback_kept_of_a_validation_is_trained_with(self) -> None:
+        class Kept(leyden.Callback):
+            outputs: Any = None
+
+            def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+                self.outputs = outputs["y"]
+
+        class Module(BoringModel):
+            def validation_step(self, batch: Any, batch_idx: int) -> Any:
+                return {"y": self.layer(batch)}
+
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                return (self.layer(batch) * kept.outputs[:1]).sum()
+
+        kept = Kept()
+        assert trace(2, module=Module(), callbacks=[kept], num_sanity_val_steps=1).endswith("E0 0s 1s* V1 /")
 
     def test_fit_inside_no_grad(self) -> None:
         module = BoringModel()

@@ -180,7 +180,7 @@ class EpochLoopView(FitLoopView):
     @property
     def val_loop(self) -> EvaluationLoopView:
         """Validation inside fit."""
-        return EvaluationLoopView(self.trainer, "val")
+        return EvaluationLoopView(self.trainer, "val", inside_fit=True)
 
     @property
     def _is_automatic(self) -> bool:
@@ -195,9 +195,10 @@ def _steps(count: int) -> LoopProgress:
 class EvaluationLoopView:
     """``trainer.validate_loop``, ``test_loop`` and ``predict_loop``: what they read."""
 
-    def __init__(self, run: Run, stage: str) -> None:
+    def __init__(self, run: Run, stage: str, *, inside_fit: bool = False) -> None:
         self.trainer = run
         self.stage = stage
+        self._inside_fit = inside_fit
 
     @property
     def max_batches(self) -> list[int | float]:
@@ -210,7 +211,7 @@ class EvaluationLoopView:
 
     @property
     def inference_mode(self) -> bool:
-        return self.trainer.leyden_options.behaviour.inference_mode
+        return self.trainer.leyden_options.behaviour.inference_mode and not self._inside_fit
 
 
 class PredictLoopView(EvaluationLoopView):

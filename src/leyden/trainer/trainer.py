@@ -73,7 +73,7 @@ class Trainer(Lifecycle):
         gradient_clip_val, gradient_clip_algorithm: clip gradients by total ``"norm"`` or by ``"value"``.
         deterministic: use deterministic kernels only; ``"warn"`` warns where there is none.
         benchmark: ``torch.backends.cudnn.benchmark`` while a verb runs.
-        inference_mode: evaluate under ``torch.inference_mode()``; else under ``no_grad``.
+        inference_mode: validate, test and predict in ``torch.inference_mode()``; else, and inside fit, in ``no_grad``.
         use_distributed_sampler: several processes share the samples of each loader; ``False`` leaves that to your sampler.
         profiler: ``"simple"``, ``"advanced"``, ``"pytorch"``, or a Profiler.
         detect_anomaly: ``torch.autograd.set_detect_anomaly`` while a verb runs.
