@@ -893,6 +893,8 @@ def test_barebones_logs_nothing_and_says_so_once() -> None:
         trainer.fit(module, numbers(7, 2))
     assert sum("barebones" in str(warning.message) for warning in said) == 1
     assert trainer.callback_metrics == {}
+    trainer.fit(leyden.testing.BoringModel(), leyden.testing.random_batches(2))  # its step returns a dict with the loss
+    assert trainer.callback_metrics == {}
 
 
 # -- who finds the metrics

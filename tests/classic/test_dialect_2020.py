@@ -13,10 +13,10 @@ from torch import Tensor
 
 import leyden
 from leyden import Trainer
-from leyden.callbacks import EarlyStopping, ModelCheckpoint
+from leyden.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from leyden.errors import ConflictingOptions, MissingMonitor, UnknownName, Unsupported
 from leyden.notices import waiting
-from leyden.testing import BoringModel, random_batches
+from leyden.testing import BoringModel, Recorder, random_batches
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice"),
@@ -146,6 +146,25 @@ def test_a_name_that_the_module_logs_is_not_taken_from_what_it_returns() -> None
     trainer = Trainer(**QUIET)
     trainer.fit(Both())
     assert float(trainer.callback_metrics["acc"]) == 1.5
+
+
+@pytest.mark.parametrize("sanity", [0, 1])
+def test_a_module_that_logs_itself_has_nothing_else_among_its_metrics(sanity: int) -> None:
+    class Today(BoringModel):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val", 1.0)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"loss": self.step(batch)}
+
+    shown: list[set[str]] = []
+    look = Recorder(on_sanity_check_end=lambda run, module: shown.append(set(run.callback_metrics)))
+    trainer = Trainer(**{**QUIET, "num_sanity_val_steps": sanity}, callbacks=[look])
+    trainer.fit(Today())
+    assert shown == [{"val"}] * sanity  # gone when training begins
+    assert set(trainer.callback_metrics) == {"val"}
+    assert trainer.progress_bar_metrics == {}
+    assert "loss" in TQDMProgressBar().get_metrics(trainer, trainer.lightning_module)
 
 
 def plateau(metric: str | None) -> type[BoringModel]:

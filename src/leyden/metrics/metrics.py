@@ -383,6 +383,8 @@ class Metrics:
 
     def offer(self, values: Mapping[str, Any]) -> None:
         """Values that a step returned and nobody logged. The loss among them is for modules that log nothing, as in 2020."""
+        if self.silent:
+            return
         self._newest.publish(values, callback=True, bar=False, logged=False)
         self._offered.update({"loss"} & values.keys())
 
