@@ -28,14 +28,8 @@ EVAL_STEP, EVAL_COUNTED = int(Done.EVAL_STEP), int(Done.EVAL_COUNTED)
 
 def gradient_free(run: Run) -> AbstractContextManager[Any]:
     """No gradients: inference mode, or ``no_grad`` where ``inference_mode=False`` was asked for, and inside a fit."""
-    infers = _infers(run) and run.strategy.holds_whole_parameters  # what gathers them keeps memory
-    return torch.inference_mode() if infers else torch.no_grad()
-
-
-def _infers(run: Run) -> bool:
-    return (
-        run.leyden_options.behaviour.inference_mode and not run.leyden_fitting
-    )  # whose validations' tensors may be trained with
+    infers = run.leyden_options.behaviour.inference_mode and not run.leyden_fitting  # what validation leaves may be trained with
+    return torch.inference_mode() if infers and run.strategy.holds_whole_parameters else torch.no_grad()  # gathering keeps memory
 
 
 class Pass:
@@ -88,7 +82,7 @@ class Pass:
             # while metrics still have what they are computed from
             results = self._results(len(run.leyden_loaders.eval[self.stage.key].readers))
             metrics.end_epoch()
-        if _infers(run):
+        if run.leyden_options.behaviour.inference_mode and not run.leyden_fitting:
             make_normal(run.lightning_module)  # what it made in a forward and kept may be trained with later
         hooks.call_module(of_stage.model_train)
         run.leyden_forget_modes()
