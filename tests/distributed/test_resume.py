@@ -255,3 +255,28 @@ def test_data_that_others_cannot_read_on_from_one_sample_is_told_of(tmp_path: Pa
     assert not any("come twice" in each for said in together(2, pairs, path, 2) for each in said)
     (said,) = {each for each in pairs(path, 1) if "come twice" in each}
     assert said.startswith("The run was cut inside an epoch by 2 processes, and 1 share ")
+
+
+class LogsLate(Notes):
+    """Logs where a validation ends, which is where a checkpoint is saved."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("each", batch[0].mean())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("late", float(self.global_rank + 1))
+
+
+def logged_late(folder: str, world: int, epochs: int) -> dict[str, float]:
+    keeps = ModelCheckpoint(dirpath=folder, monitor="each", save_last=True)
+    run = kit.trainer(keeps, devices=world, max_epochs=epochs, enable_checkpointing=True)
+    data = TensorDataset(torch.arange(8.0).view(-1, 1))
+    run.fit(LogsLate(), DataLoader(data, 2), DataLoader(data, 2), ckpt_path="last")
+    return {name: float(run.callback_metrics[name]) for name in ("each", "late", "loss")}
+
+
+def test_more_processes_go_on_from_a_checkpoint_of_a_validations_end(tmp_path: Path) -> None:
+    assert logged_late(str(tmp_path), 1, 1)["late"] == 1
+    first, second = together(2, logged_late, str(tmp_path), 2, 2)
+    assert first == second
+    assert (first["each"], first["late"]) == (3.5, 1.5)

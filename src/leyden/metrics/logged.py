@@ -205,7 +205,8 @@ class Entry:
         """Take back what :meth:`state_dict` gave."""
         self.last, self.touched, self.pending, self.agreed = state["last"], state["touched"], [], None
         self.computed = state["computed"] if state.get("read") else _UNREAD  # 0.1.0 did not say
-        self.total.load_state_dict(state["total"])
+        if not state.get("empty"):  # of a process that was not there when it was logged
+            self.total.load_state_dict(state["total"])
         if isinstance(self.total, Stacked):
             self.total.known = state["computed"]
 

@@ -46,7 +46,7 @@ def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, in_shards: b
     the mean of what each of them had, so that the window ends as the mean of all of its batches."""
     rank = processes.rank
     # another process than there were begins where the first one's data is: the rest is shared out from there
-    own = kept[rank] if rank < len(kept) else {name: kept[0][name] for name in _PLACES if name in kept[0]}
+    own = kept[rank] if rank < len(kept) else _of_a_newcomer(kept[0])
     every = [each.get("gradients") or {} for each in kept]
     if not any(every) or (len(kept) == processes.world and (in_shards or not any(each.get("shards") for each in every))):
         return own
@@ -60,6 +60,20 @@ def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, in_shards: b
         found[name] = torch.cat([each["shards"][name] for each in every if name in each.get("shards", ())])
     divisor = next((each["divisor"] for each in every if each.get("divisor")), 0)
     return {**own, "gradients": {"contributed": contributed, "divisor": divisor, "gradients": found}}
+
+
+def _of_a_newcomer(first: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process that was not there begins with: the first one's place in the data, and names of metrics without values."""
+    found = {name: first[name] for name in _PLACES if name in first}
+    logged = first.get("metrics")
+    if isinstance(logged, Mapping) and "collections" in logged:
+        emptied = {
+            stage: [{**each, "empty": True, "touched": each["touched"] and each["metric"] is not None} for each in entries]
+            for stage, entries in logged["collections"].items()
+        }
+        running = logged.get("running")
+        found["metrics"] = {**logged, "collections": emptied, "running": running and {**running, "objects": {}}}
+    return found
 
 
 def _mean(counts: Sequence[float]) -> float:
