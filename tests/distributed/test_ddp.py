@@ -204,3 +204,36 @@ def test_windows_by_hand_exchange_once_in_every_way() -> None:
     for way, (weights, entered) in found.items():
         torch.testing.assert_close(weights, expected, msg=way)
         assert entered == {True}
+
+
+class Normed(leyden.LightningModule):
+    """A batch norm's statistics are each process's own while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.means = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.net(batch[0]).pow(2).mean()  # type: ignore[no-any-return]  # a module's call is Any
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.means.append((self.net[0].running_mean.tolist(), self.net[1].weight.tolist()))
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def evaluated() -> list[Any]:
+    fitted, fresh = Normed(), Normed()
+    kit.trainer(devices=2, num_sanity_val_steps=0).fit(fitted, samples(8, 2), samples(4, 2))
+    torch.manual_seed(int(os.environ["RANK"]))
+    fresh.net[1].reset_parameters()
+    kit.trainer(devices=2).test(fresh, samples(4, 2), verbose=False)
+    return [fitted.means, fresh.means]
+
+
+def test_all_processes_evaluate_what_the_first_one_has() -> None:
+    first, second = together(2, evaluated)
+    assert first == second

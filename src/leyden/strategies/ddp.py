@@ -7,8 +7,11 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.utils import _sync_module_states
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from leyden.checked import check_count
 from leyden.checkpoint.files import CheckpointIO
@@ -32,6 +35,7 @@ _SWITCHES = (
     *("find_unused_parameters", "gradient_as_bucket_view", "static_graph", "broadcast_buffers", "init_sync"),
     *("check_reduction", "skip_all_reduce_unused_params"),
 )
+_MOST_AT_ONCE = 250 * 2**20  # bytes, as DistributedDataParallel has it
 STARTS = ("popen", "spawn", "fork", "forkserver")
 
 
@@ -135,6 +139,21 @@ class DDPStrategy(ParallelStrategy):
         if getattr(self._module, "automatic_optimization", True) or not isinstance(self._wrapper, DistributedDataParallel):
             return super().leyden_route("training_step", step)
         return ByHand(self._wrapper, step)
+
+    def on_validation_start(self) -> None:
+        """Inside a fit: all processes validate with the first one's buffers, which are those that a checkpoint holds."""
+        wrapper = self._wrapper
+        if isinstance(wrapper, DistributedDataParallel) and wrapper.will_sync_module_buffers():
+            wrapper._sync_buffers()
+
+    def leyden_place(self, module: nn.Module) -> None:
+        super().leyden_place(module)
+        trainer = getattr(module, "_trainer", None)
+        alone = self.processes.alone or trainer is None or trainer.leyden_fitting
+        if not alone and not any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+            agree_on_module(self.processes, module)
+            world = dist.distributed_c10d._get_default_group()
+            _sync_module_states(module, world, _MOST_AT_ONCE, src=0, params_and_buffers_to_ignore=[])
 
     @property
     def is_distributed(self) -> bool:
