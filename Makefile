@@ -6,6 +6,7 @@
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
 # make soak-distributed  the same of two processes, under ddp and fsdp (3 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
+# make benchmark-beside      steps of many kinds beside the same steps by hand, in turn in one process
 # make benchmark-checkpoint  what durable, verified checkpoints cost
 # make benchmark-evaluate    validation and prediction beside a hand-written loop
 # make benchmark-distributed beside hand-written DDP on two processes, and sharded saves beside PyTorch's
@@ -25,7 +26,7 @@ RAY := .venv-ray
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-distributed test-gpu test-ray lint types layers pytest format soak soak-distributed mutants benchmark benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
+.PHONY: demo test test-distributed test-gpu test-ray lint types layers pytest format soak soak-distributed mutants benchmark benchmark-beside benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -60,6 +61,9 @@ format: $(VENV)/.stamp
 
 benchmark: $(VENV)/.stamp $(PEERS)/.stamp
 	$(BIN)/python benchmarks/overhead.py --peers $(PEERS)/bin/python
+
+benchmark-beside: $(VENV)/.stamp
+	$(BIN)/python benchmarks/beside.py
 
 benchmark-checkpoint: $(VENV)/.stamp
 	$(BIN)/python benchmarks/checkpoint.py
