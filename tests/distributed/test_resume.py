@@ -14,6 +14,7 @@ import torch
 from real_processes import outcomes_together, together
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import CatMetric, MeanMetric
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
@@ -280,3 +281,49 @@ def test_more_processes_go_on_from_a_checkpoint_of_a_validations_end(tmp_path: P
     first, second = together(2, logged_late, str(tmp_path), 2, 2)
     assert first == second
     assert (first["each"], first["late"]) == (3.5, 1.5)
+
+
+class Counting(leyden.LightningModule):
+    """Logs the numbers of its samples in every way that an epoch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.mean, self.kept = nn.Linear(1, 1), MeanMetric(), CatMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        numbers = batch[0][:, 0]
+        for reduce in ("mean", "sum", "min", "max"):
+            self.log(reduce, getattr(numbers, reduce)(), on_step=False, on_epoch=True, reduce_fx=reduce)
+        self.log("number", float(numbers.sum()), on_step=False, on_epoch=True, reduce_fx="sum")
+        self.log("function", numbers.sum(), on_step=False, on_epoch=True, reduce_fx=lambda values: values.sum())
+        self.mean.update(numbers)
+        self.kept.update(numbers)
+        self.log("metric", self.mean, on_step=False, on_epoch=True)
+        return 0 * self.layer(batch[0]).sum()
+
+    def on_train_epoch_end(self) -> None:
+        kept: Any = self.kept.compute()
+        self.log("kept", kept.sum())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def counted(folder: str, world: int, steps: int) -> dict[str, float]:
+    keeps = ModelCheckpoint(dirpath=folder, save_last=True)
+    run = kit.trainer(keeps, devices=world, max_steps=steps, enable_checkpointing=True)
+    numbers = torch.arange(1.0, 25.0).view(24, 1)
+    run.fit(Counting(), DataLoader(TensorDataset(numbers), 2, shuffle=True), ckpt_path="last")
+    return {name: float(value) for name, value in run.callback_metrics.items() if name != "loss"}
+
+
+WHOLE = {"mean": 12.5, "sum": 300.0, "min": 1.0, "max": 24.0, "number": 300.0, "function": 300.0, "metric": 12.5, "kept": 300.0}
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(3, 2, marks=SLOW)])
+def test_fewer_processes_take_over_what_the_others_had_counted_of_the_epoch(before: int, after: int, tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    together(before, counted, folder, before, 2)
+    rest = (24 - before * 2 * 2) // (after * 2)
+    found = together(after, counted, folder, after, 2 + rest) if after > 1 else [counted(folder, after, 2 + rest)]
+    assert found == [WHOLE] * after

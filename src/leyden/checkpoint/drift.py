@@ -111,6 +111,7 @@ def _numbers(module: nn.Module) -> dict[str, float | Tensor]:
     return {
         f"{plain_name(name)}.{own}": value
         for name, child in module.named_modules()
+        if not hasattr(child, "_defaults")  # torchmetrics' are kept as such
         for own, value in vars(child).items()
         if (type(value) is float or (type(value) is Tensor and not value.requires_grad))
     }

@@ -65,6 +65,10 @@ class Accumulator(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
 
+    @abstractmethod
+    def take_over(self, other: Any) -> None:
+        """Take in what ``other``, one of the same kind, took in."""
+
 
 class Sum(Accumulator):
     """The sum, or the mean by samples, of what was added.
@@ -185,6 +189,15 @@ class Sum(Accumulator):
         self.bins = {(kind, bins.device): bins.clone() for kind, bins in state["bins"]}
         self.device = next((device for _, device in self.bins), None)
 
+    def take_over(self, other: Sum) -> None:
+        self.count, self.scaled, self.special = self.count + other.count, self.scaled + other.scaled, self.special + other.special
+        self.whole = self.whole and other.whole
+        for key, bins in other.bins.items():
+            self.bins[key] = self.bins[key] + bins if key in self.bins else bins
+        dtypes = [each.dtype for each in (self, other) if each.dtype is not None]
+        self.dtype = torch.promote_types(dtypes[0], dtypes[-1]) if dtypes else None
+        self.device = self.device or other.device
+
 
 class Extreme(Accumulator):
     """The smallest or largest of what was added. A NaN among them comes out as NaN."""
@@ -262,6 +275,10 @@ class Extreme(Accumulator):
         self.number = state["number"]
         self.tensors = {(tensor.dtype, tensor.device): tensor for tensor in state["tensors"]}
 
+    def take_over(self, other: Extreme) -> None:
+        numbers = [] if other.number is None else [other.number]
+        self.add([(value, 1) for value in (*other.tensors.values(), *numbers)])
+
 
 class Last(Accumulator):
     """The newest of what was added. Over processes, the newest of the one with the highest rank among those that have one."""
@@ -292,6 +309,9 @@ class Last(Accumulator):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.newest = state["newest"]
+
+    def take_over(self, other: Last) -> None:
+        self.newest = self.newest if other.newest is None else other.newest
 
 
 class Stacked(Accumulator):
@@ -354,6 +374,9 @@ class Stacked(Accumulator):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.chunks = list(state["chunks"])
+
+    def take_over(self, other: Stacked) -> None:
+        self.chunks += other.chunks
 
 
 def bare(value: Tensor) -> Tensor:

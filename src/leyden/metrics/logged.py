@@ -207,6 +207,10 @@ class Entry:
         self.computed = state["computed"] if state.get("read") else _UNREAD  # 0.1.0 did not say
         if not state.get("empty"):  # of a process that was not there when it was logged
             self.total.load_state_dict(state["total"])
+        for counted in state.get("more", ()):  # by a process that is not there any more
+            other = self.new_total()
+            other.load_state_dict(counted)
+            self.total.take_over(other)
         if isinstance(self.total, Stacked):
             self.total.known = state["computed"]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leyden.checkpoint.plain_names import plain_name
 from leyden.data.reachable import reachable
+from leyden.errors import LeydenWarning, warn_user
 from leyden.tree import tree_map
 
 
@@ -36,8 +37,27 @@ def put_state(part: Any, state: Mapping[str, Any]) -> None:
 
     for name, value in state["states"].items():
         setattr(part, name, tree_map(value, Tensor, here))
-    part._update_count, part._forward_cache = state["updates"], tree_map(state["forward"], Tensor, here)
+    updates = state["updates"]
+    for count, more in enumerate(state.get("more", ()), 2):  # of processes that are not there any more
+        if more["updates"]:
+            _merge(part, tree_map(more["states"], Tensor, here), count if updates else 1)
+            updates += more["updates"]
+    part._update_count, part._forward_cache = updates, tree_map(state["forward"], Tensor, here)
     part._computed = None
+
+
+def _merge(part: Any, states: Mapping[str, Any], count: int) -> None:
+    """Merge what another process counted, the ``count``-th, as torchmetrics merges the states of processes."""
+    stacked = [name for name, reduce in part._reductions.items() if reduce is None and not isinstance(states[name], list)]
+    if stacked or not hasattr(part, "_reduce_states"):
+        warn_user(
+            f"The checkpoint is of more processes than there are, and {type(part).__name__} cannot take over what the others "
+            f"had counted: its value of the running epoch leaves out their batches. With as many processes it is exact.",
+            LeydenWarning,
+        )
+        return
+    part._update_count = count
+    part._reduce_states(dict(states))
 
 
 def is_part(child: Any) -> bool:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from leyden.distributed.processes import Processes
+from leyden.metrics.left_behind import taken_over
 
 SMALL = 64
 """Numbers in a tensor of a checkpoint that every process is sent with the outline; a larger one is sent when it is loaded."""
@@ -47,6 +48,8 @@ def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, in_shards: b
     rank = processes.rank
     # another process than there were begins where the first one's data is: the rest is shared out from there
     own = kept[rank] if rank < len(kept) else _of_a_newcomer(kept[0])
+    if len(kept) > processes.world:
+        own = taken_over(own, kept[rank + processes.world :: processes.world])
     every = [each.get("gradients") or {} for each in kept]
     if not any(every) or (len(kept) == processes.world and (in_shards or not any(each.get("shards") for each in every))):
         return own
