@@ -54,7 +54,7 @@ def test_a_wrong_word_is_named_as_ever() -> None:
         cli(save_confg_kwargs={})
 
 
-class Mine(BoringModel): ...
+class InARegistry(BoringModel): ...
 
 
 def test_registries() -> None:
@@ -63,11 +63,11 @@ def test_registries() -> None:
     @registry(key="other")
     class Second(BoringModel): ...
 
-    assert registry(Mine) is Mine
-    assert (registry.names, registry.classes) == (["other", "Mine"], (Second, Mine))
+    assert registry(InARegistry) is InARegistry
+    assert (registry.names, registry.classes) == (["other", "InARegistry"], (Second, InARegistry))
     registry.register_classes(leyden.testing, leyden.LightningModule)
     assert registry["BoringModel"] is BoringModel
     assert "LightningModule" not in registry
     with pytest.raises(InvalidType, match="cls=3 cannot be used: expected a class"):
         registry(3)
-    assert type(LightningCLI(args=["--model=Mine"], run=False, trainer_defaults=ONCE).model) is Mine
+    assert type(LightningCLI(args=["--model=InARegistry"], run=False, trainer_defaults=ONCE).model) is InARegistry

@@ -222,14 +222,13 @@ def test_a_window_that_was_cut_goes_on_to_the_same_bits(number: int, two: list[d
 
 def test_an_open_window_goes_on_with_other_processes_and_strategies(two: list[dict[str, Any]], folder: str) -> None:
     expected = trained(1, 4)
-    assert "by 1 process, and this run has 2" in " ".join(two[0]["said"])
+    assert two[0]["said"] == []  # no sample is lost or comes twice
     for way in ("ddp to fsdp", "fsdp to ddp"):
         assert near(expected, two[0][way]), way
     expected = trained(1, 2, Steady, max_steps=2)
     for strategy in ("layers", "ddp"):
         assert near(expected, two[0][f"one to two {strategy}"]), strategy
-        with pytest.warns(LeydenWarning, match="by 2 processes, and this run has 1"):
-            assert near(expected, trained(1, 2, Steady, ckpt_path=f"{folder}/{strategy} steady", max_steps=2))
+        assert near(expected, trained(1, 2, Steady, ckpt_path=f"{folder}/{strategy} steady", max_steps=2))
 
 
 def skips_alone(early: bool) -> None:

@@ -167,6 +167,7 @@ def test_compiled_training_has_the_numbers_of_eager_training_and_breaks_no_graph
     assert graphs(dynamo) > 0 or way is child_in_place  # torch compiles no forward of its own classes in place
     assert not {"log", "log_dict"} & vars(module).keys()
     if way is whole:
+        trainer.validate(model, loader(), verbose=False)  # in inference mode, as fit does not validate
         before = graphs(dynamo)
         trained(model)
         assert trainer.validate(model, loader(), verbose=False)

@@ -448,6 +448,8 @@ class Metrics:
                 for stage, collection in self._collections.items()
             },
             "evaluated": [[*key, batches] for key, batches in self._evaluated.items()],
+            "logs_itself": self.logs_itself(),
+            "offered": sorted(self._offered),
             "running": self._running(children, names),
             **self._newest.state_dict(),
         }
@@ -510,6 +512,7 @@ class Metrics:
                 collection.entries[key] = entry
         self._evaluated = {(stage, loader): batches for stage, loader, batches in state["evaluated"]}
         self._newest.load_state_dict(state)
+        self._logs_itself, self._offered = state.get("logs_itself", False), set(state.get("offered", ()))
         running = state.get("running")  # 0.1.0 wrote none
         for stage in (running or {}).get("reset", []):  # else its next epoch would reset what another uses by now
             self._collections[stage].metrics_are_reset = True
