@@ -246,7 +246,7 @@ def test_a_requeued_job_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert "SLURM runs job 17 again." in capsys.readouterr().out
     assert (tmp_path / "bin" / "asked").read_text() == "requeue 17\n"
     with pytest.raises(SystemExit):
-        job(tmp_path, signal.SIGHUP, 6)
+        job(tmp_path, signal.SIGUSR2, 6)
     assert "SLURM runs this job again: training goes on from " in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["hpc_ckpt_1.ckpt", "hpc_ckpt_2.ckpt"]
     newest, run = str(tmp_path / "hpc_ckpt_2.ckpt"), leyden.Trainer(**kit.QUIET, default_root_dir=tmp_path)
