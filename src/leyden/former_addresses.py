@@ -10,11 +10,9 @@ import importlib
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.machinery import ModuleSpec
-from importlib.util import module_from_spec
 from typing import Any
 
-from leyden.not_offered import absent
+from leyden.not_offered import absent, stand_in
 
 _LOOPS = (
     "base loop batch batch.training_batch_loop dataloader dataloader.dataloader_loop dataloader.evaluation_loop "
@@ -66,15 +64,8 @@ def stand_in_addresses(room: str) -> None:
     """Let ``room``, by its full name, have the modules of the table."""
     for path, rooms in ADDRESSES[room.partition(".")[2]].items():
         full = f"{room}.{path}"
-        if full in sys.modules:
-            continue
-        module = module_from_spec(ModuleSpec(full, None, is_package=True))
-        module.__doc__ = "Names of then, from where they are today."
-        vars(module)["__getattr__"] = _asks(full, rooms)
-        sys.modules[full] = module
-        parent, _, last = full.rpartition(".")
-        if parent in sys.modules:
-            setattr(sys.modules[parent], last, module)
+        if full not in sys.modules:
+            stand_in(full, _asks(full, rooms), "Names of then, from where they are today.")
 
 
 def _asks(module: str, rooms: tuple[str, ...]) -> Callable[[str], Any]:

@@ -143,16 +143,15 @@ def answers(module: str, room: str = "") -> Callable[[str], Any]:
     return lambda name: absent(module, name, (), room)
 
 
-def stand_in_modules(room: str, names: str) -> None:
-    """Let ``room`` have these modules, with a dot where one is inside another. Their names are those of ``room`` in the table."""
-    for name in names.split():
-        path = f"{room}.{name}"
-        module = module_from_spec(ModuleSpec(path, None, is_package=True))
-        module.__doc__ = "Not offered: nothing here can be made."
-        vars(module)["__getattr__"] = answers(path, room)
-        parent, _, last = path.rpartition(".")
+def stand_in(path: str, answer: Callable[[str], Any], doc: str) -> None:
+    """Let there be a module ``path`` without a file, in which ``answer`` is asked for every name."""
+    module = module_from_spec(ModuleSpec(path, None, is_package=True))
+    module.__doc__ = doc
+    vars(module)["__getattr__"] = answer
+    sys.modules[path] = module
+    parent, _, last = path.rpartition(".")
+    if parent in sys.modules:
         setattr(sys.modules[parent], last, module)
-        sys.modules[path] = module
 
 
 @functools.cache
