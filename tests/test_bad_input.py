@@ -40,6 +40,7 @@ from leyden.errors import (
     MissingMethod,
     MissingModel,
     MissingMonitor,
+    PossibleUserWarning,
     UnknownName,
     Unsupported,
 )
@@ -257,6 +258,11 @@ def test_nonsense_is_no_value_of_any_argument(cls: Any, given: Any) -> None:
         (EarlyStopping, "min_delta", float("inf"), "a difference"),
         (ModelCheckpoint, "monitor", "", "the name of a logged metric"),
         (ModelCheckpoint, "verbose", 2, "True or False"),
+        (ModelCheckpoint, "filename", "{epoch", "each pair of braces holds a metric"),
+        (ModelCheckpoint, "filename", "{epoch-{val_loss}", "each pair of braces holds a metric"),
+        (ModelCheckpoint, "filename", "{}", "each pair of braces holds a metric"),
+        (ModelCheckpoint, "filename", "a\0b", "each pair of braces holds a metric"),
+        (ModelCheckpoint, "filename", "{epoch:02d}-{val_loss:two}", "a format of numbers for val_loss, which 'two' is not"),
         (ModelCheckpoint, "save_on_train_epoch_end", "yes", "True or False, or None"),
         (Timer, "verbose", "no", "True or False"),
         (Throughput, "available_flops", 0, "operations a second"),
@@ -292,6 +298,9 @@ def test_values_that_an_argument_cannot_have(cls: Any, name: str, given: Any, ex
 @pytest.mark.parametrize(
     ("make", "name", "expected"),
     [
+        (BoringModel().save_hyperparameters, "ignore", "a name, or a list of names"),
+        (partial(leyden.LightningDataModule.from_datasets, [1]), "batch_size", "a number of samples >= 1, or None"),
+        (partial(leyden.LightningDataModule.from_datasets, [1]), "num_workers", "a number of processes >= 0"),
         (DDPStrategy, "parallel_devices", "a list, or None"),
         (DDPStrategy, "cluster_environment", "a ClusterEnvironment"),
         (DDPStrategy, "ddp_comm_hook", "a function, or None"),
@@ -326,6 +335,30 @@ def test_none_is_no_switch_and_no_prefix(kind: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [True, 1, np.True_, np.bool_(False), 0])
 def test_a_switch_may_be_said_by_numbers(given: Any) -> None:
     assert EarlyStopping("loss", verbose=given).verbose == given
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    class Scheduled(BoringModel):
+        def configure_optimizers(self) -> Any:
+            optimizer = sgd(self)
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+            return [optimizer], [{"scheduler": scheduler, "interval": "step", "frequency": np.int64(2)}]
+
+    run = trainer(
+        callbacks=[EarlyStopping("loss", patience=np.int64(5), strict=np.bool_(False))],  # type: ignore[arg-type]
+        **{name: np.int64(2) for name in ("max_epochs", "limit_train_batches", "accumulate_grad_batches", "val_check_interval")},
+        **{name: np.int64(2) for name in ("log_every_n_steps", "check_val_every_n_epoch", "limit_val_batches", "max_steps")},
+        **{name: np.float32(1.0) for name in ("gradient_clip_val", "limit_test_batches", "limit_predict_batches")},
+        **{name: np.bool_(True) for name in ("inference_mode", "use_distributed_sampler")},
+    )
+    assert type(run.max_epochs) is int
+    run.fit(Scheduled())
+    assert (run.global_step, run.current_epoch) == (2, 2)
+    assert run.optimizers[0].param_groups[0]["lr"] == 0.05
+    assert run.early_stopping_callback is not None
+    assert type(run.early_stopping_callback.patience) is int
+    with pytest.raises(InvalidType, match=r"max_epochs=1\.5"):
+        trainer(max_epochs=np.float64(1.5))
 
 
 def test_every_argument_is_in_the_table() -> None:
@@ -617,7 +650,8 @@ def sgd(self: Any) -> Any:
     ("value", "said"),
     [
         ("adam", "returned str, which cannot be used. Expected one of: an optimizer"),
-        (torch.optim.SGD, "returned type"),
+        (torch.optim.SGD, "returned the class SGD itself"),
+        (lambda self: ([sgd(self)], [torch.optim.lr_scheduler.StepLR]), "returned the class StepLR itself as a scheduler"),
         ([3], "returned ['int']"),
         (lambda self: [sgd(self)] * 2, "returned 2 optimizers, and automatic optimization steps one"),
         (lambda self: {"lr_scheduler": 3}, "without the key 'optimizer'"),
@@ -676,6 +710,8 @@ def test_a_hook_that_requires_more_than_there_is(base: Any, name: str, signature
         (lambda self: self.log_dict([1]), "log_dict needs a mapping"),
         (lambda self: self.log("x", 1.0, reduce_fx="median"), "reduce_fx must be one of mean"),
         (lambda self: self.log("x", 1.0, on_step=False, on_epoch=False), "would log nothing"),
+        (lambda self: self.log("x", 1.0, on_epoch="no"), "on_epoch='no'): on_epoch must be True, False or None"),
+        (lambda self: self.log("x", 1.0, prog_bar=3), "prog_bar must be True, False or None"),
     ],
 )
 def test_what_may_not_be_logged(log: Any, said: str) -> None:
@@ -687,6 +723,40 @@ def test_what_may_not_be_logged(log: Any, said: str) -> None:
         trainer().fit(type("Odd", (BoringModel,), {"training_step": training_step})())
     assert said in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+# What is not trained
+
+
+def test_an_optimizer_of_another_model_is_doubted() -> None:
+    other = nn.Linear(2, 2)
+    with pytest.warns(PossibleUserWarning, match="No optimizer that configure_optimizers returned has a parameter of Odd"):
+        trainer().fit(returning("configure_optimizers", lambda self: sgd(other)))
+
+
+class InLists(BoringModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [nn.Linear(2, 2)]
+        self.heads = {"a": nn.Linear(2, 2)}
+        self.others = (nn.ReLU(), nn.Linear(2, 2).requires_grad_(False), self.layer, "x")
+
+
+def test_layers_in_lists_are_doubted_unless_they_are_trained_or_frozen() -> None:
+    with pytest.warns(PossibleUserWarning) as caught:
+        trainer().fit(InLists())
+    said = [str(each.message) for each in caught if "into which torch does not look" in str(each.message)]
+    assert [text.partition(",")[0] for text in said] == [
+        "InLists.blocks is a list of layers",
+        "InLists.heads is a dict of layers",
+    ]
+    assert "nn.ModuleList" in said[0]
+    assert "nn.ModuleDict" in said[1]
+    module = InLists()
+    module.configure_optimizers = lambda: torch.optim.SGD(  # type: ignore[method-assign]  # as a program may
+        [*module.parameters(), *module.blocks[0].parameters(), *module.heads["a"].parameters()], lr=0.1
+    )
+    trainer().fit(module)
 
 
 # Monitors and checkpoints
@@ -888,3 +958,47 @@ def test_console_keywords_and_sub_folders_have_their_types() -> None:
         RichProgressBar(console_kwargs="stderr")  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(InvalidType, match="sub_dir="):
         leyden.loggers.TensorBoardLogger(".", sub_dir=5)  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[leyden.Trainer, Path]:
+    run = kit.fit(BoringModel(), limit_train_batches=1, limit_val_batches=0)
+    run.save_checkpoint(path := tmp_path_factory.mktemp("saved") / "a.ckpt")
+    return run, path
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "said"),
+    [
+        ({"map_location": "gpux"}, InvalidOption, "map_location='gpux' cannot be used: expected a device such as 'cpu'"),
+        ({"map_location": 3}, InvalidType, "map_location=3 cannot be used"),
+        ({"strict": "no"}, InvalidType, "strict='no' cannot be used: expected True or False"),
+        ({"weights_only": "no"}, InvalidType, "weights_only='no' cannot be used: expected True or False"),
+    ],
+)
+def test_words_of_load_from_checkpoint(saved: Any, keywords: Any, error: Any, said: str) -> None:
+    with pytest.raises(error, match=f"^{said}"):
+        BoringModel.load_from_checkpoint(saved[1], **keywords)
+
+
+def test_load_from_checkpoint_of_the_base_class_asks_for_the_class(saved: Any) -> None:
+    with pytest.raises(MissingModel, match="call load_from_checkpoint of that class"):
+        LightningModule.load_from_checkpoint(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "error"), [(None, InvalidType), (3, InvalidType), ("", InvalidOption), ("a\0b", InvalidOption)]
+)
+def test_a_checkpoint_is_saved_under_a_path(saved: Any, given: Any, error: Any) -> None:
+    with pytest.raises(error, match=r"^filepath=.*expected a path or an URL"):
+        saved[0].save_checkpoint(given)
+    with pytest.raises(InvalidType, match=r"^weights_only='no'"):
+        saved[0].save_checkpoint("a.ckpt", weights_only="no")
+
+
+def test_a_misspelt_word_of_an_export_is_named() -> None:
+    with pytest.raises(UnknownName, match=r"to_onnx got an unknown argument 'opset_versio'\. Did you mean 'opset_version'"):
+        BoringModel().to_onnx("a.onnx", torch.zeros(1, 32), opset_versio=18)
+    for method, word in (("script", "optimise"), ("trace", "check_traces")):
+        with pytest.raises(UnknownName, match=rf"to_torchscript got an unknown argument '{word}'\. Did you mean"):
+            BoringModel().to_torchscript(None, method, torch.zeros(1, 32), **{word: True})  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import kit
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 import leyden
 from leyden import notices
 from leyden.data.combined import CombinedLoader
-from leyden.errors import ConflictingOptions, InvalidType, LegacyNotice, MissingMethod
+from leyden.errors import ConflictingOptions, EmptyLoader, InvalidType, LegacyNotice, MissingMethod
 from leyden.loggers import CSVLogger
 from leyden.testing import BoringDataModule, BoringModel, RandomDataset, RandomIterableDataset
 
@@ -278,6 +279,16 @@ def test_from_datasets() -> None:
     run.fit(module, datamodule=data)
     assert run.num_val_batches == [1, 1]
     assert len(run.predict(module, datamodule=data) or []) == 1
+
+
+def test_from_datasets_of_none_of_a_loader_and_sample_by_sample() -> None:
+    make = leyden.LightningDataModule.from_datasets
+    with pytest.raises(EmptyLoader, match="has no batch"):
+        kit.trainer().fit(BoringModel(), datamodule=make(RandomDataset(32, 0)))
+    loader = DataLoader(RandomDataset(32, 4), batch_size=2)
+    assert make(loader, batch_size=3).train_dataloader() is loader
+    assert len(make(RandomDataset(32, 4), batch_size=np.int64(2)).train_dataloader()) == 2
+    assert next(iter(make(RandomDataset(32, 4), batch_size=None).train_dataloader())).shape == (32,)
 
 
 def test_from_datasets_by_name_and_as_streams() -> None:

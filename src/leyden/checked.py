@@ -11,7 +11,23 @@ from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+import numpy as np
+
 from leyden.errors import InvalidOption, InvalidType
+
+
+def plain_number(given: Any) -> Any:
+    """``given``, or where it is one of NumPy's numbers, the same number as Python's own."""
+    return given.item() if isinstance(given, np.generic) else given
+
+
+def check_path(name: str, given: Any) -> Any:
+    """``given``, which is a path or an URL."""
+    if not isinstance(given, str | os.PathLike):
+        raise InvalidType(name, given, "a path or an URL")
+    if not os.fspath(given) or "\0" in str(os.fspath(given)):
+        raise InvalidOption(name, given, "a path or an URL")
+    return given
 
 
 def check_bool(name: str, given: object) -> bool:
@@ -47,11 +63,11 @@ def check_annotated(function: Callable[..., Any], arguments: Mapping[str, Any]) 
         if given is None:
             continue  # where that is no value of the argument, it has always meant none: no switch, no prefix
         types, expected = _KINDS[kind]
-        if not isinstance(given, types) and not (kind == "bool" and _is_switch(given)):
+        if not isinstance(given, types) and not (kind == "bool" and is_switch(given)):
             raise InvalidType(name, given, f"{expected}, or None" if optional else expected)
 
 
-def _is_switch(given: Any) -> bool:
+def is_switch(given: Any) -> bool:
     """Whether ``given``, which is no bool, says yes or no: 0, 1, and what NumPy has for a bool."""
     if getattr(given, "shape", None) == () and hasattr(given, "item"):
         given = given.item()

@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 from typing_extensions import Self
 
+from leyden.data.around import checked_sizes, loader_around
 from leyden.data.described import described
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import MissingMethod
@@ -104,7 +106,7 @@ class LightningDataModule(FormerDataModule, HyperparametersMixin):
         val_dataset: Dataset[Any] | Sequence[Dataset[Any]] | None = None,
         test_dataset: Dataset[Any] | Sequence[Dataset[Any]] | None = None,
         predict_dataset: Dataset[Any] | Sequence[Dataset[Any]] | None = None,
-        batch_size: int = 1,
+        batch_size: int | None = 1,
         num_workers: int = 0,
         **datamodule_kwargs: Any,
     ) -> Self:
@@ -112,19 +114,10 @@ class LightningDataModule(FormerDataModule, HyperparametersMixin):
 
         ``batch_size`` and ``num_workers`` go to the constructor too, where it takes them.
         """
-
-        def loader(dataset: Any, shuffle: bool) -> Any:
-            if isinstance(dataset, Mapping):
-                return {key: loader(value, shuffle) for key, value in dataset.items()}
-            if isinstance(dataset, Sequence) and not isinstance(dataset, Dataset):
-                return [loader(value, shuffle) for value in dataset]
-            shuffle = shuffle and not isinstance(dataset, IterableDataset)
-            pin = torch.cuda.is_available()
-            return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, pin_memory=pin)
-
         parameters = inspect.signature(cls).parameters
         takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
         refuse_unknown(f"{cls.__name__}.from_datasets", datamodule_kwargs, cls, also=arguments_of(cls.from_datasets))
+        batch_size, num_workers = checked_sizes(batch_size, num_workers)
         told = {"batch_size": batch_size, "num_workers": num_workers}
         made = cls(**{name: value for name, value in told.items() if takes_any or name in parameters}, **datamodule_kwargs)
         given = {
@@ -135,7 +128,7 @@ class LightningDataModule(FormerDataModule, HyperparametersMixin):
         }
         for name, dataset in given.items():
             if dataset is not None:
-                made.__dict__[name] = lambda dataset=dataset, name=name: loader(dataset, name == "train_dataloader")
+                made.__dict__[name] = partial(loader_around, dataset, batch_size, num_workers, shuffle=name == "train_dataloader")
         return made
 
     @makes_anew

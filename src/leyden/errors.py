@@ -287,7 +287,7 @@ def warn_user(text: str | Warning, category: type[Warning] = LeydenWarning) -> N
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or nothing when none is near."""
-    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

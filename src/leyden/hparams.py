@@ -73,6 +73,8 @@ class HyperparametersMixin:
             UnknownHyperparameter: a name is no argument of the constructor.
             InvalidType: a value was given that has no names in it.
         """
+        if not isinstance(ignore, Iterable | None):
+            raise InvalidType("ignore", ignore, "a name, or a list of names")
         self._log_hyperparams = logger
         left_out = {ignore} if isinstance(ignore, str) else set(ignore or ())
         self._forget(left_out)

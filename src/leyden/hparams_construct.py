@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from leyden.checked import check_bool
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
 from leyden.checkpoint.format import Unwritable, check_parts, decode, decode_file
 from leyden.checkpoint.forms import usable
@@ -30,6 +31,7 @@ from leyden.errors import (
     InvalidType,
     LeydenWarning,
     MissingHyperparameter,
+    MissingModel,
     MissingPackage,
     warn_user,
 )
@@ -77,6 +79,8 @@ def load_module_from_checkpoint(
 ) -> Made:
     """See :meth:`leyden.LightningModule.load_from_checkpoint`."""
     tags = kwargs.pop("tags_csv", None)
+    if strict is not None:
+        strict = check_bool("strict", strict)
     with preserved_random_state():
         checkpoint = _read(checkpoint_path, map_location, weights_only)
         if tags is not None:
@@ -165,7 +169,9 @@ def load_hparams_from_tags_csv(tags_csv: Path) -> argparse.Namespace:
 
 
 def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
-    place = _where_it_was if map_location is None else map_location
+    place = _where_it_was if map_location is None else _checked_place(map_location)
+    if weights_only is not None:
+        weights_only = check_bool("weights_only", weights_only)
     if not hasattr(source, "read") and not isinstance(source, str | os.PathLike):
         raise InvalidType("checkpoint_path", source, "the path or URL of a checkpoint, or an open file")
     if hasattr(source, "read"):
@@ -177,6 +183,19 @@ def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str
     decoded: dict[str, Any] = {key: decode_file(value, _called(source)) for key, value in loaded.items()}
     check_parts(decoded, _called(source))
     return decoded
+
+
+def _checked_place(given: Any) -> Any:
+    """``given``, if it says where tensors go: torch would say of another value that the file is broken."""
+    expected = "a device such as 'cpu' or 'cuda:0', a dict from devices to devices, or a function, as in torch.load"
+    if isinstance(given, str):
+        try:
+            torch.device(given)
+        except RuntimeError:
+            raise InvalidOption("map_location", given, expected) from None
+    elif not (isinstance(given, torch.device | Mapping) or callable(given)):
+        raise InvalidType("map_location", given, expected)
+    return given
 
 
 def _where_it_was(storage: Any, location: str) -> Any:
@@ -220,6 +239,8 @@ def _construct(
     """An object of ``cls``; where a configuration described the saved one, of what that names: the right subclass, its parts."""
     saved = checkpoint.get(f"{prefix}hyper_parameters") if hparams_file is None else load_hparams_from_file(hparams_file)
     if not is_described(saved):
+        if not prefix and cls.__module__ == "leyden.module":
+            raise MissingModel(f"{where} does not say which class its module is of: call load_from_checkpoint of that class.")
         return cls(**_arguments(cls, checkpoint, prefix, where, hparams_file, given))
     assert isinstance(saved, Mapping)
     trusted = weights_only is False

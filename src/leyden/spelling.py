@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from leyden.checked import check_annotated
+from leyden.checked import check_annotated, plain_number
 from leyden.errors import MisconfigurationException, PossibleUserWarning, UnknownName, did_you_mean, warn_user
 from leyden.own_calls import calls_itself, is_ours
 from leyden.resembling import FAMILIES, nearest, one_edit_apart
@@ -19,6 +19,8 @@ C = TypeVar("C", bound=type)
 def exact_arguments(cls: C) -> C:
     """Decorates a class: what its constructor is given is what its annotations say, and a word that it does not know is named.
 
+    A number of NumPy's is given to it as Python's own.
+
     The constructor speaks first: what it has to say of an argument is more than that it is no text.
     """
     init = cls.__init__  # type: ignore[misc]  # that of the class itself, whatever a subclass's is
@@ -26,6 +28,8 @@ def exact_arguments(cls: C) -> C:
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        args = tuple(map(plain_number, args))
+        kwargs = {name: plain_number(value) for name, value in kwargs.items()}
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         try:
             init(self, *args, **kwargs)

@@ -16,6 +16,7 @@ from warm_python import python
 from leyden.checkpoint.durable import Disk, beside_of, clean_leftovers, duplicate, quarantine, write_durably
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.errors import CheckpointWriteFailed, LeydenWarning
+from leyden.plugins import ShardedCheckpointIO
 
 CALLS = ["make_folders", "open", "lock", "write", "flush", "sync_file", "replace", "sync_folder"]
 
@@ -259,3 +260,30 @@ def test_a_name_as_long_as_the_disk_takes_it(tmp_path: Path, name: str):
         path.touch()
         moved.add(quarantine(path))
     assert len(moved) == 12
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_folder_that_is_no_checkpoint_stays_what_it_is(tmp_path: Path, sharded: bool):
+    """`save_checkpoint("checkpoints")` in place of `"checkpoints/a.ckpt"`."""
+    (folder := tmp_path / "checkpoints").mkdir()
+    (folder / "best.ckpt").write_bytes(b"weeks of work")
+    storage = ShardedCheckpointIO() if sharded else TorchCheckpointIO()
+    with pytest.raises(CheckpointWriteFailed, match="it is a folder, and no checkpoint: give the name of a file in it"):
+        storage.save_checkpoint({"state_dict": {"w": torch.zeros(2)}}, folder)
+    assert (folder / "best.ckpt").read_bytes() == b"weeks of work"
+    assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+def test_a_device_or_a_pipe_stays_what_it_is(tmp_path: Path):
+    os.mkfifo(pipe := tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointWriteFailed, match="it is a device, a pipe or a socket"):
+        TorchCheckpointIO().save_checkpoint({"epoch": 1}, pipe)
+    assert pipe.is_fifo()
+
+
+def test_a_checkpoint_that_is_a_folder_gives_way_to_a_file_and_back(tmp_path: Path):
+    path = tmp_path / "a.ckpt"
+    for number, storage in enumerate((ShardedCheckpointIO(), TorchCheckpointIO(), ShardedCheckpointIO(), ShardedCheckpointIO())):
+        storage.save_checkpoint({"state_dict": {"w": torch.full((2,), number)}}, path)
+        assert storage.load_checkpoint(path)["state_dict"]["w"].tolist() == [number, number]
+    assert os.listdir(tmp_path) == ["a.ckpt"]

@@ -15,7 +15,7 @@ from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments
 from leyden.callbacks.trigger import Moments, moment, read_trigger, refuse_unranked
 from leyden.checked import check_bool, check_text
 from leyden.checkpoint.files import absolute, read_folder
-from leyden.checkpoint.naming import format_name
+from leyden.checkpoint.naming import check_template, format_name
 from leyden.checkpoint.retention import Recorded, Retention
 from leyden.checkpoint.upkeep import Upkeep, holds
 from leyden.distributed.rank_zero import rank_zero_info
@@ -113,7 +113,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         given = checkpoint_arguments(ModelCheckpoint, legacy, {**given, "every_n_epochs": every_n_epochs})
         dirpath, filename, _, save_top_k, mode, every_n_epochs = given.values()
         self.dirpath = read_folder("dirpath", dirpath)
-        self.filename = check_text("filename", filename, "a name such as '{epoch}-{val_loss:.2f}', or None")
+        self.filename = check_template(filename)
         self.monitor = check_text("monitor", monitor, "the name of a logged metric, or None", empty=False)
         self.verbose = verbose
         if save_last not in (None, True, False, "link"):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
-from leyden.checkpoint.replacing import recover, remove_tree, replace
+from leyden.checkpoint.replacing import recover, refuse_others, remove_tree, replace
 from leyden.errors import CheckpointWriteFailed, LeydenWarning, warn_user
 
 fcntl: Any
@@ -115,6 +115,7 @@ def write_durably(path: str, fill: Callable[[Sink], None], disk: Disk, *, folder
     """
     path = os.path.abspath(path)
     try:
+        refuse_others(path)
         _make_folder(path, disk, folder_existed)
         try:
             _write_beside_and_rename(path, fill, disk)

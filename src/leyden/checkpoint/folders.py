@@ -12,16 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.checkpoint.durable import Disk, beside_of, fcntl, write_failed
+from leyden.checkpoint.replacing import METADATA as METADATA
+from leyden.checkpoint.replacing import REST as REST
 from leyden.checkpoint.replacing import remove_tree, replace
 from leyden.errors import CheckpointDamaged, CheckpointForeign, CheckpointMissing
 from leyden.version import __version__
 
 MANIFEST = "manifest.json"
 """Written last: a folder without it was never finished."""
-REST = "meta.pt"
-"""Everything but the large tensors, as Lightning calls it."""
-METADATA = ".metadata"
-"""PyTorch's own table of the tensors and where they lie."""
 FORMAT = 1
 _CHUNK = 1 << 20
 _WHAT_TO_DO = "Take another checkpoint, or a copy of this one."

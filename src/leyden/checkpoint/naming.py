@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leyden.checked import check_text
 from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import InvalidOption, PossibleUserWarning, did_you_mean
 
@@ -66,6 +67,35 @@ def format_name(
     if version is not None:
         name = f"{name}{join}v{version}"
     return name + extension
+
+
+def check_template(given: Any) -> str | None:
+    """``given`` as a template of :func:`format_name`, or ``None``.
+
+    Raises:
+        InvalidType: it is no text.
+        InvalidOption: a brace stands alone or around nothing, a format fits no number, or no file can be called so.
+    """
+    template = check_text("filename", given, "a name such as '{epoch}-{val_loss:.2f}', or None")
+    if template is None:
+        return None
+    alone = _FIELD.sub("", template)
+    if "{" in alone or "}" in alone or "\0" in alone or "" in names_in(template):
+        raise InvalidOption(
+            "filename", given, "a name in which each pair of braces holds a metric, such as '{epoch}-{val_loss:.2f}'"
+        )
+    for name, form in _FIELD.findall(template):
+        if not any(_fits(number, form[1:]) for number in (0.5, 1)):
+            raise InvalidOption("filename", given, f"a format of numbers for {name}, which {form[1:]!r} is not")
+    return template
+
+
+def _fits(number: float, form: str) -> bool:
+    try:
+        format(number, form)
+    except ValueError:
+        return False
+    return True
 
 
 def names_in(template: str) -> list[str]:

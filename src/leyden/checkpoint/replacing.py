@@ -7,8 +7,14 @@ import errno
 import os
 import re
 import shutil
+import stat
 from contextlib import suppress
 from typing import Protocol
+
+METADATA = ".metadata"
+"""In a checkpoint that is a folder: PyTorch's own table of the tensors and where they lie."""
+REST = "meta.pt"
+"""In a checkpoint that is a folder: everything but the large tensors, as Lightning calls it."""
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _HERE = -100  # AT_FDCWD
@@ -27,11 +33,15 @@ class Renames(Protocol):
 
 
 def replace(source: str, target: str, disk: Renames) -> None:
-    """Rename ``source`` to ``target``, whatever stands there: a file, or a folder that is not empty. Removes what stood there.
+    """Rename ``source`` to ``target``, where a file may stand, or a checkpoint that is a folder. Removes what stood there.
+
+    Raises:
+        OSError: nothing was done; among other reasons because a folder of other things stands there, or a device.
 
     Readers see the old one or the new one. Where the file system cannot exchange two names at once, the old one is under
     another name for a moment, under which :func:`recover` finds it after a crash.
     """
+    refuse_others(target, empty_is_free=os.path.isdir(source))
     try:
         disk.replace(source, target)
     except OSError as error:
@@ -52,6 +62,20 @@ def replace(source: str, target: str, disk: Renames) -> None:
         remove_tree(old)
     else:
         disk.sync_folder(os.path.dirname(target))
+
+
+def refuse_others(target: str, empty_is_free: bool = False) -> None:
+    """Raise ``OSError`` where something stands at ``target`` that no checkpoint may take the place of: it would be lost."""
+    try:
+        kind = os.lstat(target).st_mode
+    except OSError:  # there is nothing; or whoever writes there is told what is wrong
+        return
+    if stat.S_ISDIR(kind):
+        names = os.listdir(target)
+        if not (METADATA in names or REST in names or (empty_is_free and not names)):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, and no checkpoint: give the name of a file in it", target)
+    elif not (stat.S_ISREG(kind) or stat.S_ISLNK(kind)):
+        raise FileExistsError(errno.EEXIST, "it is a device, a pipe or a socket, and no file", target)
 
 
 def recover(folder: str) -> None:

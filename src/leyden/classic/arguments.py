@@ -11,7 +11,7 @@ from typing import Any
 
 from leyden.assemble import as_callbacks
 from leyden.callback import Callback
-from leyden.checked import check_bool, check_count
+from leyden.checked import check_bool, check_count, plain_number
 from leyden.classic.gradients import GradNorms, NanGrads
 from leyden.devices.accelerators import parse_gpus
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, UnknownName, Unsupported, did_you_mean
@@ -382,8 +382,9 @@ def translate(legacy: Mapping[str, Any], given: Mapping[str, Any], defaults: Map
     for name in legacy:
         if name not in TRAINER:
             raise UnknownName(f"Trainer got an unknown argument {name!r}.{did_you_mean(name, [*given, *TRAINER])}")
+    legacy, given = ({name: plain_number(value) for name, value in each.items()} for each in (legacy, given))
     changed = {name for name, value in given.items() if not same(value, defaults[name])}
-    classic = Classic(dict(given), changed, legacy)
+    classic = Classic(given, changed, legacy)
     _translate_values(classic)
     for name, (today, read) in TRAINER.items():
         if name in legacy:

@@ -16,6 +16,7 @@ from leyden.checkpoint.plain_names import eager_attributes, unwrapped
 from leyden.devices.transfer import move_data_to_device
 from leyden.errors import InvalidOption, InvalidType, MissingExample, MissingPackage, Unsupported
 from leyden.loggers.undisturbed import undisturbed
+from leyden.spelling import refuse_unknown
 from leyden.types import Path
 
 
@@ -39,6 +40,7 @@ class Exports:
             MissingExample: there is no example.
             MissingPackage: ``onnx`` or ``onnxscript`` is not installed.
         """
+        refuse_unknown("to_onnx", kwargs, torch.onnx.export)
         kwargs.setdefault("dynamo", True)
         for package in ("onnx", "onnxscript") if kwargs["dynamo"] else ("onnx",):
             if find_spec(package) is None:
@@ -74,9 +76,11 @@ class Exports:
                 "This torch has no TorchScript any more. Take leyden.utilities.export.to_exported_program(module, file_path)."
             )
         if method == "script":
+            refuse_unknown("to_torchscript", kwargs, torch.jit.script)
             with for_use(self):
                 made = torch.jit.script(self, **kwargs)
         else:
+            refuse_unknown("to_torchscript", kwargs, torch.jit.trace)
             arguments, named = _arguments(self, example_inputs, "to_torchscript", "example_inputs")
             if kwargs.get("check_inputs") is not None:
                 kwargs["check_inputs"] = _transferred(self, kwargs["check_inputs"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from leyden.errors import PossibleUserWarning
 from leyden.options import DEFAULT_EPOCHS
 from leyden.state.run import Run
 
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+
 
 def hint_before_training(run: Run) -> None:
-    """Warn of submodules in eval mode, of limits that nobody set, and of more steps between rows than an epoch has batches."""
+    """Warn of submodules in eval mode, of weights that no optimizer has, of limits that nobody set, of rows that never come."""
     resting = [name for name, child in run.lightning_module.named_modules() if not child.training]
     if resting:
         run.leyden_warn(
@@ -16,6 +20,7 @@ def hint_before_training(run: Run) -> None:
             f"such as {resting[0]!r}, and stay so. If that is not meant, call the module's train() first.",
             PossibleUserWarning,
         )
+    _hint_what_is_not_trained(run)
     if run.fast_dev_run:
         return
     if run.leyden_options.limits.epochs_by_default and run.max_epochs == DEFAULT_EPOCHS:
@@ -31,6 +36,30 @@ def hint_before_training(run: Run) -> None:
             f"{every} steps. Lower log_every_n_steps to see rows of each epoch.",
             PossibleUserWarning,
         )
+
+
+def _hint_what_is_not_trained(run: Run) -> None:
+    """Warn of optimizers that have none of the module's parameters, and of layers in a list or dict that nobody looks into."""
+    module, name = run.lightning_module, type(run.lightning_module).__name__
+    own = {id(each) for each in module.parameters()}
+    stepped = {id(each) for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
+    if own and stepped and own.isdisjoint(stepped):
+        run.leyden_warn(
+            f"No optimizer that configure_optimizers returned has a parameter of {name}: no weight of it changes. "
+            f"Make it with self.parameters().",
+            PossibleUserWarning,
+        )
+    for attribute, value in vars(module).items():
+        if attribute in _TORCHS_OWN or not isinstance(value, list | tuple | dict):
+            continue
+        layers = [each for each in (value.values() if isinstance(value, dict) else value) if isinstance(each, nn.Module)]
+        if any(each.requires_grad and id(each) not in own | stepped for layer in layers for each in layer.parameters()):
+            kind = "nn.ModuleDict" if isinstance(value, dict) else "nn.ModuleList"
+            run.leyden_warn(
+                f"{name}.{attribute} is a {type(value).__name__} of layers, into which torch does not look: they are not "
+                f"trained, moved or saved. Make it an {kind}. If they are not to be trained, call their requires_grad_(False).",
+                PossibleUserWarning,
+            )
 
 
 def hint_other_world(run: Run, saved: int) -> None:

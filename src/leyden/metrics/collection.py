@@ -8,7 +8,7 @@ from typing import Any
 from leyden.distributed.processes import Processes
 from leyden.errors import IllegalLog, LeydenWarning, warn_user
 from leyden.metrics.exchange import Key, agree_on_names, in_order, values_of_all
-from leyden.metrics.logged import AskedLog, Entry, check_kind, is_of_a_batch
+from leyden.metrics.logged import AskedLog, Entry, check_kind, check_switches, is_of_a_batch
 from leyden.metrics.metric_objects import reset, used
 
 
@@ -49,6 +49,7 @@ class Collection:
         """The entry of a name that is logged for the first time. Raises :class:`IllegalLog` where that cannot be."""
         where, name, loader = key
         suffix = ""
+        check_switches(name, asked)
         if loader is not None:
             if asked[5]:
                 suffix = f"/dataloader_idx_{loader}"

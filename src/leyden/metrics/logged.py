@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leyden.checked import is_switch
 from leyden.errors import IllegalLog
 from leyden.hook_facts import WHERE_LEGAL
 from leyden.metrics.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
@@ -300,6 +301,13 @@ def is_metric(value: object) -> bool:
 def is_collection(value: object) -> bool:
     torchmetrics = sys.modules.get("torchmetrics")
     return torchmetrics is not None and isinstance(value, torchmetrics.MetricCollection)
+
+
+def check_switches(name: str, asked: AskedLog) -> None:
+    """Raise :class:`IllegalLog` where one of the arguments that say yes or no says something else."""
+    for switch, given in zip(("prog_bar", "logger", "on_step", "on_epoch"), asked, strict=False):
+        if not (given is None or is_switch(given)):
+            raise IllegalLog(f"self.log({name!r}, {switch}={given!r}): {switch} must be True, False or None.")
 
 
 def check_kind(name: str, value: Any) -> None:

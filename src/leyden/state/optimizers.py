@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden import errors
+from leyden.checked import plain_number
 from leyden.errors import InvalidReturn, MisconfigurationException, UnknownName, did_you_mean, warn_user
 from leyden.inspect.plain import zero_grad
 
@@ -139,8 +140,12 @@ class OptimizerPlan:
 
 
 def _refusal(returned: object) -> str:
-    kinds = [type(item).__name__ for item in returned] if isinstance(returned, list | tuple) else type(returned).__name__
+    kinds = [_kind(item) for item in returned] if isinstance(returned, list | tuple) else _kind(returned)
     return f"configure_optimizers returned {kinds}, which cannot be used. Expected {_EXPECTED}."
+
+
+def _kind(given: object) -> str:
+    return f"the class {given.__name__} itself" if isinstance(given, type) else type(given).__name__
 
 
 def _is_optimizer(given: object) -> bool:
@@ -148,9 +153,8 @@ def _is_optimizer(given: object) -> bool:
 
 
 def _is_scheduler(given: object) -> bool:
-    return isinstance(given, LRScheduler | ReduceLROnPlateau) or (
-        callable(getattr(given, "step", None)) and callable(getattr(given, "state_dict", None)) and not _is_optimizer(given)
-    )
+    duck = callable(getattr(given, "step", None)) and callable(getattr(given, "state_dict", None)) and not _is_optimizer(given)
+    return isinstance(given, LRScheduler | ReduceLROnPlateau) or (duck and not isinstance(given, type))
 
 
 def _from_dict(given: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -171,10 +175,8 @@ def _from_dict(given: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
             "[schedulers])."
         )
     if "monitor" in given:
-        if isinstance(scheduler, Mapping):
-            scheduler = {"monitor": given["monitor"], **scheduler}
-        else:
-            scheduler = {"scheduler": scheduler, "monitor": given["monitor"]}
+        config = scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
+        scheduler = {"monitor": given["monitor"], **config}
     return [given["optimizer"]], [scheduler]
 
 
@@ -195,13 +197,13 @@ def _read_scheduler(given: Any, automatic: bool) -> SchedulerPlan:
                 f"scheduler yourself, with the metric that it wants.",
                 errors.IgnoredSetting,
             )
-        plan = SchedulerPlan(**{key: value for key, value in given.items() if key != "opt_idx" and key not in ignored})
+        plan = SchedulerPlan(**{key: plain_number(each) for key, each in given.items() if key not in {"opt_idx", *ignored}})
     else:
         plan = SchedulerPlan(given)
     if automatic and not _is_scheduler(plan.scheduler):
         raise InvalidReturn(
-            f"configure_optimizers returned {type(plan.scheduler).__name__} as a scheduler. A scheduler has step(), state_dict() "
-            f"and load_state_dict()."
+            f"configure_optimizers returned {_kind(plan.scheduler)} as a scheduler. A scheduler has step(), state_dict() and "
+            f"load_state_dict()."
         )
     if plan.interval not in ("epoch", "step"):
         raise InvalidReturn(f'An lr_scheduler_config has interval={plan.interval!r}. Expected "epoch" or "step".')

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from leyden.asked import Changes, ask
 from leyden.callback import Callback
-from leyden.checked import check_count
+from leyden.checked import check_bool, check_count, check_path
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
@@ -387,7 +387,7 @@ class Run(Properties, ABC):
         With ``weights_only`` the optimizers', schedulers', loops' and callbacks' states are left out.
         """
         save = self.profiler.leyden_around("save_checkpoint", self.leyden_write_checkpoint)
-        save(filepath, bool(weights_only), storage_options)
+        save(check_path("filepath", filepath), check_bool("weights_only", weights_only or False), storage_options)
 
     def leyden_write_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool, storage_options: Any) -> None:
         self.leyden_fit.losses.check()
