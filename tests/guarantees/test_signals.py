@@ -286,6 +286,25 @@ def test_a_termination_has_the_last_word(tmp_path: Path, capsys: pytest.CaptureF
     assert "SIGUSR1 arrived: the run was ended after batch 2." in shown
 
 
+@pytest.mark.parametrize("where", ["on_train_end", "on_fit_end"])
+def test_ctrl_c_when_no_batch_follows_returns_too(where: str, tmp_path: Path) -> None:
+    result = trainer(tmp_path, Recorder(**{where: lambda *_: signal.raise_signal(signal.SIGINT)})).fit(Net(), loader(), loader())
+    assert (result.status, result.epochs) == ("interrupted", 2)
+    assert result.last_checkpoint is not None
+
+
+@pytest.mark.parametrize(("where", "said"), [("setup", "before its first batch"), ("on_train_batch_end", "after batch 1")])
+def test_a_termination_says_how_far_the_run_was(
+    where: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(leyden.errors.TrainingTerminated, match=f"SIGTERM arrived: the run was ended {said}") as raised:
+        trainer(tmp_path, Recorder(**{where: lambda *_, **__: signal.raise_signal(signal.SIGTERM)})).fit(
+            Net(), loader(), loader()
+        )
+    assert raised.value.code == 143
+    assert "then the run is saved and ended" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("where", ["on_exception", "teardown", "finalize"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_termination_while_a_run_is_being_ended(where: str, fails: bool, tmp_path: Path) -> None:
@@ -422,7 +441,7 @@ def test_signals_in_other_verbs(tmp_path: Path) -> None:
         recorder = Recorder(on_validation_batch_end=lambda *_: signal.raise_signal(signal.SIGTERM))
         recorder.on_predict_batch_end = recorder.on_validation_batch_end  # type: ignore[method-assign]  # the same for both
         net.predict_step = lambda batch, batch_idx: batch  # type: ignore[method-assign, assignment]  # no more is needed
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match=f"SIGTERM arrived: {verb} was ended"):
             getattr(trainer(tmp_path, recorder, logger=False), verb)(net, loader())
         assert recorder.names.count("on_validation_batch_end") == 1
         assert recorder.names[-1] == "teardown"

@@ -22,8 +22,9 @@ from kit import Crash, at_batch
 
 import leyden
 from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from leyden.checkpoint.durable import hold_folder, let_go
 from leyden.checkpoint.files import TorchCheckpointIO
-from leyden.errors import CheckpointError, PossibleUserWarning
+from leyden.errors import CheckpointError, LeydenWarning, PossibleUserWarning
 from leyden.loggers import CSVLogger, TensorBoardLogger
 from leyden.testing import Recorder
 
@@ -257,6 +258,33 @@ def test_the_second_of_two_is_refused_by_name(kind: str, ckpt_path: Any, job: An
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert fit(trainer(**OURS[kind]()), ckpt_path) == 0
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_a_version_that_was_read_before_the_fit_and_is_held_by_then_gives_way(kind: Any) -> None:
+    run = trainer(logger=kind("logs"), max_epochs=1)
+    told = run.log_dir
+    assert told is not None
+    held = hold_folder(told)
+    try:
+        with pytest.warns(LeydenWarning, match=r"version_0 was free when .* this one writes to logs/lightning_logs/version_1\."):
+            fit(run)
+    finally:
+        let_go(held or 0)
+    assert run.log_dir == told.replace("version_0", "version_1")
+    assert run.checkpoint_callback is not None
+    assert "version_1" in run.checkpoint_callback.best_model_path
+    assert fit(trainer(logger=kind("logs")), "last") == 4
+
+
+def test_two_that_read_one_version_do_not_write_one_table() -> None:
+    first, second = (trainer(logger=CSVLogger("logs"), max_epochs=1) for _ in range(2))
+    assert first.log_dir == second.log_dir
+    first.loggers[0].log_metrics({"early": 1.0})
+    fit(first, None)
+    with pytest.warns(LeydenWarning, match="Another run has taken it"):
+        fit(second, None)
+    assert second.log_dir != first.log_dir
 
 
 def test_one_after_another_and_one_inside_another() -> None:

@@ -93,3 +93,10 @@ def folders_to_hold(run: Run, *, begun: bool) -> list[str]:
         if folder is not None and (folder_of(logger, "certain_dir") is not None or os.path.isdir(folder)):
             folders.append(folder)
     return list(dict.fromkeys(map(absolute, folders)))
+
+
+def gives_way(run: Run, folder: str) -> bool:
+    """Another run holds ``folder``: whether a logger of this one had only been told it, and takes the next free one."""
+    moved = [logger.leyden_give_way(folder) for logger in run.loggers if keeps_place(logger)]
+    given: bool = run.strategy.processes.broadcast(any(moved))
+    return given

@@ -175,12 +175,13 @@ def say_at_once(write: Callable[[str], None], text: str) -> None:
         pass
 
 
-def first_words(number: int, doing: str) -> str:
-    """What is said as soon as a signal is there; ``doing`` is what is finished first."""
+def first_words(number: int, doing: str, saves: bool) -> str:
+    """What is said as soon as a signal is there; ``doing`` is what is finished first, ``saves`` whether the run is then saved."""
     if number == signal.SIGINT:
         return f"finishing this {doing}; press Ctrl-C again to stop now"
     name = signal.Signals(number).name
-    return f"{name} arrived: finishing this {doing}, then the run is saved and ended. A second {name} ends it now."
+    then = "the run is saved and ended" if saves else "it ends"
+    return f"{name} arrived: finishing this {doing}, then {then}. A second {name} ends it now."
 
 
 def in_notebook() -> bool:

@@ -153,6 +153,10 @@ class Logger(ABC):
         """
         return
 
+    def leyden_give_way(self, folder: str) -> bool:
+        """Another run has taken ``folder``, in which this one was going to write: take another, if none was asked for."""
+        return False
+
     def leyden_start_over(self) -> None:
         """The run begins anew, in a place that may hold what was logged before its first checkpoint: set that aside.
 

@@ -228,7 +228,7 @@ class CSVLogger(InFolder, Logger):
             raise InvalidType("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
         if flush_logs_every_n_steps < 1:
             raise InvalidOption("flush_logs_every_n_steps", flush_logs_every_n_steps, "a number of steps >= 1")
-        self._chosen = RunFolder(save_dir, name, version)
+        self._chosen = RunFolder(save_dir, name, version, writes=_is_table)
         self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
         self.__every = flush_logs_every_n_steps
         self.__writer: ExperimentWriter | None = None
@@ -268,7 +268,7 @@ class CSVLogger(InFolder, Logger):
 
     def leyden_start_over(self) -> None:
         if self.__writer is None:
-            self._folder.set_aside(lambda name: name == ExperimentWriter.NAME_METRICS_FILE)
+            self._folder.set_aside(_is_table)
 
     def leyden_position(self) -> dict[str, Any]:
         if rank_zero_only.rank or not self._folder.claimed:
@@ -330,3 +330,7 @@ def until(text: bytes, position: Mapping[str, Any]) -> bytes | None:
         # columns that came later made the file anew
         kept = table(position["columns"], parse(text)[1][: position["rows"]])
     return kept if zlib.crc32(kept) == position["crc"] else None
+
+
+def _is_table(name: str) -> bool:
+    return name == ExperimentWriter.NAME_METRICS_FILE

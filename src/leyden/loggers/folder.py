@@ -9,16 +9,25 @@ import fsspec  # type: ignore[import-untyped]  # it ships no types
 
 from leyden.checkpoint.durable import clean_leftovers
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.errors import InvalidOption, InvalidType
+from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.types import Path
 
 _VERSION = "a number >= 0, a string, or None for the next free number"
 
 
 class RunFolder:
-    """Where a logger writes. Nothing is created before :meth:`claim`."""
+    """Where a logger writes. Nothing is created before :meth:`claim`. ``writes`` says of a file's name whether this run's logger
+    would not go on in a folder that holds it: another run wrote it."""
 
-    def __init__(self, save_dir: Path, name: str | None, version: int | str | None, sub_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        save_dir: Path,
+        name: str | None,
+        version: int | str | None,
+        sub_dir: Path | None = None,
+        *,
+        writes: Callable[[str], bool],
+    ) -> None:
         if not isinstance(save_dir, str | os.PathLike):
             raise InvalidType("save_dir", save_dir, "a path or an URL")
         if name is not None and not isinstance(name, str):
@@ -38,6 +47,8 @@ class RunFolder:
         self._path: str | None = None
         self._version = version
         self._settled = version is not None
+        self._told = False  # settled because somebody asked for the next free one, which another run may take before this one
+        self._writes = writes
 
     @property
     def remote(self) -> bool:
@@ -67,7 +78,7 @@ class RunFolder:
         """The run's version, which stays from now on: somebody was told."""
         if not self._settled:
             self._version = self._next() if not self.claimed else self.version
-            self._settled = True
+            self._settled, self._told = True, not self.claimed
         return self.version
 
     @property
@@ -111,8 +122,14 @@ class RunFolder:
         self.claimed = True
         if rank_zero_only.rank or self.remote:
             _ = self.version
+            self._told = False
             return
         try:
+            told = (
+                self.path if self._told and os.path.isdir(self.path) and any(map(self._writes, os.listdir(self.path))) else None
+            )
+            if told is not None:  # whoever took it has ended
+                self._settled = False
             if not self._settled:
                 os.makedirs(self.root, exist_ok=True)
                 self._take_number()
@@ -123,7 +140,24 @@ class RunFolder:
         if not os.access(self.path, os.W_OK | os.X_OK):
             self.claimed = False
             raise self._refusal("permission denied")
+        self._told = False
         clean_leftovers(self.path)
+        if told is not None:
+            self._warn_of_move(told)
+
+    def give_way(self, folder: str) -> bool:
+        """Another run holds ``folder``: whether this one can have another, because no version was asked for."""
+        if not self._told or self.claimed or folder != self.absolute:
+            return False
+        self._version = self._next()
+        self._warn_of_move(folder)
+        return True
+
+    def _warn_of_move(self, told: str) -> None:
+        if not rank_zero_only.rank:
+            warn_user(
+                f"{told} was free when it was asked for. Another run has taken it: this one writes to {self.path}.", LeydenWarning
+            )
 
     def go_on(self, position: Mapping[str, Any]) -> None:
         """Be the folder that ``position`` was taken in, if it is still there and no version was asked for."""
@@ -139,7 +173,7 @@ class RunFolder:
         ``metrics.csv`` becomes ``metrics.csv.abandoned``. In event files ``tfevents`` becomes ``abandoned``, because TensorBoard
         reads whatever has that in its name.
         """
-        if not self._settled or self.claimed or self.remote or rank_zero_only.rank or not os.path.isdir(self.path):
+        if not self._settled or self._told or self.claimed or self.remote or rank_zero_only.rank or not os.path.isdir(self.path):
             return
         for name in sorted(filter(belongs, os.listdir(self.path))):
             new = name.replace("tfevents", "abandoned") if "tfevents" in name else f"{name}.abandoned"
@@ -258,3 +292,6 @@ class InFolder:
 
     def leyden_go_on(self, position: dict[str, Any]) -> None:
         self._folder.go_on(position)
+
+    def leyden_give_way(self, folder: str) -> bool:
+        return self._folder.give_way(folder)

@@ -108,7 +108,7 @@ class TensorBoardLogger(InFolder, Logger):
                 raise unknown_argument(type(self).__name__, word, [*arguments_of(TensorBoardLogger), *_WRITERS_ARGUMENTS])
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingPackage("tensorboard", "TensorBoardLogger", "tensorboard")
-        self._chosen = RunFolder(save_dir, name, version, sub_dir)
+        self._chosen = RunFolder(save_dir, name, version, sub_dir, writes=_is_of_another_process)
         self._log_graph = log_graph
         self._default_hp_metric = default_hp_metric
         self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
@@ -252,7 +252,7 @@ class TensorBoardLogger(InFolder, Logger):
 
     def leyden_start_over(self) -> None:
         if self.__writer is None:
-            self._folder.set_aside(lambda name: name.startswith("events.out.tfevents."))
+            self._folder.set_aside(_is_events)
 
     def leyden_position(self) -> dict[str, Any]:
         if rank_zero_only.rank or self._folder.remote:
@@ -430,3 +430,12 @@ def _numbers_of(metrics: Mapping[str, Any]) -> list[Any]:
 def _holds(folder: str, sizes: Mapping[str, int]) -> bool:
     paths = [(os.path.join(folder, name), size) for name, size in sizes.items()]
     return all(os.path.isfile(path) and os.path.getsize(path) >= size for path, size in paths)
+
+
+def _is_events(name: str) -> bool:
+    return name.startswith("events.out.tfevents.")
+
+
+def _is_of_another_process(name: str) -> bool:
+    """Whether another process wrote this event file: its name says by which it was made. The user may have made one here."""
+    return _is_events(name) and f".{os.getpid()}." not in name

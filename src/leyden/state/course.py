@@ -106,8 +106,8 @@ class Course:
         """Whether all have agreed to end because of a signal."""
         return bool(self.agreed & _SIGNALS)
 
-    def raise_if_signalled(self, batches: int) -> None:
-        """Raise what the signal that arrived stands for: :class:`KeyboardInterrupt`, or :class:`TrainingTerminated`."""
+    def raise_if_signalled(self, ended: str) -> None:
+        """Raise :class:`KeyboardInterrupt`, or :class:`TrainingTerminated`, which says what ``ended``, if a signal arrived."""
         found = self.agreed & _SIGNALS
         if not found:
             return
@@ -117,4 +117,4 @@ class Course:
         if found & Wish.INTERRUPT:
             raise KeyboardInterrupt
         name = "a signal to another process" if number is None else signal.Signals(number).name
-        raise TrainingTerminated(f"{name} arrived: the run was ended after batch {batches}.", number)
+        raise TrainingTerminated(f"{name} arrived: {ended}.", number)

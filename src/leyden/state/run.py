@@ -155,7 +155,9 @@ class Run(Properties, ABC):
 
     def leyden_raise_if_signalled(self) -> None:
         """Raise what a signal stands for that all processes have heard of: KeyboardInterrupt, or TrainingTerminated."""
-        self.leyden_fit.course.raise_if_signalled(self.leyden_fit.progress.batches)
+        batches = self.leyden_fit.progress.batches
+        ended = f"the run was ended after batch {batches}" if batches else "the run was ended before its first batch"
+        self.leyden_fit.course.raise_if_signalled(ended if self.leyden_fitting else f"{self.state.fn} was ended")
 
     @property
     def accumulate_grad_batches(self) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from leyden.callbacks.checkpoint import store_of
-from leyden.callbacks.places import best_candidates, folders_to_hold, newest_of_unmonitored, places_of, usual_places
+from leyden.callbacks.places import best_candidates, folders_to_hold, gives_way, newest_of_unmonitored, places_of, usual_places
 from leyden.callbacks.requeue import requeued
 from leyden.callbacks.restarted import restarted
 from leyden.checkpoint.files import absolute, is_remote
@@ -69,7 +69,7 @@ class CheckpointRequest:
         found = self.store.newest(places_of(run, self.store))
         self._first_good(run, found or self.store.newest(usual_places(run, self.store)), weights_only)
         if self.fitting and self.path is not None:
-            self._hold(run, [os.path.dirname(absolute(self.path))])
+            self._hold(run, lambda: [os.path.dirname(absolute(self.path or ""))])
         if self.checkpoint is None and not self.fitting:
             raise CheckpointMissing(
                 f"ckpt_path='last' was asked for, and there is no checkpoint under {run.default_root_dir}. Pass a path."
@@ -83,15 +83,17 @@ class CheckpointRequest:
 
     def hold(self, run: Run, *, begun: bool) -> None:
         """See that no other process trains in the folders of this fit; what is not known before it has ``begun`` comes later."""
-        self._hold(run, folders_to_hold(run, begun=begun))
+        self._hold(run, lambda: folders_to_hold(run, begun=begun))
 
-    def _hold(self, run: Run, folders: Iterable[str]) -> None:
+    def _hold(self, run: Run, folders: Callable[[], Iterable[str]]) -> None:
         """See that no other process trains in these folders: both would write the same files."""
         if run.fast_dev_run:
             return
         try:
-            self.store.hold(folders, nested=self.asked != "last")
+            self.store.hold(folders(), nested=self.asked != "last")
         except BlockingIOError as error:
+            if gives_way(run, error.filename):
+                return self._hold(run, folders)
             asked = "" if self.asked is None else f"ckpt_path={self.asked!r}: "
             raise CheckpointError(
                 f"{asked}another run is training with its files in {error.filename}, and both would write the same ones. "

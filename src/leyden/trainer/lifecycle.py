@@ -139,8 +139,7 @@ class Lifecycle(Run):
                 )
                 begun = True
                 yield
-                if self.received_sigterm:
-                    self.leyden_raise_if_signalled()  # it came when no batch followed
+                self.leyden_raise_if_signalled()  # it came when no batch followed
                 status = "success"
                 self.state.status = TrainerStatus.FINISHED
         except KeyboardInterrupt as error:
@@ -195,7 +194,7 @@ class Lifecycle(Run):
         doing = "validation" if self.leyden_fitting and stage is not None and stage.evaluating else "batch"
         if self.state.status is not TrainerStatus.RUNNING:
             doing = "teardown"
-        say_at_once(self.print, first_words(number, doing))
+        say_at_once(self.print, first_words(number, doing, saves=self.leyden_fitting and doing != "teardown"))
 
     def _obey_late(self, failure: BaseException | None) -> None:
         """The verb has ended: raise for a signal that came while it was being ended."""
