@@ -327,6 +327,43 @@ def test_a_function_out_of_a_checkpoint_is_bound_when_it_is_given_again() -> Non
     assert going_on_state["collections"].keys() == {"train"}
 
 
+# -- tensors on the CPU, whose numbers are kept
+
+
+CPU_TENSORS = [
+    *(torch.tensor(1.1, dtype=dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)),
+    *(torch.tensor(value) for value in (2**62 + 1, True, math.nan, -0.0, math.inf, 1e-45)),
+    torch.tensor(2**64 - 1, dtype=torch.uint64),
+    torch.tensor([0.1]),
+    torch.tensor(0.1, requires_grad=True) * 2,
+]
+
+
+@pytest.mark.parametrize("value", CPU_TENSORS, ids=lambda value: str(value.dtype))
+def test_a_logged_tensor_is_read_as_it_was_whatever_becomes_of_it(value: Tensor) -> None:
+    metrics, expected = begun(), value.detach().clone().reshape(())
+    metrics.log("a", value, STEP, None)
+    with torch.no_grad():
+        value.fill_(0)
+    found = metrics.callback()["a_step"]
+    assert (found.dtype, found.requires_grad) == (expected.dtype, False)
+    assert torch.equal(found.reshape(1).view(torch.uint8), expected.reshape(1).view(torch.uint8))
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "min", "max", "last"])
+def test_tensors_and_numbers_of_all_kinds_under_one_name_become_one_value(reduce: str) -> None:
+    asked: Any = (False, None, True, True, reduce, True, False, False)
+    of_each_kind = [torch.tensor(0.1), 0.25, torch.tensor(0.3, dtype=torch.float64), torch.tensor(4), 1, torch.tensor(0.5)]
+    total: Any = {"min": Extreme("min"), "max": Extreme("max"), "last": Last()}.get(reduce, Sum(reduce == "mean"))
+    total.add([(value, 2) for value in of_each_kind])
+    metrics = begun()
+    for value in of_each_kind:
+        metrics.log("a", value, asked, 2)
+    metrics.end_batches()
+    found, expected = metrics.callback()["a_epoch"], as_tensor(total.value())
+    assert (found.dtype, float(found)) == (expected.dtype, float(expected))
+
+
 # -- unusual tensors
 
 

@@ -43,14 +43,18 @@ def random_state() -> dict[str, Any]:
 
 
 def _drawn(python: Any, numpy: Any) -> Drawn:
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
     return Drawn(
         python,
         numpy,
         torch.get_rng_state(),
-        torch.cuda.get_rng_state_all() if in_use else None,
-        torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None,
+        torch.mps.get_rng_state() if _has_mps() else None,
     )
+
+
+@cache
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
 
 
 class RandomStates:

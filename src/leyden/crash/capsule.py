@@ -77,7 +77,7 @@ class Failing(Protocol):
     def print(self, *args: Any) -> None: ...
 
 
-@dataclass
+@dataclass(slots=True)
 class Noted:
     """What is known of a step that has begun."""
 
@@ -267,9 +267,7 @@ def versions() -> dict[str, str]:
 
 
 def _cuda_state() -> Any:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.get_rng_state_all()
-    return None
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
 
 _TAKE = {
@@ -302,7 +300,7 @@ def copied(value: Any, most: int) -> tuple[Any, int]:
                 bytes_of_item = item.nbytes
                 if held + bytes_of_item > most:
                     return None, 0
-                copy: Any = item.detach().clone()
+                copy: Any = item.detach().clone() if item.requires_grad else item.clone()
             elif item is None:
                 copy, bytes_of_item = None, 0
             else:

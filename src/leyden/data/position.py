@@ -147,6 +147,11 @@ class LoaderPosition:
         return bool(self.stateful or self.stateful_dataset or self.stateful_sampler is not None)
 
     @property
+    def tells_state(self) -> bool:
+        """Whether :meth:`own_state` tells anything."""
+        return self.keeps_state or self.told_dataset is not None
+
+    @property
     def repeats(self) -> bool:
         """Whether the whole order is drawn at the beginning, so that how much of it was drawn need not be known."""
         return self.repeatable and not self.keeps_state

@@ -7,7 +7,6 @@ import copy
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
@@ -46,6 +45,11 @@ class Reader:
         self.fetches: deque[Fetch] = deque(maxlen=2)  # the newest: a batch that is in hand, and those fetched ahead of it
         self.ended: int | None = None  # the number of batches, once reading found the end
         self.random = RandomStates()
+        # what a fetch has to note, found once: it is asked at every batch
+        self._tell_own = any(leaf.tells_state for leaf in self.leaves)
+        self._draw_here = any(not leaf.workers for leaf in self.leaves)
+        self._own_generators = any(leaf.generators for leaf in self.leaves)
+        self._untold: list[dict[str, Any]] = [{} for _ in self.leaves]
 
     @property
     def is_shared(self) -> bool:
@@ -232,13 +236,15 @@ class Reader:
 
     def note(self, number: int, draws: bool) -> Fetch:
         """Where everything stands before batch ``number`` is fetched."""
-        places = self.places() if self.combined is not None else [self.leaves[0].place(number)]
-        fetch = Fetch(number, places, list(places), list(self.finished))
+        fetch = Fetch(number)
+        if self.combined is not None:  # one loader alone has one pass, and stands in it where the number says
+            fetch.before = self.places()
+            fetch.came_from, fetch.finished = list(fetch.before), list(self.finished)
         if draws:
-            fetch.own = [leaf.own_state() for leaf in self.leaves]
-            if any(not leaf.workers for leaf in self.leaves):  # else a fetch draws nothing in this process
+            fetch.own = [leaf.own_state() for leaf in self.leaves] if self._tell_own else self._untold
+            if self._draw_here:  # else a fetch draws nothing in this process
                 fetch.random = self.random.take()
-                fetch.generators = [raw_states(leaf.generators) for leaf in self.leaves]
+                fetch.generators = [raw_states(leaf.generators) for leaf in self.leaves] if self._own_generators else self._untold
         return fetch
 
     def state_dict(self, taken: int) -> dict[str, Any]:
@@ -252,8 +258,10 @@ class Reader:
         unused = [fetch for fetch in self.fetches if fetch.number >= taken]
         first = unused[0] if unused and unused[0].number == taken else None
         if first is not None and first.random is not None:
-            places, finished, own = first.before, first.finished, first.own
-        elif first is not None:
+            own = first.own
+            if self.combined is not None:
+                places, finished = first.before, first.finished
+        elif first is not None and self.combined is not None:
             # a loader that this fetch started again goes on at its new pass: starting it once more might draw another order
             places, finished = first.came_from, first.then_finished
             fetched = [max(0, now - place.taken) for now, place in zip(unused[-1].then_taken, places, strict=True)]
@@ -284,19 +292,22 @@ def makes_own_batches(loader: Any) -> bool:
     return isinstance(loader, DataLoader) and type(given) not in (BatchSampler, NoneType) and not is_stateful(loader)
 
 
-@dataclass
 class Fetch:
     """One fetch of a batch: where everything stood before it."""
 
-    number: int
+    # of several loaders side by side
     before: list[Place]
     came_from: list[Place]  # from where in each loader its part of the batch came: of a new pass, where one was started
     finished: list[bool]
-    then_taken: list[int] = field(default_factory=list)  # after it
-    then_finished: list[bool] = field(default_factory=list)
+    then_taken: list[int]  # after it
+    then_finished: list[bool]
+    # where the fetch may draw
     own: list[dict[str, Any]] | None = None
     random: Drawn | None = None
-    generators: list[dict[str, Any]] = field(default_factory=list)
+    generators: list[dict[str, Any]]
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
     def as_note(self) -> dict[str, Any] | None:
         if self.random is None:
@@ -328,7 +339,8 @@ class Fetching:
                 reader.fetches.pop()
             raise
         finally:
-            fetch.then_taken, fetch.then_finished = list(reader.taken), list(reader.finished)
+            if reader.combined is not None:
+                fetch.then_taken, fetch.then_finished = list(reader.taken), list(reader.finished)
         self.number += 1
         return batch
 

@@ -157,7 +157,7 @@ class FitLoop:
                         self.must_leave()
                         return
             if capsule is not None and capsule.notes:
-                losses.begin(batch, index)
+                capsule.note(batch, index, len(waiting))
             if at < STEP:
                 progress.done = max(at, STARTED)
                 try:
@@ -202,7 +202,7 @@ class FitLoop:
         """The count of batches after which something follows a batch; 0 where that has to be asked after each."""
         fit, progress = self.fit, self.progress
         has_plateaus = any(plan.reduce_on_plateau for plan in fit.plan.schedulers)
-        if self.schedule.watches_batches or self.has_checkpoint_phase or has_plateaus or fit.accumulation != 1:
+        if self.schedule.watches_batches or self.has_checkpoint_phase or has_plateaus:
             return 0
         due: float = min(fit.losses.due, fit.course.next)
         every = self.log_due.n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +40,10 @@ class Manual:
         self.hooks = run.leyden_hooks
         self.module = run.lightning_module
         self.precision = run.strategy.precision
+        self.progress, self.note_loss = run.leyden_fit.progress, run.leyden_fit.losses.waiting.append
+        self.tells_before_backward = self.hooks.listens(Callback.on_before_backward)
+        self.tells_after_backward = self.hooks.listens(Callback.on_after_backward)
+        self.prepares_step = self.precision.scales or self.hooks.listens(Callback.on_before_optimizer_step)
         self.forward = run.leyden_ready_step("training_step")
         self.step_optimizer = run.profiler.leyden_around("optimizer_step", run.strategy.leyden_stepping())
         self.wrapped = [
@@ -62,21 +67,22 @@ class Manual:
         self._stepped = False
         outputs = None if batch is None else self.forward(batch, index)
         if self._by_hand is not None:
-            self._by_hand.end_step(self.run.leyden_fit.progress.batches, self._stepped)
+            self._by_hand.end_step(self.progress.batches, self._stepped)
         if self._counts is not None and self._counts.tell():
             self._counts = None  # once
         if batch is not None and not self.wrapped and not self._stepped:
             self._count()  # optimizers that we never saw: the batch is the step
-        if isinstance(outputs, Mapping):
+        loss: Any = outputs
+        if type(outputs) is not Tensor and isinstance(outputs, Mapping):
             outputs = self.run.leyden_read_returned("training_step", "train", outputs)
+            loss = outputs.get("loss")
         elif outputs is not None and not isinstance(outputs, Tensor):
             raise InvalidReturn(
                 f"{type(self.module).__name__}.training_step returned {outputs!r} ({type(outputs).__name__}). In manual "
                 f"optimization return a tensor, a dict, or nothing."
             )
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            self.run.leyden_fit.losses.waiting.append(loss.detach())
+            self.note_loss(loss.detach())
         return outputs
 
     def _count(self, optimizer: Any = None, *_: Any) -> None:
@@ -84,22 +90,24 @@ class Manual:
             self._counts.note(optimizer)
         if not self._stepped:
             self._stepped = True  # whatever other optimizers step in this batch
-            self.run.leyden_fit.progress.step += 1
+            self.progress.step += 1
 
     def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
-        def complete() -> Any:
-            with torch.enable_grad():
-                loss = closure() if closure is not None else None
-            self._finish_gradients(optimizer)
-            return loss
-
         if closure is None:
-            self._finish_gradients(optimizer)
+            if self.prepares_step:
+                self._finish_gradients(optimizer)
             result = optimizer.step(**kwargs) if kwargs else self.step_optimizer(optimizer)
         else:
-            result = self.step_optimizer(optimizer, complete)
-        self._count(optimizer)
+            result = self.step_optimizer(optimizer, partial(self._complete, optimizer, closure))
+        if not self._stepped or self._counts is not None:  # else it has counted itself, by its own hook
+            self._count(optimizer)
         return result
+
+    def _complete(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        self._finish_gradients(optimizer)
+        return loss
 
     def _finish_gradients(self, optimizer: Optimizer) -> None:
         if self.precision.scales:
@@ -108,14 +116,16 @@ class Manual:
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward with hooks and precision heeded."""
-        self.hooks.emit(Callback.on_before_backward, loss)
+        if self.tells_before_backward:
+            self.hooks.emit(Callback.on_before_backward, loss)
         if self._backs_plainly:
             loss.backward(*args, **kwargs)
         else:
             loss = self.precision.pre_backward(loss, self.module)
             self.run.strategy.leyden_expect_backward(loss)
             self.hooks.call("backward", self.run.leyden_backward, loss, *args, **kwargs)
-        self.hooks.emit(Callback.on_after_backward)
+        if self.tells_after_backward:
+            self.hooks.emit(Callback.on_after_backward)
 
     def take_up(self, carried: Any) -> None:
         """Windows are the user's."""

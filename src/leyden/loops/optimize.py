@@ -128,14 +128,12 @@ class Automatic:
         optimizer = self.optimizer
         if optimizer is None:
             return None
-        if (
-            self.own_zero_grad
-            or not zeroes_plainly(optimizer)
-            or self.run.profiler.leyden_active
-            or self.hooks.listens(Callback.on_before_zero_grad)
-        ):
-            return self._zero_by_hook
-        return lambda index, at: let_gradients_go(optimizer)
+        self._let_go: Callable[[], Any] = partial(self.hooks.call, "optimizer_zero_grad", optimizer.zero_grad)
+        if zeroes_plainly(optimizer) and not self.run.profiler.leyden_active:
+            self._let_go = partial(let_gradients_go, optimizer)
+            if not (self.own_zero_grad or self.hooks.listens(Callback.on_before_zero_grad)):
+                return lambda index, at: let_gradients_go(optimizer)
+        return self._zero_by_hook
 
     def _zero_by_hook(self, index: int, at: int) -> None:
         optimizer = self.optimizer
@@ -148,7 +146,7 @@ class Automatic:
             zero = self.run.leyden_steps["optimizer_zero_grad"]
             self.hooks.call("optimizer_zero_grad", zero, self.run.current_epoch, index, optimizer)
         else:
-            self.hooks.call("optimizer_zero_grad", optimizer.zero_grad)
+            self._let_go()
 
     # -- one batch
     def step(self, batch: Any, index: int, is_last: bool, at: int = OPENED) -> Any:

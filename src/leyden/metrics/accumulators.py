@@ -288,7 +288,8 @@ class Last(Accumulator):
 
     def add(self, pending: Pending) -> None:
         if pending:
-            self.newest = pending[-1][0]
+            newest = pending[-1][0]
+            self.newest = newest.clone() if isinstance(newest, Tensor) else newest  # it may be one of many in a memory
 
     def value(self) -> Any:
         return self.newest

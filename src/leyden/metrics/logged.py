@@ -55,6 +55,7 @@ class Entry:
         "asked",
         "bar",
         "computed",
+        "dtype",
         "epoch_name",
         "graph",
         "last",
@@ -65,6 +66,7 @@ class Entry:
         "on_step",
         "own",
         "pending",
+        "plain",
         "reduce",
         "step_name",
         "suffix",
@@ -81,6 +83,7 @@ class Entry:
         self.logger = True if logger is None else logger
         self.reduce: Reduction = _unbound if reduce is None else read_reduction(name, reduce)
         self.syncs, self.own = bool(sync), sync is None
+        self.plain = not graph and not sync  # nothing is asked of a tensor but its value
         self.on_step, self.on_epoch = _read_places(where, name, on_step, on_epoch)
         both = self.on_step and self.on_epoch
         self.name = name + suffix
@@ -92,6 +95,7 @@ class Entry:
     def reset(self) -> None:
         """Begin a new epoch."""
         self.last: Any = None
+        self.dtype: torch.dtype | None = None  # of the tensors on the CPU whose numbers `last` and `pending` hold
         self.weight = 1  # samples that the newest value stands for
         self.touched = False
         self.total: Accumulator = self.new_total()
@@ -122,8 +126,21 @@ class Entry:
     def merge(self) -> None:
         """Fold the waiting values into the epoch's. Nothing waits for the device."""
         pending, self.pending = self.pending, []
+        if pending and self.dtype is not None:
+            values, sizes = zip(*pending, strict=True)
+            pending = list(zip(torch.tensor(values, dtype=self.dtype, device="cpu").unbind(), sizes, strict=True))
         if pending:
             self.total.add(pending)
+
+    def take_numbers_of(self, dtype: torch.dtype | None) -> None:
+        """From here on values are numbers that stood in tensors of another type; ``None``: they are what was logged."""
+        self.merge()
+        self.dtype = dtype
+
+    @property
+    def newest(self) -> Any:
+        """The newest value, as it was logged."""
+        return self.last if self.dtype is None else torch.tensor(self.last, dtype=self.dtype, device="cpu")
 
     # -- reading
     @property
@@ -151,12 +168,12 @@ class Entry:
         """The newest value. A metric's is what its own forward computed for this batch, ``None`` where it was only updated."""
         if self.metric is not None:
             return self._single(self.metric._forward_cache)
-        return self.last if self.agreed is None or self.agreed[0] is not self.last else self.agreed[1]
+        return self.newest if self.agreed is None or self.agreed[0] is not self.last else self.agreed[1]
 
     def epoch_value(self) -> Any:
         """What the epoch's values came to; before they are read the newest of them, and of a metric nothing."""
         if self.computed is _UNREAD:
-            return None if self.metric is not None else self.last
+            return None if self.metric is not None else self.newest
         return self.computed
 
     def _single(self, value: Any) -> Any:
@@ -197,14 +214,14 @@ class Entry:
             "asked": [*self.asked[:4], self.reduce if named else None, *self.asked[5:]],
             "computed": self.computed if not self.is_open else None if named or not self.touched else self.total.value(),
             "read": not self.is_open,
-            "last": bare(self.last) if isinstance(self.last, Tensor) else self.last,
+            "last": bare(self.last) if isinstance(self.last, Tensor) else self.newest,
             "touched": self.touched,
             "total": self.total.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
-        self.last, self.touched, self.pending, self.agreed = state["last"], state["touched"], [], None
+        self.last, self.dtype, self.touched, self.pending, self.agreed = state["last"], None, state["touched"], [], None
         self.computed = state["computed"] if state.get("read") else _UNREAD  # 0.1.0 did not say
         if not state.get("empty"):  # of a process that was not there when it was logged
             self.total.load_state_dict(state["total"])
@@ -351,15 +368,18 @@ def _unaddable(value: Tensor) -> str | None:
     return "float8" if value.dtype.is_floating_point and value.dtype.itemsize < 2 else None
 
 
+_SINGLE = (Tensor, float, int)  # what nearly every value is, and what needs not be asked whether it holds others
+
+
 def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Names and values of a nested mapping, names joined by ``/``."""
     # a collection's groups share their states; copying them here would break the sharing
     collection: Any = values
-    items = collection.items(copy_state=False) if is_collection(values) else values.items()
+    items = collection.items(copy_state=False) if type(values) is not dict and is_collection(values) else values.items()
     for name, value in items:
         if not isinstance(name, str):
             raise IllegalLog(f"A metric's name must be a string, and {name!r} is {type(name).__name__}.")
-        if isinstance(value, Mapping) or is_collection(value):
+        if type(value) not in _SINGLE and (isinstance(value, Mapping) or is_collection(value)):
             yield from flattened(value, f"{prefix}{name}/")
         else:
             yield prefix + name, value
