@@ -361,6 +361,26 @@ def test_numbers_of_numpy_are_numbers() -> None:
         trainer(max_epochs=np.float64(1.5))
 
 
+def test_the_tuner_takes_numbers_of_numpy_and_names_a_misspelt_word() -> None:
+    class Sized(BoringModel):
+        batch_size, lr = 2, 0.01
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(torch.randn(8, 32), batch_size=self.batch_size)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    tuner, module = Tuner(trainer()), Sized()
+    assert tuner.scale_batch_size(module, init_val=np.int64(4), max_trials=np.int64(1), steps_per_trial=1) == 4
+    assert type(module.batch_size) is int
+    found = tuner.lr_find(module, min_lr=np.float64(1e-3), num_training=np.int64(2), early_stop_threshold=None)
+    assert found is not None
+    assert [type(rate) for rate in found.results["lr"]] == [float, float]
+    with pytest.raises(UnknownName, match=r"Tuner\.lr_find got an unknown argument 'num_trainin'\. Did you mean 'num_training'"):
+        tuner.lr_find(module, num_trainin=3)  # type: ignore[call-arg]  # the mistake under test
+
+
 def test_every_argument_is_in_the_table() -> None:
     known = {name for name, each in inspect.signature(Trainer.__init__).parameters.items() if each.kind is each.KEYWORD_ONLY}
     later = {"crash_capsule"}  # has tests of its own

@@ -32,6 +32,7 @@ def check_path(name: str, given: Any) -> Any:
 
 def check_bool(name: str, given: object) -> bool:
     """``given`` as a bool; raises :class:`InvalidType` for anything that is not one."""
+    given = plain_number(given)
     if isinstance(given, bool):
         return given
     if isinstance(given, int) and given in (0, 1):
@@ -104,6 +105,7 @@ def _word(part: Any) -> str:
 
 def check_count(name: str, given: object, least: int, expected: str) -> int:
     """``given`` as a whole number that is at least ``least``."""
+    given = plain_number(given)
     if isinstance(given, bool) or not isinstance(given, int):
         if isinstance(given, float) and given.is_integer():
             given = int(given)
@@ -142,6 +144,7 @@ def check_number(
 def check_limit(name: str, given: object) -> int | float:
     """A share of the batches (a float from 0.0 to 1.0) or a number of them (an int)."""
     expected = "a whole number of batches (an int >= 0), or a share of them (a float from 0.0 to 1.0)"
+    given = plain_number(given)
     if given is None:
         return 1.0
     if isinstance(given, bool) or not isinstance(given, int | float):

@@ -13,6 +13,7 @@ from leyden.own_calls import calls_itself, is_ours
 from leyden.resembling import FAMILIES, nearest, one_edit_apart
 
 P = ParamSpec("P")
+T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 
@@ -28,8 +29,7 @@ def exact_arguments(cls: C) -> C:
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        args = tuple(map(plain_number, args))
-        kwargs = {name: plain_number(value) for name, value in kwargs.items()}
+        args, kwargs = _plain(args, kwargs)
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         try:
             init(self, *args, **kwargs)
@@ -44,6 +44,22 @@ def exact_arguments(cls: C) -> C:
 
     cls.__init__ = checked  # type: ignore[misc]  # the wrapper's signature is the wrapped one's
     return cls
+
+
+def exact_call(method: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a method: a word that it does not know is named, and a number of NumPy's is given to it as Python's own."""
+
+    @functools.wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        refuse_unknown(method.__qualname__, kwargs, method)
+        args, kwargs = _plain(args, kwargs)  # type: ignore[assignment]  # what they are made of has no name
+        return method(*args, **kwargs)
+
+    return checked
+
+
+def _plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(plain_number, args)), {name: plain_number(value) for name, value in kwargs.items()}
 
 
 def for_tests(*names: str) -> Callable[[C], C]:

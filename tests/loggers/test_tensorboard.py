@@ -379,3 +379,36 @@ def test_the_hyperparameters_file_is_there_once_something_was_written(tmp_path: 
     logger.log_metrics({"a": 1.0}, 0)
     logger.finalize("success")
     assert (Path(logger.log_dir) / "hparams.yaml").read_text() == "{}\n"
+
+
+def test_a_full_disk_is_said_and_rows_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    logger.log_metrics({"a": 0.0}, 0)
+    logger.save()
+    file = logger.experiment._get_file_writer().event_writer._general_file_writer  # type: ignore[no-untyped-call]
+    whole = file.write
+
+    def half(content: bytes) -> None:
+        whole(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LeydenWarning)
+        patch.setattr(file, "write", half)
+        for step in range(1, 4 * ROWS):
+            logger.log_metrics({"a": float(step)}, step)
+    said = [str(each.message) for each in caught]
+    assert len(said) <= 3, "an attempt for each row"
+    assert f"cannot be written ([Errno 28] No space left on device); {ROWS} rows wait" in said[0]
+    logger.finalize("success")
+    assert [step for step, _ in scalars(logger)["a"]] == list(range(4 * ROWS))
+
+
+def test_a_full_disk_at_the_start_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.warns(LeydenWarning, match="cannot be written .*No space left"):
+            logger.log_hyperparams({"lr": 0.1})
+    logger.finalize("success")
+    assert Path(logger.log_dir, "hparams.yaml").read_text() == "lr: 0.1\n"

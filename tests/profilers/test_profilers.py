@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import kit
 import pytest
 import torch
 from kit import Clock
 
 from leyden import notices
-from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported
+from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, LeydenWarning, Unsupported
 from leyden.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from leyden.profilers.choose import choose_profiler
 
@@ -514,3 +515,14 @@ def test_the_file_of_the_report_may_be_said_as_before_1_4(kind: Any, tmp_path: P
     with pytest.raises(ConflictingOptions, match="Leave output_filename out"):
         kind(".", output_filename="mine.txt")
     assert list(notices.waiting) == [f"{kind.__name__}(output_filename=...)"]
+
+
+@pytest.mark.parametrize("kind", [SimpleProfiler, PyTorchProfiler])
+def test_a_disk_that_is_full_at_the_end_costs_no_run(kind: Any, own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Full(kind):  # type: ignore[misc]  # a class that is an argument
+        def leyden_open(self, name: str, mode: str) -> Any:
+            raise OSError(28, "No space left on device")
+
+    with pytest.warns(LeydenWarning, match=r"could not be written \(\[Errno 28\] No space left on device\)"):
+        kit.fit(kit.Tiny(), [[torch.zeros(2, 2)]] * 6, profiler=Full(".", "times"))
+    assert "Profiler Report" in capsys.readouterr().out

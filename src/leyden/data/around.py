@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from leyden.checked import check_count, plain_number
+from leyden.checked import check_count
 
 
 def checked_sizes(batch_size: Any, num_workers: Any) -> tuple[int | None, int]:
     """Both as numbers; raises :class:`InvalidOption` for what a loader cannot use. Batches of ``None`` samples: single ones."""
     if batch_size is not None:
-        batch_size = check_count("batch_size", plain_number(batch_size), 1, "a number of samples >= 1, or None")
-    return batch_size, check_count("num_workers", plain_number(num_workers), 0, "a number of processes >= 0")
+        batch_size = check_count("batch_size", batch_size, 1, "a number of samples >= 1, or None")
+    return batch_size, check_count("num_workers", num_workers, 0, "a number of processes >= 0")
 
 
 def loader_around(given: Any, batch_size: int | None, num_workers: int, shuffle: bool) -> Any:

@@ -39,6 +39,7 @@ class ExperimentWriter:
         self.metrics_file_path = os.path.join(log_dir, self.NAME_METRICS_FILE)
         self._prefix = prefix
         self.__every = flush_every_n_steps
+        self.__enough = flush_every_n_steps  # more while the disk refuses, so that few attempts are made
         self._flushed = 0  # the step at the last flush
         self._hparams_wait = False
         self.is_full = False  # whether rows have waited long enough
@@ -72,7 +73,7 @@ class ExperimentWriter:
         if step is None:
             step = self._rows + len(self._waiting)
         self._waiting.append((dict(metrics_dict), step))
-        if step - self._flushed >= self.__every or len(self._waiting) >= self.__every or step < self._flushed:
+        if step - self._flushed >= self.__enough or len(self._waiting) >= self.__enough or step < self._flushed:
             self._flushed = step
             self.is_full = True
 
@@ -95,7 +96,9 @@ class ExperimentWriter:
             if self._waiting:
                 self._write(self._read())
                 self._waiting.clear()
+            self.__enough = self.__every
         except OSError as error:
+            self.__enough = 2 * max(self.__enough, len(self._waiting))
             warn_user(
                 f"{self.metrics_file_path} cannot be written ({error}); {len(self._waiting)} rows wait for the next attempt.",
                 LeydenWarning,

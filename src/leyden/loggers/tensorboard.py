@@ -115,6 +115,7 @@ class TensorBoardLogger(InFolder, Logger):
         self._kwargs = kwargs
         self.__writer: SummaryWriter | None = None
         self._rows: list[tuple[dict[str, Any], int, float]] = []
+        self._enough = ROWS  # that wait before they are written; more while the disk refuses, so that few attempts are made
         self._counted = 0
         self._written_at = time.monotonic()
         self._files: dict[str, None] = {}  # event files of this run, in order, relative to its folder
@@ -164,7 +165,7 @@ class TensorBoardLogger(InFolder, Logger):
             step = self._counted
         self._counted += 1
         self._rows.append((dict(metrics), step, time.time()))
-        if len(self._rows) >= ROWS or time.monotonic() - self._written_at >= SECONDS:
+        if len(self._rows) >= self._enough or time.monotonic() - self._written_at >= SECONDS:
             self.__write()
 
     def log_hyperparams(
@@ -228,26 +229,46 @@ class TensorBoardLogger(InFolder, Logger):
             return
         self.__write()
         if self.__writer is not None:
-            self.__writer.flush()
+            try:
+                self.__writer.flush()
+            except OSError as error:
+                self.__refused(error)
         if self._yaml_waits:
             self.__write_yaml()
 
+    def __refused(self, error: OSError) -> None:
+        """The disk refuses: what waits goes on waiting. A writer whose thread has died of that writes nothing any more."""
+        self._enough = 2 * max(self._enough, len(self._rows))
+        warn_user(
+            f"{self._folder.path} cannot be written ({error}); {len(self._rows)} rows wait for the next attempt.", LeydenWarning
+        )
+        writer = self.__writer
+        if writer is not None and writer._get_file_writer().event_writer._async_writer._worker.exception is not None:
+            self.__note_files()
+            self.__writer = None
+
     def __write_yaml(self) -> None:
         self._folder.claim()
-        if not self._folder.remote:
-            path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
-            os.makedirs(self._folder.path, exist_ok=True)
-            put_in_place(path, to_yaml(self.hparams).encode())
-            with open(os.path.join(self._folder.path, self.NAME_CSV_TAGS), "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("key", "value"), *self.hparams.items()])  # as 0.7.1 kept them
-        self._yaml_waits = False
+        try:
+            if not self._folder.remote:
+                path = os.path.join(self._folder.path, self.NAME_HPARAMS_FILE)
+                os.makedirs(self._folder.path, exist_ok=True)
+                put_in_place(path, to_yaml(self.hparams).encode())
+                with open(os.path.join(self._folder.path, self.NAME_CSV_TAGS), "w", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerows([("key", "value"), *self.hparams.items()])  # as 0.7.1 kept them
+            self._yaml_waits = False
+        except OSError as error:
+            self.__refused(error)
 
     def finalize(self, status: str) -> None:
         """Write what waits, close the files and end the threads that write them. Logging on makes a new file."""
         self.save()
         if self.__writer is not None:
             self.__note_files()
-            self.__writer.close()
+            try:
+                self.__writer.close()
+            except OSError as error:
+                self.__refused(error)
             self.__writer = None
 
     def leyden_start_over(self) -> None:
@@ -346,8 +367,19 @@ class TensorBoardLogger(InFolder, Logger):
             self._files[os.path.relpath(path, self._folder.path)] = None
 
     def __write(self) -> None:
-        """Hand all rows to the event writer, one record a row."""
+        """Hand all rows to the event writer. When the disk refuses, they wait on, with a :class:`LeydenWarning`."""
         self._written_at = time.monotonic()
+        rows, hparams = self._rows, self._hparams_wait
+        try:
+            self.__write_rows()
+            self._enough = ROWS
+        except OSError as error:
+            self._hparams_wait = hparams if self._rows is rows else self._hparams_wait
+            self._rows = rows
+            self.__refused(error)
+
+    def __write_rows(self) -> None:
+        """One record a row."""
         if self._hparams_wait:
             self.__write_hparams()
         if not self._rows:
@@ -397,8 +429,14 @@ class TensorBoardLogger(InFolder, Logger):
             frames += (heads[size], record, struct.pack("<I", masked_crc32c(record)))
         events = writer._get_file_writer().event_writer
         events.flush()  # its thread has nothing to write now
-        events._general_file_writer.write(b"".join(frames))
-        events._general_file_writer.flush()
+        size = 0 if self._folder.remote else os.path.getsize(events._file_name)
+        try:
+            events._general_file_writer.write(b"".join(frames))
+            events._general_file_writer.flush()
+        except OSError:
+            if not self._folder.remote:  # no half of a record, behind which nobody would read on
+                os.truncate(events._file_name, size)
+            raise
 
     def __write_hparams(self) -> None:
         waiting, self._hparams_wait = self._hparams_wait, []

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import fsspec  # type: ignore[import-untyped]  # it ships no types
 
 from leyden.distributed.rank_zero import rank_zero_print
-from leyden.errors import ConflictingOptions, InvalidOption
+from leyden.errors import ConflictingOptions, InvalidOption, LeydenWarning, warn_user
 from leyden.spelling import exact_arguments
 
 T = TypeVar("T")
@@ -99,8 +99,12 @@ class Profiler(ABC):
         if self.filename is None or (self.dirpath or self.leyden_log_dir) is None:
             rank_zero_print(report)
             return
-        with self.leyden_open(self._prepare_filename(), "a") as file:
-            file.write(report)
+        try:
+            with self.leyden_open(self._prepare_filename(), "a") as file:
+                file.write(report)
+        except OSError as error:  # the disk is full at the end of a long run
+            warn_user(f"The report of {type(self).__name__} could not be written ({error}). It follows here.", LeydenWarning)
+            rank_zero_print(report)
 
     def leyden_open(self, name: str, mode: str) -> Any:
         """The file ``name`` in the profiler's folder, opened.

@@ -19,7 +19,16 @@ from torch.profiler import ProfilerAction, record_function
 from torch.profiler import profile as TorchProfile
 
 from leyden.checked import check_bool
-from leyden.errors import InvalidOption, InvalidType, PossibleUserWarning, UnknownName, Unsupported, did_you_mean, warn_user
+from leyden.errors import (
+    InvalidOption,
+    InvalidType,
+    LeydenWarning,
+    PossibleUserWarning,
+    UnknownName,
+    Unsupported,
+    did_you_mean,
+    warn_user,
+)
 from leyden.not_offered import answers
 from leyden.profilers.base import Profiler
 from leyden.profilers.older import takes_output_filename
@@ -317,11 +326,14 @@ class PyTorchProfiler(Profiler):
 
     def leyden_keep(self, name: str, write: Callable[[str], Any]) -> None:
         """What PyTorch writes into a local file only goes into the profiler's folder, wherever that is."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "written.json")
-            write(path)
-            with open(path, "rb") as source, self.leyden_open(name, "wb") as target:
-                shutil.copyfileobj(source, target)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "written.json")
+                write(path)  # which leaves no file where the disk is full
+                with open(path, "rb") as source, self.leyden_open(name, "wb") as target:
+                    shutil.copyfileobj(source, target)
+        except OSError as error:
+            warn_user(f"The trace {name} could not be written ({error}).", LeydenWarning)
 
     def summary(self) -> str:
         """The table of the newest recording of each kind of step; that of the verb before, until the next one records."""

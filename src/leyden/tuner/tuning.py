@@ -9,7 +9,7 @@ from leyden.checked import check_bool
 from leyden.datamodule import LightningDataModule
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 from leyden.module import LightningModule
-from leyden.spelling import exact_arguments
+from leyden.spelling import exact_arguments, exact_call
 from leyden.state.run import Run
 from leyden.state.stage import STAGES, TRAIN, TrainerFn
 from leyden.tuner.batch_size_scaling import check_scaling, scale_batch_size
@@ -32,6 +32,7 @@ class Tuner:
             raise InvalidType("trainer", trainer, "a leyden.Trainer")
         self._trainer: Any = trainer
 
+    @exact_call
     def scale_batch_size(
         self,
         model: LightningModule,
@@ -93,6 +94,7 @@ class Tuner:
         found: int | None = self._trainer.leyden_search(fn, model, loaders, datamodule, search)
         return found
 
+    @exact_call
     def lr_find(
         self,
         model: LightningModule,
