@@ -9,7 +9,7 @@ from configured import Loads, OnlyFit, WideNet
 from kit import QUIET
 
 from leyden.cli import LightningCLI
-from leyden.errors import MissingPackage
+from leyden.errors import InvalidOption, MissingPackage, UnknownName
 
 WORDS = [
     (["--trainer.max_epochss=3"], "Did you mean '--trainer.max_epochs'?"),
@@ -70,6 +70,26 @@ def test_among_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'fit'?" in refused(capsys, "fi", run=True)
     assert "say it after fit or validate" in refused(capsys, "--trainer.max_epochs=1", run=True)
     assert "Did you mean '--model.width'?" in refused(capsys, "fit", "--modl.width=1", run=True)
+
+
+def test_in_a_file_for_a_subcommand(capsys: pytest.CaptureFixture[str], own_folder: Path) -> None:
+    for text, words, expected in (
+        ("modle: {widt: 3}", ("fit", "--config=run.yaml"), "Did you mean 'model.width'?"),
+        ("fit: {trainer: {max_epoch: 3}}", ("--config=run.yaml", "fit"), "Did you mean 'trainer.max_epochs'?"),
+        ("fit: {model: {width: 3}}", ("fit", "--config=run.yaml"), "is said before it: --config FILE fit."),
+    ):
+        Path("run.yaml").write_text(text)
+        with pytest.raises(SystemExit):
+            OnlyFit(WideNet, args=list(words))
+        assert expected in capsys.readouterr().err, text
+
+
+def test_what_a_constructor_refuses_is_said_in_its_own_words() -> None:
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x", "--trainer.callbacks.patience=-1"]
+    with pytest.raises(InvalidOption, match=r"^patience=-1 cannot be used: expected a number of checks >= 0\.$"):
+        LightningCLI(WideNet, Loads, args=words, run=False, trainer_defaults=QUIET)
+    with pytest.raises(UnknownName, match=r"trainer_defaults got an unknown argument 'max_epoch'\. Did you mean 'max_epochs'"):
+        LightningCLI(WideNet, Loads, args=[], run=False, trainer_defaults={"max_epoch": 3})
 
 
 def test_what_help_and_print_config_show(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from leyden import notices
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, LeydenWarning, Unsupported
 from leyden.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from leyden.profilers.choose import choose_profiler
+from leyden.testing import BoringModel
 
 
 def timed(extended: bool = True, **options: Any) -> tuple[SimpleProfiler, Clock]:
@@ -524,5 +525,5 @@ def test_a_disk_that_is_full_at_the_end_costs_no_run(kind: Any, own_folder: Path
             raise OSError(28, "No space left on device")
 
     with pytest.warns(LeydenWarning, match=r"could not be written \(\[Errno 28\] No space left on device\)"):
-        kit.fit(kit.Tiny(), [[torch.zeros(2, 2)]] * 6, profiler=Full(".", "times"))
+        kit.fit(BoringModel(), limit_train_batches=6, limit_val_batches=0, profiler=Full(".", "times"))
     assert "Profiler Report" in capsys.readouterr().out

@@ -25,7 +25,7 @@ from leyden.errors import InvalidType, LeydenWarning, MisconfigurationException,
 from leyden.hooks import overrides
 from leyden.hparams_described import CLASS_KEY, checked_description, described_as, is_described
 from leyden.module import LightningModule
-from leyden.spelling import exact_arguments
+from leyden.spelling import arguments_of, exact_arguments, unknown_argument
 from leyden.trainer.trainer import Trainer
 from leyden.version import __version__
 
@@ -163,7 +163,12 @@ class LightningCLI:
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the arguments of the trainer, the module and the datamodule."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items() if name != "callbacks"})
+        for name, value in self.trainer_defaults.items():
+            if name != "callbacks":
+                try:
+                    parser.set_defaults({f"trainer.{name}": value})
+                except KeyError:
+                    raise unknown_argument("trainer_defaults", name, arguments_of(self.trainer_class)) from None
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=self.subclass_mode_model)
         required = self.datamodule_class is not None  # else the module may have the loaders
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=self.subclass_mode_data, required=required)

@@ -13,6 +13,7 @@ from leyden.errors import did_you_mean
 _UNKNOWN_OPTIONS = re.compile(r"[Uu]nrecognized arguments: (.*)")
 _UNKNOWN_IN_CLASS = re.compile(r"Problem with given class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted")
 _UNKNOWN_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
+_UNKNOWN_IN_SUBCOMMAND = re.compile(r"Subcommand '(\w+)' does not accept option '([\w.]+)'")
 _UNKNOWN_KEY = re.compile(r"Option '([\w.]+)' is not accepted")
 _WRONG_VALUE = re.compile(r'Parser key "([\w.]+)":.*Given value: (\w+)\s*$', re.DOTALL)
 _WRONG_CHOICE = re.compile(r"invalid choice: '(\w+)'")
@@ -75,6 +76,12 @@ def _for_key(parser: Any, key: str) -> str:
     return did_you_mean(key, [*keys, *tops]) or did_you_mean(key.partition(".")[0], [*_subparsers(parser), *tops])
 
 
+def _for_subcommand(parser: Any, subcommand: str, key: str) -> str:
+    if key.startswith(f"{subcommand}."):
+        return f" A file with a part for each subcommand is said before it: --config FILE {subcommand}."
+    return _for_key(_subparsers(parser).get(subcommand, parser), key)
+
+
 def _for_value(parser: Any, key: str, value: str) -> str:
     for one in (parser, *_subparsers(parser).values()):
         for action in one._actions:
@@ -92,6 +99,7 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Any], ...] = (
     (_UNKNOWN_OPTIONS, _for_options),
     (_UNKNOWN_IN_CLASS, _for_argument),
     (_UNKNOWN_IN_GROUP, _for_group),
+    (_UNKNOWN_IN_SUBCOMMAND, _for_subcommand),
     (_UNKNOWN_KEY, _for_key),
     (_WRONG_VALUE, _for_value),
     (_WRONG_CHOICE, _for_choice),

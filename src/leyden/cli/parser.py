@@ -200,7 +200,7 @@ class LightningArgumentParser(ArgumentParser):
 
     def leyden_made(self, config: Any, instantiators: Sequence[tuple[Callable[..., Any], type, bool]], **kwargs: Any) -> Any:
         """The objects that ``config`` describes. Each of ``instantiators`` makes those of a class, or of its subclasses too."""
-        with what_is_any_is_made():
+        with what_is_any_is_made(), _our_errors():
             if not hasattr(ArgumentParser, "instantiate"):
                 for function, kind, subclasses in instantiators:
                     self.add_instantiator(function, kind, subclasses=subclasses)
@@ -216,6 +216,20 @@ class LightningArgumentParser(ArgumentParser):
         """Say what is wrong, with the nearest right word where one is wrong, and exit with code 2 (or raise, as asked)."""
         said = "" if "Did you mean" in message else nearest(self, message).strip()
         super().error(message if not said else f"{message.rstrip()}\n{said}", ex)
+
+
+@contextlib.contextmanager
+def _our_errors() -> Iterator[None]:
+    """An error of ours that a constructor raised comes out as it is, and not as a list of the types that a value may have."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, LeydenError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
 
 
 def _translated_mapping(value: Any) -> Any:
