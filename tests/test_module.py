@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import leyden
-from leyden.errors import LeydenWarning, MisconfigurationException, MissingMethod, Unsupported
+from leyden.errors import LeydenWarning, MisconfigurationException, MissingMethod
 from leyden.module import LightningModule, NotAttached
 from leyden.testing import BoringModel, random_batches
 
@@ -202,14 +202,6 @@ class TestWhatTheTrainerRefuses:
         module = type("Lacking", (LightningModule,), {name: lambda self, *_: None for name in names})()
         with pytest.raises(MissingMethod, match=f"Lacking has no `{missing}`, which fit needs"):
             leyden.Trainer(**QUIET).fit(module, random_batches(1))
-
-    def test_a_step_that_takes_an_iterator(self) -> None:
-        class Module(BoringModel):
-            def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
-                raise AssertionError
-
-        with pytest.raises(Unsupported, match="dataloader_iter"):
-            leyden.Trainer(**QUIET).fit(Module())
 
     @pytest.mark.parametrize(
         ("given", "text"),

@@ -49,7 +49,7 @@ def choose_callbacks(given: Any, options: Options) -> list[Callback]:
     """The callbacks of a run: the user's, the defaults that are switched on, in their order. ``given`` is not changed."""
     callbacks = as_callbacks(given, "callbacks")
     watching = options.watching
-    writers = [callback for callback in callbacks if hasattr(callback, "best_model_path")]
+    writers = [callback for callback in callbacks if replaces_default(callback)]
     if writers and not watching.checkpointing and not options.limits.fast_dev_run:
         raise ConflictingOptions(
             f"enable_checkpointing=False was set, and callbacks holds {type(writers[0]).__name__}. Leave one of them out."
@@ -138,9 +138,14 @@ def with_modules_callbacks(
     return in_order(merged)
 
 
+def replaces_default(callback: Callback) -> bool:
+    """Whether ``callback`` saves a run, so that no ModelCheckpoint is added."""
+    return bool(getattr(callback, "leyden_replaces_default", hasattr(callback, "best_model_path")))
+
+
 def _does_the_same(default: Callback, own: Callback) -> bool:
     return (
         isinstance(own, type(default))
-        or (hasattr(default, "best_model_path") and hasattr(own, "best_model_path"))
+        or (replaces_default(default) and replaces_default(own))
         or (getattr(default, "is_progress_bar", False) and getattr(own, "is_progress_bar", False))
     )

@@ -17,13 +17,18 @@ from leyden.not_offered import absent, stand_in
 _LOOPS = (
     "base loop batch batch.training_batch_loop dataloader dataloader.dataloader_loop dataloader.evaluation_loop "
     "dataloader.prediction_loop epoch epoch.evaluation_epoch_loop epoch.prediction_epoch_loop epoch.training_epoch_loop "
-    "evaluation_loop fit_loop optimization optimization.automatic optimization.closure optimization.manual "
+    "evaluation_loop fetchers fit_loop optimization optimization.automatic optimization.closure optimization.manual "
     "optimization.manual_loop optimization.optimizer_loop prediction_loop training_epoch_loop utilities"
 )
 _TRAINING_TYPES = (
     "ddp ddp2 ddp_spawn deepspeed dp fully_sharded horovod parallel rpc rpc_sequential sharded single_device tpu_spawn"
 )
 _ENVIRONMENTS = "cluster_environment lightning_environment mpi slurm_environment torchelastic torchelastic_environment"
+_CONNECTORS = (
+    "accelerator_connector callback_connector checkpoint_connector data_connector logger_connector logger_connector.fx_validator "
+    "logger_connector.result optimizer_connector signal_connector slurm_connector"
+)
+_TRAINERS = "call callback_hook configuration_validator data_loading logging optimizers properties training_tricks"
 _SEVERAL = ("overrides.override_data_parallel",)
 
 ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -48,10 +53,16 @@ ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
         **{f"training_type.{name}": ("plugins",) for name in ("training_type_plugin", *_TRAINING_TYPES.split())},
     },
     "profiler": dict.fromkeys(("advanced", "pytorch", "simple"), ("profiler",)),
-    "strategies": dict.fromkeys(("ddp2", "fully_sharded_native", "sharded", "strategy_registry"), ("strategies",)),
+    "strategies": dict.fromkeys(("ddp2", "fully_sharded_native", "launchers", "sharded", "strategy_registry"), ("strategies",)),
+    "trainer": {
+        **dict.fromkeys((*_TRAINERS.split(), "connectors"), ("trainer",)),
+        **{f"connectors.{name}": ("trainer",) for name in _CONNECTORS.split()},
+    },
+    "tuner": {"auto_gpu_select": ("classic.tools",)},
     "utilities": {
         "argparse_utils": ("utilities.argparse",),
-        "fetching": (),
+        "device_dtype_mixin": ("core.mixins",),
+        "fetching": ("loops",),
         "finite_checks": ("classic.tools",),
         "metrics": ("classic.tools",),
         "model_utils": ("utilities.model_helpers",),

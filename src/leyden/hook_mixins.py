@@ -7,6 +7,9 @@ from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import nn
+
 from leyden.datamodule import LightningDataModule
 from leyden.hooks import MODULE_HOOKS
 from leyden.module import LightningModule
@@ -50,6 +53,22 @@ def _mixin(name: str, doc: str, hooks: list[str], *bases: type) -> Any:
     return made
 
 
+class DeviceDtypeModuleMixin(nn.Module, metaclass=ABCMeta):
+    """A plain module that says where its parameters are, and of which type, as a :class:`LightningModule` does."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its first parameter or buffer; the CPU where it has none."""
+        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its first parameter or buffer of floating-point numbers; the default type where it has none."""
+        found = (tensor.dtype for tensor in (*self.parameters(), *self.buffers()) if tensor.is_floating_point())
+        return next(found, torch.get_default_dtype())
+
+
+DeviceDtypeModuleMixin.register(LightningModule)
 ModelHooks: Any = _mixin(
     "ModelHooks",
     "The hooks around training, evaluation and prediction that a module has.",

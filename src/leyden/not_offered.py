@@ -33,6 +33,11 @@ _LOOPS = "Loops are not subclassed: override the hooks of a Callback or of the m
 _CLOSURES = "Override the module's optimizer_step, which is given the closure, or set automatic_optimization = False."
 _RESTARTS = "Where a run goes on its checkpoint says, wherever it was cut: fit(ckpt_path=...) finishes what was begun."
 _RESULTS = "Return the loss, and log with self.log(name, value)."
+_SAVES = "The Trainer has its methods: save_checkpoint, and fit(ckpt_path=...) to go on."
+_LOADERS = "Loaders are trainer.train_dataloader, trainer.val_dataloaders ..., and are made when they are due."
+_METRICS = "Metrics are trainer.callback_metrics, trainer.logged_metrics and trainer.progress_bar_metrics."
+_FETCHES = "Batches are read ahead by DataLoader(num_workers=...); several loaders take CombinedLoader."
+_STARTS = "Processes are started by the strategy: DDPStrategy(start_method=...), or torchrun."
 _REGISTRY = "Model registries are not offered: save with ModelCheckpoint, and pass the path."
 
 
@@ -63,6 +68,8 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("DataLoaderLoop _EvaluationLoop _FitLoop _Loop _PredictionLoop _TrainingEpochLoop", _LOOPS),
         **_each("AbstractClosure Closure ClosureResult ManualResult OutputResult", _CLOSURES),
         **_each("RestartStage", _RESTARTS),
+        **_each("AbstractDataFetcher DataFetcher DataLoaderIterDataFetcher InterBatchParallelDataFetcher", _FETCHES),
+        **_each("_DataFetcher _DataLoaderIterDataFetcher _PrefetchDataFetcher", _FETCHES),
         **_each("check_finite_loss", "A fit looks at its losses by itself: Trainer(stop_on_nonfinite_loss=True), the default."),
     },
     "leyden.loggers": _each("LitLogger NeptuneLogger TestTubeLogger", _LOGGER),
@@ -87,11 +94,24 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("BaguaStrategy CollaborativeStrategy DDP2Strategy DDPFullyShardedStrategy DDPShardedStrategy", _GONE),
         **_each("DDPSpawnShardedStrategy DataParallelStrategy HorovodStrategy", _GONE),
         **_each("DeepSpeedStrategy remove_module_hooks", _WRAPS),
+        **_each("_Launcher _MultiProcessingLauncher _SubprocessScriptLauncher", _STARTS),
         **_each("HPUParallelStrategy IPUStrategy SingleHPUStrategy", _HARDWARE),
         **_each("SingleDeviceXLAStrategy SingleTPUStrategy TPUSpawnStrategy XLAStrategy", _XLA),
     },
     "leyden.testing": _each("LightningTestModel LightningTestModelBase", _DEMOS),
-    "leyden.trainer": _each("TrainerIOMixin", "The Trainer has its methods: save_checkpoint, and fit(ckpt_path=...) to go on."),
+    "leyden.trainer": {
+        **_each("CheckpointConnector _CheckpointConnector TrainerIOMixin", _SAVES),
+        **_each("DataConnector TrainerDataLoadingMixin _DataConnector _DataHookSelector _DataLoaderSource", _LOADERS),
+        **_each("LoggerConnector ResultCollection TrainerLoggingMixin _LoggerConnector _ResultCollection", _METRICS),
+        **_each("FxValidator _FxValidator", "Where self.log may be called, an error of it says."),
+        **_each("AcceleratorConnector _AcceleratorConnector", "trainer.strategy and trainer.precision say what was chosen."),
+        **_each("CallbackConnector TrainerCallbackHookMixin _CallbackConnector", "Callbacks are trainer.callbacks."),
+        **_each("OptimizerConnector TrainerOptimizersMixin", "Optimizers are trainer.optimizers."),
+        **_each("SLURMConnector SignalConnector _SignalConnector", "Signals are heeded while a verb runs: docs/resuming.md."),
+        **_each("ConfigValidator verify_loop_configurations", "A verb checks what it is given before it begins."),
+        **_each("TrainerProperties TrainerTrainingTricksMixin", "Subclass the Trainer."),
+        **_each("_call_callback_hooks _call_lightning_module_hook _call_strategy_hook", "Call the method itself."),
+    },
     "leyden.utilities": _each("ThroughputMonitor", _SPEED),
     "leyden.utilities.arg_parse": _each("add_default_args", "Call Trainer.add_argparse_args(parser)."),
     "leyden.utilities.deepspeed": _each("convert_zero_checkpoint_to_fp32_state_dict ds_checkpoint_dir", _WRAPS),

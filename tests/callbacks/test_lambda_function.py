@@ -39,9 +39,9 @@ def test_every_hook_can_be_given_and_costs_nothing_otherwise(name: str) -> None:
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match=r"unknown argument 'on_train_epoch_ends'\. Did you mean 'on_train_epoch_end'"):
-        LambdaCallback(on_train_epoch_ends=print)  # type: ignore[call-arg]  # the mistake under test
+        LambdaCallback(on_train_epoch_ends=print)
     with pytest.raises(TypeError, match="LambdaCallback got an unknown argument 'state_dict'"):
-        LambdaCallback(state_dict=dict)  # type: ignore[call-arg]  # the mistake under test
+        LambdaCallback(state_dict=dict)
 
 
 def test_every_hook_is_an_argument_in_lightning_s_order() -> None:

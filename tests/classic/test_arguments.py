@@ -356,9 +356,24 @@ def test_the_mode_of_several_training_loaders(mode: str, batches: int) -> None:
     assert trainer.num_training_batches == batches
 
 
-@pytest.mark.parametrize("name", ["training_type_plugin", "devices", "tpu_cores", "data_connector", "_data_connector"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("training_type_plugin", "devices", "tpu_cores", "data_connector", "_data_connector", "results", "hpc_save"),
+        *("init_optimizers", "run_evaluation", "run_training_batch", "model_connector", "transfer_batch_to_gpu"),
+    ],
+)
 def test_attributes_of_1_x_that_are_gone_name_todays(name: str) -> None:
     trainer = kit.trainer()
     with pytest.raises(UnknownName, match=rf"trainer\.{name} is gone\. .*trainer\."):
         getattr(trainer, name)
     assert not hasattr(trainer, name)
+
+
+def test_attributes_of_1_x_that_have_an_answer() -> None:
+    trainer = kit.trainer(use_distributed_sampler=False, stop_on_nonfinite_loss=False)
+    trainer.fit(BoringModel())
+    assert trainer.lightning_optimizers == {0: trainer.optimizers[0]}
+    assert trainer.tuning is trainer.replace_sampler_ddp is trainer.terminate_on_nan is False
+    assert trainer.slurm_job_id is None
+    assert trainer.tested_ckpt_path is trainer.validated_ckpt_path is trainer.predicted_ckpt_path is None

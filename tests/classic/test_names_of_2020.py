@@ -13,9 +13,9 @@ import torch
 
 import leyden
 from leyden import Trainer
-from leyden.callbacks import EarlyStopping, ModelCheckpoint
+from leyden.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from leyden.core.lightning import load_hparams_from_tags_csv
-from leyden.errors import UnknownName
+from leyden.errors import DeviceUnavailable, UnknownName
 from leyden.loggers import CSVLogger, Logger, LoggerCollection, TensorBoardLogger
 from leyden.profiler import Profiler
 from leyden.testing import BoringModel, random_batches
@@ -45,7 +45,11 @@ PLACES = [
     "logging.mlflow_logger:MLFlowLogger", "logging.neptune:NeptuneLogger", "logging.wandb:WandbLogger",
     "logging.test_tube_logger:TestTubeLogger", "overrides.override_data_parallel:LightningDataParallel",
     "pt_overrides.override_data_parallel:LightningDistributedDataParallel",
-    "core.lightning:load_hparams_from_tags_csv",
+    "core.lightning:load_hparams_from_tags_csv", "utilities.device_dtype_mixin:DeviceDtypeModuleMixin",
+    "core.mixins:DeviceDtypeModuleMixin", "trainer.connectors.data_connector:_DataConnector",
+    "trainer.connectors.logger_connector.result:_ResultCollection", "trainer.data_loading:TrainerDataLoadingMixin",
+    "trainer.call:_call_callback_hooks", "loops.fetchers:_PrefetchDataFetcher", "utilities.fetching:DataFetcher",
+    "strategies.launchers:_Launcher", "tuner.auto_gpu_select:pick_multiple_gpus",
 ]  # fmt: skip
 
 
@@ -290,3 +294,60 @@ def test_the_other_rank_zero_only_is_told_the_rank() -> None:
     """
     pytest.importorskip("lightning_utilities")
     assert kit.in_a_fresh_process(program).splitlines() == ["2 None", "0 1"]
+
+
+def test_a_plain_module_says_where_it_is() -> None:
+    mixin = importlib.import_module("leyden.core.mixins").DeviceDtypeModuleMixin
+
+    class Layer(mixin, torch.nn.Linear):  # type: ignore[misc, valid-type]  # found by its name
+        pass
+
+    layer = Layer(1, 1).double()
+    assert (layer.device, layer.dtype) == (torch.device("cpu"), torch.float64)
+    assert (mixin().device, mixin().dtype) == (torch.device("cpu"), torch.float32)
+    assert isinstance(BoringModel(), mixin)
+
+
+def test_what_stands_on_a_command_line() -> None:
+    parse = importlib.import_module("leyden.utilities.argparse").parse_argparser
+    given = Namespace(max_epochs=3)
+    assert parse(Trainer, given) is given
+
+
+def test_no_cuda_device_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = importlib.import_module("leyden.tuner.auto_gpu_select")
+    monkeypatch.setattr("leyden.classic.tools.find_usable_cuda_devices", lambda number: [0, 1][: number if number > 0 else None])
+    assert tools.pick_multiple_gpus(1) == [0]
+    assert tools.pick_single_gpu(exclude_gpus=[0]) == 1
+    with pytest.raises(DeviceUnavailable, match=r"beside those that were excluded: \[0, 1\]"):
+        tools.pick_single_gpu(exclude_gpus=[0, 1])
+
+
+def test_functions_for_old_hooks() -> None:
+    told: list[str] = []
+    callback = LambdaCallback(on_epoch_end=lambda *_: told.append("epoch"), on_init_end=lambda *_: told.append("init"))
+    Trainer(**QUIET, callbacks=[callback]).fit(BoringModel())
+    assert told == ["init", "epoch"]
+
+
+def test_a_progress_bar_with_a_rate_draws() -> None:
+    for bar in (ProgressBar(5), ProgressBar(refresh_rate=5)):
+        assert type(bar) is TQDMProgressBar
+        assert bar.refresh_rate == 5
+
+    class Own(ProgressBar):
+        def __init__(self) -> None:
+            super().__init__(refresh_rate=5)
+
+    with pytest.raises(UnknownName, match=r"class Own\(TQDMProgressBar\)"):
+        Own()
+
+
+def test_a_logger_that_would_aggregate() -> None:
+    class Aggregating(Own):
+        def __init__(self) -> None:
+            super(Own, self).__init__(agg_key_funcs={"loss": max}, agg_default_func=sum)
+
+    assert Aggregating().version is not None
+    with pytest.raises(TypeError, match="takes exactly one argument"):
+        super(Own, Aggregating()).__init__(anything=1)

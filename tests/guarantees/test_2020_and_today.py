@@ -734,7 +734,8 @@ def test_a_snippet_runs(snippet: str) -> None:
     ("source", "error", "said"),
     [
         ("def training_step(self, batch, batch_idx, hiddens): pass", InvalidReturn, "truncated_bptt_steps"),
-        ("def training_step(self, dataloader_iter): pass", Unsupported, "batch, batch_idx"),
+        ("def training_step(self, dataloader_iter): next(dataloader_iter), next(dataloader_iter)", Unsupported, "is given one"),
+        ("def validation_step(self, batch, dataloader_iter): pass", InvalidReturn, r"validation_step\(self, dataloader_iter\)"),
         ("def validaton_step(self, batch, batch_idx): pass", UnknownName, "Did you mean 'validation_step'"),
         ("def on_train_epoch_ends(self): pass", UnknownName, "Did you mean 'on_train_epoch_end'"),
     ],

@@ -280,11 +280,14 @@ def test_broken_off_at(verb: str, place: str, kind: type[BaseException]) -> None
     assert process_state() == before
     assert all(module.training for module in scene.module.modules())
     assert all(parameter.requires_grad for parameter in scene.module.parameters())
-    if place not in ENDS and scene.wire.count("callback.setup"):
+    if place.endswith(".teardown") and not place.startswith("profiler"):
+        assert scene.wire.count("callback.on_exception") == scene.wire.count("datamodule.on_exception") == 1
+    elif place not in ENDS and scene.wire.count("callback.setup"):
         assert scene.wire.count("callback.on_exception") == 1
         assert scene.wire.count("datamodule.on_exception") == 1
     if scene.logger.ends:
-        assert set(scene.logger.ends) == {"success" if place in ENDS else "failed"}
+        ends_well = place in ENDS and (place.startswith("profiler") or not place.endswith(".teardown"))
+        assert set(scene.logger.ends) == {"success" if ends_well else "failed"}
     assert scene.trainer.state.stage is None
 
     # the trainer is good for another run of everything
@@ -490,6 +493,28 @@ def test_ctrl_c_in_the_other_verbs_is_raised(verb: str) -> None:
         getattr(trainer, verb)(Stopped())
     assert trainer.interrupted
     assert getattr(trainer, verb)(BoringModel()) is not None
+    assert not trainer.interrupted
+
+
+@pytest.mark.parametrize(
+    ("at", "sanity", "stage"),
+    [("validation_step", 2, "sanity_check"), ("validation_step", 0, "validate"), ("training_step", 2, "train")],
+)
+def test_who_is_told_of_an_error_sees_the_stage_that_it_was_in(at: str, sanity: int, stage: str) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("mine")
+
+    module = BoringModel()
+    setattr(module, at, fail)
+    seen: list[Any] = []
+    notes = leyden.testing.Recorder(on_exception=lambda run, *_: seen.append((run.state.stage, run.interrupted)))
+    trainer = quiet(callbacks=[notes], num_sanity_val_steps=sanity)
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.fit(module)
+    assert seen == [(stage, True)]
+    assert trainer.interrupted
+    assert trainer.state.stage is None
+    trainer.fit(BoringModel())
     assert not trainer.interrupted
 
 

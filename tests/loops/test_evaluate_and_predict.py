@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import kit
 import pytest
 import torch
 from kit import trainer
@@ -355,3 +356,28 @@ def test_what_a_forward_of_an_evaluation_made_and_kept_is_trained_with(before: s
     assert module.table is not None
     assert not module.table.is_inference()
     module.table.add_(1).requires_grad_()  # which inference tensors refuse
+
+
+def test_steps_that_take_an_iterator() -> None:
+    class Iterating(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Any] = []
+
+        def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
+            batch, batch_idx, dataloader_idx = next(dataloader_iter)
+            self.seen.append((batch_idx, dataloader_idx, dataloader_iter.fetched, dataloader_iter.done))
+            return self.step(batch)
+
+        validation_step = test_step = predict_step = training_step  # type: ignore[assignment]
+
+    batches = [random_batches(2), random_batches(1)]
+    of_several = [(0, 0, 1, False), (1, 0, 2, True), (0, 1, 1, True)]
+    module = Iterating()
+    run = kit.trainer(num_sanity_val_steps=0)
+    run.fit(module, random_batches(2), batches)
+    assert module.seen == [(0, 0, 1, False), (1, 0, 2, True), *of_several]
+    for verb in (run.validate, run.test, run.predict):
+        module.seen.clear()
+        verb(module, batches)
+        assert module.seen == of_several

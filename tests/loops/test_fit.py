@@ -613,6 +613,17 @@ class TestWhatHooksRead:
         assert trainer.estimated_stepping_batches == float("inf")
         assert trainer.num_training_batches == float("inf")
 
+    def test_the_estimate_of_no_epoch_is_that_of_one(self) -> None:
+        class Module(BoringModel):
+            def configure_optimizers(self) -> Any:
+                optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+                steps = int(self.trainer.estimated_stepping_batches)
+                return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)]
+
+        trainer = kit.trainer(limit_val_batches=0, max_epochs=0)
+        trainer.fit(Module(), random_batches(5))
+        assert (trainer.estimated_stepping_batches, trainer.global_step) == (5, 0)
+
     def test_the_estimate_before_any_fit(self) -> None:
         with pytest.raises(MissingMethod, match="There is no training loader yet: fit gets one"):
             _ = kit.trainer().estimated_stepping_batches

@@ -73,9 +73,38 @@ def test_other_metrics_and_functions() -> None:
     assert value(metrics.Accuracy(subset_accuracy=True)(torch.tensor([[0.9, 0.1]]), torch.tensor([[1, 1]]))) == 0
     several = metrics.F1(num_classes=2, multilabel=True)(torch.tensor([[0.9, 0.1]]), torch.tensor([[1, 0]]))
     assert value(several) == 1
-    assert metrics.PSNR is torchmetrics.image.PeakSignalNoiseRatio
+    assert issubclass(metrics.PSNR, torchmetrics.image.PeakSignalNoiseRatio)
     assert functional.mean_squared_error is torchmetrics.functional.mean_squared_error
-    assert metrics.MeanSquaredError is torchmetrics.MeanSquaredError
+    made = metrics.MeanSquaredError(compute_on_step=False)
+    assert isinstance(made, torchmetrics.MeanSquaredError)
+    assert isinstance(torchmetrics.MeanSquaredError(), metrics.MeanSquaredError)
+    assert not isinstance(torchmetrics.MeanAbsoluteError(), metrics.MeanSquaredError)
+    assert value(pickle.loads(pickle.dumps(made))(torch.tensor([1.0]), torch.tensor([3.0]))) == 4
+
+
+def test_a_metric_of_one_s_own_may_say_when_it_computes() -> None:
+    class Own(metrics.Metric):  # type: ignore[misc]  # found by its name
+        def __init__(self) -> None:
+            super().__init__(compute_on_step=False, dist_sync_on_step=False)
+
+        def update(self) -> None:
+            pass
+
+        def compute(self) -> None:
+            pass
+
+    assert isinstance(Own(), torchmetrics.Metric)
+    assert isinstance(torchmetrics.MeanMetric(), metrics.Metric)
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted", "none", None])
+def test_an_average_over_classes_needs_their_number(average: Any) -> None:
+    preds, target = torch.tensor([1, 0, 2]), torch.tensor([1, 0, 1])
+    for name, function in (("Precision", "precision"), ("Recall", "recall"), ("F1", "f1"), ("Accuracy", "accuracy")):
+        with pytest.raises(ValueError, match="num_classes="):
+            getattr(metrics, name)(average=average)
+        known = getattr(metrics, name)(num_classes=3, average=average)(preds, target)
+        assert torch.equal(getattr(functional, function)(preds, target, average=average), known)
 
 
 def test_todays_arguments_are_todays() -> None:

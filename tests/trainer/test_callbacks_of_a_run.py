@@ -9,7 +9,16 @@ import pytest
 import torch
 
 import leyden
-from leyden.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, Timer, TQDMProgressBar
+from leyden.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    ModelCheckpoint,
+    ModelSummary,
+    OnExceptionCheckpoint,
+    RichProgressBar,
+    Timer,
+    TQDMProgressBar,
+)
 from leyden.errors import ConflictingOptions, IllegalLog, InvalidType, UnknownName
 from leyden.testing import BoringModel
 
@@ -351,3 +360,29 @@ def test_a_callback_s_own_log_stays() -> None:
     own = Own()
     trainer(callbacks=own, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False).fit(Logging())
     assert own.log == ["started"]
+
+
+class Saving(Checkpoint):
+    """Where to, and when, is its author's affair."""
+
+
+def test_a_checkpoint_of_one_s_own_replaces_the_default() -> None:
+    own = Saving()
+    run = trainer(callbacks=[own, A()])
+    assert run.checkpoint_callbacks == [own]
+    assert run.checkpoint_callback is own
+    assert names(run.callbacks)[-1] == "Saving"
+    assert run.fit(BoringModel()).last_checkpoint is None
+    assert trainer(callbacks=[own, ModelCheckpoint()]).checkpoint_callback is own
+    with pytest.raises(ConflictingOptions, match="holds Saving"):
+        trainer(callbacks=own, enable_checkpointing=False)
+    from_module = trainer()
+    from_module.fit(Logging(Saving()))
+    assert names(from_module.checkpoint_callbacks) == ["Saving"]
+
+
+def test_what_saves_at_an_error_alone_leaves_the_default() -> None:
+    kept = OnExceptionCheckpoint("kept")
+    run = trainer(callbacks=kept)
+    assert names(run.checkpoint_callbacks) == ["OnExceptionCheckpoint", "ModelCheckpoint"]
+    assert trainer(callbacks=kept, enable_checkpointing=False).checkpoint_callbacks == [kept]

@@ -15,6 +15,8 @@ class Checkpoint(Callback):
 
     leyden_phase: ClassVar[str] = "checkpoint"
     leyden_reads_epoch_metrics: ClassVar[bool] = True
+    leyden_replaces_default: ClassVar[bool] = True
+    """Whether a trainer that has it needs no ModelCheckpoint of its own."""
 
 
 def usual_folder(run: Run) -> str:

@@ -5,20 +5,21 @@ from functools import partial
 from typing import Any
 
 from leyden.callback import Callback
+from leyden.callbacks.older import older_hooks
 from leyden.errors import InvalidType
 from leyden.hooks import tell_stage
 from leyden.module import LightningModule
-from leyden.spelling import exact_arguments
+from leyden.spelling import for_tests
 from leyden.state.run import Run
 
 Function = Callable[..., Any] | None
 
 
-@exact_arguments
+@for_tests("older")
 class LambdaCallback(Callback):
     """Each argument is a hook's name, its value the function to call with that hook's arguments (trainer and module first).
 
-    A hook that is not given, or given as ``None``, costs nothing.
+    A hook that is not given, or given as ``None``, costs nothing. ``older`` are hooks of 0.7 to 1.9, such as ``on_epoch_end``.
 
     Example::
 
@@ -68,8 +69,10 @@ class LambdaCallback(Callback):
         on_predict_batch_end: Function = None,
         on_predict_epoch_start: Function = None,
         on_predict_epoch_end: Function = None,
+        **older: Function,
     ) -> None:
-        given = {name: function for name, function in locals().items() if name != "self" and function is not None}
+        given = {name: function for name, function in locals().items() if name not in ("self", "older") and function is not None}
+        given.update(older_hooks(type(self), older))
         for name, function in given.items():
             if not callable(function):
                 raise InvalidType(name, function, "a function that takes the hook's arguments, or None")

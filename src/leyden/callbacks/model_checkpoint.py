@@ -395,7 +395,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     def __is_taken(self, trainer: Run, path: str) -> bool:
         if path in self.retention.outdated:
             return False
-        if self.retention.holds(path) or any(holds(each, path) for each in trainer.checkpoint_callbacks if each is not self):
+        if self.retention.holds(path) or any(holds(each, path) for each in trainer.leyden_keepers if each is not self):
             return True
         return self.file_exists(path, trainer) and not self.__upkeep.is_given_up(path)
 

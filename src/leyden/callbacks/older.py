@@ -7,6 +7,7 @@ from typing import Any
 
 from leyden.checked import check_bool, check_count
 from leyden.errors import ConflictingOptions, InvalidType
+from leyden.former import FormerCallbackHooks, FormerHooks
 from leyden.former_names import OlderName
 from leyden.notices import notice
 from leyden.spelling import arguments_of, unknown_argument
@@ -79,6 +80,18 @@ def _refuse_both(old: str, given: Mapping[str, Any], *today: str) -> None:
     both = [name for name in today if given[name] is not None]
     if both:
         raise ConflictingOptions(f"{old}= and {both[0]}= were both passed, and mean the same. Leave {old} out.")
+
+
+def older_hooks(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``given`` that are no ``None``: functions for hooks that a callback had in older Lightnings.
+
+    Raises :class:`UnknownName` for one that it never had.
+    """
+    known = {name for kind in (FormerHooks, FormerCallbackHooks) for name in vars(kind) if name.startswith("on_")}
+    for name in given:
+        if name not in known:
+            raise unknown_argument(cls.__name__, name, arguments_of(cls))
+    return {name: function for name, function in given.items() if function is not None}
 
 
 class FormerCheckpointNames:

@@ -1,7 +1,7 @@
 """OnExceptionCheckpoint: the state of training as it was when something raised."""
 
 import os
-from typing import Final
+from typing import ClassVar, Final
 
 from leyden.callbacks.checkpoint import Checkpoint, store_of
 from leyden.checkpoint.files import absolute
@@ -28,6 +28,7 @@ class OnExceptionCheckpoint(Checkpoint):
         CheckpointWriteFailed: nothing can be written into ``dirpath``; before the first step.
     """
 
+    leyden_replaces_default: ClassVar[bool] = False  # a run that ends well leaves no file of it
     FILE_EXTENSION: Final = ".ckpt"
 
     def __init__(self, dirpath: Path, filename: str = "on_exception") -> None:

@@ -19,7 +19,7 @@ _DEEPEST = 8
 
 def best_candidates(run: Run) -> list[str]:
     """The best checkpoint of a callback that monitors a metric, and after it the next best."""
-    for writer in run.checkpoint_callbacks:
+    for writer in run.leyden_keepers:
         best = writer.best_model_path
         if best and writer.monitor is not None:
             scores = dict(getattr(writer, "best_k_models", {}))
@@ -30,7 +30,7 @@ def best_candidates(run: Run) -> list[str]:
 
 def newest_of_unmonitored(run: Run) -> list[str]:
     """What callbacks without a monitor hold for the best: the newest they wrote."""
-    return [writer.best_model_path for writer in run.checkpoint_callbacks if writer.best_model_path]
+    return [writer.best_model_path for writer in run.leyden_keepers if writer.best_model_path]
 
 
 def place_of(writer: Any, folder: str) -> Place:
@@ -46,7 +46,7 @@ def place_of(writer: Any, folder: str) -> Place:
 def given_places(run: Run) -> list[Place]:
     """Where checkpoint callbacks were told to write to."""
     places: list[Place] = []
-    for writer in run.checkpoint_callbacks:
+    for writer in run.leyden_keepers:
         folder = getattr(writer, "dirpath", None)
         if folder is not None and getattr(writer, "_given_dirpath", folder) is not None:
             places.append(place_of(writer, absolute(os.fspath(folder))))
@@ -71,13 +71,13 @@ def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
     if not run.loggers:
         roots.append(glob.escape(run.default_root_dir))
     folders = store.folders(os.path.join(root, "checkpoints") for root in roots)
-    return list(dict.fromkeys(place_of(writer, folder) for folder in folders for writer in (None, *run.checkpoint_callbacks)))
+    return list(dict.fromkeys(place_of(writer, folder) for folder in folders for writer in (None, *run.leyden_keepers)))
 
 
 def places_of(run: Run, store: CheckpointStore) -> list[Place]:
     """Where this very configuration writes to, and has written to."""
     given = given_places(run)
-    if given and all(getattr(writer, "_given_dirpath", "") is not None for writer in run.checkpoint_callbacks):
+    if given and all(getattr(writer, "_given_dirpath", "") is not None for writer in run.leyden_keepers):
         return given
     return [*given, *usual_places(run, store)]
 
@@ -85,7 +85,7 @@ def places_of(run: Run, store: CheckpointStore) -> list[Place]:
 def folders_to_hold(run: Run, *, begun: bool) -> list[str]:
     """The folders into which a fit writes; before its loggers have ``begun``, those that are certain then."""
     folders = [place.folder for place in given_places(run)]
-    for writer in run.checkpoint_callbacks if begun else ():
+    for writer in run.leyden_keepers if begun else ():
         folder = getattr(writer, "dirpath", None)
         folders += [] if folder is None else [os.fspath(folder)]
     for logger in run.loggers:

@@ -64,7 +64,7 @@ def requeued(run: Run, asked: Any, fitting: bool) -> Any:
                 f"{run.default_root_dir}. Use 'last', or pass a path."
             )
         return found[-1][1]
-    waiting = requeue_of(run) if fitting and not (asked == "last" and run.checkpoint_callbacks) else []
+    waiting = requeue_of(run) if fitting and not (asked == "last" and run.leyden_keepers) else []
     for requeue in waiting:
         assert isinstance(requeue, Requeue)
         for path in _of_this_job(run, requeue.environment)[-1:]:

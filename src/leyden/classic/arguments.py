@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leyden.assemble import as_callbacks
+from leyden.assemble import as_callbacks, replaces_default
 from leyden.callback import Callback
 from leyden.checked import check_bool, check_count, plain_number
 from leyden.classic.gradients import GradNorms, NanGrads
@@ -172,7 +172,7 @@ def _weights_save_path(old: str, value: Any, classic: Classic) -> None:
     if value is None or classic.keywords.get("enable_checkpointing") is False:
         return
     callbacks = as_callbacks(classic.keywords.get("callbacks"), "callbacks")
-    writers = [callback for callback in callbacks if hasattr(callback, "best_model_path")]
+    writers = [callback for callback in callbacks if replaces_default(callback)]
     if writers:
         raise ConflictingOptions(
             f"{old}={value!r} and a {type(writers[0]).__name__} were both passed. Leave {old} out, and give the folder to the "

@@ -10,6 +10,7 @@ from typing import Any
 
 from leyden.classic.arguments import TRAINER
 from leyden.classic.tools import AMPType
+from leyden.distributed.environment import SLURMEnvironment
 from leyden.errors import UnknownName
 from leyden.former import FormerModuleHooks
 from leyden.metrics.newest import stack_scalars
@@ -44,6 +45,7 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "early_stop_callback": ("early_stopping_callback", lambda run: run.early_stopping_callback),
     "get_model": ("lightning_module", lambda run: lambda: run.lightning_module),
     "gpus": ("num_devices", lambda run: run.num_devices if run.strategy.root_device.type == "cuda" else None),
+    "lightning_optimizers": ("optimizers", lambda run: dict(enumerate(run.optimizers))),
     "log_gpu_memory": ("DeviceStatsMonitor", lambda run: None),
     "lr_schedulers": ("lr_scheduler_configs", lambda run: [scheduler_dict(plan) for plan in run.leyden_fit.plan.schedulers]),
     "num_gpus": ("num_devices", lambda run: run.num_devices if run.strategy.root_device.type == "cuda" else 0),
@@ -58,8 +60,13 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "should_rank_save_checkpoint": ("is_global_zero", lambda run: run.is_global_zero),
     "resume_from_checkpoint": ("ckpt_path", lambda run: run.ckpt_path or run.leyden_classic.resume_from),
     "root_gpu": ("strategy.root_device", lambda run: run.strategy.root_device.index),
+    "predicted_ckpt_path": ("ckpt_path", lambda run: run.ckpt_path),
+    "replace_sampler_ddp": ("Trainer(use_distributed_sampler=...)", lambda run: run.leyden_options.behaviour.distributed_sampler),
     "running_loss": ("callback_metrics", lambda run: RunningLoss(run)),
     "running_sanity_check": ("sanity_checking", lambda run: run.sanity_checking),
+    "slurm_job_id": ("SLURMEnvironment.job_id()", lambda run: SLURMEnvironment.job_id()),
+    "terminate_on_nan": ("Trainer(stop_on_nonfinite_loss=...)", lambda run: run.leyden_options.optimization.check_finite),
+    "tested_ckpt_path": ("ckpt_path", lambda run: run.ckpt_path),
     "tng_tqdm_dic": ("progress_bar_metrics", lambda run: tqdm_dict(run)),
     "total_batch_idx": ("global_step", lambda run: max(0, run.leyden_fit.progress.batches - 1)),
     "total_batches": ("num_training_batches", lambda run: run.num_training_batches),
@@ -70,7 +77,9 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "scale_batch_size": ("leyden.tuner.Tuner(trainer).scale_batch_size", lambda run: partial(_tuning("scale_batch_size"), run)),
     "tune": ("leyden.tuner.Tuner(trainer)", lambda run: partial(_tuning("tune"), run)),
     "tuner": ("leyden.tuner.Tuner(trainer)", lambda run: _tuning("FormerTuner")(run)),
+    "tuning": ("leyden.tuner.Tuner(trainer)", lambda run: False),
     "use_native_amp": ("precision", lambda run: amp_backend(run) is not None),
+    "validated_ckpt_path": ("ckpt_path", lambda run: run.ckpt_path),
     "weights_save_path": ("checkpoint_callback.dirpath", lambda run: getattr(run.checkpoint_callback, "dirpath", None)),
 }
 
@@ -149,6 +158,9 @@ class RunningLoss:
         return stack_scalars(waiting).mean() if waiting else self.run.leyden_fit.losses.latest
 
 
+_LOADERS = "Loaders are made when they are due: Trainer(reload_dataloaders_every_n_epochs=...) has them made anew."
+_HOOKS = "Call the method itself. Whether a class has one of its own says leyden.utilities.model_helpers.is_overridden."
+_FILES = "Save with trainer.save_checkpoint, and resume with fit(ckpt_path=...)."
 _GONE = {
     # attribute of 1.x that has no answer: today's way
     "training_type_plugin": "trainer.strategy is what places the module and its batches.",
@@ -166,6 +178,32 @@ _GONE = {
     "callback_connector": "Callbacks are trainer.callbacks.",
     "optimizer_connector": "Optimizers are trainer.optimizers, schedulers trainer.lr_scheduler_configs.",
     "signal_connector": "Signals are heeded while a verb runs.",
+    "reset_val_dataloader": _LOADERS,
+    "reset_test_dataloader": _LOADERS,
+    "reset_predict_dataloader": _LOADERS,
+    "reset_train_val_dataloaders": _LOADERS,
+    "prepare_dataloader": _LOADERS,
+    "request_dataloader": _LOADERS,
+    "call_hook": _HOOKS,
+    "call_lightning_module_hook": _HOOKS,
+    "call_callback_hooks": _HOOKS,
+    "is_function_implemented": _HOOKS,
+    "is_overridden": _HOOKS,
+    "dump_checkpoint": _FILES,
+    "restore_weights": _FILES,
+    "hpc_save": _FILES,
+    "hpc_load": _FILES,
+    "results": "Metrics are trainer.callback_metrics, trainer.logged_metrics and trainer.progress_bar_metrics.",
+    "run_evaluation": "It is trainer.validate, or trainer.test.",
+    "run_training_batch": "It is trainer.trial_run(module), for steps that leave no trace.",
+    "init_optimizers": "Optimizers are trainer.optimizers, schedulers trainer.lr_scheduler_configs.",
+    "configure_schedulers": "Optimizers are trainer.optimizers, schedulers trainer.lr_scheduler_configs.",
+    "model_connector": "The module is trainer.lightning_module.",
+    "move_metrics_to_cpu": "What is logged stays on its device, one value a name.",
+    "multiple_trainloader_mode": "It is CombinedLoader(loaders, mode), which fit takes.",
+    "flush_logs_every_n_steps": "It is CSVLogger(flush_logs_every_n_steps=...).",
+    "is_slurm_managing_tasks": "SLURMEnvironment.detect() says it.",
+    "transfer_batch_to_gpu": "It is trainer.strategy.batch_to_device.",
     "slurm_connector": "SLURMEnvironment is chosen where SLURM's variables are set.",
 }
 

@@ -43,6 +43,11 @@ def keywords_from(trainer_class: type, args: Any, given: dict[str, Any]) -> dict
     return {**changed, **given}
 
 
+def parse_argparser(cls: type, arg_parser: ArgumentParser | Namespace) -> Namespace:
+    """What stands on the command line; ``arg_parser`` itself where that has been read already."""
+    return arg_parser.parse_args() if isinstance(arg_parser, ArgumentParser) else arg_parser
+
+
 def _offered(trainer_class: type) -> dict[str, Any]:
     """Every keyword with its default, the old names too."""
     return {**dict.fromkeys(TRAINER), **defaults_of(trainer_class)}

@@ -12,7 +12,6 @@ from leyden.state.fit_state import FitState
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.parts import put_parts, take_parts
 from leyden.state.run import Run
-from leyden.state.stage import TrainerStatus
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class Continuation:
     def of(cls, run: Run) -> Continuation | None:
         """That of the newest fit, where it has come to its end."""
         fit = run.leyden_fit
-        ended = run.state.status is TrainerStatus.FINISHED or run.interrupted
-        if not ended or fit.at_rest is None or not fit.progress.batches:
+        if not fit.returned or fit.at_rest is None or not fit.progress.batches:
             return None
         return cls(take_parts(run), fit, [(callback, callback.state_dict()) for callback in run.callbacks])
 

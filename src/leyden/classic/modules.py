@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leyden.callback import Callback
+from leyden.classic.batch_iterator import steps_with_iterators
 from leyden.classic.epoch_ends import EPOCH_ENDS, OLDER_EPOCH_ENDS, EpochEnds
 from leyden.classic.in_turn import Turns, notice_turns
 from leyden.classic.old_hooks import (
@@ -97,6 +98,7 @@ def adapt(run: Run, module: LightningModule) -> Adapter:
         if method is not None and not overrides(module, getattr(LightningModule, new)):
             notice(old, new)
             adapter.steps[new] = method
+    adapter.steps.update(steps_with_iterators(run, module, adapter.steps))
     turns = Turns.of(run, module, adapter.steps.get("training_step", module.training_step))
     if turns is not None:
         notice_turns(turns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from leyden.data.reading import length_of
+from leyden.devices.accelerators import find_usable_cuda_devices
 from leyden.devices.transfer import move_data_to_device
 from leyden.enums import LightningEnum
-from leyden.errors import InvalidOption, InvalidType, NonFiniteLoss
+from leyden.errors import DeviceUnavailable, InvalidOption, InvalidType, NonFiniteLoss
 from leyden.tree import tree_map
 
 
@@ -128,6 +130,19 @@ def optimizer_to_device(optimizer: Optimizer, device: Any) -> None:
     """Move what the optimizer keeps of each parameter."""
     for parameter, kept in optimizer.state.items():
         optimizer.state[parameter] = move_data_to_device(kept, torch.device(device))
+
+
+def pick_multiple_gpus(num_gpus: int = -1) -> list[int]:
+    """The numbers of so many CUDA devices that may be used; of all of them for -1."""
+    return find_usable_cuda_devices(num_gpus)
+
+
+def pick_single_gpu(exclude_gpus: Sequence[int] = ()) -> int:
+    """The number of a CUDA device that may be used and is not excluded. Raises :class:`DeviceUnavailable` where there is none."""
+    left = [number for number in find_usable_cuda_devices(-1) if number not in exclude_gpus]
+    if not left:
+        raise DeviceUnavailable(f"No CUDA device is left beside those that were excluded: {list(exclude_gpus)}.")
+    return left[0]
 
 
 def str_to_bool(val: str) -> bool:

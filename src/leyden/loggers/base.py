@@ -13,7 +13,7 @@ from torch.nn import Module
 from leyden.distributed.rank_zero import rank_zero_only as rank_zero_only
 from leyden.errors import InvalidType, MissingMethod
 from leyden.former_names import adopt_logger
-from leyden.loggers.hyperparameters import tool_of_then
+from leyden.loggers.hyperparameters import tool_of_then, without_aggregation
 from leyden.spelling import exact_arguments
 
 T = TypeVar("T")
@@ -54,6 +54,9 @@ class Logger(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         adopt_logger(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **without_aggregation(type(self), kwargs))
 
     def __getattr__(self, name: str) -> Any:
         return tool_of_then(self, name)

@@ -64,6 +64,14 @@ def _plain(params: Mapping[Any, Any]) -> dict[Any, Any]:
     return {name: value if isinstance(value, kept) else str(value) for name, value in params.items()}
 
 
+def without_aggregation(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` without 1.x's functions for a name's several values at one step: here it has one."""
+    for name in ("agg_key_funcs", "agg_default_func"):
+        if given.get(name) is not None:
+            notice(f"{cls.__name__}({name}=...)", "self.log(..., reduce_fx=...)")
+    return {name: value for name, value in given.items() if name not in ("agg_key_funcs", "agg_default_func")}
+
+
 _TOOLS = {"_convert_params": as_dict, "_flatten_dict": _flatten, "_sanitize_params": _plain}
 
 

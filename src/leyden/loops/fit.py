@@ -269,7 +269,7 @@ class FitLoop:
     def save_if_safe(self) -> None:
         """A signal ends the run between two batches: keep all that was done."""
         if self.fit.course.at_safe_place and self.progress.batches:
-            for writer in self.run.checkpoint_callbacks[:1]:
+            for writer in self.run.leyden_keepers[:1]:
                 writer.save_now(self.run)
 
     def close(self) -> None:

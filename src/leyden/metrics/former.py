@@ -15,7 +15,8 @@ import torchmetrics.text
 from torch import Tensor
 from torchmetrics import functional
 
-from leyden.errors import InvalidType
+from leyden.errors import InvalidOption, InvalidType
+from leyden.notices import notice
 
 RENAMED = {
     "F1": "F1Score",
@@ -180,6 +181,10 @@ def _made(name: str, args: tuple[Any, ...], given: dict[str, Any]) -> torchmetri
     if classes is not None and classes > 1 and not (name == "Accuracy" and average == "micro"):
         given.pop("threshold", None)
         return todays(task="multiclass", num_classes=classes, **given)  # type: ignore[no-any-return]  # chosen by its name
+    if classes is None and average != "micro" and name in ("Accuracy", *_COUNTED):
+        raise InvalidOption(
+            "average", average, f"'micro', or num_classes= beside it: {name} has to know of how many classes it takes the average"
+        )
     if name == "Accuracy":
         given.pop("average", None)
         return Accuracy(**given)
@@ -220,7 +225,7 @@ def former_class(name: str) -> Any:
     except AttributeError:
         raise AttributeError(f"module 'torchmetrics' has no attribute {today!r}") from None
     if today not in TASKS:
-        return todays
+        return _as_then(name, todays) if issubclass(todays, torchmetrics.Metric) else todays
 
     def new(cls: type, *args: Any, **kwargs: Any) -> torchmetrics.Metric:
         made = _made(today, args, kwargs)
@@ -229,6 +234,22 @@ def former_class(name: str) -> Any:
         return made
 
     return type(name, (todays,), {"__new__": new, "__module__": "leyden.metrics", "__doc__": todays.__doc__})
+
+
+def _as_then(name: str, todays: type) -> type:
+    """torchmetrics' class ``todays``, which takes ``compute_on_step`` too. Whatever is one of ``todays`` is one of it."""
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if kwargs.pop("compute_on_step", None) is not None:
+            notice(f"{name}(compute_on_step=...)", "no word: call metric.update(...) where the value is not wanted")
+        todays.__init__(self, *args, **kwargs)  # type: ignore[misc]  # the class's own, whatever a subclass's is
+
+    def covers(cls: type, other: type) -> Any:
+        return todays in other.__mro__ if cls is made else NotImplemented
+
+    attributes = {"__init__": functools.wraps(todays.__init__)(init), "__module__": "leyden.metrics", "__doc__": todays.__doc__}  # type: ignore[misc]  # as above
+    made = type(todays)(todays.__name__, (todays,), {**attributes, "__subclasshook__": classmethod(covers)})
+    return made
 
 
 @functools.cache
@@ -248,7 +269,8 @@ def former_function(name: str) -> Callable[..., Any]:
         if kind == "Accuracy" and args and isinstance(args[0], int):  # 0.9's second one
             kwargs["num_classes"], args = args[0], args[1:]
         shares_of_yes = preds.shape == target.shape and preds.is_floating_point()
-        if kwargs.get("num_classes") is None and not shares_of_yes and not args and kind not in ("Accuracy", *_COUNTED):
+        whole = kind in ("Accuracy", *_COUNTED) and not {"average", "class_reduction"} & kwargs.keys()
+        if kwargs.get("num_classes") is None and not shares_of_yes and not args and not whole:
             most = preds.shape[1] if preds.ndim > target.ndim else int(torch.max(preds.max(), target.max())) + 1
             if most > 2 or kind in ("ConfusionMatrix", "JaccardIndex", "CohenKappa", "MatthewsCorrCoef"):
                 kwargs["num_classes"] = max(2, most)

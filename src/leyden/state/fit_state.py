@@ -62,6 +62,8 @@ class FitState:
     optimization: Stepping | None = None
     waiting: DataWait | None = None
     """How long training has waited for its data."""
+    returned: bool = False
+    """Whether it is over, and no error ended it."""
     history: list[dict[str, float]] = field(default_factory=list)
     """One row of metrics an epoch."""
     inside: dict[str, Any] | None = None

@@ -20,7 +20,7 @@ from leyden.state.fit_state import FitState
 from leyden.state.loaders import Loaders
 from leyden.state.optimizers import SchedulerPlan
 from leyden.state.progress import Done
-from leyden.state.stage import RunningStage, TrainerFn, TrainerState
+from leyden.state.stage import RunningStage, TrainerFn, TrainerState, TrainerStatus
 from leyden.strategies.base import Strategy
 from leyden.validation_schedule import batches_between
 
@@ -155,6 +155,11 @@ class Properties:
     sanity_checking: bool = in_stage(RunningStage.SANITY_CHECKING)
 
     @property
+    def interrupted(self) -> bool:
+        """Whether the last verb was ended by an error, or by Ctrl-C."""
+        return self.state.status is TrainerStatus.INTERRUPTED
+
+    @property
     def evaluating(self) -> bool:
         return self.state.stage is not None and self.state.stage.evaluating
 
@@ -166,10 +171,8 @@ class Properties:
     def leyden_in_stage(self, stage: RunningStage) -> Iterator[None]:
         """Be in ``stage`` for a while."""
         before, self.state.stage = self.state.stage, stage
-        try:
-            yield
-        finally:
-            self.state.stage = before
+        yield
+        self.state.stage = before  # after an error it stays, for those who are told of it
 
     # -- metrics
     @property
@@ -259,7 +262,12 @@ class Properties:
     # -- callbacks by kind, asked by attribute and not by class
     @property
     def checkpoint_callbacks(self) -> list[Any]:
-        """Every callback that writes checkpoints (has ``best_model_path``)."""
+        """Every callback that writes checkpoints: a Checkpoint, or one that has ``best_model_path``."""
+        return [each for each in self.callbacks if hasattr(each, "leyden_replaces_default") or hasattr(each, "best_model_path")]
+
+    @property
+    def leyden_keepers(self) -> list[Any]:
+        """Those of them that know which files they wrote."""
         return [callback for callback in self.callbacks if hasattr(callback, "best_model_path")]
 
     @property

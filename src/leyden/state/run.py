@@ -91,7 +91,6 @@ class Run(Properties, ABC):
         self.ckpt_path: str | None = None
         self.leyden_ckpt_is_named = False  # whether that path is the one which the user gave
         self.is_last_batch = False
-        self.interrupted = False
         self.leyden_goes_on = False  # whether the next fit of the same module goes on from where the last one ended
         self._verb_running = False
         self._asked_meanwhile: dict[str, Changes] = {}  # options that were set while a verb ran, for the next one
@@ -266,7 +265,6 @@ class Run(Properties, ABC):
         if datamodule is not None:
             datamodule.trainer = self  # type: ignore[assignment]  # as above
         self._modes = {}
-        self.interrupted = False
         self.leyden_fit.course.forget_signals()
 
     def leyden_begin_fit(self) -> None:

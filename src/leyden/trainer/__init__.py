@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from leyden.devices.seed import seed_everything
+from leyden.former_addresses import stand_in_addresses
 from leyden.not_offered import absent
 from leyden.trainer.trainer import Trainer
 
@@ -13,6 +13,7 @@ __all__ = ["Trainer", "seed_everything"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("seed", "states", "supporters", "training_io"):
-        return importlib.import_module(f"leyden.trainer.{name}")
     return absent(__name__, name, __all__)
+
+
+stand_in_addresses(__name__)

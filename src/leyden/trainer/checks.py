@@ -19,7 +19,6 @@ from leyden.errors import (
     InvalidType,
     MissingMethod,
     PossibleUserWarning,
-    Unsupported,
 )
 from leyden.hook_facts import hooks_of
 from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides
@@ -112,10 +111,6 @@ def check_fit(run: Run, module: LightningModule) -> None:
     if not run.leyden_loaders.exists("train"):
         raise MissingMethod(
             f"fit has nothing to train on: pass train_dataloaders=, or give {name} (or the datamodule) a `train_dataloader`."
-        )
-    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
-        raise Unsupported(
-            "training_step(self, dataloader_iter) is not offered. Take (self, batch, batch_idx): batches come one by one."
         )
 
 

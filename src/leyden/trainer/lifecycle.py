@@ -53,7 +53,7 @@ from leyden.tuner.aside import as_frozen, unseen_by
 _log = logging.getLogger("leyden")
 _OF_A_VERB = (
     *("_loggers", "callbacks", "profiler", "state", "leyden_fit", "leyden_metrics", "leyden_loaders", "_is_trial"),
-    *("interrupted", "is_last_batch", "ckpt_path", "leyden_ckpt_is_named"),
+    *("is_last_batch", "ckpt_path", "leyden_ckpt_is_named"),
 )
 """What a trainer keeps of a verb that has ended, for those who ask it afterwards."""
 STEPS = {"training_step": 2, "validation_step": 3, "test_step": 3, "predict_step": 3}
@@ -103,7 +103,6 @@ class Lifecycle(Run):
         self.state.fn, self.state.status, self.state.stage = fn, TrainerStatus.RUNNING, STAGES[fn][0].running
         self._started.clear()
         self.leyden_hooks = None
-        status = "failed"
         failure: BaseException | None = None
         begun = False
         try:
@@ -140,19 +139,14 @@ class Lifecycle(Run):
                 begun = True
                 yield
                 self.leyden_raise_if_signalled()  # it came when no batch followed
-                status = "success"
                 self.state.status = TrainerStatus.FINISHED
         except KeyboardInterrupt as error:
-            self.interrupted = True
-            self.state.status = TrainerStatus.INTERRUPTED
-            status = "interrupted"
             failure = None if fn is TrainerFn.FITTING and begun and error.args != (PRESSED_AGAIN,) else error
             self._tell_exception(error)
             if failure is not None:
                 raise
             self.print(f"Ctrl-C: training ends at step {self.leyden_fit.progress.step}. The weights are kept.")
         except StopIteration:
-            self.state.status = TrainerStatus.INTERRUPTED
             leak = LeakedStopIteration(
                 "A StopIteration escaped from the code of a hook or step. It would have ended the epoch unnoticed. Find the "
                 "next() without a default in it."
@@ -161,14 +155,12 @@ class Lifecycle(Run):
             self._tell_exception(leak)
             raise leak  # noqa: B904  # with "from", contextlib would take it for the StopIteration itself
         except BaseException as error:
-            self.state.status = TrainerStatus.INTERRUPTED
             failure = error
             self._tell_exception(error)
             if isinstance(error, TrainingTerminated):
                 self.print(str(error))  # an exit with a code is silent
             if isinstance(error, TrainingTerminated) and fn is TrainerFn.FITTING and begun and in_notebook():
-                self.interrupted = True  # the process is the user's session: give control back
-                failure = None
+                failure = None  # the process is the user's session: give control back
             else:
                 raise
         finally:
@@ -176,7 +168,7 @@ class Lifecycle(Run):
                 if begun:
                     try:
                         with noted(self._hear, interrupts=False, more=self.strategy.leyden_signals):
-                            self._end(fn, module, datamodule, status, failure)
+                            self._end(fn, module, datamodule, failure)
                     except BaseException as error:
                         self._obey_late(error)
                         raise
@@ -222,7 +214,6 @@ class Lifecycle(Run):
         fn: TrainerFn,
         module: LightningModule,
         datamodule: LightningDataModule | None,
-        status: str,
         failure: BaseException | None,
     ) -> None:
         """Teardown and finalization of all that was started."""
@@ -237,9 +228,11 @@ class Lifecycle(Run):
                 teardown.call(callback.teardown, self, module, stage=fn)
         if self._has_started(module):
             teardown.call(tell_stage, module.teardown, fn)
+        if teardown.errors and not self.interrupted:
+            teardown.call(self._tell_exception, teardown.errors[0][1])
         for logger in self.loggers:
             if self._has_started(logger) or self._has_started(module):  # one that was put in place meanwhile ends here too
-                teardown.call(logger.finalize, "success" if status == "success" else "failed")
+                teardown.call(logger.finalize, "failed" if self.interrupted else "success")
         teardown.call(self.strategy.teardown)
         teardown.call(self.strategy.precision.teardown)
         teardown.call(self.strategy.checkpoint_io.teardown)
@@ -307,6 +300,7 @@ class Lifecycle(Run):
             self.leyden_hooks.where = None
 
     def _tell_exception(self, error: BaseException) -> None:
+        self.state.status = TrainerStatus.INTERRUPTED
         self.strategy.processes.note_failure(error)
         if self.leyden_hooks is None:
             return
@@ -568,13 +562,13 @@ class Lifecycle(Run):
         if stop is None:
             return steps
         schedule = self.leyden_options.optimization.schedule or self.leyden_accumulation_schedule()
+        epochs = limits.max_epochs or 1  # of none, as of one: schedules that are made with it want a number of steps
         if not schedule:
-            total = -(-stop // self.leyden_fit.accumulation) * limits.max_epochs
-        else:
-            total, window = 0, 1
-            for epoch in range(limits.max_epochs):
-                window = schedule.get(epoch, window)
-                total += -(-stop // window)
+            return min(-(-stop // self.leyden_fit.accumulation) * epochs, steps)
+        total, window = 0, 1
+        for epoch in range(epochs):
+            window = schedule.get(epoch, window)
+            total += -(-stop // window)
         return min(total, steps)
 
 

@@ -258,6 +258,7 @@ class Trainer(Lifecycle):
                 loop.run_fit(lambda: self._restore_training(request))
             finally:
                 loop.close()
+        self.leyden_fit.returned = True
         self._test_after_dev_run(module, job.datamodule)
         return self._result()
 
@@ -391,7 +392,7 @@ class Trainer(Lifecycle):
             self.leyden_metrics.publish(tested)
 
     def _result(self) -> FitResult:
-        writer = self.checkpoint_callback
+        writer = next(iter(self.leyden_keepers), None)
         monitors = getattr(writer, "monitor", None) is not None
         best = (getattr(writer, "best_model_path", "") or None) if monitors else None
         score = getattr(writer, "best_model_score", None)

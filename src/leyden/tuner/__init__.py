@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from leyden.former_addresses import stand_in_addresses
 from leyden.not_offered import absent
 
 if TYPE_CHECKING:
@@ -25,3 +26,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+stand_in_addresses(__name__)

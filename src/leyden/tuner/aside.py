@@ -115,6 +115,7 @@ class Aside:
         """The run is at the beginning of a fit of its own, which knows the epoch and the step of the fit around it."""
         run, module = self.run, self.run.lightning_module
         before = {name: vars(run)[name] for name in _SWAPPED}
+        stage = run.state.stage
         outer, hooks, loaders = run.leyden_fit, run.leyden_hooks, self._loaders()
         fit = run.leyden_fresh_fit()
         fit.plan, fit.accumulation, fit.inside = plan or outer.plan, outer.accumulation, {}
@@ -137,6 +138,7 @@ class Aside:
             yield
         finally:
             vars(run).update(before)
+            run.state.stage = stage
             for source in filter(None, (loaders.train, *loaders.eval.values())):
                 _let_go(source)
             _hand_on(fit.course, outer.course)

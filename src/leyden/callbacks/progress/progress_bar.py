@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from leyden.callback import Callback
 from leyden.distributed.rank_zero import print_if_open
-from leyden.errors import MisconfigurationException
+from leyden.errors import MisconfigurationException, UnknownName
 from leyden.module import LightningModule
 from leyden.notices import notice
 from leyden.spelling import exact_arguments
@@ -36,11 +36,23 @@ class ProgressBar(Callback):
             notice(f"class {cls.__name__}(ProgressBar)", f"class {cls.__name__}(TQDMProgressBar)")
             cls.__bases__ = tuple(tqdm_bar if base is ProgressBar else base for base in cls.__bases__)
 
-    def __init__(self) -> None:
+    def __init__(self, *args: Any, **older: Any) -> None:
+        if args or older:
+            return self._become_tqdm(*args, **older)
         self._trainer: Run | None = None
         self._enabled = True
         self._current_eval_dataloader_idx: int | None = None
         self.leyden_newest: tuple[int, int] = (0, 0)  # the loader, and how many of its batches are done
+
+    def _become_tqdm(self, *args: Any, **older: Any) -> None:
+        """``ProgressBar(refresh_rate=20)``, up to 1.4."""
+        if type(self) is not ProgressBar:
+            name = type(self).__name__
+            raise UnknownName(f"ProgressBar.__init__ takes no argument. Begin with class {name}(TQDMProgressBar), which does.")
+        notice("ProgressBar(...)", "TQDMProgressBar(...)")
+        tqdm_bar = importlib.import_module(_TQDM).TQDMProgressBar
+        self.__class__ = tqdm_bar
+        tqdm_bar.__init__(self, *args, **older)
 
     def __getattr__(self, name: str) -> Any:
         """Counts that 1.x's bars had beside these: ``train_batch_idx``, ``val_batch_idx``, ``total_test_batches`` and so on."""

@@ -120,7 +120,7 @@ def last_line(run: Run, seconds: float, failure: BaseException | None, kept: Kep
     text = f"Training ended after {how_far} in {duration(seconds)}: {reason(run, failure)}."
     files = []
     if kept.best_checkpoint is not None:
-        score = "" if kept.best_score is None else f" ({run.checkpoint_callback.monitor} {number(kept.best_score)})"
+        score = "" if kept.best_score is None else f" ({run.leyden_keepers[0].monitor} {number(kept.best_score)})"
         files.append(f"Best checkpoint: {shown(kept.best_checkpoint)}{score}")
     if kept.last_checkpoint is not None and kept.last_checkpoint != kept.best_checkpoint:
         files.append(f"{'last' if files else 'Last checkpoint'}: {shown(kept.last_checkpoint)}")
@@ -134,10 +134,10 @@ def reason(run: Run, failure: BaseException | None) -> str:
     if isinstance(failure, NonFiniteLoss):
         text = str(failure).split(" (")[0]
         return text[:1].lower() + text[1:]
-    if run.interrupted or isinstance(failure, KeyboardInterrupt):
-        return "Ctrl-C was pressed"
-    if failure is not None:
+    if failure is not None and not isinstance(failure, KeyboardInterrupt):
         return f"{type(failure).__name__} was raised"
+    if run.interrupted:
+        return "Ctrl-C was pressed"
     if run.should_stop:
         return (run.leyden_stop_reason or "a stop was wished (trainer.should_stop was set)").rstrip(".")
     limits = run.leyden_options.limits

@@ -1,5 +1,6 @@
 """Mixins, where Lightning puts them."""
 
+from leyden.hook_mixins import DeviceDtypeModuleMixin
 from leyden.hparams import HyperparametersMixin
 
-__all__ = ["HyperparametersMixin"]
+__all__ = ["DeviceDtypeModuleMixin", "HyperparametersMixin"]

@@ -70,7 +70,6 @@ class Verb:
         return {
             "weights": {name: value.cpu() if hasattr(value, "cpu") else value for name, value in module.state_dict().items()},
             "status": trainer.state.status,
-            "interrupted": trainer.interrupted,
             "stop": (trainer.should_stop, trainer.leyden_stop_reason),
             "progress": trainer.leyden_fit.progress,
             "history": trainer.leyden_fit.history,
@@ -89,7 +88,7 @@ class Verb:
         if job.module.state_dict().keys() != brought["weights"].keys():
             job.module.configure_model()  # its layers were made in there only
         job.module.load_state_dict(brought["weights"])
-        trainer.state.status, trainer.interrupted = brought["status"], brought["interrupted"]
+        trainer.state.status = brought["status"]
         trainer.leyden_fit.progress, trainer.leyden_fit.history = progress, brought["history"]
         trainer.ckpt_path = brought["ckpt_path"]
         wished, because = brought["stop"]
