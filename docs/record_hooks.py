@@ -245,7 +245,7 @@ def sections() -> Iterator[tuple[str, str, list[Event]]]:
     yield ("Predict", "", record("predict"))
     yield (
         "An exception",
-        "`training_step` raised. Teardown always runs.",
+        "`training_step` raised. Teardown always runs; an error in a teardown is told to `on_exception` as well.",
         between(record(module={"training_step": raising}), "on_train_batch_start", "teardown"),
     )
 
