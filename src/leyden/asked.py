@@ -57,6 +57,19 @@ class Asked(Generic[T]):
         ask(run, self.name, self.record, self.field, value)
 
 
+class ChosenPath:
+    """``trainer.ckpt_path``: the checkpoint that the last verb took. What a user sets there counts until it is set anew."""
+
+    def __get__(self, run: Any, owner: type) -> Any:
+        return self if run is None else vars(run)["ckpt_path"]
+
+    def __set__(self, run: Any, value: Any) -> None:
+        if not vars(run).get("_verb_running", True):  # there, and in the constructor, it is the run that says what it took
+            run.leyden_classic.assigned = value
+            run.leyden_classic.resume_from = None
+        vars(run)["ckpt_path"] = value
+
+
 def in_stage(stage: Any) -> Any:
     """``trainer.training``: whether the trainer is in ``stage``. May be set: into it, or out of it."""
 

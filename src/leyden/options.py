@@ -162,7 +162,7 @@ class Optimization:
     accumulate: int = 1
     schedule: Mapping[int, int] | None = None  # epoch: batches per window, from that epoch on
     clip_value: float | None = None  # None: gradients are not clipped
-    clip_algorithm: str = "norm"
+    clip_algorithm: str | None = None  # None: "norm"
     check_finite: bool = True
 
     @classmethod
@@ -188,16 +188,16 @@ class Optimization:
                 raise InvalidType("gradient_clip_val", clip, wanted)
             if clip < 0 or math.isnan(clip):
                 raise InvalidOption("gradient_clip_val", clip, wanted)
-        algorithm = "norm" if gradient_clip_algorithm is None else gradient_clip_algorithm
-        if not isinstance(algorithm, str):
+        algorithm = gradient_clip_algorithm
+        if not isinstance(algorithm, str | None):
             raise InvalidType("gradient_clip_algorithm", algorithm, '"norm" or "value"')
-        if str(algorithm).lower() not in ("norm", "value"):
+        if algorithm is not None and str(algorithm).lower() not in ("norm", "value"):
             raise InvalidOption("gradient_clip_algorithm", algorithm, '"norm" or "value"')
         return cls(
             accumulate=accumulate,
             schedule=schedule,
             clip_value=float(clip) if clip else None,
-            clip_algorithm=str(getattr(algorithm, "value", algorithm)).lower(),
+            clip_algorithm=None if algorithm is None else str(getattr(algorithm, "value", algorithm)).lower(),
             check_finite=check_bool("stop_on_nonfinite_loss", stop_on_nonfinite_loss),
         )
 

@@ -377,3 +377,16 @@ def test_attributes_of_1_x_that_have_an_answer() -> None:
     assert trainer.tuning is trainer.replace_sampler_ddp is trainer.terminate_on_nan is False
     assert trainer.slurm_job_id is None
     assert trainer.tested_ckpt_path is trainer.validated_ckpt_path is trainer.predicted_ckpt_path is None
+
+
+def test_arguments_from_the_environment(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="leyden")
+    monkeypatch.setenv("PL_TRAINER_MAX_EPOCHS", "7")
+    monkeypatch.setenv("PL_TRAINER_LIMIT_VAL_BATCHES", "0.5")
+    monkeypatch.setenv("PL_TRAINER_BLABLABLA", "1.23")
+    trainer = Trainer(**kit.QUIET, limit_val_batches=2)
+    assert (trainer.max_epochs, trainer.limit_val_batches) == (7, 2)
+    assert "max_epochs=7 is the environment's (PL_TRAINER_MAX_EPOCHS)." in caplog.text
+    monkeypatch.setenv("PL_TRAINER_MAX_EPOCHS", "many")
+    with pytest.raises(InvalidType, match="max_epochs='many'"):
+        Trainer(**kit.QUIET)

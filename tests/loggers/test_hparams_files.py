@@ -27,7 +27,7 @@ def test_there_and_back(given: Any, tmp_path: Path) -> None:
     assert load_hparams_from_yaml(tmp_path / "h.yaml", use_omegaconf=False) == VALUES
     save_hparams_to_tags_csv(tmp_path / "h.csv", given)
     assert (tmp_path / "h.csv").read_text().splitlines()[:2] == ["key,value", "width,3"]
-    read = vars(load_hparams_from_tags_csv(tmp_path / "h.csv"))
+    read = load_hparams_from_tags_csv(tmp_path / "h.csv")
     assert [read[name] for name in ("width", "rate", "name", "on")] == [3, 1e-3, "abc", True]
     assert load_hparams_from_yaml(tmp_path / "missing.yaml") == {}
 

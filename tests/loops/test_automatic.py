@@ -537,7 +537,7 @@ class TestOtherOverrides:
             def configure_gradient_clipping(
                 self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
             ) -> None:
-                assert (gradient_clip_val, gradient_clip_algorithm) == (None, "norm")
+                assert (gradient_clip_val, gradient_clip_algorithm) == (None, None)
                 self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
 
         module = Clipping()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import kit
@@ -15,12 +16,20 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden as pl
+from leyden import notices
 from leyden.errors import InvalidType
 from leyden.testing import BoringModel
 
 torchmetrics = pytest.importorskip("torchmetrics")
 functional = importlib.import_module("leyden.metrics.functional")
 metrics = importlib.import_module("leyden.metrics")
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits_for_a_notice() -> Iterator[None]:
+    yield
+    notices.waiting.clear()
+
 
 LABELS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12)
 

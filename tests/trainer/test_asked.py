@@ -23,7 +23,7 @@ GOOD: dict[str, list[Any]] = {
     "num_sanity_val_steps": [0, 5],
     "val_check_interval": [0.5, 2],
     "gradient_clip_val": [0.5, 2.0, None],
-    "gradient_clip_algorithm": ["norm", "value"],
+    "gradient_clip_algorithm": ["norm", "value", None],
     "log_every_n_steps": [1, 7],
     "accumulate_grad_batches": [1, 4],
     "reload_dataloaders_every_n_epochs": [0, 2],

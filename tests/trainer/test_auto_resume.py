@@ -29,7 +29,7 @@ from leyden.errors import (
     LeydenWarning,
 )
 from leyden.loggers import CSVLogger
-from leyden.testing import Recorder
+from leyden.testing import BoringModel, Recorder, random_batches
 
 
 class Samples(Dataset[Tensor]):
@@ -209,6 +209,33 @@ def test_the_sanity_check_and_a_validation_that_ended_do_not_run_again() -> None
     fit(trainer(recorder))
     assert "on_sanity_check_start" not in recorder.names
     assert recorder.names.index("on_train_batch_start") < recorder.names.index("on_validation_start")
+
+
+def test_a_path_that_was_set_counts_until_it_is_set_anew(tmp_path: Path) -> None:
+    paths: list[Any] = []
+
+    class Noting(BoringModel):
+        def on_train_start(self) -> None:
+            paths.append((self.trainer.ckpt_path, self.trainer.current_epoch))
+
+        def on_test_start(self) -> None:
+            paths.append(self.trainer.ckpt_path)
+
+    file = str(tmp_path / "one.ckpt")
+    kit.fit(Noting(), random_batches(1)).save_checkpoint(file)
+    paths.clear()
+    run, module = kit.trainer(max_epochs=2), Noting()
+    run.ckpt_path = file
+    run.fit(module, random_batches(1))
+    run.test(module, random_batches(1))
+    with pytest.warns(LeydenWarning, match="which is taken. The other is forgotten"):
+        run.test(module, random_batches(1), ckpt_path=shutil.copy(file, tmp_path / "other.ckpt"))
+    run.test(module, random_batches(1))
+    assert paths == [(file, 1), file, str(tmp_path / "other.ckpt"), None]
+    run.ckpt_path = file
+    run.ckpt_path = None
+    run.test(module, random_batches(1))
+    assert paths[-1] is run.ckpt_path is None
 
 
 class Tarred(ModelCheckpoint):

@@ -2,7 +2,7 @@
 
 from leyden.classic.arguments import FORMER_DEFAULTS, TRAINER, Classic, defaults_of, translate
 from leyden.classic.attributes import old_attribute
-from leyden.classic.command_line import add_argparse_args, keywords_from
+from leyden.classic.command_line import add_argparse_args, keywords_from, with_environment
 from leyden.classic.loaders import data_loader
 from leyden.classic.modules import CALLBACK_NAMES, MODULE_NAMES, RESEMBLED, Adapter, adapt, passed_over
 from leyden.classic.old_hooks import tell_before_setup, tell_init
@@ -29,4 +29,5 @@ __all__ = [
     "tell_init",
     "test_loaders",
     "translate",
+    "with_environment",
 ]

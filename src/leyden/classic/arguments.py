@@ -14,7 +14,16 @@ from leyden.callback import Callback
 from leyden.checked import check_bool, check_count, plain_number
 from leyden.classic.gradients import GradNorms, NanGrads
 from leyden.devices.accelerators import parse_gpus
-from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, UnknownName, Unsupported, did_you_mean
+from leyden.errors import (
+    ConflictingOptions,
+    InvalidOption,
+    InvalidType,
+    LeydenWarning,
+    UnknownName,
+    Unsupported,
+    did_you_mean,
+    warn_user,
+)
 from leyden.notices import notice
 from leyden.strategies.base import Strategy
 
@@ -27,10 +36,25 @@ class Classic:
     given: set[str] = field(default_factory=set)  # today's keywords that hold what the caller or an old name said
     legacy: Mapping[str, Any] = field(default_factory=dict)
     resume_from: Any = None
+    assigned: Any = None
+    """What ``trainer.ckpt_path`` was set to."""
     stretch: int | None = None  # time steps of truncated backpropagation
     loader_mode: Any = None  # how several training loaders are read side by side
     test_loaders: Any = None  # what `fit` was given for a later `test`
     finders: list[Callback] = field(default_factory=list)  # of what is to be searched: by `tune`, else in `fit`
+
+    def path_for(self, ckpt_path: Any) -> Any:
+        """The checkpoint that a verb takes which was given ``ckpt_path``."""
+        if ckpt_path is None:
+            return self.resume_from if self.assigned is None else self.assigned
+        if self.assigned is not None:
+            warn_user(
+                f"trainer.ckpt_path was set to {self.assigned!r}, and ckpt_path={ckpt_path!r} was passed, which is taken. The "
+                f"other is forgotten.",
+                LeydenWarning,
+            )
+            self.assigned = None
+        return ckpt_path
 
     def set(self, old: str, new: str, value: Any) -> None:
         """Take ``value`` for ``new``; raises :class:`ConflictingOptions` where that was given another value."""

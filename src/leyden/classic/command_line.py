@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import Any
 
 from leyden.checked import read_word
 from leyden.classic.arguments import TRAINER, defaults_of, same
+from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import InvalidType
 
 
@@ -41,6 +46,22 @@ def keywords_from(trainer_class: type, args: Any, given: dict[str, Any]) -> dict
     defaults = _offered(trainer_class)
     changed = {name: value for name, value in found.items() if name in defaults and not same(value, defaults[name])}
     return {**changed, **given}
+
+
+def with_environment(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorates the Trainer's constructor: what it is not given is taken from ``PL_TRAINER_MAX_EPOCHS`` and the like."""
+    kinds = {name: each.kind for name, each in inspect.signature(init).parameters.items()}
+    variables = {f"PL_TRAINER_{name.upper()}": name for name, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY}
+
+    @functools.wraps(init)
+    def reading(self: Any, *args: Any, **kwargs: Any) -> None:
+        for variable, name in variables.items():
+            if name not in kwargs and variable in os.environ:
+                kwargs[name] = read_word(os.environ[variable])
+                rank_zero_info(f"{name}={kwargs[name]!r} is the environment's ({variable}).")
+        init(self, *args, **kwargs)
+
+    return reading
 
 
 def parse_argparser(cls: type, arg_parser: ArgumentParser | Namespace) -> Namespace:

@@ -1,7 +1,7 @@
 """Saving, where Lightning puts it."""
 
 from leyden.checkpoint.filesystem import get_filesystem
-from leyden.hparams_construct import load_hparams_from_tags_csv
+from leyden.hparams_construct import load_hparams_from_file as load_hparams_from_tags_csv
 from leyden.loggers.hparams_files import (
     convert,
     load_hparams_from_yaml,

@@ -300,14 +300,17 @@ def summarize(lightning_module: nn.Module, max_depth: int = 1) -> ModelSummary:
 
 
 def get_human_readable_count(number: int) -> str:
-    """A count in at most three digits or so: ``2.4 K``, ``1.1 M``, ``12.0 B``, ``3.0 T``; below 1000 as it is."""
+    """A count in at most three digits or so: ``2.4 K``, ``132 K``, ``12.0 B``, ``3.0 T``; below 1000 as it is, with two blanks.
+
+    From 100 on what is left of the digits is cut off, as in Lightning's table.
+    """
     if number < 0:
         raise InvalidOption("number", number, "a count >= 0")
     if number < 1000:
-        return str(number)
-    power = min((len(str(number)) - 1) // 3, 4)
+        return f"{int(number)}  "
+    power = min((len(str(int(number))) - 1) // 3, 4)
     scaled = number / 1000**power
-    return f"{scaled:.1f} {' KMBT'[power]}" if scaled < 100 else f"{scaled:,.0f} {' KMBT'[power]}"
+    return f"{scaled:.1f} {' KMBT'[power]}" if scaled < 100 else f"{int(scaled):,} {' KMBT'[power]}"
 
 
 def get_formatted_model_size(total_model_size: float) -> str:

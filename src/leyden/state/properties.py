@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leyden.asked import Asked, batches_of, given_loaders, in_stage, minus_one_without, none_without, of_strategy
+from leyden.asked import Asked, ChosenPath, batches_of, given_loaders, in_stage, minus_one_without, none_without, of_strategy
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
@@ -58,7 +58,7 @@ class Properties:
     num_sanity_val_steps = Asked[int | float]("validation", "sanity_batches", lambda most: float("inf") if most is None else most)
     reload_dataloaders_every_n_epochs = Asked[int]("behaviour", "reload_every_n_epochs")
     gradient_clip_val = Asked[float | None]("optimization", "clip_value")
-    gradient_clip_algorithm = Asked[str]("optimization", "clip_algorithm")
+    gradient_clip_algorithm = Asked[str | None]("optimization", "clip_algorithm")
     log_every_n_steps = Asked[int]("watching", "log_every_n_steps")
 
     # -- parts
@@ -234,6 +234,7 @@ class Properties:
         """What trains, as the user gave it."""
         return self.leyden_loaders.train_given
 
+    ckpt_path: Any = ChosenPath()
     val_dataloaders: Any = given_loaders("val")
     test_dataloaders: Any = given_loaders("test")
     predict_dataloaders: Any = given_loaders("predict")

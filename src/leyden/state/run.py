@@ -88,7 +88,7 @@ class Run(Properties, ABC):
         self.leyden_metrics = Metrics()
         self.leyden_loaders = Loaders()
         self.leyden_predicted: tuple[list[Any], list[Any]] = ([], [])  # by loader: each batch's predictions, its samples' indices
-        self.ckpt_path: str | None = None
+        self.ckpt_path = None
         self.leyden_ckpt_is_named = False  # whether that path is the one which the user gave
         self.is_last_batch = False
         self.leyden_goes_on = False  # whether the next fit of the same module goes on from where the last one ended
@@ -366,7 +366,7 @@ class Run(Properties, ABC):
                 f"clip_gradients(gradient_clip_val={gradient_clip_val}) was called, and Trainer(gradient_clip_val="
                 f"{mine.clip_value}) was set. Set it in one place only."
             )
-        algorithm = gradient_clip_algorithm if gradient_clip_algorithm is not None else mine.clip_algorithm
+        algorithm = gradient_clip_algorithm if gradient_clip_algorithm is not None else mine.clip_algorithm or "norm"
         algorithm = str(getattr(algorithm, "value", algorithm)).lower()
         if algorithm not in ("norm", "value"):
             raise InvalidOption("gradient_clip_algorithm", gradient_clip_algorithm, '"norm" or "value"')

@@ -100,6 +100,7 @@ class Trainer(Lifecycle):
         MisconfigurationException: an argument does not fit; see :mod:`leyden.errors` for its kinds.
     """
 
+    @classic.with_environment
     def __init__(
         self,
         *,
@@ -235,7 +236,7 @@ class Trainer(Lifecycle):
             module=check_module(model),
             loaders={"train": train_dataloaders, "val": loaders["val"], "test": loaders["test"]},
             datamodule=datamodule,
-            ckpt_path=ckpt_path if ckpt_path is not None else self.leyden_classic.resume_from,
+            ckpt_path=self.leyden_classic.path_for(ckpt_path),
             weights_only=weights_only,
         )
         return self.strategy.processes.launched(self._fit)(job)
@@ -346,7 +347,7 @@ class Trainer(Lifecycle):
             module=module,
             loaders={stage.key: dataloaders},
             datamodule=datamodule,
-            ckpt_path=ckpt_path if ckpt_path is not None else self.leyden_classic.resume_from,
+            ckpt_path=self.leyden_classic.path_for(ckpt_path),
             weights_only=weights_only,
             stage=stage,
             implicit=not asked and module is self._fitted_module,

@@ -90,7 +90,7 @@ class Verb:
         job.module.load_state_dict(brought["weights"])
         trainer.state.status = brought["status"]
         trainer.leyden_fit.progress, trainer.leyden_fit.history = progress, brought["history"]
-        trainer.ckpt_path = brought["ckpt_path"]
+        vars(trainer)["ckpt_path"] = brought["ckpt_path"]  # nobody has set it
         wished, because = brought["stop"]
         if wished:
             trainer.leyden_stop(because)
