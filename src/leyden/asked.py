@@ -80,6 +80,16 @@ def in_stage(stage: Any) -> Any:
     return property(lambda run: run.state.stage is stage, put)
 
 
+def callbacks_with(*attributes: str, doc: str) -> Any:
+    """The callbacks of a kind: those that have one of ``attributes``."""
+    return property(lambda run: [each for each in run.callbacks if any(hasattr(each, name) for name in attributes)], doc=doc)
+
+
+def replaces_default(callback: Any) -> bool:
+    """Whether ``callback`` saves a run, so that no ModelCheckpoint is added."""
+    return bool(getattr(callback, "leyden_replaces_default", hasattr(callback, "best_model_path")))
+
+
 def of_strategy(name: str) -> Any:
     """``trainer.world_size``: what the strategy says."""
     return property(lambda run: getattr(run.strategy, name))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from leyden.asked import replaces_default
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidType
 from leyden.hooks import PHASES, phase_of
@@ -136,11 +137,6 @@ def with_modules_callbacks(
         )
     check_state_keys(merged)
     return in_order(merged)
-
-
-def replaces_default(callback: Callback) -> bool:
-    """Whether ``callback`` saves a run, so that no ModelCheckpoint is added."""
-    return bool(getattr(callback, "leyden_replaces_default", hasattr(callback, "best_model_path")))
 
 
 def _does_the_same(default: Callback, own: Callback) -> bool:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import leyden
 from leyden.callbacks import ModelCheckpoint
 from leyden.errors import ConflictingOptions, MisconfigurationException, PossibleUserWarning
-from leyden.testing import Recorder
+from leyden.testing import BoringModel, Recorder, random_batches
 
 DATA = torch.arange(24.0).reshape(6, 4) / 24
 
@@ -524,3 +524,26 @@ def test_a_backward_of_the_modules_own_is_called() -> None:
     module = Backward()
     fit(module)
     assert same(module.parts["a"], by_hand("a", doubled)["a"])
+
+
+def test_a_scheduler_of_what_optimizers_returns() -> None:
+    class Scheduled(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def configure_optimizers(self) -> Any:
+            return SGD(self.parameters(), lr=0.1)
+
+        def on_train_start(self) -> None:
+            self.own = torch.optim.lr_scheduler.StepLR(self.optimizers(), 1)  # type: ignore[arg-type]  # one optimizer
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.manual_backward(self.step(batch))
+            self.optimizers().step()  # type: ignore[union-attr]  # as above
+            self.own.step()
+
+    run = kit.trainer(limit_val_batches=0)
+    run.fit(Scheduled(), random_batches(3))
+    assert run.global_step == 3
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leyden.assemble import as_callbacks, replaces_default
+from leyden.asked import replaces_default
+from leyden.assemble import as_callbacks
 from leyden.callback import Callback
 from leyden.checked import check_bool, check_count, plain_number
 from leyden.classic.gradients import GradNorms, NanGrads

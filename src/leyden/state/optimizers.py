@@ -270,7 +270,7 @@ class SteppingOptimizer:
         return getattr(self.optimizer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("optimizer", "_step", "_toggle"):
+        if name in ("optimizer", "_step", "_toggle", "step"):  # the last by a scheduler that is made of it, which wraps it
             self.__dict__[name] = value
         else:
             setattr(self.optimizer, name, value)

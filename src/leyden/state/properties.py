@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leyden.asked import Asked, ChosenPath, batches_of, given_loaders, in_stage, minus_one_without, none_without, of_strategy
+from leyden.asked import Asked, batches_of, callbacks_with, given_loaders, in_stage, minus_one_without, none_without, of_strategy
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
@@ -234,7 +234,6 @@ class Properties:
         """What trains, as the user gave it."""
         return self.leyden_loaders.train_given
 
-    ckpt_path: Any = ChosenPath()
     val_dataloaders: Any = given_loaders("val")
     test_dataloaders: Any = given_loaders("test")
     predict_dataloaders: Any = given_loaders("predict")
@@ -261,25 +260,17 @@ class Properties:
         return None if source is None else batches_between(self.leyden_options.validation, source.stop)
 
     # -- callbacks by kind, asked by attribute and not by class
-    @property
-    def checkpoint_callbacks(self) -> list[Any]:
-        """Every callback that writes checkpoints: a Checkpoint, or one that has ``best_model_path``."""
-        return [each for each in self.callbacks if hasattr(each, "leyden_replaces_default") or hasattr(each, "best_model_path")]
-
-    @property
-    def leyden_keepers(self) -> list[Any]:
-        """Those of them that know which files they wrote."""
-        return [callback for callback in self.callbacks if hasattr(callback, "best_model_path")]
+    checkpoint_callbacks: list[Any] = callbacks_with(
+        "leyden_replaces_default", "best_model_path", doc="Those that write checkpoints."
+    )
+    leyden_keepers: list[Any] = callbacks_with("best_model_path", doc="Those of them that know which files they wrote.")
 
     @property
     def checkpoint_callback(self) -> Any:
         """The first callback that writes checkpoints, or ``None``."""
         return next(iter(self.checkpoint_callbacks), None)
 
-    @property
-    def early_stopping_callbacks(self) -> list[Any]:
-        """Every callback that stops by a metric (has ``stopped_epoch``)."""
-        return [callback for callback in self.callbacks if hasattr(callback, "stopped_epoch")]
+    early_stopping_callbacks: list[Any] = callbacks_with("stopped_epoch", doc="Every callback that stops by a metric.")
 
     @property
     def early_stopping_callback(self) -> Any:

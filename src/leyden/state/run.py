@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leyden.asked import Changes, ask
+from leyden.asked import Changes, ChosenPath, ask
 from leyden.callback import Callback
 from leyden.checked import check_bool, check_count, check_path
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
@@ -59,6 +59,8 @@ def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 class Run(Properties, ABC):
     """What happens. Declares every attribute; other files read them, and ask for changes by the methods below."""
+
+    ckpt_path: Any = ChosenPath()
 
     def __init__(
         self,
