@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -141,6 +142,39 @@ class Annealed(Base):
         return loss
 
 
+class Together(Base):
+    """A state that is passed on as a pair, a dict of weights beside what is no number, a list that is rolled, an array."""
+
+    def begin(self) -> None:
+        self.pair: Any = None
+        self.mean: float | None = None
+        self.weights = {"a": 1.0, "b": [0.5, torch.zeros(8)], "name": "x"}
+        self.newest = [torch.zeros(8) for _ in range(3)]
+        self.array, self.number = np.zeros(8), np.float64(1)
+        self.record: list[float] = []
+
+    def move(self, hidden: Tensor) -> None:
+        weights: Any = self.weights
+        self.pair = (hidden.mean(0), (hidden.std(0),))
+        self.mean = hidden.mean().item() if self.mean is None else self.mean * 0.9 + hidden.mean().item()
+        weights["a"] *= 0.9
+        weights["b"][1] = weights["b"][1] * 0.5 + hidden.mean(0)
+        self.newest = [*self.newest[1:], hidden.mean(0)]
+        self.array += hidden.mean(0).numpy()
+        self.number = np.float64(self.number * 0.9)
+        self.record.append(self.mean)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        pair, mean = self.pair, self.mean
+        hidden = self.net(batch)
+        self.move(hidden.detach())
+        known = 0 if pair is None or mean is None else pair[0] + pair[1][0] + mean
+        weights: Any = self.weights
+        target = torch.stack(self.newest).mean(0) + torch.from_numpy(self.array).float() + weights["b"][1] + known
+        loss: Tensor = (hidden - target).pow(2).mean() * weights["a"] * float(self.number)
+        return loss
+
+
 class Rested(Base):
     """A part of it is set into eval mode on the way; validation knows nothing of that."""
 
@@ -168,7 +202,7 @@ def fit(kind: type[Base], path: Path, cut: int | None = None, resume: bool = Fal
 
 
 BUFFERS = [InPlace, ThroughData, Replaced, Grows, Late, NoneFirst, Gone, Expanded]
-KINDS = [*BUFFERS, Tensorial, TensorialInPlace, Annealed, Rested]
+KINDS = [*BUFFERS, Tensorial, TensorialInPlace, Annealed, Together, Rested]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -232,3 +266,35 @@ def test_what_is_another_kind_of_thing_today_is_left_as_it_is() -> None:
     Drift(second).load_state_dict(second, state)
     assert (second.table.tolist(), second.rate, second[0].p) == ([0.0] * 4, "a text", 0.75)
     Drift(second).load_state_dict(second, {**state, "numbers": {"gone.p": 0.5}})
+
+
+def test_of_a_dict_what_training_changed_is_kept_and_no_setting() -> None:
+    first, second = nn.Linear(2, 1), nn.Linear(2, 1)
+    first.weights, second.weights = {"annealed": 1.0, "set": 1.0}, {"annealed": 1.0, "set": 2.0}
+    shared = second.weights
+    drift = Drift(first)
+    first.weights["annealed"] = 0.5
+    Drift(second).load_state_dict(second, drift.state_dict(first))
+    assert second.weights is shared
+    assert shared == {"annealed": 0.5, "set": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [0.5]),  # a record
+        ([0.5], [0.5, 1.0]),
+        (None, torch.zeros(1 << 23)),  # what a step left for somebody to look at
+        (None, torch.ones(2, requires_grad=True)),
+        (None, [0.5] * 65),
+        ((1, 2), (1, 3)),
+        ({"a": 1}, {"a": 2}),
+        (np.zeros(2), np.ones(3)),
+    ],
+)
+def test_records_counts_and_large_things_are_not_followed(before: Any, after: Any) -> None:
+    module = nn.Linear(2, 1)
+    module.held = before
+    drift = Drift(module)
+    module.held = after
+    assert drift.state_dict(module)["numbers"] == {}

@@ -39,7 +39,7 @@ def set_anew(kind: type) -> frozenset[str]:
             held: Any = vars(base).get(method)
             function = inspect.unwrap(getattr(held, "__func__", held))
             if isinstance(function, types.FunctionType):
-                names.update(_set_in(function.__code__))
+                names.update(set_in(function.__code__))
                 called = [name for name in function.__code__.co_names if name not in seen and callable(getattr(kind, name, None))]
                 seen.update(called)
                 asked += called
@@ -47,12 +47,13 @@ def set_anew(kind: type) -> frozenset[str]:
     return _KNOWN[kind]
 
 
-def _set_in(code: types.CodeType) -> Iterator[str]:
+def set_in(code: types.CodeType, *, counted: bool = False) -> Iterator[str]:
+    """The names of attributes that ``code`` sets or empties; with ``counted`` also those that it adds to."""
     steps = [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
     for at, step in enumerate(steps):
         before = steps[at - 2] if at > 1 else step
         adds = before.opname.startswith("INPLACE_") or (before.opname == "BINARY_OP" and before.argrepr.endswith("="))
-        if step.opname == "STORE_ATTR" and not (adds and steps[at - 1].opname in ("SWAP", "ROT_TWO")):
+        if step.opname == "STORE_ATTR" and (counted or not (adds and steps[at - 1].opname in ("SWAP", "ROT_TWO"))):
             yield step.argval
         elif step.argval == "clear" and at and steps[at - 1].opname.startswith("LOAD_ATTR"):
             yield steps[at - 1].argval
@@ -64,7 +65,7 @@ def collected_by(module: Any, callbacks: Iterable[Any]) -> dict[str, dict[str, A
     found = {}
     for key, owner in _owners(module, callbacks):
         held = vars(owner)
-        own = {name: _packed(held[name]) for name in sorted(set_anew(type(owner))) if name in held and _is_kept(held[name])}
+        own = {name: packed(held[name]) for name in sorted(set_anew(type(owner))) if name in held and is_kept(held[name])}
         if own:
             found[key] = own
     return found
@@ -75,7 +76,7 @@ def put_collected(state: Mapping[str, Mapping[str, Any]], module: Any, callbacks
     for key, owner in _owners(module, callbacks):
         for name, value in state.get(key, {}).items():
             if name in set_anew(type(owner)):
-                setattr(owner, name, _unpacked(value, getattr(module, "device", None)))
+                setattr(owner, name, unpacked(value, getattr(module, "device", None)))
 
 
 def _owners(module: Any, callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -88,39 +89,39 @@ def _owners(module: Any, callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
             yield f"{name} {counts[name]}", callback
 
 
-def _is_kept(value: Any) -> bool:
+def is_kept(value: Any) -> bool:
     kind = type(value)
     if kind is list or kind is tuple:
-        return all(map(_is_kept, value))
+        return all(map(is_kept, value))
     if kind is dict:
-        return PLAIN.issuperset(map(type, value)) and all(map(_is_kept, value.values()))
+        return PLAIN.issuperset(map(type, value)) and all(map(is_kept, value.values()))
     if kind is Tensor:
         return value.layout is torch.strided and value.device.type != "meta"
     return kind in PLAIN or (kind is np.ndarray and not value.dtype.hasobject)
 
 
-def _packed(value: Any) -> Any:
+def packed(value: Any) -> Any:
     """Without graphs. Many tensors of one kind become one: a save takes each by itself."""
     if type(value) is list and len(value) >= _MANY and {type(each) for each in value} == {Tensor}:
         kinds = {(each.shape, each.dtype, each.device) for each in value}
         return {_STACKED: torch.stack([each.detach() for each in value])} if len(kinds) == 1 else tree_map(value, Tensor, _plain)
     if type(value) in (list, tuple):
-        return type(value)(map(_packed, value))
-    return {key: _packed(each) for key, each in value.items()} if type(value) is dict else tree_map(value, Tensor, _plain)
+        return type(value)(map(packed, value))
+    return {key: packed(each) for key, each in value.items()} if type(value) is dict else tree_map(value, Tensor, _plain)
 
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def _unpacked(value: Any, device: Any) -> Any:
+def unpacked(value: Any, device: Any) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if type(value) is dict and list(value) == [_STACKED]:
         return list(value[_STACKED].to(device).clone().unbind())
     if type(value) in (list, tuple):
-        return type(value)(_unpacked(each, device) for each in value)
-    return {key: _unpacked(each, device) for key, each in value.items()} if type(value) is dict else value
+        return type(value)(unpacked(each, device) for each in value)
+    return {key: unpacked(each, device) for key, each in value.items()} if type(value) is dict else value
 
 
 def lists_of(module: Any) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leyden.checkpoint.collected import collected_by, put_collected
+from leyden.checkpoint.computed_with import Followed, put, takes
 from leyden.checkpoint.plain_names import named_parameters, plain_name
+from leyden.checkpoint.set_elsewhere import SetElsewhere
 
 
 class Drift:
@@ -22,7 +24,9 @@ class Drift:
         self.tracked = _tracked(module)
         self.modes = _modes(module, {})
         self.collected: Mapping[str, Any] = {}  # of a resumed run: see `leyden.checkpoint.collected`
-        self.numbers = {key: _as_it_is(value) for key, value in _numbers(module).items()}
+        self.set_elsewhere: Mapping[str, Any] = {}  # the same
+        self.elsewhere: SetElsewhere | None = None  # from the beginning of training on
+        self.numbers = Followed(module)
 
     def state_dict(self, module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> dict[str, Any]:
         """What is otherwise now, by name. ``modes`` are training's, while something else has set others."""
@@ -36,7 +40,7 @@ class Drift:
         trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
         tracked = {name: flag for name, flag in _tracked(module).items() if self.tracked.get(name, flag) != flag}
         moded = {name: mode for name, mode in _modes(module, modes or {}).items() if self.modes.get(name, mode) != mode}
-        numbers = {key: value for key, value in _numbers(module).items() if _differs(value, self.numbers.get(key))}
+        numbers = self.numbers.changed(module)
         return {"buffers": buffers, "trained": trained, "tracked": tracked, "modes": moded, "numbers": numbers}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -49,7 +53,7 @@ class Drift:
             if owner is None:
                 continue
             buffer = owner._buffers.get(own_name)
-            if buffer is not None and value is not None and _takes(buffer, value):
+            if buffer is not None and value is not None and takes(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
             elif own_name in owner._buffers:
@@ -66,19 +70,25 @@ class Drift:
             if name in owners and isinstance(mode, bool):
                 owners[name].training = mode
         self.collected = {key: dict(own) for key, own in state.get("collected", {}).items()}
-        here = _numbers(module)
-        for key, value in state.get("numbers", {}).items():
-            name, _, own_name = key.rpartition(".")
-            held = here.get(key)
-            if isinstance(value, float) and name in owners and isinstance(getattr(owners[name], own_name, 0.0), float):
-                setattr(owners[name], own_name, value)
-            elif isinstance(held, Tensor) and isinstance(value, Tensor) and _takes(held, value):
-                setattr(owners[name], own_name, value.to(held.device))
+        self.set_elsewhere = state.get("elsewhere", {})
+        put(owners, state.get("numbers", {}), device)
 
-    def take_collected(self) -> Mapping[str, Any]:
-        """What the epoch had collected where the run was cut; once."""
+    def enter_training(
+        self, module: nn.Module, callbacks: Iterable[Any], roots: Mapping[str, Any], without: Iterable[Any]
+    ) -> None:
+        """Training is about to begin, or to go on: what hooks had set and collected is put back, and followed from now on.
+
+        ``roots`` are what objects that hooks set something in are reachable from, ``without`` those that somebody else keeps.
+        """
         collected, self.collected = self.collected, {}
-        return collected
+        self.elsewhere = SetElsewhere([module, *callbacks], roots, without)
+        self.elsewhere.put(self.set_elsewhere, getattr(module, "device", None))
+        put_collected(collected, module, callbacks)
+
+    def set_by_hooks(self, module: nn.Module, callbacks: Iterable[Any], roots: Mapping[str, Any]) -> dict[str, Any]:
+        """What hooks have collected, and set in other objects: with :meth:`state_dict` the whole of this part of a checkpoint."""
+        elsewhere = self.set_elsewhere if self.elsewhere is None else self.elsewhere.state_dict(roots)
+        return {"collected": collected_by(module, callbacks), "elsewhere": elsewhere}
 
 
 def _unpruned(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -103,38 +113,6 @@ def _modes(module: nn.Module, known: Mapping[nn.Module, bool]) -> dict[str, bool
     return {plain_name(name): known.get(child, child.training) for name, child in module.named_modules()}
 
 
-def _numbers(module: nn.Module) -> dict[str, float | Tensor]:
-    """Plain attributes that a step computes with: numbers with a fraction, such as a dropout's ``p``, and tensors; by name.
-
-    Others are not kept. Whole numbers, flags and lists often tell of something that is not kept either.
-    """
-    return {
-        f"{plain_name(name)}.{own}": value
-        for name, child in module.named_modules()
-        if not hasattr(child, "_defaults")  # torchmetrics' are kept as such
-        for own, value in vars(child).items()
-        if (type(value) is float or (type(value) is Tensor and not value.requires_grad))
-    }
-
-
-def _as_it_is(value: float | Tensor) -> Any:
-    """What tells later whether a number was changed, without its values."""
-    return value if isinstance(value, float) else (weakref.ref(value), _version(value), value.shape, value.dtype)
-
-
-def _differs(value: float | Tensor, then: Any) -> bool:
-    """Whether a number is another than at the beginning. What was of another kind or shape then is not followed."""
-    if isinstance(value, float):
-        return then is None or (isinstance(then, float) and then != value)
-    if not isinstance(then, tuple) or then[2:] != (value.shape, value.dtype):
-        return False
-    return then[0]() is not value or then[1] != _version(value)
-
-
-def _version(value: Tensor) -> int:
-    return 0 if value.is_inference() else value._version
-
-
 def _digest(buffer: Tensor) -> bytes | None:
     """Of its shape and bits; ``None`` where they cannot be read."""
     try:
@@ -142,11 +120,6 @@ def _digest(buffer: Tensor) -> bytes | None:
     except (RuntimeError, TypeError, NotImplementedError):  # sparse, quantized, without values
         return None
     return hashlib.blake2b(bits.data, key=repr((buffer.dtype, tuple(buffer.shape))).encode()[:64]).digest()
-
-
-def _takes(buffer: Tensor, value: Tensor) -> bool:
-    alike = value.shape == buffer.shape and value.dtype == buffer.dtype
-    return alike and not buffer.is_inference() and 0 not in buffer.stride()
 
 
 def _unkept(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:

@@ -50,22 +50,23 @@ _FOUND: weakref.WeakKeyDictionary[type, Callable[[Any], Reached] | None] = weakr
 """The ways through the classes that were met."""
 
 
-def reachable(root: Any, wanted: Callable[[type], bool]) -> Iterator[tuple[str, Any]]:
-    """What is reachable from ``root`` of types that are ``wanted``, with its path; nothing is looked for inside of those.
+def reachable(root: Any, wanted: Callable[[type], bool], *, through: bool = False) -> Iterator[tuple[str, Any]]:
+    """What is reachable from ``root`` of types that are ``wanted``, with its path; inside of those only with ``through``.
 
     Each object is seen once, those nearer to the root first: the time is linear, and circles end.
     """
-    ways: dict[type, Callable[[Any], Reached] | bool | None] = dict.fromkeys(_NOTHING)
+    ways: dict[type, Callable[[Any], Reached] | None] = dict.fromkeys(_NOTHING)
+    asked: dict[type, bool] = {}
     seen: set[int] = {id(root)}
     queue: list[tuple[Any, Link | None]] = [(root, None)]
     for part, link in queue:
         kind = type(part)
         if kind not in ways:
-            ways[kind] = True if wanted(kind) else _way_through(kind)
+            asked[kind] = wanted(kind)
+            ways[kind] = None if asked[kind] and not through else _way_through(kind)
         way = ways[kind]
-        if way is True:
+        if asked.get(kind):
             yield _path(link), part
-            continue
         if not callable(way):
             continue
         for key, item in way(part):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leyden.callback import Callback
-from leyden.checkpoint.collected import collected_by, lists_of, put_collected
+from leyden.checkpoint.collected import lists_of
 from leyden.checkpoint.format import is_writable
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.loss_flow import flow_of
@@ -140,10 +140,16 @@ def put_own_random(run: Run, states: Any) -> None:
 
 # -- what state_dict() does not hold
 def take_drift(run: Run) -> dict[str, Any] | None:
-    if run.leyden_fit.drift is None:
+    drift, module = run.leyden_fit.drift, run.lightning_module
+    if drift is None:
         return None
-    collected = collected_by(run.lightning_module, run.callbacks)
-    return {**run.leyden_fit.drift.state_dict(run.lightning_module, run._modes), "collected": collected}
+    return {**drift.state_dict(module, run._modes), **drift.set_by_hooks(module, run.callbacks, _where_hooks_set(run))}
+
+
+def _where_hooks_set(run: Run) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in ("lightning_module", "callbacks", "datamodule")} | {
+        "data": run.leyden_loaders.train_given
+    }
 
 
 def put_drift(run: Run, state: Any) -> None:
@@ -369,4 +375,6 @@ def put_random_state(run: Run) -> None:
         put_generators(run, fit.generators_to_restore)
         fit.generators_to_restore = None
     if fit.drift is not None:
-        put_collected(fit.drift.take_collected(), run.lightning_module, run.callbacks)
+        carried = [] if run.leyden_loaders.train is None else run.leyden_loaders.train.carried
+        kept = (part for each in carried for part, _ in each.parts.values())
+        fit.drift.enter_training(run.lightning_module, run.callbacks, _where_hooks_set(run), kept)

@@ -1,0 +1,120 @@
+"""What an epoch's hooks set in other objects than their own: a dataset's stage of a curriculum, a field of a configuration."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from torch import nn
+
+from leyden.checkpoint.collected import HOOKS, is_kept, packed, set_in, unpacked
+from leyden.data.reachable import is_users, reachable
+from leyden.tree import same_bits
+
+_ABSENT = object()
+
+
+class SetElsewhere:
+    """The user's objects that hooks of an epoch may have set something in, as they were before its first one.
+
+    Args:
+        hooked: the module and the callbacks. What their hooks set in themselves is not looked at here.
+        roots: what such objects are reachable from, by name.
+        without: objects that somebody else keeps.
+    """
+
+    def __init__(self, hooked: Iterable[Any], roots: Mapping[str, Any], without: Iterable[Any]) -> None:
+        hooked = list(hooked)
+        self.stored, self.called = _done_by(hooked)
+        self._passed_over = {id(each) for each in (*hooked, *without)}
+        self._roots: Mapping[str, Any] = {}
+        self._parts: list[tuple[str, Any]] = []
+        self._then: dict[int, tuple[Any, dict[str, Any]]] = {}
+        self._find(roots)
+        for _, part in self._parts:
+            held = {name: value for name, value in self._settable(part).items() if is_kept(value)}
+            self._then[id(part)] = part, copy.deepcopy(held)
+
+    def _find(self, roots: Mapping[str, Any]) -> None:
+        if [*map(id, roots.values())] == [*map(id, self._roots.values())] or not (self.stored or self.called):
+            return
+        found = reachable(dict(roots), _may_be_set, through=True)
+        self._roots = dict(roots)
+        self._parts = [(path, part) for path, part in found if id(part) not in self._passed_over and self._names(type(part))]
+
+    def _names(self, kind: type) -> frozenset[str]:
+        """The attributes of an object of this class that a hook may set, if it has them."""
+        names = set(self.stored)
+        for base in filter(is_users, kind.__mro__):
+            for name, held in vars(base).items():
+                written = (
+                    held.fset if isinstance(held, property) and name in self.stored else held if name in self.called else None
+                )
+                if isinstance(written, types.FunctionType):
+                    names.update(set_in(inspect.unwrap(written).__code__, counted=True))
+        return frozenset(names)
+
+    def _settable(self, part: Any) -> dict[str, Any]:
+        names = self._names(type(part))
+        return {name: value for name, value in list(vars(part).items()) if name in names}
+
+    def state_dict(self, roots: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What is otherwise now, by path and name; all of it in objects that were not there at the beginning."""
+        self._find(roots)
+        state = {}
+        for path, part in self._parts:
+            _, then = self._then.get(id(part), (None, {}))
+            held = {name: value for name, value in self._settable(part).items() if is_kept(value)}
+            changed = {name: packed(value) for name, value in held.items() if not same_bits(value, then.get(name, _ABSENT))}
+            if changed:
+                state[path] = changed
+        return state
+
+    def put(self, state: Mapping[str, Mapping[str, Any]], device: Any) -> None:
+        """Set it again, in objects that stand where they stood; what hooks do not set today is the new command's."""
+        for path, part in self._parts:
+            names = self._names(type(part))
+            for name, value in state.get(path, {}).items():
+                if name in names:
+                    with suppress(AttributeError, TypeError):  # what cannot be set was not set by a hook
+                        setattr(part, name, unpacked(value, device))
+
+
+def _may_be_set(kind: type) -> bool:
+    if issubclass(kind, nn.Module):
+        return not hasattr(kind, "_defaults")  # torchmetrics' are kept as such
+    if issubclass(kind, type) or (hasattr(kind, "state_dict") and hasattr(kind, "load_state_dict")):
+        return False  # what tells its own state is kept by that
+    return kind is types.SimpleNamespace or (is_users(kind) and hasattr(kind, "__dict__"))
+
+
+def _done_by(hooked: Iterable[Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """The names of attributes that the hooks set in whatever object, and of what they call by an attribute's name."""
+    stored: set[str] = set()
+    called: set[str] = set()
+    functions = [(type(owner), function) for owner in hooked for function in _hooks_of(type(owner))]
+    seen = {function.__code__ for _, function in functions}
+    for kind, function in functions:
+        code = function.__code__
+        stored.update(set_in(code, counted=True))
+        called.update(code.co_names)
+        bound = inspect.getclosurevars(function)
+        found = [*bound.globals.values(), *bound.nonlocals.values(), *(getattr(kind, name, None) for name in code.co_names)]
+        for each in found:
+            if isinstance(each, types.FunctionType) and is_users(each) and each.__code__ not in seen:
+                seen.add(each.__code__)
+                functions.append((kind, each))
+    return frozenset(stored), frozenset(called)
+
+
+def _hooks_of(kind: type) -> Iterator[types.FunctionType]:
+    for name in HOOKS:
+        for base in filter(is_users, kind.__mro__):
+            held: Any = vars(base).get(name)
+            function = inspect.unwrap(getattr(held, "__func__", held))
+            if isinstance(function, types.FunctionType):
+                yield function
