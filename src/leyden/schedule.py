@@ -31,7 +31,11 @@ class EveryDuration:
         if self.last is None:
             self.last = now
             return False
-        if now - self.last >= self.seconds:
+        over = self.is_over(now)
+        if over:
             self.last = now
-            return True
-        return False
+        return over
+
+    def is_over(self, now: float) -> bool:
+        """Whether it would be true, asked ``now``."""
+        return self.last is not None and now - self.last >= self.seconds

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
-from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
-from leyden.strategies import DDPStrategy, skips
+from leyden.distributed import unforeseen
+from leyden.errors import ConflictingOptions, InvalidReturn, MetricsDiffer, ProcessFailed, Unsupported
+from leyden.strategies import DDPStrategy
 
 
 class Sometimes(nn.Module):
@@ -96,7 +97,7 @@ def samples(size: int, kind: Any = DataLoader, **options: Any) -> DataLoader[Any
 
 
 def fitted(module: leyden.LightningModule, loader: Any, **options: Any) -> tuple[dict[str, Tensor], int]:
-    skips.PATIENCE = 0.3
+    unforeseen.PATIENCE = 0.3
     torch.manual_seed(3)
     for parameter in module.parameters():
         nn.init.normal_(parameter)
@@ -164,3 +165,39 @@ def test_what_all_do_is_right_and_what_cannot_be_is_named() -> None:
     assert "static_graph=True says that all backwards are the same, and manual optimization has any number" in found["by hand"]
     assert "and the 2 optimizers have any number" in found["two"]
     assert "took a step, and has not called self.manual_backward" in found["plain backward"]
+
+
+def logs_later(rank: int) -> None:
+    """From batch 2 on ``rank`` logs a value of all processes, of which the rows before knew nothing."""
+
+    class Logs(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx >= 2 and rank in (self.global_rank, 2):
+                self.log("late", 1.0, sync_dist=True)
+            return super().training_step(batch, batch_idx)
+
+    fitted(Logs(), samples(2), devices=2, log_every_n_steps=1)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_name_of_all_that_comes_later(rank: int) -> None:
+    first, second = outcomes_together(2, logs_later, rank)
+    if rank == 2:  # both
+        assert (first, second) == (None, None)
+        return
+    assert isinstance(second, MetricsDiffer)
+    assert "has 'late' with sync_dist=True, unlike the row before, on process 1, and no other one has come to such" in str(second)
+    assert isinstance(first, ProcessFailed)
+
+
+def leaves_out() -> None:
+    net = Net()
+    net.head = nn.Linear(3, 2)
+    fitted(net, samples(2), devices=2)
+
+
+def test_parameters_without_a_gradient_are_named() -> None:
+    for rank, error in enumerate(outcomes_together(2, leaves_out)):
+        assert isinstance(error, InvalidReturn | ProcessFailed), error
+        assert "did not depend on head.weight, head.bias of Net on process" in str(error), rank
+        assert "strategy='ddp_find_unused_parameters_true'" in str(error)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
+from leyden.distributed import unforeseen
 from leyden.errors import LeydenWarning, ProcessFailed, Unsupported
 from leyden.plugins import ShardedCheckpointIO
-from leyden.strategies import FSDPStrategy, skips
+from leyden.strategies import FSDPStrategy
 
 
 class Net(leyden.LightningModule):
@@ -232,7 +233,7 @@ def test_an_open_window_goes_on_with_other_processes_and_strategies(two: list[di
 
 
 def skips_alone(early: bool) -> None:
-    skips.PATIENCE = 0.5
+    unforeseen.PATIENCE = 0.5
     trained(2, 2, partial(Net, alone=4, early=early), strategy="layers")
 
 

@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -305,6 +306,34 @@ def test_a_trainer_of_one_process_works_once_and_all_know_the_outcome() -> None:
     assert first[2:5] == second[2:5]
     assert Path(first[4]).exists()
     assert kit.same(first[5], second[5])
+
+
+def signal_to_one_that_waits(name: str, began: str) -> Any:
+    renumber(RAY)
+    kit.trainer(devices=2, max_epochs=1).fit(Net(), samples())
+    one = kit.trainer(devices=1, max_epochs=-1)
+
+    class Endless(Net):
+        def on_train_batch_start(self, *_: Any) -> None:
+            Path(began).touch()
+
+    def send() -> None:
+        while not Path(began).exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), getattr(signal, name))
+
+    if dist.get_rank() == 1:
+        threading.Thread(target=send, daemon=True).start()
+    try:
+        one.fit(Endless(), samples())
+    except SystemExit as error:
+        return error.code, one.interrupted
+    return 0, one.interrupted
+
+
+@pytest.mark.parametrize(("name", "outcome"), [("SIGINT", (0, True)), ("SIGTERM", (143, False))])
+def test_a_signal_to_one_that_waits_reaches_the_one_that_works(name: str, outcome: Any, tmp_path: Path) -> None:
+    assert together(2, signal_to_one_that_waits, name, str(tmp_path / "began")) == [outcome, outcome]
 
 
 def test_another_number_of_processes_than_the_script_runs_in(

@@ -191,12 +191,21 @@ def test_devices_that_a_strategy_object_brings() -> None:
         ({"static_graph": 1}, InvalidType, "expected True or False"),
         ({"bucket_cap_mb": 0}, InvalidOption, "expected megabytes > 0"),
         ({"device_ids": [0]}, UnknownName, "unknown argument 'device_ids'"),
+        ({"dim": "0"}, InvalidType, "expected a number"),
+        ({"output_device": "nowhere"}, InvalidType, "expected a device"),
+        ({"process_group": "world"}, InvalidType, r"expected a torch\.distributed\.ProcessGroup"),
+        ({"device_mesh": [2]}, InvalidType, "expected a DeviceMesh"),
+        ({"mixed_precision": "bf16"}, InvalidType, "expected .*_MixedPrecision"),
+        ({"bucket_cap_mb_list": [1, 0]}, InvalidOption, "expected a list of megabytes"),
+        ({"forward_sync_buffers": "no"}, InvalidType, "expected True, False or None"),
+        ({"param_to_hook_all_reduce": 3}, InvalidType, "expected a parameter"),
+        ({"delay_all_reduce_named_params": ["l.weight"]}, InvalidType, "expected a list of names with parameters"),
     ],
 )
 def test_options_of_ddp_that_make_no_sense(options: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         DDPStrategy(**options)
-    assert DDPStrategy(find_unused_parameters=True, static_graph=False, bucket_cap_mb=0.5, broadcast_buffers=False)
+    assert DDPStrategy(find_unused_parameters=True, static_graph=False, bucket_cap_mb=0.5, broadcast_buffers=False, dim=1)
 
 
 def test_names_that_strategies_give_themselves() -> None:
@@ -213,3 +222,17 @@ def test_before_the_others_have_begun_a_process_is_by_itself(name: str, devices:
     assert strategy.broadcast({"a": 1}, src=0) == {"a": 1}
     assert strategy.all_gather(torch.ones(2)).tolist() == strategy.reduce(torch.ones(2), reduce_op="mean").tolist() == [1, 1]
     assert strategy.reduce_boolean_decision(True)
+
+
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+def test_what_starts_the_processes_runs_functions_too() -> None:
+    assert kit.trainer().strategy.launcher is None
+    started = {name: kit.trainer(devices=2, strategy=name).strategy.launcher for name in ("ddp", "fsdp", "ddp_spawn", "ddp_fork")}
+    assert [each.is_interactive_compatible for each in started.values()] == [False, False, False, True]
+    launcher = started["ddp_fork"]
+    assert (launcher.num_processes, launcher.num_nodes, launcher.procs) == (2, 1, [])
+    assert launcher.launch(doubled, 3) == 6
+    launcher.kill(9)  # none is left

@@ -217,7 +217,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
 
     def __now(self, trainer: Run) -> float:
         """Seconds on the clock that all processes agree on; alone, on this callback's own."""
-        return self.__clock() if trainer.leyden_fit.course.alone else trainer.leyden_fit.course.now
+        course = trainer.leyden_fit.course
+        return self.__clock() if course.alone else course.talks.now_for(self.__time)
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if trainer.leyden_fitting:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
+from leyden.distributed.last_words import say
 from leyden.distributed.launchers.verb import outcome_of, taken_over, verb_of
 from leyden.distributed.processes import Alone, Body
 from leyden.distributed.sharing import sendable
+from leyden.distributed.signals import noted
+from leyden.distributed.watch import client_of
 from leyden.errors import LeydenError
 
 _AS_LONG_AS_IT_TAKES = timedelta(days=365)
+_LOOKS_EVERY = 0.25
+"""Seconds between two looks for signals to others."""
+_works = itertools.count()  # the same on all processes, which run the same script
 
 
 class Beside(Alone):
@@ -42,16 +53,19 @@ class Beside(Alone):
 
         @functools.wraps(body, assigned=())
         def by_the_first(*args: Any, **kwargs: Any) -> Any:
-            waiting = dist.new_group(backend="gloo", timeout=_AS_LONG_AS_IT_TAKES)
+            asked = Asked(client_of(f"leyden/beside/{next(_works)}"))
             if self.is_first:
+                waiting = _waiting()
                 try:
-                    result = verb(*args, **kwargs)
+                    with asked.heeded():
+                        result = verb(*args, **kwargs)
                 except BaseException as error:
                     _tell({"error": sendable(error, LeydenError)}, waiting)
                     raise
                 _tell(outcome_of(verb, result), waiting)
                 return result
-            outcome = _tell(None, waiting)
+            with noted(lambda number: asked.pass_on(number, self.rank), interrupts=True):  # before the first one can begin
+                outcome = _tell(None, _waiting())
             if "error" in outcome:
                 raise outcome["error"]
             return taken_over(verb, outcome, *args, **kwargs)
@@ -60,6 +74,53 @@ class Beside(Alone):
 
     def once(self, deed: Callable[[], Any]) -> Any:
         return deed()
+
+
+def _waiting() -> Any:
+    """The group in which all wait for the first one; it stands once all are here."""
+    return dist.new_group(backend="gloo", timeout=_AS_LONG_AS_IT_TAKES)
+
+
+class Asked:
+    """Signals to processes that wait: the first one, which works for all, gets them, and the others end as it does.
+
+    Args:
+        store: a client of its own at the group's store.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    def pass_on(self, number: int, rank: int) -> None:
+        """Signal ``number`` has arrived in process ``rank``, which waits."""
+        name = signal.Signals(number).name
+        if self.store is not None:
+            with suppress(RuntimeError):  # the first one is gone, and this one hears of it
+                self.store.set("asked", str(number))
+        say(f"{name} arrived in process {rank}, which waits for the first: that one is asked to end what it does.\n")
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """In the first process: what has arrived in another arrives here."""
+        over = threading.Event()
+
+        def look() -> None:
+            with suppress(RuntimeError, AttributeError):
+                while True:
+                    last = over.wait(_LOOKS_EVERY)
+                    if self.store.check(["asked"]):
+                        os.kill(os.getpid(), int(self.store.get("asked")))
+                        return
+                    if last:
+                        return
+
+        thread = threading.Thread(target=look, name="leyden: beside", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 def _tell(outcome: Any, group: Any) -> Any:

@@ -457,16 +457,19 @@ def detect_environment() -> ClusterEnvironment:
 
 
 def require_one_process(environment: ClusterEnvironment, num_nodes: Any = 1) -> None:
-    """Raise :class:`Unsupported` where several processes train together: that is not offered yet."""
+    """Raise :class:`Unsupported` where several processes train together: the strategy is one for a single process."""
     if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or num_nodes < 1:
         raise InvalidOption("num_nodes", num_nodes, "a number of nodes >= 1")
     if num_nodes > 1:
-        raise Unsupported(f"num_nodes={num_nodes} asks for several processes, which are not offered yet. Use num_nodes=1.")
+        raise Unsupported(
+            f"num_nodes={num_nodes} asks for several processes, and a strategy of one device was asked for. Leave it out (or use "
+            f"strategy='ddp'), or use num_nodes=1."
+        )
     size = environment.world_size()
     if size > 1:
         raise Unsupported(
-            f"This process is one of {size} ({environment!r}), and training in several processes is not offered yet. "
-            f"Start one process only, with devices=1."
+            f"This process is one of {size} ({environment!r}), and a strategy of one device was asked for. Leave it out (or use "
+            f"strategy='ddp'), or start one process only."
         )
 
 

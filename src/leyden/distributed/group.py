@@ -8,6 +8,7 @@ import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from leyden.distributed.launchers.verb import verb_of
 from leyden.distributed.processes import Body, Processes
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.vigilance import Vigilance
-from leyden.distributed.watch import Watch, breaks, watched
+from leyden.distributed.watch import Watch, breaks, client_of, watched
 from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
@@ -36,6 +37,19 @@ class Launcher(ABC):
 
     name: str = ""
     """How it starts them, as the end of "2 processes, started by ..."; empty where another did."""
+    is_interactive_compatible = False
+    """Whether it can from a notebook."""
+
+    @property
+    def procs(self) -> list[Any]:
+        """Those that were started from here."""
+        return []
+
+    def kill(self, number: int) -> None:
+        """Send signal ``number`` to :attr:`procs`."""
+        for process in self.procs:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
 
     @abstractmethod
     def launched(self, group: Group, body: Body) -> Body:
@@ -252,6 +266,12 @@ class Group(Processes):
         dist.all_reduce(words, dist.ReduceOp.MAX, group=self._of_cpu)
         *agreed, first = words.tolist()
         return sum(int(bit) << place for place, bit in enumerate(agreed)), first
+
+    def talks_beside(self) -> Any:
+        return client_of(self.next_name("leyden/talks"))
+
+    def has_failed(self) -> bool:
+        return self.watch is not None and self.watch.first() is not None
 
 
 def _give_way() -> None:

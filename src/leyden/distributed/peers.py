@@ -29,8 +29,13 @@ class Peers(Processes):
 
     @property
     def store(self) -> Any:
-        """That of all processes."""
-        return getattr(self.every, "store", None)
+        """That of all processes, under names of these."""
+        store = self.every.store
+        return (
+            None
+            if store is None
+            else dist.distributed_c10d.PrefixStore(f"leyden/of {dist.get_global_rank(self.group, 0)}", store)
+        )
 
     def launched(self, body: Body) -> Body:
         return self.every.launched(body)
@@ -61,6 +66,12 @@ class Peers(Processes):
 
     def agree(self, flags: int, clock: float) -> tuple[int, float]:
         return self.every.agree(flags, clock)
+
+    def talks_beside(self) -> Any:
+        return self.every.talks_beside()
+
+    def has_failed(self) -> bool:
+        return self.every.has_failed()
 
 
 def same_random_state(group: Any) -> None:

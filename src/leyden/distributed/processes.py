@@ -85,6 +85,15 @@ class Processes(ABC):
     def agree(self, flags: int, clock: float) -> tuple[int, float]:
         """The flags that any process raised, and the clock of the first. One small exchange."""
 
+    def talks_beside(self) -> Any:
+        """A client of its own at :attr:`store`, for a thread beside the training one, under a name that was not used before: the
+        same on all processes. ``None`` where there is no store, or none that can be shared so."""
+        return None
+
+    def has_failed(self) -> bool:
+        """Whether another process is known to have failed in the verb that runs. May ask the store."""
+        return False
+
     def fill(self, tensor: Tensor) -> None:
         """Write the first process's ``tensor`` into those of the others, which have the same shape and type."""
         tensor.copy_(self.broadcast(tensor))

@@ -84,7 +84,7 @@ class Watch:
         """What ends the verb here."""
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         name = f"leyden/attempt {attempt}/verb {next(_verbs)}"
-        self._here, self._beside = _store(name), _store(name)  # one for each thread: a client serves one at a time
+        self._here, self._beside = client_of(name), client_of(name)  # one for each thread: a client serves one at a time
         self._heard: LastWords | None = None  # of whoever failed first: the store may go with it
         self._lock = threading.Lock()  # of the first one, which another watching thread may use too
         self._stop = threading.Event()
@@ -363,7 +363,7 @@ def breaks(error: BaseException) -> bool:
     return not isinstance(error, _AGREED)
 
 
-def _store(name: str) -> Any:
+def client_of(name: str) -> Any:
     """A client of its own at the group's store. ``None`` where the group has none that can be shared."""
     try:
         shared: Any = dist.distributed_c10d._get_default_store()

@@ -78,7 +78,8 @@ class FitLoop:
         if progress.checking:
             hooks.heard = progress.cut_hook(self.fit.told_names)
             self.validation.check_sanity()
-        with run.leyden_in_stage(RunningStage.TRAINING), run.leyden_saving_when_signalled(self.save_if_safe):
+        talking = self.fit.course.talks.along(self.fit.course, progress)
+        with run.leyden_in_stage(RunningStage.TRAINING), run.leyden_saving_when_signalled(self.save_if_safe), talking:
             if run.leyden_options.limits.train == 0 or self.resumption.has_nothing_left():
                 return self.resumption.tell_fit_end()
             self.loaders.load()  # after the sanity check, which needs validation's alone
@@ -204,11 +205,9 @@ class FitLoop:
         has_plateaus = any(plan.reduce_on_plateau for plan in fit.plan.schedulers)
         if self.schedule.watches_batches or self.has_checkpoint_phase or has_plateaus:
             return 0
-        due: float = min(fit.losses.due, fit.course.next)
-        every = self.log_due.n
-        if not self.logs or not every:
-            return due
-        return min(due, progress.batches + every - progress.stepped_batches % every)
+        every = self.log_due.n if self.logs else 0
+        row = progress.batches + every - progress.stepped_batches % every if every else float("inf")
+        return min(fit.losses.due, fit.course.talks.due, row)
 
     def write_row(self) -> None:
         """The step's values go to the loggers; losses are looked at; wishes are exchanged."""

@@ -48,8 +48,9 @@ class Validations:
 
     def is_due(self) -> bool:
         """Whether a validation follows the batch that ended. Asked once a batch: a clock starts anew when it says yes."""
-        stopping = bool(self.run.leyden_fit.course.agreed & Wish.STOP) and self.end.is_cut()
-        return self.schedule.is_due(self.progress, self.progress.closed, stopping, self.run.leyden_fit.course.now)
+        course = self.run.leyden_fit.course
+        stopping = bool(course.agreed & Wish.STOP) and self.end.is_cut()
+        return self.schedule.is_due(self.progress, self.progress.closed, stopping, course.talks.now_for(self.schedule.clock))
 
     def validate(self) -> None:
         """Validate in the middle of training. Training's random state is put back afterwards, so validation changes nothing."""
@@ -74,3 +75,5 @@ class Validations:
     def tell_end(self) -> None:
         with self.run.leyden_in_stage(RunningStage.VALIDATING):
             self.hooks.emit_checkpoint_phase(Callback.on_validation_end)
+        if not self.progress.closed:  # else the epoch's end follows
+            self.run.leyden_fit.course.decide(self.progress.batches, at_once=True)  # what was decided by its values holds now

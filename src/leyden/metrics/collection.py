@@ -10,6 +10,7 @@ from leyden.errors import IllegalLog, LeydenWarning, warn_user
 from leyden.metrics.exchange import Key, agree_on_names, in_order, values_of_all
 from leyden.metrics.logged import AskedLog, Entry, check_kind, check_switches, is_of_a_batch
 from leyden.metrics.metric_objects import reset, used
+from leyden.metrics.rows import Rows
 
 
 class Collection:
@@ -112,17 +113,17 @@ class Collection:
         reduce = entry.asked[4] if isinstance(entry.reduce, str) else None  # a function need not be picklable
         return (*entry.asked[:4], reduce, *entry.asked[5:]), entry.suffix
 
-    def share_steps(self, processes: Processes, loader: int | None, when: str, first: bool) -> None:
+    def share_steps(self, processes: Processes, loader: int | None, when: str, rows: Rows | None) -> None:
         """Make the newest values of names with ``sync_dist=True`` those of all processes: a mean weighs each by its samples.
 
-        Without such names nothing is exchanged, so all processes need to have the same: at the first row of training it is
-        asked whether they do.
+        Without such names nothing is exchanged, so all processes need to have the same: ``rows`` of training ask whether they do.
         """
         shared = {
             key: entry
             for key, entry in self.entries.items()
             if entry.syncs and entry.on_step and entry.logger and key[2] == loader and entry.metric is None
         }
+        first = rows is not None and rows.differ([name for _, name, _ in shared])
         if not shared and not first:
             return
         kinds = {key: entry.kind for key, entry in shared.items()}

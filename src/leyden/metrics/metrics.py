@@ -18,6 +18,7 @@ from leyden.metrics.exchange import Key
 from leyden.metrics.logged import AskedLog, Entry, check_kind, check_place, flattened, is_metric
 from leyden.metrics.metric_objects import SetAside, children_of, is_part, put_state, state_of
 from leyden.metrics.newest import Newest, read_numbers
+from leyden.metrics.rows import Rows
 
 __all__ = ["AskedLog", "Metrics", "flattened", "read_numbers"]
 
@@ -69,14 +70,15 @@ class Metrics:
         self._set_aside = SetAside()
         self._module: torch.nn.Module | None = None
         self._cut: dict[str, Any] | None = None  # where in which stage a checkpoint was taken, until the stage goes on
-        self._has_rows = False  # of training
+        self._rows = Rows(ALONE)
         self._said_silent = False
         self.silent = False  # barebones: nothing is logged
         self.has_loggers = True  # said when a verb begins; a smoke run's count as there
         self._said_unlogged = False
 
     def __getstate__(self) -> dict[str, Any]:
-        at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "_of_training": uncounted, "batch": None, "_processes": ALONE}
+        at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "_of_training": uncounted, "batch": None}
+        at_rest |= {"_processes": ALONE, "_rows": Rows(ALONE)}
         return {**self.__dict__, **at_rest}  # a copy belongs to no verb
 
     # -- said by the loops
@@ -95,7 +97,7 @@ class Metrics:
         self._newest = Newest()
         self._logs_itself, self._offered = False, set()
         self._cut = None
-        self._processes = processes
+        self._processes, self._rows = processes, Rows(processes)
         self._place = place
         self._module = module
         self.batch = self.size = self._loader = None
@@ -402,8 +404,8 @@ class Metrics:
         if self._now is None:
             return {}
         if not self._processes.alone:
-            first, self._has_rows = self._stage == "train" and not self._has_rows, True
-            self._now.share_steps(self._processes, self._loader, f"at a row of {self._stage}", first)
+            rows = self._rows if self._stage == "train" else None  # evaluations end in an exchange of names
+            self._now.share_steps(self._processes, self._loader, f"at a row of {self._stage}", rows)
         row = {entry.step_name: value for entry, value in self._now.step_values(self._loader) if entry.logger}
         self._newest.logged.update(row)
         return row

@@ -9,9 +9,8 @@ from enum import IntFlag
 from typing import Any
 
 from leyden.distributed.processes import Alone, Processes
+from leyden.distributed.talks import Talks
 from leyden.errors import TrainingTerminated
-
-EXCHANGES_PER_SECOND = 4  # between several processes: a wish is heard within a quarter of a second
 
 
 class Wish(IntFlag):
@@ -22,16 +21,17 @@ class Wish(IntFlag):
     INTERRUPT = 8  # Ctrl-C: save, and give control back
     NOT_FINITE = 16  # the training loss is NaN or infinite
     SKIP = 32  # leave out the rest of the epoch
+    TALK = 64  # a batch is proposed after which all processes talk about their wishes
 
 
-_SIGNALS = int(Wish.TERMINATE | Wish.INTERRUPT)
+_SIGNALS, _TALK = int(Wish.TERMINATE | Wish.INTERRUPT), int(Wish.TALK)
 
 
 class Course:
     """What is wished, and what was agreed.
 
-    Alone, a wish is agreed on as soon as it is there. Among several processes wishes are exchanged every few batches, the
-    same batches on all, and obeyed from then on: "after this batch" becomes "within a quarter of a second".
+    Alone, a wish is agreed on as soon as it is there. Among several processes wishes are exchanged once somebody has one, after
+    a batch that all know beforehand, and obeyed from then on: "after this batch" becomes "within half a second".
     """
 
     def __init__(self, processes: Processes | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,29 +39,21 @@ class Course:
         self.alone = self.processes.alone
         self.agreed: int = 0
         """The wishes that hold, as the number of a :class:`Wish`. Plain, because loops ask at every batch."""
-        self.next: float = float("inf") if self.alone else 0.0
-        """The count of batches at which the processes talk again."""
+        self.talks = Talks(self.processes, clock)
         self.reason: str | None = None
         self.was_terminated = False  # SIGTERM or SIGUSR1 arrived in this verb
         self.signal: int | None = None  # the number of the signal that arrived here, until it is obeyed
         self.at_safe_place = False  # a signal was obeyed between two batches: the state can be saved
         self._mine = 0
-        self._clock = clock
-        self._now = 0.0
-        self._exchanged: tuple[int, float] | None = None  # batches and clock at the newest exchange, the same on all
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a run is a run at rest: alone, with what was agreed."""
-        return {**self.__dict__, "processes": Alone(), "alone": True, "next": float("inf"), "_clock": time.monotonic}
-
-    @property
-    def now(self) -> float:
-        """Seconds on the one clock that loops and callbacks see: the first process's, the same on all."""
-        return self._clock() if self.alone else self._now
+        return {**self.__dict__, "processes": Alone(), "alone": True, "talks": Talks(Alone(), time.monotonic)}
 
     def wish(self, what: int, because: str | None = None) -> None:
         """Ask for something. May be called from a signal handler."""
-        self._mine |= int(what)
+        asked = int(what)
+        self._mine |= asked  # a signal's handler comes at a call, and so not in here
         if because is not None:
             self.reason = because
         if self.alone:
@@ -69,8 +61,9 @@ class Course:
 
     def withdraw(self, what: int) -> None:
         """Ask no more; what was agreed on here is forgotten too."""
-        self._mine &= ~int(what)
-        self.agreed &= ~int(what)
+        rest = ~int(what)
+        self._mine &= rest
+        self.agreed &= rest
 
     def wishes(self, what: int) -> bool:
         """Whether ``what`` is wished here or agreed on."""
@@ -78,15 +71,17 @@ class Course:
 
     def decide(self, batches: int, at_once: bool = False) -> None:
         """Exchange wishes where it is time to (or ``at_once``), ``batches`` being finished."""
-        if batches >= self.next or (at_once and not self.alone):
-            flags, self._now = self.processes.agree(self._mine, self._clock())
-            self.agreed |= flags
-            pace = 0.0
-            if self._exchanged is not None:
-                before, then = self._exchanged
-                pace = (batches - before) / (self._now - then) if self._now > then else 0.0
-            self._exchanged = batches, self._now
-            self.next = batches + max(1, int(pace / EXCHANGES_PER_SECOND))
+        if not self.alone:
+            said = self.talks.said(batches, self._mine, at_once)
+            self.agreed |= said
+
+    def has_unheard(self) -> bool:
+        """Whether there is something to talk about."""
+        return bool(self._mine & ~self.agreed)
+
+    def be_called(self, called: bool) -> None:
+        """Loops are to ask after each batch whether the processes talk now, or not any more. Called by another thread."""
+        self.agreed = self.agreed | _TALK if called else self.agreed & ~_TALK
 
     # -- signals
     def note_signal(self, number: int, alone: bool = False) -> None:

@@ -75,7 +75,7 @@ class FitLoaders:
 
     def _read_interval(self) -> None:
         self.loaded_in = self.run.leyden_loaders.made.get("train", {}).get("epoch", self.run.leyden_fit.progress.epoch)
-        self.schedule.read(self.source.stop, self.run.leyden_fit.course.now)
+        self.schedule.read(self.source.stop, self.run.leyden_fit.course.talks.now)
 
     def read(self, epoch: int, start: int) -> Iterator[tuple[Any, int, bool]]:
         """An epoch's batches, from ``start``."""

@@ -19,22 +19,19 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.group import Launcher
-from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, warn_user
+from leyden.errors import ConflictingOptions, InvalidOption, warn_user
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments, unknown_argument
 from leyden.strategies.averaging import Averaging
 from leyden.strategies.buckets import laid_out, layout_of, settle
 from leyden.strategies.comm_hook import CommHook, alike_on_all
+from leyden.strategies.ddp_arguments import check_argument, index_of
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
 
 __all__ = ["DDPStrategy"]
 _OURS = ("module", "device_ids")  # what is said by the Trainer
-_SWITCHES = (
-    *("find_unused_parameters", "gradient_as_bucket_view", "static_graph", "broadcast_buffers", "init_sync"),
-    *("check_reduction", "skip_all_reduce_unused_params"),
-)
 _MOST_AT_ONCE = 250 * 2**20  # bytes, as DistributedDataParallel has it
 STARTS = ("popen", "spawn", "fork", "forkserver")
 
@@ -76,10 +73,7 @@ class DDPStrategy(ParallelStrategy):
     ) -> None:
         of_torch = [name for name in inspect.signature(DistributedDataParallel).parameters if name not in _OURS]
         for name, value in kwargs.items():
-            if name in _SWITCHES and not isinstance(value, bool):
-                raise InvalidType(name, value, "True or False")
-            if name == "bucket_cap_mb" and not (value is None or (type(value) in (int, float) and value > 0)):
-                raise InvalidOption(name, value, "megabytes > 0, or None for what torch takes")
+            check_argument(name, value)
             if name not in of_torch:
                 own = list(inspect.signature(type(self)).parameters)
                 raise unknown_argument(type(self).__name__, name, [word for word in own if word != "kwargs"] + of_torch)
@@ -172,7 +166,7 @@ class DDPStrategy(ParallelStrategy):
         agree_on_module(self.processes, module)
         devices = self.determine_ddp_device_ids()
         kept, self._kept = self._kept, {}
-        options = self._ddp_kwargs
+        options = self._torchs_arguments()
         by_hand = not getattr(module, "automatic_optimization", True)
         if options.get("static_graph") and (by_hand or len(self.optimizers) > 1):
             who = "manual optimization has" if by_hand else f"the {len(self.optimizers)} optimizers have"
@@ -194,6 +188,25 @@ class DDPStrategy(ParallelStrategy):
             )
         self.model = wrapped
         return wrapped
+
+    def _torchs_arguments(self) -> dict[str, Any]:
+        """What was given for DistributedDataParallel. Raises :class:`ConflictingOptions` where it does not fit the processes."""
+        options = dict(self._ddp_kwargs)
+        device = options.pop("output_device", None)
+        if device is not None and index_of(device) != index_of(self.root_device):
+            raise ConflictingOptions(
+                f"output_device={device!r} was asked for, and this process's device is {str(self.root_device)!r}: outputs stay "
+                f"where the module is. Leave output_device out."
+            )
+        for name in ("process_group", "device_mesh"):
+            group = options.get(name)
+            size = 0 if group is None else group.size()
+            if group is not None and size != self.processes.world:
+                raise ConflictingOptions(
+                    f"{name} is of {size} processes, and {self.processes.world} train together: gradients are exchanged among "
+                    f"all of them. Leave it out; ModelParallelStrategy trains over a mesh of several dimensions."
+                )
+        return options
 
     def setup_environment(self) -> None:
         self.setup_distributed()

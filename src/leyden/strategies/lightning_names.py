@@ -14,6 +14,7 @@ from leyden.devices.empty import EmptyInit
 from leyden.devices.precision import Precision
 from leyden.devices.precision_names import no_closure
 from leyden.distributed.processes import Processes
+from leyden.strategies.unused import explained
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 RUN_HOOKS = (
@@ -36,7 +37,7 @@ class LightningNames:
     strategy_name: str | None = None
     """The name by which the Trainer's ``strategy`` asks for it."""
     launcher: Any = None
-    """What starts processes; :attr:`Strategy.processes` does that here."""
+    """What starts processes: ``launcher.launch(function, ...)`` runs one in each. ``None`` where there is but one process."""
     _module: nn.Module | None
     _steps: dict[str, Callable[..., Any]]
     precision: Precision
@@ -350,5 +351,10 @@ class Entered:
         module.__dict__["forward"] = entered
         try:
             return self.wrapper(*args)
+        except RuntimeError as error:
+            told = explained(error, module)
+            if told is error:
+                raise
+            raise told from error
         finally:
             module.__dict__.pop("forward", None)

@@ -15,12 +15,14 @@ from leyden.devices.precision import Precision, make_precision
 from leyden.distributed.backends import check_backend
 from leyden.distributed.environment import ClusterEnvironment, detect_environment
 from leyden.distributed.group import Group, Launcher, Started
+from leyden.distributed.launchers.launching import Launching
 from leyden.distributed.launchers.lifeline import runs_again
 from leyden.distributed.layer_sync import TorchSyncBatchNorm
+from leyden.distributed.unforeseen import Unforeseen
 from leyden.errors import InvalidType, Unsupported
 from leyden.spelling import exact_arguments
 from leyden.strategies.single import SingleDeviceStrategy
-from leyden.strategies.skips import ByHand, Unforeseen
+from leyden.strategies.skips import ByHand
 
 
 @exact_arguments
@@ -123,6 +125,7 @@ class ParallelStrategy(SingleDeviceStrategy):
             backend=self._process_group_backend,
             timeout=self._timeout,
         )
+        self.launcher = Launching(self.processes)
         self.num_devices = len(self.parallel_devices)
         self._device = self.root_device
         self.leyden_moves = self._device.type != "cpu"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dis
 import itertools
-import time
 import types
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,12 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from leyden.distributed.processes import Processes
+from leyden.distributed.unforeseen import Unforeseen, everyone
 from leyden.errors import Unsupported
-
-PATIENCE = 30.0
-"""Seconds for which a process that skips a batch waits for the others' word, where parameters are in shards."""
-_LOOKS_EVERY = 0.002
-_LOOKS_AT_LEAST_EVERY = 0.1
 
 
 class Skips:
@@ -80,29 +74,11 @@ class Skips:
         return (world * batches - int(self.store.get(key))) / world
 
 
-def everyone(store: Any, key: str, world: int, look: Callable[[], str] = str) -> str:
-    """Wait until all of ``world`` processes have come to ``key``, as this one has; empty then. Otherwise what ``look`` finds that
-    one of them has done instead, or that :data:`PATIENCE` is at an end."""
-    pause, until = _LOOKS_EVERY, time.monotonic() + PATIENCE
-    here = int(store.add(key, 1))
-    while here < world:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > until:
-            others = "no other one has" if here == 1 else f"only {here} of {world} have"
-            return f"{others} ended its step in {PATIENCE:g} seconds: it may wait for this one in a layer"
-        time.sleep(pause)
-        pause = min(2 * pause, _LOOKS_AT_LEAST_EVERY)
-        here = int(store.add(key, 0))
-    return ""
-
-
 class SkippedByAll:
     """``training_step`` where every process takes part in each exchange of forward and backward: all skip a batch, or none.
 
     Who skips one looks into the store of the process group for what the others have done. Raises :class:`Unsupported` where
-    another has a loss, or for :data:`PATIENCE` seconds neither a loss nor ``None``.
+    another has a loss, or for :data:`~leyden.distributed.unforeseen.PATIENCE` seconds neither a loss nor ``None``.
     """
 
     def __init__(self, processes: Processes, step: Callable[..., Any], skipped: Callable[[], None]) -> None:
@@ -139,26 +115,6 @@ class SkippedByAll:
             if self.store.check([self._key(rank)]) and int(self.store.get(self._key(rank))) >= self.batch:
                 return f"a loss on process {rank}"
         return ""
-
-
-class Unforeseen:
-    """What a process does alone while the others wait for it in an exchange, where nobody could know that beforehand: it gave no
-    loss, it called backward another number of times, its data ended. Costs nothing until it happens.
-
-    Who does such a thing says so in the store of the process group, and waits until all have: then it was meant for all.
-    """
-
-    def __init__(self, processes: Processes) -> None:
-        self.store, self.world, self.rank = processes.store, processes.world, processes.rank
-        self.name = processes.next_name("leyden/unforeseen")
-        self.times: Counter[str] = Counter()
-
-    def meet(self, where: str, deed: str, remedy: str) -> None:
-        """Raises :class:`Unsupported` where not all processes do ``deed`` at ``where``."""
-        self.times[where] += 1
-        others = everyone(self.store, f"{self.name}/{where}/{self.times[where]}", self.world)
-        if others:
-            raise Unsupported(f"{deed} on process {self.rank}, and {others}. {remedy}")
 
 
 class ByHand:

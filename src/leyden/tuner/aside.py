@@ -88,8 +88,9 @@ class Aside:
                 self.source = run.leyden_loaders.train
                 run.leyden_metrics.open_epoch("train", resuming=False)
                 run.leyden_hooks.emit(Callback.on_train_start)
-                while not loop.end.is_here():
-                    loop.train_epoch()
+                with loop.fit.course.talks.along(loop.fit.course, loop.progress):
+                    while not loop.end.is_here():
+                        loop.train_epoch()
                 loop.progress.done = Done.EPOCH_TOLD
                 run.leyden_hooks.emit(Callback.on_train_end)
             finally:

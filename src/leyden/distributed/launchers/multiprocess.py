@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
 _GRACE = 5.0
 """Seconds that processes have to end by themselves."""
+_RUNNING: list[Any] = []
+"""The processes of the verb that runs."""
 _AT_ONCE = 1.0
 """Seconds that they have when it is asked for a second time."""
 
@@ -54,6 +56,11 @@ class Multiprocess(Launcher):
     def __init__(self, start_method: Literal["spawn", "fork", "forkserver"]) -> None:
         self.start_method = start_method
         self.name = f"this process ({start_method})"
+        self.is_interactive_compatible = start_method == "fork"
+
+    @property
+    def procs(self) -> list[Any]:
+        return [process for process in _RUNNING if process.is_alive()]
 
     def launched(self, group: Group, body: Body) -> Body:
         if dist.is_initialized():  # in one of the processes that were started
@@ -102,6 +109,7 @@ class Multiprocess(Launcher):
             _run, arguments, nprocs=count, start_method=self.start_method, join=False
         )
         asked: list[int] = []
+        _RUNNING[:] = context.processes
         try:
             with _passed_on(context.processes, asked):
                 _let_end(context.processes)
@@ -145,7 +153,7 @@ class Multiprocess(Launcher):
                 "A process that was started to train has come to the call that starts processes: it imports the script first. "
                 "Let what the script does stand below if __name__ == '__main__':, or use strategy='ddp' or 'ddp_fork'."
             )
-        parts = {"trainer": getattr(body, "trainer", body)}
+        parts = {"trainer": body.trainer} if hasattr(body, "trainer") else {"the function": body}
         for job in args:
             module, datamodule = getattr(job, "module", None), getattr(job, "datamodule", None)
             loaders = getattr(job, "loaders", {})
@@ -157,7 +165,7 @@ class Multiprocess(Launcher):
         error = error_of((body, args, kwargs))
         if error is None:
             return
-        found = next((culprit(part, name) for name, part in reversed(parts.items()) if error_of(part) is not None), "trainer")
+        found = next((culprit(part, name) for name, part in reversed(parts.items()) if error_of(part) is not None), "an argument")
         raise Unsupported(
             f"strategy='ddp_{self.start_method}' hands the module, its data and the trainer to new processes, and {found} cannot "
             f"be pickled: {error}. Define it at the top of a file, or use strategy='ddp' or 'ddp_fork'."

@@ -37,6 +37,10 @@ class Script(Started):
 
     name = "this command, run again for each"
 
+    @property
+    def procs(self) -> list[Any]:
+        return [process for process in OTHERS if process.poll() is None]
+
     def launched(self, group: Group, body: Body) -> Body:
         if group.per_node > 1 and not runs_again() and not dist.is_initialized():
             if group.vigilance.restarts:
