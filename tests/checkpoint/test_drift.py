@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import kit
 import numpy as np
 import pytest
 import torch
@@ -268,7 +270,7 @@ def test_what_is_another_kind_of_thing_today_is_left_as_it_is() -> None:
     Drift(second).load_state_dict(second, {**state, "numbers": {"gone.p": 0.5}})
 
 
-def test_of_a_dict_what_training_changed_is_kept_and_no_setting() -> None:
+def test_of_a_dict_what_training_changedis_kept_and_no_setting() -> None:
     first, second = nn.Linear(2, 1), nn.Linear(2, 1)
     first.weights, second.weights = {"annealed": 1.0, "set": 1.0}, {"annealed": 1.0, "set": 2.0}
     shared = second.weights
@@ -286,7 +288,7 @@ def test_of_a_dict_what_training_changed_is_kept_and_no_setting() -> None:
         ([0.5], [0.5, 1.0]),
         (None, torch.zeros(1 << 23)),  # what a step left for somebody to look at
         (None, torch.ones(2, requires_grad=True)),
-        (None, [0.5] * 65),
+        (None, [0.5] * 5000),
         ((1, 2), (1, 3)),
         ({"a": 1}, {"a": 2}),
         (np.zeros(2), np.ones(3)),
@@ -298,3 +300,102 @@ def test_records_counts_and_large_things_are_not_followed(before: Any, after: An
     drift = Drift(module)
     module.held = after
     assert drift.state_dict(module)["numbers"] == {}
+
+
+# -- callbacks and optimizers
+
+
+class Damped(torch.optim.SGD):
+    """Its own attributes decide how far it goes."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.beta, self.steps = 1.0, 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.beta, self.steps = self.beta * 0.9, self.steps + 1
+        self.param_groups[0]["lr"] = 0.1 * self.beta / self.steps
+        return super().step(closure)
+
+
+class Mean(leyden.Callback):
+    """Running means of the weights, in every form; the batch is moved by them."""
+
+    def __init__(self) -> None:
+        self.late: dict[str, Tensor] = {}
+        self.rate, self.told = 1.0, 0
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.listed = [each.data.clone() for each in pl_module.parameters()]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.copied, self.here = copy.deepcopy(pl_module.net), pl_module.net
+        self.start = 0.5
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.told += 1
+        means = self.listed[0].mean() + sum(each.sum() for each in self.late.values())
+        batch.add_(self.copied(batch).mean().detach() * self.rate + means.detach() + self.start)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.rate, self.start = self.rate * 0.9, self.start * 0.9
+        for mean, now in zip(self.listed, pl_module.parameters(), strict=True):
+            mean.data.mul_(0.9).add_(now.data / 10)
+        for mean, now in zip(self.copied.parameters(), pl_module.net.parameters(), strict=True):
+            mean.data.mul_(0.9).add_(now.data / 10)
+        for name, now in pl_module.named_parameters():
+            self.late[name] = self.late.get(name, now.detach()) * 0.9
+
+
+class Tells(Mean):
+    """One that tells its state is asked for nothing else."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"told": self.told}
+
+
+def averaged(path: Path, mean: Mean, cut: int | None = None, resume: bool = False) -> list[Tensor]:
+    leyden.seed_everything(0)
+    module = Tensorial(cut, path)
+    module.configure_optimizers = lambda: Damped(module.parameters())  # type: ignore[method-assign]  # as a user does
+    data: Any = torch.randn(12, 4, generator=torch.Generator().manual_seed(5))
+    with suppress(Cut):
+        kit.trainer(mean, max_epochs=2).fit(module, DataLoader(data, 4), ckpt_path=path if resume else None)
+    return list(module.parameters())
+
+
+def test_what_callbacks_and_optimizers_keep_in_attributes(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    whole = averaged(path, Mean())
+    for cut in (1, 4):
+        averaged(path, Mean(), cut=cut)
+        mean = Mean()
+        assert all(map(torch.equal, averaged(path, mean, resume=True), whole)), cut
+        assert mean.told == 6 - cut  # a count is this process's own
+
+
+def test_a_callback_that_tells_its_state_keeps_that_alone(tmp_path: Path) -> None:
+    averaged(tmp_path / "a.ckpt", Tells(), cut=1)
+    numbers = torch.load(tmp_path / "a.ckpt", weights_only=True)["leyden"]["processes"][0]["drift"]["numbers"]
+    assert sorted(numbers) == [".centre", "optimizer 0.beta", "optimizer 0.steps"]
+
+
+def test_settings_that_a_hook_makes_as_training_starts_are_the_new_command_s(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def run(rate: float, cut: int | None, resume: bool) -> None:
+        class Sets(leyden.Callback):
+            def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+                self.rate = rate
+
+            def on_train_batch_end(self, *_: Any) -> None:
+                seen.append(self.rate)
+
+        module = Tensorial(cut, tmp_path / "a.ckpt")
+        data: Any = torch.ones(8, 4)
+        with suppress(Cut):
+            kit.trainer(Sets()).fit(module, DataLoader(data, 4), ckpt_path=module.path if resume else None)
+
+    run(0.5, 1, False)
+    run(0.25, None, True)
+    assert seen == [0.5, 0.25]

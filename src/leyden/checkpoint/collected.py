@@ -22,18 +22,19 @@ _STACKED = "leyden: tensors of one shape"
 _MANY = 16
 
 
-_KNOWN: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[type, dict[tuple[str, ...], frozenset[str]]] = weakref.WeakKeyDictionary()
 
 
-def set_anew(kind: type) -> frozenset[str]:
-    """The names of attributes that the hooks of ``kind`` set or empty for each epoch, and methods of its own that they call.
+def set_anew(kind: type, hooks: tuple[str, ...] = HOOKS) -> frozenset[str]:
+    """The names of attributes that ``hooks`` of ``kind`` set or empty, and methods of its own that they call.
 
     ``self.right = 0`` and ``self.outputs.clear()`` are found; ``self.epochs += 1`` counts on, and is not.
     """
-    if kind in _KNOWN:
-        return _KNOWN[kind]
+    known = _KNOWN.setdefault(kind, {})
+    if hooks in known:
+        return known[hooks]
     names: set[str] = set()
-    asked, seen = list(HOOKS), set(HOOKS)
+    asked, seen = list(hooks), set(hooks)
     for method in asked:
         for base in filter(is_users, kind.__mro__):
             held: Any = vars(base).get(method)
@@ -43,8 +44,8 @@ def set_anew(kind: type) -> frozenset[str]:
                 called = [name for name in function.__code__.co_names if name not in seen and callable(getattr(kind, name, None))]
                 seen.update(called)
                 asked += called
-    _KNOWN[kind] = frozenset(names)
-    return _KNOWN[kind]
+    known[hooks] = frozenset(names)
+    return known[hooks]
 
 
 def set_in(code: types.CodeType, *, counted: bool = False) -> Iterator[str]:
@@ -63,7 +64,7 @@ def set_in(code: types.CodeType, *, counted: bool = False) -> Iterator[str]:
 def collected_by(module: Any, callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:
     """What they have collected, by owner and name. A value that no file can hold is left out."""
     found = {}
-    for key, owner in _owners(module, callbacks):
+    for key, owner in owners_of(module, callbacks):
         held = vars(owner)
         own = {name: packed(held[name]) for name in sorted(set_anew(type(owner))) if name in held and is_kept(held[name])}
         if own:
@@ -73,13 +74,14 @@ def collected_by(module: Any, callbacks: Iterable[Any]) -> dict[str, dict[str, A
 
 def put_collected(state: Mapping[str, Mapping[str, Any]], module: Any, callbacks: Iterable[Any]) -> None:
     """Let them go on with what :func:`collected_by` found; what their hooks do not set today is theirs."""
-    for key, owner in _owners(module, callbacks):
+    for key, owner in owners_of(module, callbacks):
         for name, value in state.get(key, {}).items():
             if name in set_anew(type(owner)):
                 setattr(owner, name, unpacked(value, getattr(module, "device", None)))
 
 
-def _owners(module: Any, callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+def owners_of(module: Any, callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """The module, and each callback by a name of its own."""
     yield "", module
     counts: dict[str, int] = {}
     for callback in callbacks:

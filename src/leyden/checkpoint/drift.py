@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from leyden.checkpoint.collected import collected_by, put_collected
-from leyden.checkpoint.computed_with import Followed, put, takes
+from leyden.checkpoint.collected import collected_by, owners_of, put_collected, set_anew
+from leyden.checkpoint.computed_with import Followed, Part, parts_of, takes
 from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
 
 
 class Drift:
-    """How a module stood when the fit began, and what is otherwise now. Only that stands in a file: the rest is the command's."""
+    """How a module stood when the fit began, and what is otherwise now. Only that stands in a file: the rest is the command's.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        module: the module.
+        others: gives the callbacks and the optimizers, whose plain attributes are followed too.
+    """
+
+    def __init__(self, module: nn.Module, others: Callable[[], tuple[Iterable[Any], Iterable[Any]]] = lambda: ((), ())) -> None:
+        self.others = others
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
         self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
         self.tracked = _tracked(module)
@@ -26,7 +32,12 @@ class Drift:
         self.collected: Mapping[str, Any] = {}  # of a resumed run: see `leyden.checkpoint.collected`
         self.set_elsewhere: Mapping[str, Any] = {}  # the same
         self.elsewhere: SetElsewhere | None = None  # from the beginning of training on
-        self.numbers = Followed(module)
+        self.waiting: Mapping[str, Any] = {}  # numbers of a resumed run, which hooks may set once more before training goes on
+        self.numbers = Followed(self._parts(module), module)
+
+    def _parts(self, module: nn.Module) -> Iterator[Part]:
+        callbacks, optimizers = self.others()
+        return parts_of(module, list(owners_of(module, callbacks))[1:], optimizers)
 
     def state_dict(self, module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> dict[str, Any]:
         """What is otherwise now, by name. ``modes`` are training's, while something else has set others."""
@@ -40,7 +51,7 @@ class Drift:
         trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
         tracked = {name: flag for name, flag in _tracked(module).items() if self.tracked.get(name, flag) != flag}
         moded = {name: mode for name, mode in _modes(module, modes or {}).items() if self.modes.get(name, mode) != mode}
-        numbers = self.numbers.changed(module)
+        numbers = self.numbers.changed(self._parts(module))
         return {"buffers": buffers, "trained": trained, "tracked": tracked, "modes": moded, "numbers": numbers}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -71,7 +82,8 @@ class Drift:
                 owners[name].training = mode
         self.collected = {key: dict(own) for key, own in state.get("collected", {}).items()}
         self.set_elsewhere = state.get("elsewhere", {})
-        put(owners, state.get("numbers", {}), device)
+        self.waiting = state.get("numbers", {})
+        self.numbers.put(self._parts(module), self.waiting, device)
 
     def enter_training(
         self, module: nn.Module, callbacks: Iterable[Any], roots: Mapping[str, Any], without: Iterable[Any]
@@ -81,6 +93,10 @@ class Drift:
         ``roots`` are what objects that hooks set something in are reachable from, ``without`` those that somebody else keeps.
         """
         collected, self.collected = self.collected, {}
+        waiting, self.waiting = self.waiting, {}
+        kinds = {type(owner) for _, owner in owners_of(module, callbacks)}
+        self.numbers.begin(self._parts(module), frozenset[str]().union(*(set_anew(kind, ("on_train_start",)) for kind in kinds)))
+        self.numbers.put(self._parts(module), waiting, getattr(module, "device", None))
         self.elsewhere = SetElsewhere([module, *callbacks], roots, without)
         self.elsewhere.put(self.set_elsewhere, getattr(module, "device", None))
         put_collected(collected, module, callbacks)
