@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger  # by name: leyden.logging is a room of ours
 from typing import TYPE_CHECKING, Any
 
 from leyden.callback import Callback
@@ -47,6 +48,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"leyden.{name}")
+    if name == "_logger":  # programs of 2020 began with `from pytorch_lightning import _logger as log`
+        return getLogger("leyden")
     if name == "replay":
         from leyden.replaying import replay
 

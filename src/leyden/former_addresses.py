@@ -49,7 +49,7 @@ ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
     "plugins": {
         **{f"environments.{name}": ("plugins.environments",) for name in _ENVIRONMENTS.split()},
         **dict.fromkeys(("precision.native_amp", "precision.precision_plugin", "precision.mixed"), ("plugins.precision",)),
-        **dict.fromkeys(("training_type", "ddp_plugin", "sharded_plugin", "rpc_plugin"), ("plugins",)),
+        **dict.fromkeys(("training_type", "ddp_plugin", "ddp_sequential_plugin", "sharded_plugin", "rpc_plugin"), ("plugins",)),
         **{f"training_type.{name}": ("plugins",) for name in ("training_type_plugin", *_TRAINING_TYPES.split())},
     },
     "profiler": dict.fromkeys(("advanced", "pytorch", "simple"), ("profiler",)),
@@ -64,6 +64,7 @@ ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
         "device_dtype_mixin": ("core.mixins",),
         "fetching": ("loops",),
         "finite_checks": ("classic.tools",),
+        "logger": ("loggers.hyperparameters",),
         "metrics": ("classic.tools",),
         "model_utils": ("utilities.model_helpers",),
         "optimizer": ("classic.tools",),

@@ -79,7 +79,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each(
             "DDP2Plugin DDPFullyShardedPlugin DDPShardedPlugin DDPSpawnShardedPlugin DataParallelPlugin HorovodPlugin", _GONE
         ),
-        **_each("RPCPlugin RPCSequentialPlugin", _GONE),
+        **_each("DDPSequentialPlugin RPCPlugin RPCSequentialPlugin", _GONE),
         **_each("SingleTPUPlugin TPUSpawnPlugin XLACheckpointIO XLAPrecision", _XLA),
         **_each("HPUCheckpointIO HPUPrecisionPlugin", _HARDWARE),
         **_each("TPUBf16PrecisionPlugin TPUPrecisionPlugin XLABf16PrecisionPlugin XLAPrecisionPlugin", _XLA),

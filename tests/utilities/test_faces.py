@@ -412,6 +412,11 @@ def test_a_name_that_nobody_had_is_not_there(room: str, name: str) -> None:
         "utilities.warnings:WarningCache",
         "utilities:AMPType",
         "utilities:NATIVE_AMP_AVAILABLE",
+        "utilities:FAIRSCALE_PIPE_AVAILABLE",
+        "utilities.logger:_convert_params",
+        "utilities.logger:_flatten_dict",
+        "utilities.logger:_sanitize_params",
+        "plugins.ddp_sequential_plugin:DDPSequentialPlugin",
     ],
 )
 def test_import_paths_of_1_x(place: str) -> None:
@@ -419,6 +424,14 @@ def test_import_paths_of_1_x(place: str) -> None:
     if module.startswith("metrics"):
         pytest.importorskip("torchmetrics")
     assert getattr(importlib.import_module(f"leyden.{module}"), name) is not None
+
+
+def test_the_logger_that_programs_of_2020_began_with(caplog: pytest.LogCaptureFixture) -> None:
+    from leyden import _logger as log
+
+    with caplog.at_level("INFO", logger="leyden"):
+        log.info("Training data loader called.")
+    assert [(record.name, record.message) for record in caplog.records] == [("leyden", "Training data loader called.")]
 
 
 def test_1_x_s_load_reads_a_checkpoint(tmp_path: Path) -> None:

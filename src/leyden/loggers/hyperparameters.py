@@ -55,11 +55,11 @@ def flat(params: Mapping[Any, Any], prefix: str = "", *, into_lists: bool = Fals
     return level
 
 
-def _flatten(params: Mapping[Any, Any], delimiter: str = "/") -> dict[str, Any]:
+def _flatten_dict(params: Mapping[Any, Any], delimiter: str = "/") -> dict[str, Any]:
     return {name.replace("/", delimiter): value for name, value in flat(params).items()}
 
 
-def _plain(params: Mapping[Any, Any]) -> dict[Any, Any]:
+def _sanitize_params(params: Mapping[Any, Any]) -> dict[Any, Any]:
     kept = (bool, int, float, str, Tensor)
     return {name: value if isinstance(value, kept) else str(value) for name, value in params.items()}
 
@@ -72,7 +72,8 @@ def without_aggregation(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in ("agg_key_funcs", "agg_default_func")}
 
 
-_TOOLS = {"_convert_params": as_dict, "_flatten_dict": _flatten, "_sanitize_params": _plain}
+_convert_params = as_dict
+_TOOLS = {"_convert_params": as_dict, "_flatten_dict": _flatten_dict, "_sanitize_params": _sanitize_params}
 
 
 def tool_of_then(logger: object, name: str) -> Any:

@@ -89,12 +89,14 @@ _ELSEWHERE = {
     **dict.fromkeys(("AMPType", "DeviceType", "DistributedType", "ModelSummaryMode"), "enums"),
     "_module_available": "imports",
 }
+_UNDERSCORED_SINCE = "APEX BOLTS FAIRSCALE FAIRSCALE_PIPE GROUP HOROVOD HYDRA NATIVE_AMP OMEGACONF RPC TORCHTEXT TPU XLA"
+"""The packages of which 1.1 had ``utilities.HYDRA_AVAILABLE``, without 1.2's underscore."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
         return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
-    if name in ("APEX_AVAILABLE", "NATIVE_AMP_AVAILABLE", "XLA_AVAILABLE"):
+    if name.removesuffix("_AVAILABLE") in _UNDERSCORED_SINCE.split():
         name = f"_{name}"
     if name.startswith("_") and (name.endswith("_AVAILABLE") or "_GREATER_EQUAL_" in name):
         return getattr(importlib.import_module(f"{__name__}.imports"), name)
