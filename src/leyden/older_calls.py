@@ -48,5 +48,7 @@ def loss_among(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, tupl
             given = given[1:]
         loss, given = given[0], given[1:]
     if given and hasattr(given[0], "param_groups"):
-        given = given[2:] if len(given) > 1 and type(given[1]) is int else given[1:]
+        given = given[1:]
+    if given and type(given[0]) is int:
+        given = given[1:]
     return loss, given, named

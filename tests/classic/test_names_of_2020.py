@@ -351,3 +351,31 @@ def test_a_logger_that_would_aggregate() -> None:
     assert Aggregating().version is not None
     with pytest.raises(TypeError, match="takes exactly one argument"):
         super(Own, Aggregating()).__init__(anything=1)
+
+
+def test_a_logger_that_gives_its_base_class_something_by_place() -> None:
+    class Screen(leyden.loggers.LightningLoggerBase):  # type: ignore[name-defined,misc]
+        name = "screen"
+        version = 0
+
+        def __init__(self) -> None:
+            super().__init__(self)
+
+        def log_metrics(self, metrics: Any, step: Any = None) -> None: ...
+        def log_hyperparams(self, params: Any) -> None: ...
+
+    class Sized:
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+    class Beside(leyden.loggers.LightningLoggerBase, Sized):  # type: ignore[name-defined,misc]
+        name = "beside"
+        version = 0
+
+        def log_metrics(self, metrics: Any, step: Any = None) -> None: ...
+        def log_hyperparams(self, params: Any) -> None: ...
+
+    assert Screen().name == "screen"
+    assert Beside(3).size == 3
+    with pytest.raises(TypeError, match="takes exactly one argument"):
+        super(Screen, Screen()).__init__(1, 2, 3)

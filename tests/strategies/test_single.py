@@ -118,6 +118,22 @@ def test_backward_goes_through_the_precision() -> None:
     assert net.bias.grad.item() == 1.0
 
 
+@pytest.mark.parametrize("how", ["place", "name"])
+def test_1_x_s_backward_gave_the_optimizers_number(how: str) -> None:
+    """A callback of 1.5 to 1.9 that takes a second step, as sharpness-aware minimization does, calls it so."""
+    strategy, net = SingleDeviceStrategy(), nn.Linear(2, 1)
+    strategy.connect(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    loss = net(torch.ones(1, 2)).sum()
+    if how == "place":
+        strategy.backward(loss, optimizer, 0, retain_graph=True)
+    else:
+        strategy.backward(loss, optimizer=optimizer, optimizer_idx=0, retain_graph=True)
+    strategy.backward(loss, None, torch.tensor(2.0))
+    assert net.bias.grad is not None
+    assert net.bias.grad.item() == 3.0
+
+
 def test_alone_every_collective_is_the_identity() -> None:
     strategy, tensor, obj = SingleDeviceStrategy(), torch.ones(2), object()
     strategy.barrier("here")

@@ -56,7 +56,8 @@ class Logger(ABC):
         adopt_logger(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **without_aggregation(type(self), kwargs))
+        args, kwargs = without_aggregation(self, Logger, args, kwargs)
+        super().__init__(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return tool_of_then(self, name)

@@ -64,12 +64,20 @@ def _sanitize_params(params: Mapping[Any, Any]) -> dict[Any, Any]:
     return {name: value if isinstance(value, kept) else str(value) for name, value in params.items()}
 
 
-def without_aggregation(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` without 1.x's functions for a name's several values at one step: here it has one."""
-    for name in ("agg_key_funcs", "agg_default_func"):
-        if given.get(name) is not None:
-            notice(f"{cls.__name__}({name}=...)", "self.log(..., reduce_fx=...)")
-    return {name: value for name, value in given.items() if name not in ("agg_key_funcs", "agg_default_func")}
+def without_aggregation(
+    logger: object, base: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``base``'s constructor was given, without 1.x's two functions for several values of a name: here it has one a step."""
+    names = ("agg_key_funcs", "agg_default_func")
+    order = type(logger).__mro__
+    behind = order[order.index(base) + 1 :]
+    if len(args) <= len(names) and all("__init__" not in vars(each) for each in behind if each is not object):
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}  # nobody else is there to take them
+        args = ()
+    for name in names:
+        if kwargs.pop(name, None) is not None:
+            notice(f"{type(logger).__name__}({name}=...)", "self.log(..., reduce_fx=...)")
+    return args, kwargs
 
 
 _convert_params = as_dict

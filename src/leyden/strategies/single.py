@@ -13,6 +13,7 @@ from leyden.devices.precision import Precision
 from leyden.devices.transfer import move_data_to_device
 from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
+from leyden.older_calls import loss_among
 from leyden.spelling import exact_arguments
 from leyden.strategies.base import Strategy
 
@@ -92,6 +93,8 @@ class SingleDeviceStrategy(Strategy):
         return move_data_to_device(batch, device)
 
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None = None, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs:
+            closure_loss, args, kwargs = loss_among((closure_loss, *args), kwargs)  # 1.x gave the optimizer's number, too
         self.pre_backward(closure_loss)
         self.precision.backward(closure_loss, self._module, optimizer, *args, **kwargs)
         if self._module is not None:
