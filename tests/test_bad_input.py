@@ -707,6 +707,7 @@ def test_what_configure_callbacks_may_not_return() -> None:
         (BoringModel, "training_step", "self, batch, batch_idx, more", "requires 3 arguments, and the hook has 2 to give"),
         (BoringModel, "validation_step", "self, batch, batch_idx, dataloader_idx, more", "requires 4 arguments"),
         (BoringModel, "on_train_start", "self, *, why", "requires the keyword argument 'why'"),
+        (BoringModel, "train_dataloader", "self, batch_size", "requires 1 arguments, and the hook has 0 to give"),
         (Callback, "on_train_end", "self, trainer, pl_module, outputs", "requires 3 arguments, and the hook has 2 to give"),
     ],
 )

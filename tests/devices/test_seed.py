@@ -36,6 +36,11 @@ def draws() -> list[float]:
     return [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()), float(torch.rand(()))]
 
 
+def test_a_switch_that_is_none_is_named() -> None:
+    with pytest.raises(InvalidType, match="workers='yes' cannot be used: expected True or False"):
+        seed_everything(1, workers="yes")  # type: ignore[arg-type]  # the mistake under test
+
+
 def test_a_seed_repeats_every_generator() -> None:
     assert seed_everything(7) == 7
     first = draws()

@@ -16,6 +16,7 @@ from leyden.callbacks.requeue import requeued
 from leyden.distributed.environment import (
     ClusterEnvironment,
     LightningEnvironment,
+    MPIEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
     detect_environment,
@@ -172,6 +173,25 @@ def test_what_was_started_and_what_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     TorchElasticEnvironment().validate_settings(num_devices=2, num_nodes=3)
     with pytest.raises(ConflictingOptions, match="asks for 2 processes, and torchrun has started 6"):
         TorchElasticEnvironment().validate_settings(num_devices=1, num_nodes=2)
+
+
+def test_a_number_beyond_the_others_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, TORCHRUN | {"RANK": "6"})
+    with pytest.raises(ConflictingOptions, match="RANK=6 was set, and WORLD_SIZE=6: processes count from 0 to 5"):
+        TorchElasticEnvironment().validate_settings(num_devices=2, num_nodes=3)
+    put(monkeypatch, {"NODE_RANK": "1"})
+    monkeypatch.delenv("LOCAL_RANK")
+    LightningEnvironment().validate_settings(num_devices=1, num_nodes=1)
+    with pytest.raises(ConflictingOptions, match=r"NODE_RANK=1 was set, and num_nodes=1 .*Let both fit, or unset NODE_RANK"):
+        LightningEnvironment().validate_settings(num_devices=2, num_nodes=1)
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_a_port_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    put(monkeypatch, {"MASTER_PORT": port})
+    for environment in (LightningEnvironment(), TorchElasticEnvironment(), SLURMEnvironment(), MPIEnvironment()):
+        with pytest.raises(InvalidOption, match=f"the environment's MASTER_PORT=.*{port}.* cannot be used"):
+            _ = environment.main_port
 
 
 def test_numbers_that_a_strategy_sets() -> None:

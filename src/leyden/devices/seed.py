@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
+from leyden.checked import check_bool
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.distributed.rank_zero import rank_zero_info
 from leyden.errors import InvalidOption, InvalidType
@@ -40,7 +41,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
     if verbose:
         rank_zero_info(f"Seed set to {seed}")
     os.environ[SEED_VARIABLE] = str(seed)
-    os.environ[WORKERS_VARIABLE] = str(int(workers))
+    os.environ[WORKERS_VARIABLE] = str(int(check_bool("workers", workers)))
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # every device's generator, those not yet started included

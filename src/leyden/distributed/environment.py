@@ -115,7 +115,7 @@ class LightningEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        given = _number("MASTER_PORT", 0)
+        given = _port(0)
         if given or self.creates_processes_externally:
             return given or 29500
         if self._port is None:
@@ -128,13 +128,13 @@ class LightningEnvironment(ClusterEnvironment):
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Raise :class:`ConflictingOptions` where there are several nodes, and they cannot find each other."""
-        if num_nodes == 1 or self.creates_processes_externally:
+        if num_devices * num_nodes == 1 or self.creates_processes_externally:
             return
         needed = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
         missing = [
             name for name in needed if not os.environ.get(name) and not (name == "NODE_RANK" and "GROUP_RANK" in os.environ)
         ]
-        if missing:
+        if missing and num_nodes > 1:
             raise ConflictingOptions(
                 f"num_nodes={num_nodes} was passed to the Trainer, and nothing has started the processes of several nodes: "
                 f"{', '.join(missing)} not set. Start the script by torchrun or srun, or on each node with MASTER_ADDR and "
@@ -143,7 +143,7 @@ class LightningEnvironment(ClusterEnvironment):
         if not 0 <= self.node_rank() < num_nodes:
             raise ConflictingOptions(
                 f"NODE_RANK={self.node_rank()} was set, and num_nodes={num_nodes} was passed to the Trainer: nodes count from 0 "
-                f"to {num_nodes - 1}. Let both fit."
+                f"to {num_nodes - 1}. Let both fit{', or unset NODE_RANK' if num_nodes == 1 else ''}."
             )
 
     def world_size(self) -> int:
@@ -197,6 +197,11 @@ class TorchElasticEnvironment(ClusterEnvironment):
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Raise :class:`ConflictingOptions` where ``torchrun`` has started another number of processes."""
+        if not 0 <= self.global_rank() < self.world_size():
+            raise ConflictingOptions(
+                f"RANK={self.global_rank()} was set, and WORLD_SIZE={self.world_size()}: processes count from 0 to "
+                f"{self.world_size() - 1}. Let both fit, or leave both to torchrun."
+            )
         if num_devices * num_nodes != self.world_size():
             raise ConflictingOptions(
                 f"devices={num_devices} on num_nodes={num_nodes} asks for {num_devices * num_nodes} processes, and torchrun has "
@@ -217,7 +222,7 @@ class TorchElasticEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        return _number("MASTER_PORT", 29500)
+        return _port(29500)
 
     def world_size(self) -> int:
         return _number("WORLD_SIZE", 1)
@@ -341,7 +346,7 @@ class SLURMEnvironment(ClusterEnvironment):
     @property
     def main_port(self) -> int:
         # Jobs that share a node must not meet: the last digits of the job's number tell them apart.
-        return _number("MASTER_PORT", 15000 + _number("SLURM_JOB_ID", 0) % 10000)
+        return _port(15000 + _number("SLURM_JOB_ID", 0) % 10000)
 
     def world_size(self) -> int:
         return _number("SLURM_STEP_NUM_TASKS", _number("SLURM_NTASKS", 1))
@@ -395,8 +400,8 @@ class MPIEnvironment(ClusterEnvironment):
         # All processes of a job find the same number, and jobs that share a machine most likely different ones.
         for name in ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID", "PMI_ID"):
             if os.environ.get(name):
-                return _number("MASTER_PORT", 15000 + zlib.crc32(os.environ[name].encode()) % 10000)
-        return _number("MASTER_PORT", 29500)
+                return _port(15000 + zlib.crc32(os.environ[name].encode()) % 10000)
+        return _port(29500)
 
     def world_size(self) -> int:
         return _mpi("SIZE", 1)
@@ -485,3 +490,10 @@ def _number(name: str, otherwise: int) -> int:
         return int(value)
     except ValueError as error:
         raise InvalidOption(f"the environment's {name}", value, "a whole number") from error
+
+
+def _port(otherwise: int) -> int:
+    port = _number("MASTER_PORT", otherwise)
+    if not 0 <= port < 65536:
+        raise InvalidOption("the environment's MASTER_PORT", port, "a port from 1 to 65535")
+    return port

@@ -13,7 +13,7 @@ from leyden.data.share import ALONE, Share
 from leyden.data.source import Source
 from leyden.datamodule import LightningDataModule
 from leyden.errors import InvalidLoader, MissingMethod
-from leyden.hooks import overrides
+from leyden.hooks import fitted, overrides
 from leyden.module import LightningModule
 from leyden.options import Limits
 from leyden.state.stage import PREDICT, TRAIN, Stage
@@ -42,7 +42,7 @@ class LoaderOrigin:
 
     def load(self) -> Any:
         """The loaders, fresh where a method makes them."""
-        return processed(self.given if self.owner is None else getattr(self.owner, self.hook)(), self.process)
+        return processed(self.given if self.owner is None else fitted(getattr(self.owner, self.hook), 0)(), self.process)
 
     @property
     def name(self) -> str:
