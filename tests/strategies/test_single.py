@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import nn
 
+from leyden.callbacks import ModelCheckpoint
 from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
 from leyden.devices.accelerators import CPUAccelerator, MPSAccelerator
 from leyden.devices.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MisconfigurationException
 from leyden.strategies import SingleDeviceStrategy
+from leyden.testing import random_batches
 
 
 class InMemory(CheckpointIO):
@@ -47,6 +51,17 @@ def test_the_default_is_the_cpu_in_full_precision() -> None:
         getattr(strategy, name) for name in ("world_size", "global_rank", "local_rank", "node_rank", "num_nodes", "num_devices")
     ]
     assert figures == [1, 0, 0, 0, 1, 1]
+
+
+def test_checkpoints_that_are_no_files_are_found_by_name_and_as_the_best() -> None:
+    storage = InMemory()
+    run = kit.trainer(ModelCheckpoint(monitor="val_loss"), plugins=[storage], enable_checkpointing=True)
+    run.fit(module := kit.Logging(), random_batches(2), random_batches(1))
+    run.save_checkpoint("kept")
+    assert os.listdir() == []
+    assert len(storage.files) == 2
+    assert run.validate(module, random_batches(1), ckpt_path="best")
+    assert kit.fit(module, random_batches(2), plugins=[storage], max_epochs=2, ckpt_path="kept").global_step == 4
 
 
 @pytest.mark.parametrize(

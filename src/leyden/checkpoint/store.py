@@ -137,8 +137,10 @@ class FileStore(CheckpointStore):
         return self._ask(lambda: _exists(path))
 
     def worth_reading(self, paths: Iterable[str]) -> list[str]:
-        # a storage that does not answer at the moment would look like one that has nothing: reading says which
-        return self._ask(lambda: [path for path in paths if is_remote(path) or _exists(path)])
+        # a storage that does not answer at the moment would look like one that has nothing: reading says which. Nor is anything
+        # known of where a CheckpointIO of the user's own keeps them
+        elsewhere = not self._checkpoint_io.leyden_needs_folder
+        return self._ask(lambda: [path for path in paths if elsewhere or is_remote(path) or _exists(path)])
 
     def written_at(self, path: str) -> float | None:
         return self._ask(lambda: _written_at(path))

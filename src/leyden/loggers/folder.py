@@ -30,7 +30,6 @@ class RunFolder:
     ) -> None:
         if not isinstance(save_dir, str | os.PathLike):
             raise InvalidType("save_dir", save_dir, "a path or an URL")
-        name = os.fspath(name) if isinstance(name, os.PathLike) else name
         if name is not None and not isinstance(name, str):
             raise InvalidType("name", name, "a string, or None for no folder of its own")
         if isinstance(version, bool) or not (version is None or isinstance(version, int | str)):

@@ -106,7 +106,7 @@ class CheckpointRequest:
         self.store.let_go()
 
     def _read_path(self, run: Run, path: str, weights_only: bool | None) -> None:
-        if not is_remote(path) and not self.store.exists(path):
+        if run.strategy.checkpoint_io.leyden_needs_folder and not (is_remote(path) or self.store.exists(path)):
             near = did_you_mean(os.path.basename(path), self.store.names(os.path.dirname(path) or "."))
             raise CheckpointMissing(f"There is no checkpoint at {path}.{near} Pass the path of a file, 'best' or 'last'.")
         self.checkpoint = snapshot.read(run, path, weights_only)
