@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict, defaultdict, deque
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import kit
 import numpy as np
@@ -177,6 +180,54 @@ class Together(Base):
         return loss
 
 
+class Meter:
+    """Useless without the number of those that it added, which is whole."""
+
+    def __init__(self) -> None:
+        self.total, self.number, self.ready = 0.0, 0, False
+
+    def add(self, value: float) -> float:
+        self.total, self.number, self.ready = self.total + value, self.number + 1, True
+        return self.total / self.number
+
+
+@dataclass
+class Pair:
+    beta: float = 1.0
+    mean: Tensor | None = None
+
+
+class State(NamedTuple):
+    mean: Tensor
+    spread: Tensor
+
+
+class OfOthers(Base):
+    """In an object of the user's own, a dataclass, a namespace, named tuples, deques, ordered and default dicts."""
+
+    def begin(self) -> None:
+        self.meter, self.held, self.space = Meter(), Pair(), SimpleNamespace(weight=1.0)
+        self.state = State(torch.zeros(8), torch.zeros(8))
+        self.newest: deque[Any] = deque(maxlen=2)
+        self.sums, self.ordered = defaultdict(float), OrderedDict(a=1.0)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        hidden = self.net(batch)
+        now = hidden.detach()
+        self.meter.add(now.mean().item())
+        self.held.beta *= 0.9
+        self.held.mean = now.mean(0) if self.held.mean is None else self.held.mean * 0.5 + now.mean(0)
+        self.space.weight *= 0.95
+        self.state = State(self.state.mean * 0.5 + now.mean(0), now.std(0))
+        self.newest.append(now.mean(0))
+        self.sums["a"] += now.mean().item()
+        self.ordered["a"] *= 0.9
+        target = self.state.mean + self.state.spread + sum(self.newest) + self.held.mean + self.sums["a"]
+        scale = (1 + self.meter.add(0.0)) * self.held.beta * self.space.weight * self.ordered["a"]
+        loss: Tensor = (hidden - target).pow(2).mean() * scale
+        return loss
+
+
 class Rested(Base):
     """A part of it is set into eval mode on the way; validation knows nothing of that."""
 
@@ -204,7 +255,7 @@ def fit(kind: type[Base], path: Path, cut: int | None = None, resume: bool = Fal
 
 
 BUFFERS = [InPlace, ThroughData, Replaced, Grows, Late, NoneFirst, Gone, Expanded]
-KINDS = [*BUFFERS, Tensorial, TensorialInPlace, Annealed, Together, Rested]
+KINDS = [*BUFFERS, Tensorial, TensorialInPlace, Annealed, Together, OfOthers, Rested]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -300,6 +351,16 @@ def test_records_counts_and_large_things_are_not_followed(before: Any, after: An
     drift = Drift(module)
     module.held = after
     assert drift.state_dict(module)["numbers"] == {}
+
+
+def test_an_object_that_holds_something_else_by_now_has_its_numbers_alone() -> None:
+    """A flag tells of what is not kept: a file that was opened, say."""
+    first, second = nn.Linear(2, 1), nn.Linear(2, 1)
+    first.held, second.held = (SimpleNamespace(file=None, opened=False, rate=1.0) for _ in range(2))
+    drift = Drift(first)
+    first.held.opened, first.held.rate, first.held.file = True, 0.5, object()
+    Drift(second).load_state_dict(second, drift.state_dict(first))
+    assert (second.held.opened, second.held.rate) == (False, 0.5)
 
 
 # -- callbacks and optimizers

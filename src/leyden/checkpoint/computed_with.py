@@ -1,15 +1,23 @@
-"""Plain attributes that a step computes with: numbers with a fraction, tensors, arrays, and tuples, lists and dicts of these."""
+"""Plain attributes that a step computes with: numbers with a fraction, tensors, arrays, and tuples, lists and dicts of these.
+
+In a file an ordered or default dict is a dict, and a named tuple or a deque a list: what they become again is what is there.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
+import types
 import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.checkpoint.plain_names import plain_name
 from leyden.data.reachable import is_users
@@ -21,6 +29,9 @@ _MOST_BYTES_OF_ARRAY = 1 << 22  # which is read at each save
 _LOOKED_AT = 256  # numbers of a tensor, at the most, whose change is noticed where PyTorch does not tell of it
 _ABSENT = object()
 _OF_OPTIMIZERS = ("defaults", "state", "param_groups")  # which their state_dict holds
+OBJECT = "object "
+_DICTS = (dict, OrderedDict, defaultdict)
+_KEPT_OTHERWISE = (nn.Module, Dataset, DataLoader, Sampler, torch.optim.Optimizer, type, tuple, list, dict)
 _TELL = ("state_dict", "on_save_checkpoint")
 
 Part = tuple[str, Any]
@@ -28,10 +39,10 @@ Part = tuple[str, Any]
 
 
 class Followed:
-    """The plain attributes of the module's layers, of callbacks and of optimizers, as they were at the beginning.
+    """The plain attributes of layers, callbacks and optimizers, and of objects that these hold, as they were at the beginning.
 
-    Whole numbers (but of optimizers), flags, and lists that grow, are not followed: they often tell of something that is not
-    kept either.
+    Whole numbers, flags, and lists that grow, are not followed: they often tell of something that is not kept either. Of
+    optimizers, and of objects of the user's own of which nothing else has changed, whole numbers and flags are followed too.
     """
 
     def __init__(self, parts: Iterable[Part], known: nn.Module) -> None:
@@ -39,6 +50,7 @@ class Followed:
         self.put_back: dict[str, Any] = {}  # what a resumed run has put back, which is otherwise than the command has it
         self._then: dict[str, Any] = {}
         self._modules_then: dict[str, Any] = {}
+        self._else_then: dict[str, dict[str, int]] = {}  # what objects held besides
         self.begin(parts)
 
     def begin(self, parts: Iterable[Part], names: frozenset[str] | None = None) -> None:
@@ -47,18 +59,21 @@ class Followed:
         held = {key: value for key, _, own, value in _attributes(parts) if names is None or own in names}
         self._then.update({key: _as_it_is(value) for key, value in held.items() if _is_open(value) or is_followed(key, value)})
         self._modules_then.update({key: _marks(each) for key, each in _modules(parts, self.known) if key in held})
+        if names is None:
+            self._else_then = {name: _held_besides(each) for name, each in parts if name.startswith(OBJECT)}
 
     def changed(self, parts: Iterable[Part]) -> dict[str, Any]:
         """Those that are otherwise now, by name."""
         found, parts = {}, list(parts)
+        wholly = {name for name, each in parts if self._else_then.get(name) == _held_besides(each)}
         for key, owner, own, value in _attributes(parts):
-            if _is_open(value) or not is_followed(key, value):
+            if _is_open(value) or not (is_number(value) or (is_followed(key, value) and _is_whole(key, wholly))):
                 continue
             then = self._then.get(key, _ABSENT)
             if then is _ABSENT and getattr(type(owner), own, _ABSENT) is None:
                 then = None
             if key in self.put_back or _differs(value, then):
-                found[key] = value if key in self.put_back else _news(value, then)
+                found[key] = _in_a_file(value if key in self.put_back else _news(value, then))
         for key, module in _modules(parts, self.known):
             if key in self.put_back or _marks(module) != self._modules_then.get(key):
                 found[key] = dict(module.state_dict())
@@ -83,14 +98,23 @@ class Followed:
             self.put_back[key] = None
 
 
-def parts_of(module: nn.Module, callbacks: Iterable[tuple[str, Any]], optimizers: Iterable[Any]) -> Iterator[Part]:
-    """The layers, the user's callbacks that tell no state of their own, and the user's kinds of optimizers."""
-    for name, layer in module.named_modules():
-        if not hasattr(layer, "_defaults"):  # torchmetrics' are kept as such
-            yield plain_name(name), layer
-    for name, callback in callbacks:
-        if _tells_nothing(type(callback)):
-            yield f"callback {name}", callback
+def parts_of(
+    module: nn.Module, callbacks: Iterable[tuple[str, Any]], optimizers: Iterable[Any], datamodule: Any = None
+) -> Iterator[Part]:
+    """The layers, the user's callbacks and datamodule that tell no state of their own, objects of the user's own that one of
+    these holds as an attribute, and the user's kinds of optimizers.
+    """
+    owners = [(plain_name(name), layer) for name, layer in module.named_modules() if not hasattr(layer, "_defaults")]
+    owners += [(f"callback {name}", each) for name, each in callbacks if _tells_nothing(type(each))]
+    if datamodule is not None and _tells_nothing(type(datamodule)):
+        owners.append(("datamodule", datamodule))
+    yield from owners
+    seen: set[int] = set()
+    for name, owner in owners:
+        for own, value in list(vars(owner).items()):
+            if own[0] != "_" and type(value) not in PLAIN and id(value) not in seen and _is_object(value):
+                seen.add(id(value))
+                yield f"{OBJECT}{name}.{own}", value
     for number, optimizer in enumerate(optimizers):
         if is_users(type(optimizer)) and hasattr(optimizer, "__dict__"):
             yield f"optimizer {number}", optimizer
@@ -103,23 +127,60 @@ def _tells_nothing(kind: type) -> bool:
     return bool(theirs) and not ours and not any(name in vars(base) for base in theirs for name in _TELL)
 
 
+def _is_object(value: Any) -> bool:
+    """Whether that is a thing of the user's own making: a meter, a schedule of a weight. Packages know better of theirs."""
+    kind = type(value)
+    if kind is types.SimpleNamespace:
+        return True
+    if isinstance(value, _KEPT_OTHERWISE) or not is_users(kind) or not hasattr(value, "__dict__") or hasattr(kind, "state_dict"):
+        return False
+    return "-packages" not in (getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
+
+
+def _held_besides(part: Any) -> dict[str, int]:
+    """What an object holds that is not followed, by what it is."""
+    return {
+        name: id(value)
+        for name, value in list(vars(part).items())
+        if not (type(value) in PLAIN or is_number(value) or _is_open(value))
+    }
+
+
+def _is_whole(key: str, wholly: set[str]) -> bool:
+    return not key.startswith(OBJECT) or key.rpartition(".")[0] in wholly
+
+
 def _set(owner: Any, own: str, held: Any, value: Any) -> None:
     """In place where others may hold the same container."""
-    if type(value) is dict and type(held) is dict:
+    if isinstance(held, _DICTS) and isinstance(value, dict):
         held.update(value)
-    elif type(value) is list and type(held) is list:
+    elif type(held) is list and type(value) is list:
         held[:] = value
+    elif isinstance(held, deque):
+        held.clear()
+        held.extend(value)
     else:
-        setattr(owner, own, value)
+        with suppress(AttributeError, TypeError):  # of a frozen dataclass, say
+            setattr(owner, own, held._make(value) if isinstance(held, tuple) and hasattr(held, "_make") else value)
 
 
 def _is_open(value: Any) -> bool:
     """Whether that is to be found out yet, on the way."""
-    return value is None or (type(value) is dict and not value)
+    return value is None or ((type(value) in _DICTS or _is_bounded(value)) and not value)
+
+
+def _is_bounded(value: Any) -> bool:
+    return type(value) is deque and value.maxlen is not None
+
+
+def _is_row(value: Any) -> bool:
+    return type(value) in (list, tuple) or _is_bounded(value) or (isinstance(value, tuple) and hasattr(value, "_make"))
 
 
 def is_followed(key: str, value: Any) -> bool:
-    return is_number(value) or (type(value) is int and key.startswith("optimizer "))
+    """Whether an attribute of this kind may be followed, of this owner."""
+    kind = type(value)
+    return is_number(value) or (kind is int and key.startswith("optimizer ")) or (kind in PLAIN and key.startswith(OBJECT))
 
 
 def is_number(value: Any) -> bool:
@@ -131,13 +192,13 @@ def is_number(value: Any) -> bool:
         return not value.requires_grad
     if kind is np.ndarray:
         return not value.dtype.hasobject and value.nbytes <= _MOST_BYTES_OF_ARRAY
-    if kind in (list, tuple, dict):
+    if kind in _DICTS or _is_row(value):
         items = _items(value)
         return (
             0 < len(items) <= _MOST_ITEMS
             and all(type(each) in PLAIN or is_number(each) for each in items)
             and any(map(is_number, items))
-            and (kind is not dict or PLAIN.issuperset(map(type, value)))
+            and (kind not in _DICTS or PLAIN.issuperset(map(type, value)))
         )
     return isinstance(value, np.floating)
 
@@ -163,7 +224,15 @@ def _modules(parts: Iterable[Part], known: nn.Module) -> Iterator[tuple[str, nn.
 
 
 def _items(container: Any) -> list[Any]:
-    return list(container.values() if type(container) is dict else container)
+    return list(container.values() if type(container) in _DICTS else container)
+
+
+def _in_a_file(value: Any) -> Any:
+    if type(value) in _DICTS:
+        return {key: _in_a_file(each) for key, each in value.items()}
+    if _is_row(value):
+        return (tuple if type(value) is tuple else list)(map(_in_a_file, value))
+    return value
 
 
 def _as_it_is(value: Any) -> Any:
@@ -173,9 +242,9 @@ def _as_it_is(value: Any) -> Any:
         return weakref.ref(value), _version(value), value.shape, value.dtype, _glance(value)
     if kind is np.ndarray:
         return value.shape, value.dtype, hashlib.blake2b(np.ascontiguousarray(value).view(np.uint8).data).digest()
-    if kind is dict:
+    if kind in _DICTS:
         return {key: _as_it_is(each) for key, each in value.items()}
-    return [_as_it_is(each) for each in value] if kind in (list, tuple) else value
+    return [_as_it_is(each) for each in value] if _is_row(value) else value
 
 
 def _differs(value: Any, then: Any) -> bool:
@@ -183,27 +252,28 @@ def _differs(value: Any, then: Any) -> bool:
     kind = type(value)
     if kind is float:
         return then is _ABSENT or then is None or (type(then) is float and then != value)
-    if then is None or then == {}:
+    if kind in PLAIN:
+        return then is _ABSENT or type(then) is not kind or then != value
+    if then is None or (type(then) in (dict, list) and not then):
         return _bytes(value) <= _MOST_BYTES
     if kind is Tensor:
         known = type(then) is tuple and then[2:4] == (value.shape, value.dtype)
         return known and (then[0]() is not value or then[1] != _version(value) or then[4] != _glance(value))
     if kind is np.ndarray:
         return type(then) is tuple and then[:2] == (value.shape, value.dtype) and then != _as_it_is(value)
-    if kind is dict:
+    if kind in _DICTS:
         known = type(then) is dict and list(then) == list(value)
         return known and any(_changed(value[key], then[key]) for key in value)
-    if kind in (list, tuple):
-        known = type(then) is list and len(then) == len(value)
-        return known and any(map(_changed, value, then))
-    if kind is int:
-        return type(then) is int and then != value
+    if _is_row(value):
+        if type(then) is list and len(then) != len(value) and _is_bounded(value):
+            return True
+        return type(then) is list and len(then) == len(value) and any(map(_changed, value, then))
     return isinstance(then, np.floating) and not same_bits(then, value)
 
 
 def _news(value: Any, then: Any) -> Any:
     """Of a dict the items that are otherwise: the others are settings, perhaps."""
-    return {key: each for key, each in value.items() if _changed(each, then[key])} if type(value) is dict and then else value
+    return {key: each for key, each in value.items() if _changed(each, then[key])} if type(value) in _DICTS and then else value
 
 
 def _changed(item: Any, then: Any) -> bool:
@@ -214,7 +284,7 @@ def _changed(item: Any, then: Any) -> bool:
 def _bytes(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    return sum(map(_bytes, _items(value))) if type(value) in (list, tuple, dict) else getattr(value, "nbytes", 8)
+    return sum(map(_bytes, _items(value))) if type(value) in _DICTS or _is_row(value) else getattr(value, "nbytes", 8)
 
 
 def _version(value: Tensor) -> int:
@@ -243,16 +313,16 @@ def takes(held: Tensor, value: Tensor) -> bool:
 
 
 def _alike(held: Any, value: Any) -> bool:
-    kind = type(value)
-    if kind is not type(held):
+    """Whether ``held`` can become ``value``, which stood in a file."""
+    if isinstance(value, dict):
+        return type(held) in _DICTS and all(key in held and _alike(held[key], value[key]) for key in value)
+    if type(value) in (list, tuple):
+        return _is_row(held) and (_is_bounded(held) or (len(held) == len(value) and all(map(_alike, held, value))))
+    if type(value) is not type(held):
         return held is None or value is None
-    if kind is Tensor:
+    if isinstance(value, Tensor):
         return takes(held, value)
-    if kind is np.ndarray:
-        return bool(held.shape == value.shape and held.dtype == value.dtype)
-    if kind is dict:
-        return all(key in held and _alike(held[key], value[key]) for key in value)
-    return kind not in (list, tuple) or (len(held) == len(value) and all(map(_alike, held, value)))
+    return not isinstance(value, np.ndarray) or bool(held.shape == value.shape and held.dtype == value.dtype)
 
 
 def _placed(value: Any, held: Any, device: Any) -> Any:
@@ -262,5 +332,6 @@ def _placed(value: Any, held: Any, device: Any) -> Any:
     if type(value) is dict:
         return {key: _placed(each, (held or {}).get(key), device) for key, each in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(_placed, value, held or [None] * len(value), [device] * len(value)))
+        there = list(held) if held and len(held) == len(value) else [None] * len(value)
+        return type(value)(map(_placed, value, there, [device] * len(value)))
     return value

@@ -20,10 +20,12 @@ class Drift:
 
     Args:
         module: the module.
-        others: gives the callbacks and the optimizers, whose plain attributes are followed too.
+        others: gives the callbacks, the optimizers and the datamodule, whose plain attributes are followed too.
     """
 
-    def __init__(self, module: nn.Module, others: Callable[[], tuple[Iterable[Any], Iterable[Any]]] = lambda: ((), ())) -> None:
+    def __init__(
+        self, module: nn.Module, others: Callable[[], tuple[Iterable[Any], Iterable[Any], Any]] = lambda: ((), (), None)
+    ) -> None:
         self.others = others
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
         self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
@@ -36,8 +38,8 @@ class Drift:
         self.numbers = Followed(self._parts(module), module)
 
     def _parts(self, module: nn.Module) -> Iterator[Part]:
-        callbacks, optimizers = self.others()
-        return parts_of(module, list(owners_of(module, callbacks))[1:], optimizers)
+        callbacks, optimizers, datamodule = self.others()
+        return parts_of(module, list(owners_of(module, callbacks))[1:], optimizers, datamodule)
 
     def state_dict(self, module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> dict[str, Any]:
         """What is otherwise now, by name. ``modes`` are training's, while something else has set others."""

@@ -395,7 +395,9 @@ class Lifecycle(Run):
         if request.continuation is not None:
             request.continuation.restore(self)
             return
-        self.leyden_fit.drift = Drift(self.lightning_module, lambda: (self.callbacks, self.leyden_fit.plan.optimizers))
+        self.leyden_fit.drift = Drift(
+            self.lightning_module, lambda: (self.callbacks, self.leyden_fit.plan.optimizers, self.datamodule)
+        )
         if request.checkpoint is None:
             return
         snapshot.put_weights_again(self)
