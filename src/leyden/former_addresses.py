@@ -57,6 +57,7 @@ ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
     "trainer": {
         **dict.fromkeys((*_TRAINERS.split(), "connectors"), ("trainer",)),
         **{f"connectors.{name}": ("trainer",) for name in _CONNECTORS.split()},
+        "connectors.accelerator_connector": ("classic.accelerator_view", "trainer"),
     },
     "tuner": {"auto_gpu_select": ("classic.tools",)},
     "utilities": {
@@ -64,7 +65,7 @@ ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
         "device_dtype_mixin": ("core.mixins",),
         "fetching": ("loops",),
         "finite_checks": ("classic.tools",),
-        "logger": ("loggers.hyperparameters",),
+        "logger": ("loggers.utilities",),
         "metrics": ("classic.tools",),
         "model_utils": ("utilities.model_helpers",),
         "optimizer": ("classic.tools",),

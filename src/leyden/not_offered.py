@@ -104,7 +104,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
         **_each("DataConnector TrainerDataLoadingMixin _DataConnector _DataHookSelector _DataLoaderSource", _LOADERS),
         **_each("LoggerConnector ResultCollection TrainerLoggingMixin _LoggerConnector _ResultCollection", _METRICS),
         **_each("FxValidator _FxValidator", "Where self.log may be called, an error of it says."),
-        **_each("AcceleratorConnector _AcceleratorConnector", "trainer.strategy and trainer.precision say what was chosen."),
+        **_each("AcceleratorConnector", "trainer.strategy and trainer.precision say what was chosen."),
         **_each("CallbackConnector TrainerCallbackHookMixin _CallbackConnector", "Callbacks are trainer.callbacks."),
         **_each("OptimizerConnector TrainerOptimizersMixin", "Optimizers are trainer.optimizers."),
         **_each("SLURMConnector SignalConnector _SignalConnector", "Signals are heeded while a verb runs: docs/resuming.md."),

@@ -67,6 +67,34 @@ def test_an_inference_tensor_becomes_a_normal_one(place: str) -> None:
         assert tensor.tolist() == [0, 1, 2]
 
 
+class Labelled(Tensor):
+    """A tensor of the user's own that copies itself by what a slice of it does not have."""
+
+    labels: list[str]
+
+    def clone(self, *args: Any, **kwargs: Any) -> Any:
+        return labelled(super().clone(*args, **kwargs), list(self.labels))
+
+
+def labelled(plain: Tensor, labels: list[str]) -> Labelled:
+    made = plain.as_subclass(Labelled)
+    made.labels = labels
+    return made
+
+
+def test_a_tensor_of_the_users_own_class_keeps_it_and_what_it_holds() -> None:
+    module = Keeps()
+    with torch.inference_mode():
+        whole = labelled(torch.arange(3.0), ["a"])
+        stored(module, [whole, whole[:2]])  # a slice has no labels
+    make_normal(module)
+    new, part = module.kept
+    assert (type(new), new.labels, new.tolist()) == (Labelled, ["a"], [0, 1, 2])
+    assert (type(part), hasattr(part, "labels"), part.tolist()) == (Labelled, False, [0, 1])
+    assert not new.is_inference()
+    assert not part.is_inference()
+
+
 SEEN: Any = None
 
 

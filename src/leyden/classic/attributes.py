@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from leyden.classic.accelerator_view import AcceleratorView
 from leyden.classic.arguments import TRAINER
 from leyden.classic.tools import AMPType
 from leyden.distributed.environment import SLURMEnvironment
@@ -209,7 +210,8 @@ _GONE = {
 
 
 _OWN: dict[str, Callable[[Run], Any]] = {
-    # what a trainer of ours showed, and a subclass may have for itself
+    # what a subclass may have for itself: what a trainer of ours showed, and what published packages reach for
+    "_accelerator_connector": AcceleratorView,
     "progress": lambda run: run.leyden_fit.progress,
     "stop_reason": lambda run: run.leyden_stop_reason,
 }
@@ -217,10 +219,10 @@ _OWN: dict[str, Callable[[Run], Any]] = {
 
 def old_attribute(run: Run, name: str) -> Any:
     """What a trainer showed as ``name``. Raises :class:`AttributeError` for a name that it never had."""
-    if name.removeprefix("_") in _GONE:
-        raise UnknownName(f"trainer.{name} is gone. {_GONE[name.removeprefix('_')]}")
     if name in _OWN:
         return _OWN[name](run)
+    if name.removeprefix("_") in _GONE:
+        raise UnknownName(f"trainer.{name} is gone. {_GONE[name.removeprefix('_')]}")
     if name not in ATTRIBUTES:
         return object.__getattribute__(run, name)  # raises what reading it raised in the first place
     today, read = ATTRIBUTES[name]

@@ -32,6 +32,24 @@ class LoopProgress:
     is_last_batch: bool = False
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """``_data_source`` of a loop: where its loaders come from. ``instance`` is a loader, or the object whose method makes it."""
+
+    name: str
+    instance: Any
+
+    def is_defined(self) -> bool:
+        """Whether there are any."""
+        return self.instance is not None
+
+
+def _data_source(run: Run, stage: str) -> DataSource:
+    origin = run.leyden_loaders.origins.get(stage)
+    instance = None if origin is None else origin.given if origin.owner is None else origin.owner
+    return DataSource(f"{stage}_dataloader", instance)
+
+
 class FitLoopView:
     """``trainer.fit_loop``: how far training is and how far it will go. Its limits may be set.
 
@@ -126,6 +144,10 @@ class FitLoopView:
         return self.trainer.is_last_batch
 
     @property
+    def _data_source(self) -> DataSource:
+        return _data_source(self.trainer, "train")
+
+    @property
     def epoch_loop(self) -> EpochLoopView:
         """The same, and what is known of the loop over an epoch's batches."""
         return EpochLoopView(self.trainer)
@@ -212,6 +234,10 @@ class EvaluationLoopView:
     @property
     def inference_mode(self) -> bool:
         return self.trainer.leyden_options.behaviour.inference_mode and not self._inside_fit
+
+    @property
+    def _data_source(self) -> DataSource:
+        return _data_source(self.trainer, self.stage)
 
 
 class PredictLoopView(EvaluationLoopView):

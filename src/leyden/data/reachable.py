@@ -335,11 +335,22 @@ def _places(part: Any) -> list[Any]:
     return [own, *(own[kind] for kind in ("_buffers", "_parameters") if isinstance(own.get(kind), dict))]
 
 
+def _copied(value: torch.Tensor) -> torch.Tensor:
+    """A copy of the same class with the same attributes. A class of the user's own is not asked how to copy itself."""
+    with torch._C.DisableTorchFunctionSubclass():
+        copied = torch.Tensor.clone(value)
+        if type(copied) is type(value) or isinstance(value, torch.nn.Parameter):
+            return copied
+        copied = torch.Tensor.as_subclass(copied, type(value))
+    vars(copied).update(vars(value))
+    return copied
+
+
 def _normal(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if not value.is_inference():
             return value
-        copied = value.clone()
+        copied = _copied(value)
         return torch.nn.Parameter(copied, value.requires_grad) if isinstance(value, torch.nn.Parameter) else copied
     if type(value) is tuple or (isinstance(value, tuple) and hasattr(value, "_fields")):
         items = [_normal(item) for item in value]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from leyden.errors import InvalidType
@@ -41,27 +42,39 @@ def items_of(params: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
     return [(key, "???" if getattr(node, "_is_missing", bool)() else params[key]) for key, node in raw.items()]
 
 
-def flat(params: Mapping[Any, Any], prefix: str = "", *, into_lists: bool = False) -> dict[str, Any]:
-    """Nested hyper-parameters as one level, the names joined by ``/``; with ``into_lists`` so also dicts that a list holds."""
+def flat(params: Mapping[Any, Any], prefix: str = "", *, into_lists: bool = False, by: str = "/") -> dict[str, Any]:
+    """Nested hyper-parameters as one level, the names joined ``by``; with ``into_lists`` so also dicts that a list holds."""
     level: dict[str, Any] = {}
     for key, value in items_of(params):
         value = opened(value)
         if into_lists and isinstance(value, list) and all(isinstance(item, Mapping) for item in value) and value:
             value = dict(enumerate(value))
         if isinstance(value, Mapping) and value:
-            level.update(flat(value, f"{prefix}{key}/", into_lists=into_lists))
+            level.update(flat(value, f"{prefix}{key}{by}", into_lists=into_lists, by=by))
         else:
             level[f"{prefix}{key}"] = value
     return level
 
 
-def _flatten_dict(params: Mapping[Any, Any], delimiter: str = "/") -> dict[str, Any]:
-    return {name.replace("/", delimiter): value for name, value in flat(params).items()}
+def called(value: Any) -> Any:
+    """A hyper-parameter that is a class or a function as its name, anything else as it is. Nothing is called."""
+    if isinstance(value, Tensor) or not callable(value):
+        return value
+    inner = getattr(value, "func", None)  # of a functools.partial
+    name = getattr(value, "__name__", None) or getattr(inner, "__name__", None)
+    return name if isinstance(name, str) else type(value).__name__
 
 
-def _sanitize_params(params: Mapping[Any, Any]) -> dict[Any, Any]:
+def flatten_dict(params: Mapping[Any, Any], delimiter: str = "/", parent_key: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a/b": 1}``, below ``parent_key`` where it is given."""
+    return flat(params, f"{parent_key}{delimiter}" if parent_key else "", into_lists=True, by=delimiter)
+
+
+def only_plain(params: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A copy in which whatever is no bool, number, string or tensor is its ``str``."""
     kept = (bool, int, float, str, Tensor)
-    return {name: value if isinstance(value, kept) else str(value) for name, value in params.items()}
+    numbers = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
+    return {name: value if isinstance(value, kept) else str(value) for name, value in numbers.items()}
 
 
 def without_aggregation(
@@ -80,8 +93,7 @@ def without_aggregation(
     return args, kwargs
 
 
-_convert_params = as_dict
-_TOOLS = {"_convert_params": as_dict, "_flatten_dict": _flatten_dict, "_sanitize_params": _sanitize_params}
+_TOOLS = {"_convert_params": as_dict, "_flatten_dict": flatten_dict, "_sanitize_params": only_plain}
 
 
 def tool_of_then(logger: object, name: str) -> Any:

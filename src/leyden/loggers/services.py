@@ -18,7 +18,7 @@ from torch import Tensor
 from leyden.checkpoint.folders import MANIFEST
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.errors import InvalidOption, InvalidType, MissingPackage
-from leyden.loggers.hyperparameters import as_dict
+from leyden.loggers.hyperparameters import as_dict, called
 from leyden.metrics.newest import read_numbers
 
 LogModel = Literal["all"] | bool
@@ -70,15 +70,6 @@ def check_writable(name: str, folder: str, instead: str) -> None:
         why = error.strerror or str(error)
     if why:
         raise InvalidOption(name, folder, "a folder that can be written", f"{os.path.abspath(folder)}: {why}. {instead}")
-
-
-def called(value: Any) -> Any:
-    """A hyper-parameter that is a class or a function as its name, anything else as it is. Nothing is called."""
-    if isinstance(value, Tensor) or not callable(value):
-        return value
-    inner = getattr(value, "func", None)  # of a functools.partial
-    name = getattr(value, "__name__", None) or getattr(inner, "__name__", None)
-    return name if isinstance(name, str) else type(value).__name__
 
 
 def hyperparameters(params: dict[str, Any] | Namespace | None) -> dict[str, Any]:
@@ -151,6 +142,26 @@ class Found(NamedTuple):
     metadata: dict[str, Any]
 
 
+class Written(NamedTuple):
+    """A checkpoint that is there, when it was written (seconds since 1970), and the monitored value where there is one."""
+
+    at: float
+    path: str
+    score: Any
+
+
+def written_by(callback: Any) -> list[Written]:
+    """The files and folders of a checkpoint callback, the oldest first."""
+    scores: dict[str, Any] = {}
+    for path, score in (("last_model_path", "current_score"), ("best_model_path", "best_model_score")):
+        if hasattr(callback, path) and hasattr(callback, score):
+            scores[getattr(callback, path)] = getattr(callback, score)
+    scores.update(getattr(callback, "best_k_models", {}))
+    last_part = {path: os.path.join(path, MANIFEST) if os.path.isdir(path) else path for path in scores if path}
+    times = {path: os.stat(last).st_mtime for path, last in last_part.items() if os.path.isfile(last)}
+    return [Written(times[path], path, scores[path]) for path in sorted(times, key=lambda path: (times[path], path))]
+
+
 class SentCheckpoints:
     """Which files of checkpoint callbacks a service has got, and which it is to get."""
 
@@ -178,19 +189,11 @@ class SentCheckpoints:
 
     def found(self, callback: Any) -> list[Found]:
         """The files and folders of ``callback`` that are there and not sent, the oldest first."""
-        scores: dict[str, Any] = {}
-        for path, score in (("last_model_path", "current_score"), ("best_model_path", "best_model_score")):
-            if hasattr(callback, path) and hasattr(callback, score):
-                scores[getattr(callback, path)] = getattr(callback, score)
-        scores.update(getattr(callback, "best_k_models", {}))
-        written = {path: os.path.join(path, MANIFEST) if os.path.isdir(path) else path for path in scores if path}
-        times = {path: os.stat(last).st_mtime for path, last in written.items() if os.path.isfile(last)}
-        fresh = [path for path in sorted(times, key=lambda path: (times[path], path)) if self._sent.get(path, 0.0) < times[path]]
+        fresh = [each for each in written_by(callback) if self._sent.get(each.path, 0.0) < each.at]
         settings = {name: getattr(callback, name) for name in self._settings if hasattr(callback, name)}
         found = []
-        for path in fresh:
-            self._sent[path] = times[path]
-            score = scores[path]
+        for at, path, score in fresh:
+            self._sent[path] = at
             metadata = {
                 "score": score.item() if isinstance(score, Tensor) else score,
                 "original_filename": os.path.basename(path),
