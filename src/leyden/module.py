@@ -63,10 +63,10 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
         "strict_loading",
         "device_mesh",
     ]
+    _trainer: "Trainer | None" = None  # of the class: some packages take it out of an object's attributes before they pickle it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._trainer: Trainer | None = None
         self._where_am_i: torch.device | None = None
         self._example_input_array: Any = None
         self._automatic_optimization = True
@@ -83,10 +83,6 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
         """What there is. Without a trainer that is not :attr:`trainer`: ``torch.jit.trace`` reads all that is named here."""
         names = list(super().__dir__())  # type: ignore[no-untyped-call]  # torch has no annotation there
         return names if self._trainer is not None else [name for name in names if name != "trainer"]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no annotation there
-        self.__dict__.setdefault("_trainer", None)
 
     # -- where we are
     @property

@@ -10,9 +10,10 @@ import kit
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 
 from leyden import Trainer
-from leyden.callbacks import Callback, ModelCheckpoint
+from leyden.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from leyden.errors import InvalidOption, UnknownName
 from leyden.loggers import utilities
 from leyden.testing import BoringModel, random_batches
@@ -76,6 +77,58 @@ def test_a_method_that_makes_the_loader_is_named_by_its_object() -> None:
     trainer = kit.trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=1)
     trainer.fit(module)
     assert trainer.fit_loop._data_source.instance is module
+
+
+def test_a_module_without_its_trainer_attribute_is_fitted_again() -> None:
+    """NeuralForecast takes it out of the module's attributes before it pickles the module."""
+    module = BoringModel()
+    for _ in range(2):
+        module.__dict__.pop("_trainer", None)
+        assert (module.logger, module.current_epoch, module._trainer) == (None, 0, None)
+        trainer = kit.trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=1)
+        trainer.fit(module)
+        assert module.trainer is trainer
+
+
+def test_a_metric_that_is_the_loss_too_keeps_no_graph() -> None:
+    """As chemprop's do."""
+
+    class Model(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.criterion = torchmetrics.MeanSquaredError()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.criterion(self.layer(batch), torch.zeros(1, 2))
+            self.log("loss", self.criterion, on_step=True, on_epoch=True)
+            return loss
+
+    trainer = kit.trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=1, log_every_n_steps=1)
+    trainer.fit(Model())
+    newest = trainer.callback_metrics
+    assert [newest[name].requires_grad for name in ("loss", "loss_step", "loss_epoch")] == [False, False, False]
+
+
+def test_a_bar_that_draws_by_itself_stays_what_it_is() -> None:
+    """scvi-tools' has an ``init_train_tqdm`` that takes the trainer; TQDMProgressBar's takes nothing."""
+
+    class Bar(ProgressBar):
+        def init_train_tqdm(self, trainer: Any) -> list[int]:
+            return [trainer.max_epochs]
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_start(trainer, pl_module)
+            self.main_progress_bar = self.init_train_tqdm(trainer)
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self.main_progress_bar.append(trainer.current_epoch)
+
+    bar = Bar()
+    assert not isinstance(bar, TQDMProgressBar)
+    kit.trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=1, callbacks=[bar], enable_progress_bar=True).fit(
+        BoringModel()
+    )
+    assert bar.main_progress_bar == [2, 0, 1]
 
 
 class TestTools:

@@ -60,7 +60,9 @@ class AcceleratorView:
     @property
     def _devices_flag(self) -> int | list[int]:
         """How many processes on the CPU; else the devices' indices."""
-        return self._trainer.num_devices if self._accelerator_flag == "cpu" else self._trainer.device_ids
+        on_cpu = self._accelerator_flag == "cpu"
+        chosen: int | list[int] = self._trainer.num_devices if on_cpu else self._trainer.device_ids
+        return chosen
 
     @property
     def _num_nodes_flag(self) -> int:

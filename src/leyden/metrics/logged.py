@@ -177,6 +177,8 @@ class Entry:
         return self.computed
 
     def _single(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and not self.graph:  # a metric may be the loss too
+            value = value.detach()
         if value is None or (isinstance(value, Tensor) and not value.dim()) or isinstance(value, int | float):
             return value
         if isinstance(value, Tensor) and value.numel() == 1:

@@ -1,6 +1,7 @@
 """ProgressBar: what every progress bar knows about the run. It draws nothing."""
 
 import importlib
+import inspect
 from typing import Any, ClassVar
 
 from leyden.callback import Callback
@@ -17,6 +18,17 @@ _SETS_UP_TQDM = [f"init_{what}_tqdm" for what in ("sanity", "train", "validation
 Metrics = dict[str, int | str | float | dict[str, float]]
 
 
+def _makes_a_bar(method: Any) -> bool:
+    """Whether TQDMProgressBar may call it: it asks for no more than ``self``. Bars that draw by themselves have their own."""
+    if method is None:
+        return False
+    try:
+        inspect.signature(method).bind(None)
+    except TypeError:
+        return False
+    return True
+
+
 @exact_arguments
 class ProgressBar(Callback):
     """Base of all progress bars. One of your own overrides the hooks in which it draws.
@@ -31,7 +43,7 @@ class ProgressBar(Callback):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """A bar of the user's own that says how tqdm is set up is a TQDMProgressBar: up to 1.4 that was called ProgressBar."""
         super().__init_subclass__(**kwargs)
-        if ProgressBar in cls.__bases__ and cls.__module__ != _TQDM and not vars(cls).keys().isdisjoint(_SETS_UP_TQDM):
+        if ProgressBar in cls.__bases__ and cls.__module__ != _TQDM and any(map(_makes_a_bar, map(vars(cls).get, _SETS_UP_TQDM))):
             tqdm_bar = importlib.import_module(_TQDM).TQDMProgressBar
             notice(f"class {cls.__name__}(ProgressBar)", f"class {cls.__name__}(TQDMProgressBar)")
             cls.__bases__ = tuple(tqdm_bar if base is ProgressBar else base for base in cls.__bases__)
