@@ -3,6 +3,7 @@
 ``torch.load(weights_only=True)`` admits tensors, ``None``, bools, numbers, strings, bytes, lists, tuples, dicts,
 ``OrderedDict``, ``Counter``, sets, and torch's dtypes, devices, sizes and layouts. These stay as they are. Anything else
 becomes a dict with the key ``__leyden__``, which names the kind, and comes back as what it was when the file is read.
+Classes and functions of torch are written by their names: see :mod:`leyden.checkpoint.named`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from leyden.checkpoint.named import named, reference_of
 from leyden.errors import CheckpointDamaged, CheckpointForeign
 from leyden.hparams_attributes import AttributeDict
 
@@ -329,6 +331,11 @@ def _as_text(kind: str, exact: type) -> Callable[[Any], Any]:
 
 
 # Asked in this order. An encoder may return None: not a value it can tell.
+def _encode_named(value: Any) -> Any:
+    reference = reference_of(value)
+    return None if reference is None else {MARK: "named", "of": reference, "type": type_name(value)}
+
+
 _ENCODERS: list[tuple[Any, Callable[[Any], Any]]] = [
     (enum.Enum, _encode_enum),
     (np.generic, _encode_scalar),
@@ -347,6 +354,7 @@ _ENCODERS: list[tuple[Any, Callable[[Any], Any]]] = [
     (torch.memory_format, lambda value: {MARK: "memory_format", "text": str(value)}),
     (types.EllipsisType, lambda value: {MARK: "ellipsis"}),
     (Unwritable, lambda value: _unwritable(value.name, value.type)),
+    (type | types.FunctionType | types.BuiltinFunctionType, _encode_named),
     (bool, bool),
     (int, lambda value: {MARK: "int", "hex": hex(int(value))} if int(value).bit_length() > _LARGEST_INT_BITS else int(value)),
     (float, float),
@@ -478,6 +486,11 @@ def _decode_omegaconf(plain: dict[str, Any]) -> Any:
     return AttributeDict(values) if isinstance(values, dict) else values
 
 
+def _decode_named(plain: dict[str, Any]) -> Any:
+    found = named(str(plain["of"]))
+    return Unwritable("", str(plain["type"])) if found is None else found
+
+
 def _decode_items(plain: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(decode(key), decode(value)) for key, value in plain["items"]]
 
@@ -499,6 +512,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "frozenset": lambda plain: frozenset(decode(plain["items"])),
     "int": lambda plain: int(plain["hex"], 16),
     "memory_format": lambda plain: _FORMATS[plain["text"]],
+    "named": _decode_named,
     "namedtuple": _decode_namedtuple,
     "namespace": _decode_namespace,
     "numpy.dtype": lambda plain: _decode_dtype(plain["dtype"]),
