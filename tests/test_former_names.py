@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from warm_python import python
 
 import leyden
 from leyden.callback import Callback
@@ -89,7 +88,7 @@ class TestWordsOfTheUsersOwn:
     def test_the_bases_have_none_of_them(self) -> None:
         code = f"import leyden, leyden.loggers; print([w for w in {list(TODAY)} if hasattr(leyden.Callback, w)])"
         code += f"; print([w for w in {list(TODAY)} if hasattr(leyden.loggers.Logger, w)])"
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["[]", "[]"]
+        assert python("-c", code).stdout.split() == ["[]", "[]"]
 
 
 class TestClassesWrittenFor010:

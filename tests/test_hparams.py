@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from warm_python import python
 
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import Unwritable, decode, encode
@@ -797,6 +798,5 @@ def test_nobody_else_imports_omegaconf():
         "import sys, leyden, leyden.testing as t; m = t.BoringModel(); m.save_hyperparameters({'a': 1}); "
         "assert 'omegaconf' not in sys.modules"
     )
-    import subprocess
-
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr

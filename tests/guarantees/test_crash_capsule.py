@@ -13,9 +13,10 @@ import kit
 import numpy as np
 import pytest
 import torch
-from kit import in_a_fresh_process, same, weights
+from kit import same, weights
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from warm_python import python
 
 import leyden
 from leyden.errors import CheckpointMissing, InvalidOption, InvalidType, LeydenWarning, NonFiniteLoss
@@ -94,19 +95,20 @@ def test_with_weights_any_instance_of_the_module_will_do(tmp_path: Path) -> None
     assert same(before, weights(other))
 
 
-def test_in_a_fresh_process(tmp_path: Path) -> None:
+def test_in_another_process(tmp_path: Path) -> None:
     error = fail(Failing(13), tmp_path, crash_capsule="weights")
-    shown = in_a_fresh_process(f"""
-        import sys
-        sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (0, 1)]!r}
-        import leyden
-        from test_crash_capsule import Failing
-        try:
-            leyden.replay({str(capsule_in(tmp_path))!r}, Failing(13))
-        except ArithmeticError as error:
-            print(error)
-    """)
-    assert shown.strip() == str(error)
+    program = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (0, 1)]!r}
+import leyden
+from test_crash_capsule import Failing
+try:
+    leyden.replay({str(capsule_in(tmp_path))!r}, Failing(13))
+except ArithmeticError as error:
+    print(error)
+"""
+    done = python("-c", program)
+    assert done.stdout.strip() == str(error), done.stderr
 
 
 def test_the_batch_of_a_loss_that_is_not_finite_is_found(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ class RandomStates:
     """The states of the global generators, batch after batch.
 
     Python and NumPy copy a state word by word, which takes longer than reading a small batch: theirs is taken again where a look
-    at the words in memory tells that somebody drew, or cannot tell.
+    at the memory tells that somebody drew, or cannot tell. Who draws moves the position, or makes all words anew, and who seeds
+    makes them anew too: so the position and a few words are looked at. That many come out the same once in 2**256 times.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ class RandomStates:
 
     def take(self) -> Drawn:
         """Where they stand now."""
-        python, numpy = words_of_python(), words_of_numpy()
+        python, numpy = mark_of_python(), mark_of_numpy()
         if python is None or python != self._at_python:
             self._python, self._at_python = random.getstate(), python
         if numpy is None or numpy != self._at_numpy or self._numpy["has_gauss"]:  # a draw takes that, and leaves the words
@@ -81,23 +82,24 @@ class RandomStates:
 
 
 _WORDS = 624  # of a Mersenne Twister, and one number that says how many of them are used up
+_Looked = ctypes.c_char * (4 * 9)  # at eight words, and that number
 
 
-def words_of_python() -> tuple[bytes, Any] | None:
-    """What Python's generator will draw next, as it stands in memory; ``None`` where that does not tell."""
+def mark_of_python() -> tuple[bytes, Any] | None:
+    """By what is seen that somebody drew from Python's generator; ``None`` where its memory does not tell."""
     generator = random.__dict__.get("_inst")
     if type(generator) is not random.Random or not _knows_python():
         return None
-    return ctypes.string_at(id(generator) + object.__basicsize__, 4 * (_WORDS + 1)), generator.__dict__["gauss_next"]
+    return _Looked.from_address(id(generator) + object.__basicsize__).raw, generator.__dict__["gauss_next"]
 
 
-def words_of_numpy() -> tuple[int, bytes] | None:
+def mark_of_numpy() -> tuple[int, bytes] | None:
     """The same of NumPy's, but for a normal number that it has in store."""
     source = np.random.mtrand.__dict__["_rand"]._bit_generator
     if type(source) is not np.random.MT19937 or not _knows_numpy():
         return None
     address: int = source.ctypes.state_address
-    return address, ctypes.string_at(address, 4 * (_WORDS + 1))
+    return address, _Looked.from_address(address + 4 * (_WORDS - 8)).raw
 
 
 @cache

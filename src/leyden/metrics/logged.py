@@ -128,8 +128,8 @@ class Entry:
         pending, self.pending = self.pending, []
         if pending and self.dtype is not None:
             values, sizes = zip(*pending, strict=True)
-            pending = list(zip(torch.tensor(values, dtype=self.dtype, device="cpu").unbind(), sizes, strict=True))
-        if pending:
+            self.total.add_numbers(torch.tensor(values, dtype=self.dtype, device="cpu"), sizes)
+        elif pending:
             self.total.add(pending)
 
     def take_numbers_of(self, dtype: torch.dtype | None) -> None:
