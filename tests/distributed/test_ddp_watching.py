@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden
 from leyden import callbacks as known
 from leyden import loggers, profilers
+from leyden.tuner import Tuner
 
 
 class Net(leyden.LightningModule):
@@ -232,3 +233,27 @@ def test_services_and_what_is_slow_to_load(name: str, folder: str) -> None:
         pytest.skip("needs wandb and mlflow")
     one, two = in_turn(1, 4, f"{folder}/one {name}", name), together(2, in_turn, 2, 2, f"{folder}/two {name}", name)
     check(name, one, two)
+
+
+class Rated(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lr = 0.1
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+def searched(strategy: str) -> tuple[Any, float, int]:
+    """What the tuner suggests, the rate that the module has then, and how many were tried."""
+    torch.manual_seed(1)
+    module, run = Rated(), kit.trainer(devices=2, strategy=strategy)
+    found: Any = Tuner(run).lr_find(module, samples(64, 2), num_training=20, max_lr=5.0, early_stop_threshold=None)
+    return found.suggestion(), module.lr, len(found.results["lr"])
+
+
+def test_a_search_of_the_tuner() -> None:
+    first, second = together(2, searched, "ddp")
+    assert first == second == searched("ddp_fork")
+    assert first[0] == first[1] != 0.1
+    assert first[2] == 20

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from real_processes import outcomes_together, together
 from torch import nn
 
-from leyden.distributed import hang, last_words
+from leyden.distributed import hang, last_words, watch
 from leyden.distributed.hang import Standing, describe, report
 from leyden.distributed.last_words import LastWords, of_error, of_exit
 from leyden.distributed.vigilance import Vigilance
@@ -48,6 +48,8 @@ class Faulty(BoringModel):
             pass
         if self.fault == "waits elsewhere":
             dist.barrier()
+        if self.fault == "saves":
+            self.trainer.save_checkpoint("alone.ckpt")
 
     def on_train_end(self) -> None:
         if self.fault == "raises at the end" and self.trainer.global_rank == 1:
@@ -58,6 +60,7 @@ def faulty(fault: str, folder: str, hang_timeout: float) -> tuple[str, str, int 
     """What fit raised: the kind, the text, whose fault it was and the exit code."""
     both = os.open(os.path.join(folder, "stderr"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(both, 2)
+    watch.CROSSED = 0.5
     try:
         kit.trainer(devices=2, hang_timeout=hang_timeout).fit(Faulty(fault), random_batches(8), random_batches(2))
     except BaseException as error:
@@ -121,6 +124,45 @@ def test_a_hang_shows_where_each_process_stands(fault: str, reason: str, tmp_pat
     assert "in fail" in written, "the stack of who hangs"
     if fault == "loops":
         assert written.index("process 1: train") < written.index("process 0: train"), "the suspect first"
+
+
+def test_what_can_never_end_is_not_waited_for(tmp_path: Path) -> None:
+    outcomes, written = ended("saves", tmp_path)
+    assert outcomes == [1, 1]
+    head = written.strip().splitlines()[0]
+    assert head.startswith("process 1 of 2 hangs")
+    assert "The processes wait in different exchanges" in head
+    assert head.endswith("A checkpoint is saved by process 1 alone: trainer.save_checkpoint is to be called by every process.")
+
+
+def test_how_long_one_has_waited_in_an_exchange() -> None:
+    waiting = watch.Waiting()
+    began = waiting.since
+    assert waiting.look(("", 0), began + 1) == 0
+    assert waiting.look(("barrier", 3), began + 2) == 0
+    waiting.busy += 1  # as if nothing had been done since
+    assert waiting.look(("barrier", 3), began + 4) == 2
+    assert waiting.look(("barrier", 4), began + 5) == 0
+    waiting.busy -= 9
+    assert waiting.look(("barrier", 4), began + 6) == 0, "it is at work"
+    assert hang.crossed([("barrier", 3), ("all_reduce", 3)])
+    assert hang.crossed([("barrier", 3), ("barrier", 4)])
+    assert not hang.crossed([("barrier", 3), ("barrier", 3)])
+    assert not hang.crossed([("barrier", 3), ("", 0)])
+
+
+def saved_by_the_first() -> None:
+    run = kit.trainer(devices=2)
+    run.fit(BoringModel(), random_batches(4), random_batches(2))
+    if run.is_global_zero:
+        run.save_checkpoint("alone.ckpt")
+
+
+def test_a_save_after_training_that_the_others_do_not_call() -> None:
+    first, second = outcomes_together(2, saved_by_the_first)
+    assert second is None
+    assert isinstance(first, ProcessFailed)
+    assert "trainer.save_checkpoint was called on process 0, and another process is not there any more" in str(first)
 
 
 class Unlike(BoringModel):

@@ -7,8 +7,8 @@ import functools
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from leyden.distributed.backends import serves, with_cpu
 from leyden.distributed.environment import ClusterEnvironment
+from leyden.distributed.last_words import is_echo
 from leyden.distributed.launchers.lifeline import RUN_AGAIN, tie_to
 from leyden.distributed.launchers.verb import verb_of
 from leyden.distributed.processes import Body, Processes
@@ -266,6 +267,18 @@ class Group(Processes):
         dist.all_reduce(words, dist.ReduceOp.MAX, group=self._of_cpu)
         *agreed, first = words.tolist()
         return sum(int(bit) << place for place, bit in enumerate(agreed)), first
+
+    @contextmanager
+    def called_by_all(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if self.watch is not None or not is_echo(error):  # inside a verb it is known who failed
+                raise
+            raise ProcessFailed(
+                f"{what} was called on process {self.rank}, and another process is not there any more: it has failed, or its "
+                f"script has ended. Call {what} on every process, and not under `if trainer.is_global_zero`."
+            ) from None
 
     def talks_beside(self) -> Any:
         return client_of(self.next_name("leyden/talks"))

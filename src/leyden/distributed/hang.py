@@ -15,7 +15,9 @@ from torch import Tensor
 
 _OF_EXCHANGES = (os.path.join("torch", "distributed", "distributed_c10d.py"), os.path.join("distributed", "nn", "functional.py"))
 _OF_CHECKPOINTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "checkpoint") + os.sep
+_SAVING = ", in leyden_write_checkpoint\n"
 _DEEPEST = 3
+BACKWARD = "backward, where gradients are exchanged"
 
 
 @dataclass(frozen=True)
@@ -50,26 +52,41 @@ def stand(rank: int, place: str, batch: Any, still: float) -> Standing:
     """Where this process stands: asked by another thread than the main one."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     stack = traceback.extract_stack(frame)
-    return Standing(rank, place, _exchange(stack), _begun(), describe(batch), "".join(traceback.format_list(stack)), still)
+    calls = [(frame.filename, frame.name) for frame in stack]
+    return Standing(rank, place, _exchange(calls), _begun(), describe(batch), "".join(traceback.format_list(stack)), still)
+
+
+def glance() -> tuple[bool, tuple[str, int]]:
+    """Whether the main thread writes a checkpoint, which may take its time; and the exchange that it waits in, if any, with the
+    number of those that it has begun."""
+    frame, calls, saves = sys._current_frames().get(threading.main_thread().ident or 0), [], False
+    while frame is not None:
+        code = frame.f_code
+        saves = saves or code.co_filename.startswith(_OF_CHECKPOINTS)
+        calls.append((code.co_filename, code.co_name))
+        frame = frame.f_back
+    name = _exchange(calls[::-1])
+    return saves, (name, _begun() if name else 0)
 
 
 def saves() -> bool:
-    """Whether the main thread writes a checkpoint, which may take its time."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_OF_CHECKPOINTS):
-            return True
-        frame = frame.f_back
-    return False
+    """Whether the main thread writes a checkpoint."""
+    return glance()[0]
 
 
-def _exchange(stack: Sequence[traceback.FrameSummary]) -> str:
+def crossed(waits: Sequence[tuple[str, int]]) -> bool:
+    """Whether processes that all wait in an exchange, each in its own of ``waits``, wait for each other for ever."""
+    return all(name for name, _ in waits) and len(set(waits)) > 1
+
+
+def _exchange(calls: Sequence[tuple[str, str]]) -> str:
+    """Of files and functions, the outermost first."""
     found = ""
-    for frame in stack:
-        if frame.filename.endswith(_OF_EXCHANGES) and not frame.name.startswith("_") and frame.name != "wrapper":
-            found = found or frame.name
-    if not found and any(frame.name in ("backward", "_engine_run_backward") for frame in stack[-3:]):
-        return "backward, where gradients are exchanged"
+    for file, name in calls:
+        if file.endswith(_OF_EXCHANGES) and not name.startswith("_") and name != "wrapper":
+            found = found or name
+    if not found and any(name in ("backward", "_engine_run_backward") for _, name in calls[-3:]):
+        return BACKWARD
     return found
 
 
@@ -117,9 +134,16 @@ def suspects(standing: Mapping[int, Standing], world: int) -> tuple[list[int], s
 def report(standing: Mapping[int, Standing], world: int, seconds: float) -> tuple[int, str, str]:
     """The first suspect, the reason in a line, and where every process stands, the suspects first."""
     ranks, why = suspects(standing, world)
+    saving = [rank for rank, where in standing.items() if _SAVING in where.stack]
+    alone = 0 < len(saving) < len(standing)
+    if alone and set(saving) <= set(ranks):
+        ranks.sort(key=lambda rank: rank not in saving)
     named = ", ".join(map(str, ranks))
     who = "The processes" if len(ranks) == world else f"Process {named}"
     reason = f"nothing moved for {seconds:g} s. {who} {why}."
+    if alone:
+        who = ", ".join(map(str, saving))
+        reason += f" A checkpoint is saved by process {who} alone: trainer.save_checkpoint is to be called by every process."
     order = [*ranks, *(rank for rank in sorted(standing) if rank not in ranks)]
     shown = [standing[rank].shown() if rank in standing else f"process {rank}: no answer\n" for rank in order]
     return ranks[0], reason, "".join(shown)

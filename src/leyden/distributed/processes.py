@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
@@ -84,6 +85,10 @@ class Processes(ABC):
     @abstractmethod
     def agree(self, flags: int, clock: float) -> tuple[int, float]:
         """The flags that any process raised, and the clock of the first. One small exchange."""
+
+    def called_by_all(self, what: str) -> AbstractContextManager[None]:
+        """Around what every process has to call, and a user may call on one alone."""
+        return nullcontext()
 
     def talks_beside(self) -> Any:
         """A client of its own at :attr:`store`, for a thread beside the training one, under a name that was not used before: the

@@ -33,6 +33,12 @@ GRACE = 5.0
 """Seconds that a process has to leave a verb by itself once another one has failed."""
 ASKED_TO_END = 25.0
 """Seconds without a move after which a process ends that SIGTERM has asked to: whoever sent it kills after 30, as a rule."""
+CROSSED = 10.0
+"""Seconds for which all processes have stood idle in exchanges, of which some wait in another than the rest."""
+_IN_BACKWARD = 3
+"""Times as long where one is in backward, which may wait for a device."""
+_IDLE = 0.3
+"""The share of a processor that one needs, at most, while its main thread waits."""
 AS_USUAL = 4
 """Times as long as the longest pause so far may be the one in which a signal arrives."""
 WORDS_TAKE = 3.0
@@ -225,7 +231,7 @@ class Watch:
         with suppress(AttributeError, ValueError, OSError):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
         token, since, failed_at, asked_at, longest = None, time.monotonic(), None, None, 0.0
-        store = self._beside
+        store, waiting = self._beside, Waiting()
         for beat in itertools.count():
             if self._stop.wait(PERIOD if beat else 0.0):
                 return
@@ -243,13 +249,16 @@ class Watch:
             if store is None:
                 continue
             try:
-                store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place(), hang.saves()]))
+                saves, exchange = hang.glance()
+                stands = waiting.look(exchange, now)
+                store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place(), saves, *exchange, stands]))
                 if store.check(["first"]):
                     failed_at = now
                     self._hear(store)
                     continue
                 hurries = asked_at is not None and now - max(since, asked_at) > max(ASKED_TO_END, AS_USUAL * longest)
-                if (hurries and not self._somebody_saves(store)) or (self.patience is not None and now - since > self.patience):
+                still = self.patience is not None and now - since > self.patience
+                if still or (hurries and not self._somebody_saves(store)) or (stands > CROSSED and self._are_crossed(store)):
                     store.compare_set("hang", "", str(self.rank))
                 if store.check(["hang"]):
                     self._end_hung(store, now - since, asked_at is not None)
@@ -289,8 +298,17 @@ class Watch:
             self.where.hear(1 if words.code == EXIT_CODE else 2)
 
     def _somebody_saves(self, store: Any) -> bool:
-        beats = [json.loads(store.get(f"beat/{rank}")) for rank in range(self.world) if store.check([f"beat/{rank}"])]
-        return any(saves for _, _, saves in beats)
+        return any(saves for _, _, saves, *_ in self._all_beats(store))
+
+    def _all_beats(self, store: Any) -> list[Any]:
+        return [json.loads(store.get(f"beat/{rank}")) for rank in range(self.world) if store.check([f"beat/{rank}"])]
+
+    def _are_crossed(self, store: Any) -> bool:
+        """Whether all have waited for so long, and not in one exchange: none of them can end."""
+        beats = self._all_beats(store)
+        waits = [(name, number) for *_, name, number, _ in beats]
+        long = CROSSED * (_IN_BACKWARD if any(name == hang.BACKWARD for name, _ in waits) else 1)
+        return len(waits) == self.world and hang.crossed(waits) and all(stands > long for *_, stands in beats)
 
     def _end_hung(self, store: Any, still: float, asked: bool) -> None:
         mine = hang.stand(self.rank, self.where.place(), self.where.batch(), still)
@@ -330,6 +348,23 @@ class Watch:
     def _exit(self, code: int) -> None:
         self.before_exit()
         os._exit(code)
+
+
+class Waiting:
+    """For how long the main thread has waited in one exchange, and the process has done nothing."""
+
+    def __init__(self) -> None:
+        self.exchange: tuple[str, int] = "", 0
+        self.since = self.last = time.monotonic()
+        self.busy = time.process_time()
+
+    def look(self, exchange: tuple[str, int], now: float) -> float:
+        """``exchange`` is the one that it waits in, if any: for how many seconds by now."""
+        busy = time.process_time()
+        if not exchange[0] or exchange != self.exchange or busy - self.busy > _IDLE * max(now - self.last, 0.01):
+            self.since = now
+        self.exchange, self.last, self.busy = exchange, now, busy
+        return now - self.since
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from leyden.spelling import exact_arguments, exact_call
 from leyden.state.run import Run
 from leyden.state.stage import STAGES, TRAIN, TrainerFn
 from leyden.tuner.batch_size_scaling import check_scaling, scale_batch_size
+from leyden.tuner.holders import learning_rate_of
 from leyden.tuner.lr_finder import _LRFinder, check_search, find_rate
 
 Method = Literal["fit", "validate", "test", "predict"]
@@ -157,6 +158,10 @@ class Tuner:
         )
         loaders = {"train": train_dataloaders, "val": val_dataloaders}
         found: _LRFinder | None = self._trainer.leyden_search(TrainerFn.FITTING, model, loaders, datamodule, search)
+        rate = found.suggestion() if found is not None and update_attr else None
+        if rate is not None:  # once more: new processes have set it for themselves
+            given = train_dataloaders if isinstance(train_dataloaders, LightningDataModule) else datamodule
+            learning_rate_of(model, given, attr_name, "attr_name").set(rate)
         return found
 
 

@@ -17,9 +17,10 @@ class Verb:
 
     def __init__(self, trainer: Any, name: str) -> None:
         self.trainer, self.name = trainer, name
+        self.brings = name != "_search"  # which puts back all that it changed
 
-    def __call__(self, job: Any) -> Any:
-        return getattr(self.trainer, self.name)(job)
+    def __call__(self, *args: Any) -> Any:
+        return getattr(self.trainer, self.name)(*args)
 
     # -- where this process is: asked by a thread beside the one that trains, which does nothing for it
     def token(self) -> Any:
@@ -106,12 +107,12 @@ class Verb:
 
 def outcome_of(body: Any, result: Any) -> dict[str, Any]:
     """What those who did not run ``body`` have to hear: its result, and what a verb takes along."""
-    return {"result": result, "brought": body.take_along() if isinstance(body, Verb) else None}
+    return {"result": result, "brought": body.take_along() if isinstance(body, Verb) and body.brings else None}
 
 
 def taken_over(body: Any, outcome: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """The result of ``body``, which ran elsewhere with these arguments; what a verb took along is brought back here."""
-    if isinstance(body, Verb):
+    if isinstance(body, Verb) and body.brings:
         body.bring_back(outcome["brought"], *args, **kwargs)
     return outcome["result"]
 
