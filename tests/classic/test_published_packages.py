@@ -14,7 +14,7 @@ import torchmetrics
 
 from leyden import Trainer
 from leyden.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
-from leyden.errors import InvalidOption, UnknownName
+from leyden.errors import InvalidOption, LeydenWarning, UnknownName
 from leyden.loggers import utilities
 from leyden.testing import BoringModel, random_batches
 from leyden.trainer.connectors.accelerator_connector import _AcceleratorConnector  # type: ignore[import-not-found]
@@ -129,6 +129,19 @@ def test_a_bar_that_draws_by_itself_stays_what_it_is() -> None:
         BoringModel()
     )
     assert bar.main_progress_bar == [2, 0, 1]
+
+
+def test_a_method_of_lightnings_checkpoints_that_nobody_calls_is_named(tmp_path: Path) -> None:
+    """scvi-tools' SaveCheckpoint has such a one."""
+
+    class Saves(ModelCheckpoint):
+        def _update_best_and_save(self, current: Any, trainer: Any, monitor_candidates: Any) -> None:
+            raise AssertionError
+
+    saves = Saves(tmp_path)
+    quick: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "enable_checkpointing": True}
+    with pytest.warns(LeydenWarning, match=r"Saves overrides _update_best_and_save, which nothing calls.*_save_checkpoint"):
+        kit.trainer(callbacks=[saves], **quick).fit(BoringModel())
 
 
 class TestTools:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leyden.callbacks.checkpoint import Checkpoint, store_of, usual_folder
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end, validation_loss
-from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments
+from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments, say_not_called
 from leyden.callbacks.trigger import Moments, moment, read_trigger, refuse_unranked
 from leyden.checked import check_bool, check_text
 from leyden.checkpoint.files import absolute, read_folder
@@ -166,6 +166,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        say_not_called(type(self))
         refuse_unranked(self.monitor, self.save_top_k, self.__chooses_monitor)
         self.__upkeep.store = store_of(trainer)
         if self.__has_run:  # another fit has its own best, and its own files
@@ -277,12 +278,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             self.retention.interim = ""
 
     def _should_skip_saving_checkpoint(self, trainer: Run) -> bool:
-        return (
-            not trainer.leyden_fitting
-            or trainer.sanity_checking
-            or bool(trainer.fast_dev_run)
-            or self.__moments.is_saved(trainer)
-        )
+        dry = trainer.sanity_checking or bool(trainer.fast_dev_run)
+        return dry or not trainer.leyden_fitting or self.__moments.is_saved(trainer)
 
     def _should_save_on_train_epoch_end(self, trainer: Run) -> bool:
         if self._save_on_train_epoch_end is not None:

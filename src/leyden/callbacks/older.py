@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leyden.checked import check_bool, check_count
-from leyden.errors import ConflictingOptions, InvalidType
+from leyden.errors import ConflictingOptions, InvalidType, LeydenWarning, warn_user
 from leyden.former import FormerCallbackHooks, FormerHooks
 from leyden.former_names import OlderName
 from leyden.notices import notice
@@ -99,3 +99,25 @@ class FormerCheckpointNames:
 
     best = OlderName("best_model_score")
     kth_best_model = OlderName("kth_best_model_path")
+
+
+_NOT_CALLED = frozenset(
+    (
+        *("_update_best_and_save", "_save_topk_checkpoint", "_save_monitor_checkpoint", "_save_none_monitor_checkpoint"),
+        *("_save_last_checkpoint", "_link_checkpoint", "_should_remove_checkpoint", "_format_checkpoint_name"),
+        "_get_metric_interpolated_filepath_name",
+    )
+)
+"""Lightning's own methods of ModelCheckpoint, which published subclasses override: choosing and writing are apart here."""
+
+
+def say_not_called(cls: type) -> None:
+    """Warn of methods in ``cls``, a ModelCheckpoint, that Lightning's would call and nobody calls here."""
+    found = sorted({name for base in cls.__mro__ for name in vars(base) if name in _NOT_CALLED})
+    if found:
+        names = ", ".join(found)
+        warn_user(
+            f"{cls.__name__} overrides {names}, which nothing calls here. Override _save_checkpoint(trainer, filepath) to write "
+            "in your own way, _remove_checkpoint(trainer, filepath) to remove.",
+            LeydenWarning,
+        )
