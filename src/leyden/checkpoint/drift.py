@@ -15,6 +15,11 @@ from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
 
 
+def beside_the_module(run: Any) -> tuple[Iterable[Any], Iterable[Any], Any]:
+    """A run's callbacks, optimizers and datamodule. (A function of the file's, so that the run can be pickled.)"""
+    return run.callbacks, run.leyden_fit.plan.optimizers, run.datamodule
+
+
 class Drift:
     """How a module stood when the fit began, and what is otherwise now. Only that stands in a file: the rest is the command's.
 

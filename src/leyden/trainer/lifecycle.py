@@ -15,7 +15,7 @@ from leyden.asked import take_asked
 from leyden.callback import Callback
 from leyden.callbacks.requeue import requeue_of
 from leyden.callbacks.strategy_hooks import strategy_hooks
-from leyden.checkpoint.drift import Drift
+from leyden.checkpoint.drift import Drift, beside_the_module
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.random_state import preserved_random_state
@@ -395,9 +395,7 @@ class Lifecycle(Run):
         if request.continuation is not None:
             request.continuation.restore(self)
             return
-        self.leyden_fit.drift = Drift(
-            self.lightning_module, lambda: (self.callbacks, self.leyden_fit.plan.optimizers, self.datamodule)
-        )
+        self.leyden_fit.drift = Drift(self.lightning_module, partial(beside_the_module, self))
         if request.checkpoint is None:
             return
         snapshot.put_weights_again(self)
