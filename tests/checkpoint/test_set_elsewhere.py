@@ -17,19 +17,27 @@ import leyden
 from leyden.checkpoint.set_elsewhere import SetElsewhere
 
 
+class Slots:
+    __slots__ = ("by", "unset")
+
+    def __init__(self) -> None:
+        self.by = 0
+
+
 class Samples(Dataset[Tensor]):
     """Harder from stage to stage. How often it was asked is a count of its own."""
 
     def __init__(self) -> None:
         self.stage, self.asked, self.order = 0, 0, list(range(12))
         self.transform = SimpleNamespace(strength=0)
+        self.slots = Slots()
 
     def __len__(self) -> int:
         return 12
 
     def __getitem__(self, index: int) -> Tensor:
         self.asked += 1
-        return torch.full((4,), self.order[index] / 12 + self.stage + self.transform.strength)
+        return torch.full((4,), self.order[index] / 12 + self.stage + self.transform.strength + self.slots.by)
 
     @property
     def level(self) -> int:
@@ -101,6 +109,11 @@ class OfATransform(leyden.Callback):
         dataset_of(trainer).transform.strength = trainer.current_epoch + 1
 
 
+class OfSlots(leyden.Callback):
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        dataset_of(trainer).slots.by = trainer.current_epoch + 1
+
+
 class AnOrder(leyden.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         dataset_of(trainer).order = torch.randperm(12).tolist()
@@ -112,7 +125,7 @@ class OfALayer(leyden.Callback):
         pl_module.config.weight = 2 * trainer.current_epoch + 1
 
 
-KINDS = [ByAttribute, ByMethod, ByProperty, ByFunction, ByCounting, OfATransform, AnOrder, OfALayer]
+KINDS = [ByAttribute, ByMethod, ByProperty, ByFunction, ByCounting, OfATransform, OfSlots, AnOrder, OfALayer]
 
 
 def fitted(kind: type[leyden.Callback], path: Path, cut: int | None = None, resume: bool = False) -> dict[str, Tensor]:

@@ -59,8 +59,13 @@ class SetElsewhere:
         return frozenset(names)
 
     def _settable(self, part: Any) -> dict[str, Any]:
-        names = self._names(type(part))
-        return {name: value for name, value in list(vars(part).items()) if name in names}
+        kind = type(part)
+        names = self._names(kind)
+        held = {name: value for name, value in dict(getattr(part, "__dict__", {})).items() if name in names}
+        for name in names:  # an object with __slots__ has no __dict__, or has some of its attributes beside it
+            if isinstance(getattr(kind, name, None), types.MemberDescriptorType) and hasattr(part, name):
+                held[name] = getattr(part, name)
+        return held
 
     def state_dict(self, roots: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What is otherwise now, by path and name; all of it in objects that were not there at the beginning."""
@@ -89,7 +94,7 @@ def _may_be_set(kind: type) -> bool:
         return not hasattr(kind, "_defaults")  # torchmetrics' are kept as such
     if issubclass(kind, type) or (hasattr(kind, "state_dict") and hasattr(kind, "load_state_dict")):
         return False  # what tells its own state is kept by that
-    return kind is types.SimpleNamespace or (is_users(kind) and hasattr(kind, "__dict__"))
+    return kind is types.SimpleNamespace or is_users(kind)
 
 
 def _done_by(hooked: Iterable[Any]) -> tuple[frozenset[str], frozenset[str]]:
