@@ -260,6 +260,7 @@ def test_nonsense_is_no_value_of_any_argument(cls: Any, given: Any) -> None:
         (ModelCheckpoint, "verbose", 2, "True or False"),
         (ModelCheckpoint, "filename", "{epoch", "each pair of braces holds a metric"),
         (ModelCheckpoint, "filename", "{epoch-{val_loss}", "each pair of braces holds a metric"),
+        (ModelCheckpoint, "filename", "x" * 260 + "{epoch}", "a name of at most 250 bytes, and this has 260"),
         (ModelCheckpoint, "filename", "{}", "each pair of braces holds a metric"),
         (ModelCheckpoint, "filename", "a\0b", "each pair of braces holds a metric"),
         (ModelCheckpoint, "filename", "{epoch:02d}-{val_loss:two}", "a format of numbers for val_loss, which 'two' is not"),
@@ -753,6 +754,10 @@ def test_an_optimizer_of_another_model_is_doubted() -> None:
     other = nn.Linear(2, 2)
     with pytest.warns(PossibleUserWarning, match="No optimizer that configure_optimizers returned has a parameter of Odd"):
         trainer().fit(returning("configure_optimizers", lambda self: sgd(other)))
+    image = torch.zeros(1, 2, requires_grad=True)  # what is trained, through a network that is not
+    module = returning("configure_optimizers", lambda self: torch.optim.SGD([image], lr=0.1))
+    module.training_step = lambda batch, batch_idx: (module(batch) + image).mean()
+    trainer().fit(module.requires_grad_(False))
 
 
 class InLists(BoringModel):

@@ -251,6 +251,13 @@ def test_an_attribute_and_a_hyperparameter_of_one_name_are_pointed_out() -> None
         assert scaled(module, max_val=4)[0] == module.batch_size == module.hparams.batch_size == 4
 
 
+def test_a_loader_that_does_not_read_the_size_is_pointed_out() -> None:
+    module = Net()
+    module.train_dataloader = lambda: DataLoader(TensorDataset(torch.ones(9, 2)), batch_size=3)  # type: ignore[method-assign]  # of this one
+    with pytest.warns(LeydenWarning, match=r"set 2, and train_dataloader made a loader with batch_size=3: it does not read"):
+        scaled(module, max_val=8)
+
+
 # -- what is refused
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from leyden.errors import InvalidOption, PossibleUserWarning, did_you_mean
 
 FILE_EXTENSION = ".ckpt"
 _FIELD = re.compile(r"\{([^{}:]*)(:[^{}]*)?\}")
+_LONGEST = 255 - len(FILE_EXTENSION)  # bytes that file systems take
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -84,6 +86,9 @@ def check_template(given: Any) -> str | None:
         raise InvalidOption(
             "filename", given, "a name in which each pair of braces holds a metric, such as '{epoch}-{val_loss:.2f}'"
         )
+    longest = max(len(os.fsencode(part)) for part in alone.split("/"))
+    if longest > _LONGEST:
+        raise InvalidOption("filename", given, f"a name of at most {_LONGEST} bytes, and this has {longest}")
     for name, form in _FIELD.findall(template):
         if not any(_fits(number, form[1:]) for number in (0.5, 1)):
             raise InvalidOption("filename", given, f"a format of numbers for {name}, which {form[1:]!r} is not")

@@ -149,14 +149,14 @@ class EpochEnds(Callback):
             checkpoint.setdefault("leyden", {})[KEPT] = dict(self._kept)
 
     def on_load_checkpoint(self, trainer: Run, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        kept = checkpoint.get("leyden", {}).get(SAVED)
+        kept = (checkpoint.get("leyden") or {}).get(SAVED)
         if isinstance(kept, list):  # of training, as 0.1.0 wrote it
             kept = {"train": [[0, kept]]}
         for stage, by_loader in (kept or {}).items():
             if stage in self.outputs:
                 self.outputs[stage] = {loader: list(outputs) for loader, outputs in by_loader}
-        for stage, names in checkpoint.get("leyden", {}).get(RETURNED_NAMES, {}).items():
+        for stage, names in (checkpoint.get("leyden") or {}).get(RETURNED_NAMES, {}).items():
             self.returned.setdefault(stage, set()).update(names)
-        for stage, outputs in checkpoint.get("leyden", {}).get(KEPT, {}).items():
+        for stage, outputs in (checkpoint.get("leyden") or {}).get(KEPT, {}).items():
             if stage in self._kept:
                 self._kept[stage] = outputs

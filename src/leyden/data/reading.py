@@ -116,7 +116,9 @@ def _end_sampler(iterator: Any) -> None:
 
 def refuse_empty(index: int, name: str | None) -> None:
     if index == 0 and name is not None:
-        raise EmptyLoader(f"{name} yielded no batch.")
+        raise EmptyLoader(
+            f"{name} yielded no batch. (An iterator can be read once: pass what can be iterated again, such as a DataLoader.)"
+        )
 
 
 def set_epoch(loaders: Iterable[Any], epoch: int) -> None:

@@ -43,7 +43,7 @@ def _hint_what_is_not_trained(run: Run) -> None:
     module, name = run.lightning_module, type(run.lightning_module).__name__
     own = {id(each) for each in module.parameters()}
     stepped = {id(each) for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
-    if own and stepped and own.isdisjoint(stepped):
+    if stepped and own.isdisjoint(stepped) and any(each.requires_grad for each in module.parameters()):
         run.leyden_warn(
             f"No optimizer that configure_optimizers returned has a parameter of {name}: no weight of it changes. "
             f"Make it with self.parameters().",

@@ -108,6 +108,7 @@ class Trials:
         self.aside, self.stage, self.holders, self.steps = aside, stage, holders, steps
         self.samples: int | None = None  # in the data, as far as that is known
         self.error: Exception | None = None  # of the newest size that did not fit
+        self._doubted = False
 
     def first(self, init_val: int, max_val: int) -> int:
         """The size to begin with: the one that is set, where that is all of the data already."""
@@ -138,7 +139,22 @@ class Trials:
             garbage_collection_cuda()
             return False
         self.samples = samples_of(self.aside.source)
+        self._doubt(size)
         return True
+
+    def _doubt(self, size: int) -> None:
+        """Warn once where no loader that was read has ``size``: the search would find that every size fits."""
+        readers = self.aside.source.readers if self.aside.source is not None else ()
+        read = {getattr(leaf.loader, "batch_size", None) for reader in readers for leaf in reader.leaves}
+        if size in read or not read or not all(isinstance(each, int) for each in read) or self._doubted:
+            return
+        self._doubted = True
+        self.aside.run.leyden_warn(
+            f"The batch-size finder set {size}, and {self.stage.loader.__name__} made a loader with batch_size="
+            f"{', '.join(map(str, sorted(read)))}: it does not read the attribute that was set, so no other size is tried. Make "
+            f"the loader with it, as DataLoader(..., batch_size=self.batch_size).",
+            LeydenWarning,
+        )
 
     def _source_now(self) -> Source | None:
         """The loader with the size that is set now; ``None`` where that leaves no batch."""
