@@ -251,7 +251,7 @@ def main() -> None:
             strategy=asked.strategy,
             plugins=ShardedCheckpointIO() if asked.sharded else None,
             gradient_clip_val=1.0,
-            val_check_interval=asked.val_every,
+            val_check_interval=min(asked.val_every, asked.max_steps),
             check_val_every_n_epoch=None,  # validations count steps, over the ends of epochs
             limit_val_batches=50,
             log_every_n_steps=10,
