@@ -146,12 +146,13 @@ class Trials:
         """Warn once where no loader that was read has ``size``: the search would find that every size fits."""
         readers = self.aside.source.readers if self.aside.source is not None else ()
         read = {getattr(leaf.loader, "batch_size", None) for reader in readers for leaf in reader.leaves}
-        if size in read or not read or not all(isinstance(each, int) for each in read) or self._doubted:
+        sizes = sorted(each for each in read if isinstance(each, int))
+        if self._doubted or size in sizes or not sizes or len(sizes) < len(read):
             return
         self._doubted = True
         self.aside.run.leyden_warn(
             f"The batch-size finder set {size}, and {self.stage.loader.__name__} made a loader with batch_size="
-            f"{', '.join(map(str, sorted(read)))}: it does not read the attribute that was set, so no other size is tried. Make "
+            f"{', '.join(map(str, sizes))}: it does not read the attribute that was set, so no other size is tried. Make "
             f"the loader with it, as DataLoader(..., batch_size=self.batch_size).",
             LeydenWarning,
         )
