@@ -287,3 +287,25 @@ def test_a_checkpoint_that_is_a_folder_gives_way_to_a_file_and_back(tmp_path: Pa
         storage.save_checkpoint({"state_dict": {"w": torch.full((2,), number)}}, path)
         assert storage.load_checkpoint(path)["state_dict"]["w"].tolist() == [number, number]
     assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_each_new_folder_s_name_is_made_durable_in_its_parent(tmp_path: Path):
+    synced: list[str] = []
+
+    class Noting(Disk):
+        def sync_folder(self, folder: str) -> None:
+            synced.append(os.path.relpath(folder, tmp_path))
+            super().sync_folder(folder)
+
+    TorchCheckpointIO(Noting()).save_checkpoint({"epoch": 1}, tmp_path / "a" / "b" / "c" / "x.ckpt")
+    assert synced == [".", "a", "a/b", "a/b/c"]
+
+
+@pytest.mark.parametrize("error", [OSError("the store says no"), OSError(errno.EIO, "the store says no")], ids=["words", "number"])
+def test_why_a_write_failed_is_told(tmp_path: Path, error: OSError):
+    class Refusing(Disk):
+        def sync_file(self, file: IO[bytes]) -> None:
+            raise error
+
+    with pytest.raises(CheckpointWriteFailed, match=r"x\.ckpt' could not be written: the store says no"):
+        TorchCheckpointIO(Refusing()).save_checkpoint({"epoch": 1}, tmp_path / "x.ckpt")

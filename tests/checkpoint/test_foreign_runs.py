@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -268,3 +269,19 @@ def test_ours_has_what_lightning_reads(tmp_path: Path) -> None:
     assert theirs.keys() - mine.keys() == set()
     for key in theirs:
         assert theirs[key].keys() - mine[key].keys() == set(), key
+
+
+def test_the_loss_scale_of_a_file_of_1_x_is_taken_up(tmp_path: Path) -> None:
+    """It stands there under the name of PyTorch's former package."""
+
+    def run(epochs: int, ckpt_path: Any = None) -> leyden.Trainer:
+        return kit.fit(kit.Tiny(), kit.ones(4), max_epochs=epochs, precision="16-mixed", ckpt_path=ckpt_path)
+
+    run(1).save_checkpoint(tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    state = content.pop("MixedPrecision")
+    assert state["scale"] != 128.0
+    del content["leyden"]  # of 1.x, as it were
+    torch.save({**content, "native_amp_scaling_state": {**state, "scale": 128.0}}, tmp_path / "old.ckpt")
+    again = run(2, tmp_path / "old.ckpt")
+    assert again.strategy.precision.state_dict()["scale"] == 128.0

@@ -224,6 +224,25 @@ class TestShortWindows:
         assert steps == [1, 2]
         assert same(module, plain)
 
+    def test_a_closure_of_ones_own_is_the_one_that_is_called(self) -> None:
+        losses: list[float] = []
+
+        class Wrapping(Module):
+            def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+                def closure() -> Any:
+                    loss = optimizer_closure()
+                    losses.append(loss.item())
+                    return loss
+
+                optimizer.step(closure=closure)
+
+        module, plain = Wrapping(), Module()
+        for each in (module, plain):
+            torch.manual_seed(3)
+            fit(each, loader(3), max_epochs=1)
+        assert len(losses) == 3
+        assert same(module, plain)
+
     def test_gradients_are_complete_before_the_step(self) -> None:
         """What ``on_before_optimizer_step`` sees is the window's mean, unclipped."""
         seen: list[Tensor] = []

@@ -92,6 +92,32 @@ class TestOneOptimizer:
         with pytest.raises(MisconfigurationException, match=r"closure=tensor\(.* cannot be used: expected a function that"):
             fit(Wrong())
 
+    def test_what_is_given_to_the_step_reaches_the_optimizer(self) -> None:
+        class Shrinking(SGD):
+            def step(self, closure: Any = None, *, by: float = 1.0) -> Any:
+                for group in self.param_groups:
+                    torch._foreach_mul_([parameter.data for parameter in group["params"]], by)
+                return super().step(closure)
+
+        def shrink(layers: Any, optimizers: Any, batch: Tensor, index: int) -> None:
+            optimizers[0].zero_grad()
+            torch.stack([layers["a"](batch)]).sum(0).square().mean().backward()
+            optimizers[0].step(by=0.5)
+
+        class Given(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(self.loss(batch))
+                optimizer.step(by=0.5)
+
+            def configure_optimizers(self) -> Any:
+                return Shrinking(self.parts["a"].parameters(), lr=0.1)
+
+        module = Given()
+        assert fit(module).global_step == 6
+        assert same(module.parts, by_hand("a", shrink, lambda parameters: Shrinking(parameters, lr=0.1)))
+
     def test_by_a_closure(self) -> None:
         class ByClosure(Module):
             def training_step(self, batch: Tensor, batch_idx: int) -> Any:

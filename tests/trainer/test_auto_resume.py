@@ -165,6 +165,21 @@ def test_more_steps_go_on_inside_an_epoch() -> None:
     assert same(net, once)
 
 
+def test_what_the_end_of_a_cut_epoch_draws_is_drawn_at_its_true_end() -> None:
+    """Its hooks hear of an end twice, at the lower limit and at the higher one: the first leaves no trace in the second."""
+
+    def run(steps: int) -> leyden.Trainer:
+        return trainer(Recorder(on_train_epoch_end=lambda *_: torch.rand(3)), max_epochs=-1, max_steps=steps)
+
+    fit(run(6))
+    net, result = fit(run(11))
+    assert result.steps == 11
+    os.mkdir("once")
+    os.chdir("once")
+    once, _ = fit(run(11), None)
+    assert same(net, once)
+
+
 @pytest.mark.parametrize("where", ["dirpath", "logger", "no logger", "root"])
 def test_the_run_s_folder(where: str, own_folder: Path) -> None:
     def run(*more: Any) -> leyden.Trainer:
