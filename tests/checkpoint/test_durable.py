@@ -301,7 +301,9 @@ def test_each_new_folder_s_name_is_made_durable_in_its_parent(tmp_path: Path):
     assert synced == [".", "a", "a/b", "a/b/c"]
 
 
-@pytest.mark.parametrize("error", [OSError("the store says no"), OSError(errno.EIO, "the store says no")], ids=["words", "number"])
+@pytest.mark.parametrize(
+    "error", [OSError("the store says no"), OSError(errno.EIO, "the store says no")], ids=["words", "number"]
+)
 def test_why_a_write_failed_is_told(tmp_path: Path, error: OSError):
     class Refusing(Disk):
         def sync_file(self, file: IO[bytes]) -> None:

@@ -119,13 +119,10 @@ def test_the_eight_fields_of_0_1_0_become_the_cursor(old: dict[str, Any], new: d
 
 def test_a_number_in_a_file_means_the_same_in_each_version() -> None:
     """Files hold the cursor as a number: a point that is new or goes is another format, which loads what was saved before it."""
-    assert [(point.value, name) for name, point in Done.__members__.items()] == list(
-        enumerate(
-            """
-            NOTHING SANITY_TOLD SANITY_RUN CHECKED OPENED FETCHED READ STARTED FORWARD ZERO_TOLD ZEROED BACKWARD_TOLD BACKWARD
-            ACCUMULATED STEP_TOLD OPTIMIZED STEPPED STEP BATCH_TOLD ROW TOLD VALIDATING EVAL EVAL_STARTED EVAL_OPENED EVAL_FETCHED
-            EVAL_READ EVAL_BATCH EVAL_STEP EVAL_COUNTED EVAL_CLOSED EVAL_TOLD EVAL_ROW EVAL_ENDED VALIDATED VALIDATION_TOLD PLATEAUS
-            EPOCH_HOOKS EPOCH_WRITTEN EPOCH_ROW EPOCH_TOLD ENDED FIT_TOLD
-            """.split()
-        )
+    assert [point.value for point in Done] == list(range(43))
+    assert " ".join(Done.__members__) == (
+        "NOTHING SANITY_TOLD SANITY_RUN CHECKED OPENED FETCHED READ STARTED FORWARD ZERO_TOLD ZEROED BACKWARD_TOLD BACKWARD "
+        "ACCUMULATED STEP_TOLD OPTIMIZED STEPPED STEP BATCH_TOLD ROW TOLD VALIDATING EVAL EVAL_STARTED EVAL_OPENED EVAL_FETCHED "
+        "EVAL_READ EVAL_BATCH EVAL_STEP EVAL_COUNTED EVAL_CLOSED EVAL_TOLD EVAL_ROW EVAL_ENDED VALIDATED VALIDATION_TOLD "
+        "PLATEAUS EPOCH_HOOKS EPOCH_WRITTEN EPOCH_ROW EPOCH_TOLD ENDED FIT_TOLD"
     )

@@ -180,6 +180,38 @@ def test_what_the_end_of_a_cut_epoch_draws_is_drawn_at_its_true_end() -> None:
     assert same(net, once)
 
 
+class Counts(leyden.Callback):
+    """Counts the ends of batches, by a function that no file holds; saves at the fourth where it is told to."""
+
+    def __init__(self, name: str, saves_to: str | None = None) -> None:
+        self.name, self.saves_to, self.ends = name, saves_to, 0
+        self.more: Any = lambda count: count + 1
+
+    @property
+    def state_key(self) -> str:
+        return self.name
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.ends = self.more(self.ends)
+        if self.saves_to is not None and self.ends == 4:
+            trainer.save_checkpoint(self.saves_to)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ends": self.ends, "more": self.more}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.ends, self.more = state_dict["ends"], state_dict["more"]
+
+
+@pytest.mark.filterwarnings("ignore:Some values cannot be written", "ignore:Counts")
+def test_who_was_told_of_a_cut_hook_is_known_by_name() -> None:
+    """Saved while the second of three is told of a batch's end: of that end only those hear who have not, wherever they stand."""
+    fit(trainer(Counts("a"), Counts("b", "cut.ckpt"), Counts("c"), max_epochs=1), None)
+    c, a, new, b = (Counts(name) for name in ("c", "a", "new", "b"))
+    fit(trainer(c, a, new, b, max_epochs=2), "cut.ckpt")
+    assert {each.name: each.ends for each in (a, b, c, new)} == {"a": 8, "b": 8, "c": 8, "new": 5}
+
+
 @pytest.mark.parametrize("where", ["dirpath", "logger", "no logger", "root"])
 def test_the_run_s_folder(where: str, own_folder: Path) -> None:
     def run(*more: Any) -> leyden.Trainer:
