@@ -80,6 +80,11 @@ def in_stage(stage: Any) -> Any:
     return property(lambda run: run.state.stage is stage, put)
 
 
+def reads(read: Callable[[Any], Any], doc: str | None = None) -> Any:
+    """What is read off a trainer, and cannot be set."""
+    return property(read, doc=doc)
+
+
 def callbacks_with(*attributes: str, doc: str) -> Any:
     """The callbacks of a kind: those that have one of ``attributes``."""
     return property(lambda run: [each for each in run.callbacks if any(hasattr(each, name) for name in attributes)], doc=doc)

@@ -68,7 +68,17 @@ class Hooks:
         self._names: dict[tuple[Callable[..., Any], ...], tuple[str, ...]] = {}  # receivers' names, by the tuple of them
         self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         self._checkpoint_phase: dict[Hook, tuple[Callable[..., Any], ...]] = {}
-        callbacks = list(callbacks)
+        self._told: list[Callback] = []
+        self._beside = module, tuple(last)
+        self.meet(callbacks)
+
+    def meet(self, callbacks: Iterable[Callback]) -> None:
+        """From here on those of ``callbacks`` who are not told yet are told too."""
+        new = [each for each in callbacks if not any(each is known for known in self._told)]
+        if not new and self._receivers:
+            return
+        callbacks, (module, last) = [*self._told, *new], self._beside
+        self._told = callbacks
         for name in HOOK_NAMES:
             hook = getattr(Callback, name)
             receivers: list[Callable[..., Any]] = []

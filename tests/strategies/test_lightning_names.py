@@ -18,7 +18,8 @@ from leyden.devices.registry import Strategies
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 from leyden.plugins import DoublePrecision, Precision, TorchCheckpointIO
 from leyden.strategies import DDPStrategy, SingleDeviceStrategy
-from leyden.testing import BoringModel, random_batches
+from leyden.testing import BoringModel, Recorder, random_batches
+from leyden.utilities.types import LRSchedulerConfig
 
 
 class Counting(SingleDeviceStrategy):
@@ -355,3 +356,37 @@ def test_what_a_strategy_of_several_processes_says_of_itself() -> None:
     assert (strategy.is_distributed, strategy.num_processes, strategy.determine_ddp_device_ids()) == (True, 3, None)
     with strategy.block_backward_sync():  # nothing is wrapped yet
         torch.ones(1, requires_grad=True).backward()
+
+
+@pytest.mark.parametrize("deed", ["optimizers", "setup_optimizers", "append", "configs"])
+def test_what_is_set_on_the_strategy_trains(deed: str) -> None:
+    rates: list[float] = []
+
+    class Plain(BoringModel):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1 if not rates else 0.3)
+
+    def change(run: Any, module: Any) -> None:
+        if deed == "optimizers":
+            run.strategy.optimizers = [torch.optim.SGD(module.parameters(), lr=0.3)]
+        elif deed == "setup_optimizers":
+            run.strategy.setup_optimizers(run)
+        else:
+            scheduler = torch.optim.lr_scheduler.LambdaLR(run.optimizers[0], lambda step: 3.0 if step else 1.0)
+            config = LRSchedulerConfig(scheduler, interval="step")
+            if deed == "append":
+                run.strategy.lr_scheduler_configs.append(config)
+            else:
+                run.strategy.lr_scheduler_configs = [config]
+
+    def note(run: Any, *_: Any) -> None:
+        rates.append(run.optimizers[0].param_groups[0]["lr"])
+
+    recorder = Recorder(
+        on_train_epoch_start=lambda run, module: change(run, module) if run.current_epoch == 1 else None, on_train_batch_end=note
+    )
+    run = kit.trainer(recorder, limit_val_batches=0, max_epochs=2)
+    run.fit(Plain(), random_batches(2))
+    assert rates == pytest.approx([0.1, 0.1, 0.3, 0.3])
+    assert run.strategy.optimizers == run.optimizers
+    assert run.strategy.lr_scheduler_configs is run.lr_scheduler_configs

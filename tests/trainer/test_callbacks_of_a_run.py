@@ -20,7 +20,7 @@ from leyden.callbacks import (
     TQDMProgressBar,
 )
 from leyden.errors import ConflictingOptions, IllegalLog, InvalidType, UnknownName
-from leyden.testing import BoringModel
+from leyden.testing import BoringModel, Recorder
 
 
 def names(callbacks: list[Any]) -> list[str]:
@@ -386,3 +386,33 @@ def test_what_saves_at_an_error_alone_leaves_the_default() -> None:
     run = trainer(callbacks=kept)
     assert names(run.checkpoint_callbacks) == ["OnExceptionCheckpoint", "ModelCheckpoint"]
     assert trainer(callbacks=kept, enable_checkpointing=False).checkpoint_callbacks == [kept]
+
+
+def test_one_that_joins_in_a_setup_is_told_from_there_on() -> None:
+    told: list[str] = []
+    late = Recorder(
+        on_fit_start=lambda *_: told.append("fit"),
+        on_train_batch_end=lambda *_: told.append("batch"),
+        on_train_end=lambda *_: told.append("end"),
+        teardown=lambda *_, **__: told.append("teardown"),
+    )
+    joining = Recorder(setup=lambda run, *_, **__: run.callbacks.append(late))
+    run = trainer(callbacks=[joining], limit_val_batches=0, enable_checkpointing=False)
+    run.fit(BoringModel())
+    assert told == ["fit", "batch", "batch", "end", "teardown"]
+
+
+def test_what_is_set_on_a_callback_counts(tmp_path: Path) -> None:
+    class Values(BoringModel):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log_dict({"falling": -float(self.current_epoch), "rising": float(self.current_epoch)})
+
+    stops, saves = EarlyStopping("rising", patience=1), ModelCheckpoint(monitor="rising", save_top_k=2)
+    stops.monitor, saves.monitor, saves.dirpath = "falling", "falling", tmp_path / "kept"
+    run = trainer(callbacks=[stops, saves], max_epochs=4)
+    run.fit(Values())
+    assert run.current_epoch == 4
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["epoch=2-step=6.ckpt", "epoch=3-step=8.ckpt"]
+    saves.dirpath = None
+    run.fit(Values())
+    assert Path(saves.best_model_path).parent == Path("checkpoints").absolute()

@@ -357,6 +357,7 @@ def test_a_name_that_nobody_had_is_not_there(room: str, name: str) -> None:
         "core.memory:get_memory_profile",
         "core.memory:get_gpu_memory_map",
         "core.memory:get_human_readable_count",
+        "utilities:FLOAT16_EPSILON",
         "core.optimizer:do_nothing_closure",
         "trainer.seed:seed_everything",
         "trainer.training_io:TrainerIOMixin",

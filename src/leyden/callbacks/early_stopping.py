@@ -89,7 +89,7 @@ class EarlyStopping(Callback):
         mode = read_mode(mode, monitor)
         if mode not in list(self.mode_dict):  # a list: what was given need not be hashable
             raise InvalidOption("mode", mode, '"min" (smaller is better) or "max"')
-        self.monitor = monitor
+        self.__metric = Monitor(monitor)
         delta = check_number("min_delta", min_delta, "a difference, such as 0.01", finite=True)
         self.min_delta = abs(delta) * (1 if mode == "max" else -1)
         self.patience = check_count("patience", patience, 0, "a number of checks >= 0")
@@ -106,7 +106,6 @@ class EarlyStopping(Callback):
         )
         self.log_rank_zero_only = log_rank_zero_only
         self._check_on_train_epoch_end = check_on_train_epoch_end
-        self.__metric = Monitor(monitor)
         self.__has_run = False
         self.__resumed = False
         self.__begin()
@@ -125,6 +124,16 @@ class EarlyStopping(Callback):
         self.__metric.forget()
 
     wait = OlderName("wait_count")
+
+    @property
+    def monitor(self) -> str:
+        """The name of the metric. It may be set anew."""
+        return self.__metric.name
+
+    @monitor.setter
+    def monitor(self, monitor: str) -> None:
+        if monitor != self.__metric.name:
+            self.__metric = Monitor(monitor)
 
     @property
     def state_key(self) -> str:

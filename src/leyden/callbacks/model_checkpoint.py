@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leyden.callbacks.checkpoint import Checkpoint, store_of, usual_folder
+from leyden.callbacks.checkpoint import Checkpoint, GivenFolder, store_of, usual_folder
 from leyden.callbacks.monitor import Monitor, validates_at_epoch_end, validation_loss
 from leyden.callbacks.older import FormerCheckpointNames, checkpoint_arguments, say_not_called
 from leyden.callbacks.trigger import Moments, moment, read_trigger, refuse_unranked
 from leyden.checked import check_bool, check_text
-from leyden.checkpoint.files import absolute, read_folder
+from leyden.checkpoint.files import absolute
 from leyden.checkpoint.naming import check_template, format_name
 from leyden.checkpoint.retention import Recorded, Retention
 from leyden.checkpoint.upkeep import Upkeep, holds
@@ -78,6 +78,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
     FILE_EXTENSION = ".ckpt"
     STARTING_VERSION = 1
 
+    dirpath: Any = GivenFolder()
     save_top_k = Recorded[int]("k")
     mode = Recorded[str]("mode")
     best_model_path = Recorded[str]("best")
@@ -112,7 +113,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         given: Any = {"dirpath": dirpath, "filename": filename, "monitor": monitor, "save_top_k": save_top_k, "mode": mode}
         given = checkpoint_arguments(ModelCheckpoint, legacy, {**given, "every_n_epochs": every_n_epochs})
         dirpath, filename, _, save_top_k, mode, every_n_epochs = given.values()
-        self.dirpath = read_folder("dirpath", dirpath)
+        self.dirpath = dirpath
         self.filename = check_template(filename)
         self.monitor = check_text("monitor", monitor, "the name of a logged metric, or None", empty=False)
         self.verbose = verbose
@@ -129,7 +130,6 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         self._every_n_train_steps, self._every_n_epochs, self._train_time_interval = trigger
         self.__time = None if trigger.interval is None else EveryDuration(trigger.interval.total_seconds())
         self.__clock = clock
-        self._given_dirpath = self.dirpath
         self.__chooses_monitor = False
         self.__key_monitor = self.monitor
         self.__metric = Monitor(self.monitor or "")
@@ -173,7 +173,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             self.__begin()
             self.__has_run = False
         if self._given_dirpath is None:
-            self.dirpath = trainer.strategy.broadcast(usual_folder(trainer))
+            vars(self)["dirpath"] = trainer.strategy.broadcast(usual_folder(trainer))  # not given: another fit has another
 
     def on_fit_start(self, trainer: Run, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:

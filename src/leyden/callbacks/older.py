@@ -97,6 +97,7 @@ def older_hooks(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
 class FormerCheckpointNames:
     """What ModelCheckpoint's attributes were called before."""
 
+    _given_dirpath: str | None
     best = OlderName("best_model_score")
     kth_best_model = OlderName("kth_best_model_path")
 

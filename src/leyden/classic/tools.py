@@ -17,6 +17,10 @@ from leyden.enums import LightningEnum
 from leyden.errors import DeviceUnavailable, InvalidOption, InvalidType, NonFiniteLoss
 from leyden.tree import tree_map
 
+FLOAT16_EPSILON = torch.finfo(torch.float16).eps
+FLOAT32_EPSILON = torch.finfo(torch.float32).eps
+FLOAT64_EPSILON = torch.finfo(torch.float64).eps
+
 
 class AMPType(LightningEnum):
     """Whose mixed precision: ``trainer.amp_backend``."""

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leyden.asked import Asked, batches_of, callbacks_with, given_loaders, in_stage, minus_one_without, none_without, of_strategy
+from leyden import asked
+from leyden.asked import Asked, batches_of, callbacks_with, given_loaders, in_stage, minus_one_without, of_strategy, reads
 from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
@@ -44,10 +45,10 @@ class Properties:
     # -- what was asked for, and may be asked for anew between verbs
     max_epochs = Asked[int | None]("limits", "max_epochs", minus_one_without)
     """Epochs at which training ends; ``-1`` for no limit where another limit was given."""
-    min_epochs = Asked[int | None]("limits", "min_epochs", none_without)
+    min_epochs = Asked[int | None]("limits", "min_epochs", asked.none_without)
     max_steps = Asked[int]("limits", "max_steps", minus_one_without)
     """Optimizer steps at which training ends; ``-1`` for no limit."""
-    min_steps = Asked[int | None]("limits", "min_steps", none_without)
+    min_steps = Asked[int | None]("limits", "min_steps", asked.none_without)
     limit_train_batches = Asked[int | float]("limits", "train")
     limit_val_batches = Asked[int | float]("limits", "val")
     limit_test_batches = Asked[int | float]("limits", "test")
@@ -144,28 +145,20 @@ class Properties:
         batches = self.leyden_options.limits.fast_dev_run
         return batches if batches > 1 else batches == 1
 
-    @property
-    def barebones(self) -> bool:
-        return self.leyden_options.behaviour.barebones
-
+    barebones: bool = reads(lambda run: run.leyden_options.behaviour.barebones)
     training: bool = in_stage(RunningStage.TRAINING)
     validating: bool = in_stage(RunningStage.VALIDATING)
     testing: bool = in_stage(RunningStage.TESTING)
     predicting: bool = in_stage(RunningStage.PREDICTING)
     sanity_checking: bool = in_stage(RunningStage.SANITY_CHECKING)
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether the last verb was ended by an error, or by Ctrl-C."""
-        return self.state.status is TrainerStatus.INTERRUPTED
+    interrupted: bool = reads(lambda run: run.state.status is TrainerStatus.INTERRUPTED, "Whether an error ended the last verb.")
 
     @property
     def evaluating(self) -> bool:
         return self.state.stage is not None and self.state.stage.evaluating
 
-    @property
-    def leyden_fitting(self) -> bool:
-        return self.state.fn is TrainerFn.FITTING
+    leyden_fitting: bool = reads(lambda run: run.state.fn is TrainerFn.FITTING)
 
     @contextmanager
     def leyden_in_stage(self, stage: RunningStage) -> Iterator[None]:
@@ -265,16 +258,11 @@ class Properties:
     )
     leyden_keepers: list[Any] = callbacks_with("best_model_path", doc="Those of them that know which files they wrote.")
 
-    @property
-    def checkpoint_callback(self) -> Any:
-        """The first callback that writes checkpoints, or ``None``."""
-        return next(iter(self.checkpoint_callbacks), None)
+    checkpoint_callback: Any = reads(lambda run: next(iter(run.checkpoint_callbacks), None), "The first of them, or ``None``.")
 
     early_stopping_callbacks: list[Any] = callbacks_with("stopped_epoch", doc="Every callback that stops by a metric.")
 
-    @property
-    def early_stopping_callback(self) -> Any:
-        return next(iter(self.early_stopping_callbacks), None)
+    early_stopping_callback: Any = reads(lambda run: next(iter(run.early_stopping_callbacks), None))
 
     @property
     def progress_bar_callback(self) -> Any:

@@ -44,16 +44,39 @@ class LightningNames:
     accelerator: Any
     processes: Processes
     root_device: Any
-    optimizers: Sequence[Optimizer] = ()
-    """The optimizers of the fit, once they are made. May be set in :meth:`setup_optimizers`."""
-    lr_scheduler_configs: Sequence[Any] = ()
-    """The schedulers of the fit and when each steps, likewise."""
+    _optimizers: Sequence[Optimizer] = ()
+    _scheduler_configs: Sequence[Any] = ()
     model: nn.Module | None
     leyden_environment: Any = None
     """What started this process."""
     leyden_layer_sync: Any = None
     """What puts layers that talk to other processes in place, where somebody gave one."""
     _plan: Any = None
+    _planned = False
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The optimizers of the fit, once they are made. May be set, as those of the trainer may."""
+        return self._optimizers
+
+    @optimizers.setter
+    def optimizers(self, optimizers: Sequence[Optimizer]) -> None:
+        if self._planned:
+            _trainer_of(self).optimizers = optimizers  # which go into the list that this one is
+        else:
+            self._optimizers = optimizers
+
+    @property
+    def lr_scheduler_configs(self) -> Sequence[Any]:
+        """The schedulers of the fit and when each steps, likewise."""
+        return self._scheduler_configs
+
+    @lr_scheduler_configs.setter
+    def lr_scheduler_configs(self, configs: Sequence[Any]) -> None:
+        if self._planned:
+            _trainer_of(self).lr_scheduler_configs[:] = configs
+        else:
+            self._scheduler_configs = configs
 
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:
@@ -230,9 +253,17 @@ class LightningNames:
         return nullcontext()
 
     def setup_optimizers(self, trainer: Any) -> None:
-        """Set :attr:`optimizers` and :attr:`lr_scheduler_configs`, by default from the module's ``configure_optimizers``."""
-        if self._plan is not None:
-            self.optimizers, self.lr_scheduler_configs = self._plan.optimizers, self._plan.schedulers
+        """Set :attr:`optimizers` and :attr:`lr_scheduler_configs`, by default from the module's ``configure_optimizers``.
+
+        Called in ``on_fit_start``, or in ``on_train_epoch_start``, it has them made anew.
+        """
+        plan = self._plan
+        if self._planned:
+            returned = trainer.leyden_hooks.call("configure_optimizers", trainer.leyden_steps["configure_optimizers"])
+            automatic, several = trainer.lightning_module.automatic_optimization, trainer.leyden_own_optimization is not None
+            plan = type(trainer.leyden_fit.plan).read(returned, automatic, several)
+        if plan is not None:
+            self.optimizers, self.lr_scheduler_configs = plan.optimizers, plan.schedulers
 
     def setup_precision_plugin(self) -> None:
         """Let the precision replace the model, the optimizers and the schedulers."""
@@ -249,6 +280,7 @@ class LightningNames:
 
         Without ``trainer`` there are none to be set up: nothing is trained.
         """
+        self._planned = False
         self.optimizers, self.lr_scheduler_configs = plan.optimizers, plan.schedulers
         if trainer is not None:
             self._plan = plan
@@ -256,7 +288,10 @@ class LightningNames:
             self._plan = None
         if _overrides(self, "setup_precision_plugin") or self.precision.leyden_overrides("connect"):
             self.setup_precision_plugin()
-        return replace(plan, optimizers=list(self.optimizers), schedulers=list(self.lr_scheduler_configs))
+        plan = replace(plan, optimizers=list(self.optimizers), schedulers=list(self.lr_scheduler_configs))
+        self.optimizers, self.lr_scheduler_configs = plan.optimizers, plan.schedulers
+        self._planned = trainer is not None
+        return plan
 
     @property
     def leyden_backs_plainly(self) -> bool:
@@ -323,6 +358,11 @@ def heed_overrides(strategy: LightningNames) -> None:
         own["leyden_route"] = route
     if list(inspect.signature(cls.setup).parameters)[1:2] == ["trainer"]:
         own["setup"] = lambda module: cls.setup(strategy, module.trainer)
+
+
+def _trainer_of(strategy: Any) -> Any:
+    """The trainer that has made the plan: its module knows it."""
+    return strategy.lightning_module.trainer
 
 
 def _overrides(strategy: LightningNames, name: str) -> bool:

@@ -351,6 +351,8 @@ class Lifecycle(Run):
             request.hold(self, begun=True)
         self._start(module)
         self.leyden_hooks.call("setup", tell_stage, module.setup, fn)
+        self._lend_log(module)
+        self.leyden_hooks.meet(self.callbacks)  # some may have joined in a setup
         self.strategy.leyden_connect(module)
         with self.strategy.tensor_init_context(), self.strategy.model_sharded_context():
             self.leyden_hooks.call("configure_model", self.leyden_steps["configure_model"])
@@ -378,9 +380,7 @@ class Lifecycle(Run):
                 self._put_weights(request)
             fit.asked = asked_of(fit.plan.optimizers, [each.scheduler for each in fit.plan.schedulers])
             if not fit.plan.optimizers and module.automatic_optimization:
-                self.leyden_warn(
-                    f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
-                )
+                self.leyden_warn("configure_optimizers returned none: training runs without an optimizer, and no weight changes.")
             self._train_mode(module)
 
     def _put_weights(self, request: CheckpointRequest) -> None:

@@ -96,6 +96,8 @@ _UNDERSCORED_SINCE = "APEX BOLTS FAIRSCALE FAIRSCALE_PIPE GROUP HOROVOD HYDRA NA
 def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
         return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+    if name.startswith("FLOAT") and name.endswith("_EPSILON"):
+        return getattr(importlib.import_module("leyden.classic.tools"), name)
     if name.removesuffix("_AVAILABLE") in _UNDERSCORED_SINCE.split():
         name = f"_{name}"
     if name.startswith("_") and (name.endswith("_AVAILABLE") or "_GREATER_EQUAL_" in name):
