@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from leyden.errors import InvalidOption, InvalidType, Unsupported
+from leyden.errors import InvalidOption, InvalidType, UnknownName, Unsupported
 from leyden.hooks import HOOK_NAMES
 from leyden.loggers import CSVLogger
 from leyden.strategies import SingleDeviceStrategy
@@ -592,3 +592,17 @@ def test_the_reason_for_a_stop() -> None:
     result = fresh.fit(Net())
     assert result.status == "stopped"
     assert "train_loss" in str(result.reason)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        lambda run: setattr(run.fit_loop, "val_loop", None),
+        lambda run: setattr(run.fit_loop.epoch_loop, "_batches_that_stepped", 100),
+        lambda run: setattr(run.fit_loop.epoch_progress.current, "completed", 1),
+        lambda run: setattr(run.validate_loop, "verbose", False),
+    ],
+)
+def test_what_is_only_read_off_a_loop_cannot_be_set(deed: Any) -> None:
+    with pytest.raises(UnknownName, match=r"is only read off the run.*fit\(ckpt_path=\.\.\.\)"):
+        deed(trainer())

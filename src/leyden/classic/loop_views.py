@@ -4,29 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from leyden.checked import check_count
+from leyden.errors import UnknownName
 from leyden.state.end import End
 from leyden.state.making import load_train
 from leyden.state.progress import Done
 from leyden.state.run import Run
 
 
-@dataclass(frozen=True)
-class Counts:
+class View:
+    """What is read off a run. Only what has a setter may be set."""
+
+    _place = "The progress of a loop"
+    _own: ClassVar[tuple[str, ...]] = ()
+    """What its constructor sets."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = getattr(type(self), name, None)
+        if isinstance(known, property) and known.fset is not None:
+            known.fset(self, value)
+        elif name in self._own and name not in vars(self):
+            vars(self)[name] = value
+        else:
+            raise UnknownName(
+                f"{self._place}.{name} was set, and is only read off the run. What may be set are limits, such as "
+                f"trainer.fit_loop.max_epochs; to go on from another place is fit(ckpt_path=...)."
+            )
+
+
+@dataclass
+class Counts(View):
     """How many were begun (``ready``), had their first hook (``started``), were done, and had their last hook (``completed``)."""
 
+    _own = ("ready", "started", "processed", "completed")
     ready: int
     started: int
     processed: int
     completed: int
 
 
-@dataclass(frozen=True)
-class LoopProgress:
+@dataclass
+class LoopProgress(View):
     """Counts of the running epoch, or of the last one, and over all epochs; of batches, whether it is the epoch's last."""
 
+    _own = ("current", "total", "is_last_batch")
     current: Counts
     total: Counts
     is_last_batch: bool = False
@@ -50,11 +73,14 @@ def _data_source(run: Run, stage: str) -> DataSource:
     return DataSource(f"{stage}_dataloader", instance)
 
 
-class FitLoopView:
+class FitLoopView(View):
     """``trainer.fit_loop``: how far training is and how far it will go. Its limits may be set.
 
     Where that happens after a fit, ``trainer.fit`` with the same module goes on from where it ended, with the same optimizers.
     """
+
+    _place = "trainer.fit_loop"
+    _own = ("trainer",)
 
     def __init__(self, run: Run) -> None:
         self.trainer = run
@@ -162,6 +188,8 @@ class FitLoopView:
 class EpochLoopView(FitLoopView):
     """``trainer.fit_loop.epoch_loop``: how far the epoch is."""
 
+    _place = "trainer.fit_loop.epoch_loop"
+
     @property
     def done(self) -> bool:
         """Whether the epoch's last batch was read, or the last step taken."""
@@ -214,8 +242,11 @@ def _steps(count: int) -> LoopProgress:
     return LoopProgress(counts, counts)
 
 
-class EvaluationLoopView:
+class EvaluationLoopView(View):
     """``trainer.validate_loop``, ``test_loop`` and ``predict_loop``: what they read."""
+
+    _place = "An evaluation's loop"
+    _own = ("trainer", "stage", "_inside_fit")
 
     def __init__(self, run: Run, stage: str, *, inside_fit: bool = False) -> None:
         self.trainer = run
