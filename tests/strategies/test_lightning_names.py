@@ -390,3 +390,23 @@ def test_what_is_set_on_the_strategy_trains(deed: str) -> None:
     assert rates == pytest.approx([0.1, 0.1, 0.3, 0.3])
     assert run.strategy.optimizers == run.optimizers
     assert run.strategy.lr_scheduler_configs is run.lr_scheduler_configs
+
+
+def test_a_strategy_that_asks_for_its_optimizers_early_serves_a_second_fit() -> None:
+    class Early(SingleDeviceStrategy):
+        def setup(self, trainer: Any) -> None:  # type: ignore[override]  # as Lightning's
+            self.optimizers = []
+            self.setup_optimizers(trainer)
+            super().setup(trainer)
+
+    class Counted(BoringModel):
+        asked = 0
+
+        def configure_optimizers(self) -> Any:
+            self.asked += 1
+            return super().configure_optimizers()
+
+    run, module = kit.trainer(strategy=Early("cpu"), accelerator="auto", limit_val_batches=0), Counted()
+    for fits in (1, 2):
+        run.fit(module, random_batches(2))
+        assert (run.global_step, module.asked) == (2, fits)

@@ -86,7 +86,7 @@ class Strategy(LightningNames, Exchanges, Parts, ABC):
     def leyden_connect(self, module: nn.Module) -> None:
         """A verb begins, with ``module``."""
         heed_overrides(self)
-        self._wrapper = None
+        self._wrapper, self._planned = None, False
         self.connect(module)
         self.setup_environment()
 
