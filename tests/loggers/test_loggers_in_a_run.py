@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from kit import rows
+from kit import Logging, rows
+from kit import trainer as trainer_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from warm_python import python
@@ -18,6 +19,7 @@ from leyden import LightningModule, Trainer
 from leyden.callbacks import ModelCheckpoint
 from leyden.errors import InvalidOption, InvalidType
 from leyden.loggers import CSVLogger, Logger, TensorBoardLogger
+from leyden.testing import Recorder, random_batches
 
 
 class Model(LightningModule):
@@ -245,3 +247,13 @@ def test_what_the_user_warns_of_is_shown_once(tmp_path: Path) -> None:
     here = str(Path(__file__).resolve().parents[1])
     done = python("-c", f"import sys; sys.path.insert(0, {here!r})\n" + dedent(program), folder=tmp_path)
     assert done.stdout.splitlines()[-1:] == ["['mine']"], done.stderr
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_start"])
+def test_a_logger_that_is_set_in_a_hook_gets_the_rows(hook: str) -> None:
+    def put(run: Any, *_: Any, **__: Any) -> None:
+        run.logger = CSVLogger("late")
+
+    run = trainer_of(Recorder(**{hook: put}), log_every_n_steps=1, limit_val_batches=0)
+    run.fit(Logging(), random_batches(2))
+    assert ["train_loss" in row for row in rows(run.log_dir)] == [True, True]

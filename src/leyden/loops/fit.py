@@ -47,7 +47,6 @@ class FitLoop:
         optimization_of(run)  # what cannot be optimized is said now
         self.waiting = fit.waiting = DataWait(run.strategy.root_device, fit.progress)
         self.log_due = EveryN(run.leyden_options.watching.log_every_n_steps)
-        self.logs = bool(run.loggers) or not fit.course.alone  # step values that are reduced over processes concern all of them
         self.has_checkpoint_phase = self.hooks.has_checkpoint_phase(Callback.on_train_batch_end)
         limit = run.leyden_options.limits.max_steps
         self.max_steps: float = float("inf") if limit is None else limit
@@ -102,6 +101,7 @@ class FitLoop:
     def train_epoch(self) -> None:
         """One epoch, or what is left of it."""
         run, fit, hooks, progress = self.run, self.fit, self.hooks, self.progress
+        self.logs = bool(run.loggers) or not fit.course.alone  # step values that are reduced over processes concern all of them
         self.loaders.reload_if_due()
         if progress.done <= Done.CHECKED:
             run.leyden_metrics.start_epoch("train")
