@@ -20,6 +20,7 @@ from leyden.checked import check_bool
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
 from leyden.checkpoint.format import Unwritable, check_parts, decode, decode_file
 from leyden.checkpoint.forms import usable
+from leyden.checkpoint.lost import lost_named
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.verified import bytes_verified
 from leyden.errors import (
@@ -103,7 +104,8 @@ def load_module_from_checkpoint(
             strict = bool(getattr(module, "strict_loading", True))
         if hasattr(module, "configure_model"):
             module.configure_model()
-        module.on_load_checkpoint(checkpoint)
+        with lost_named(module, checkpoint):
+            module.on_load_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         _load_state(module, state, strict, where)
         device = next((value.device for value in state.values() if isinstance(value, torch.Tensor)), None)

@@ -14,7 +14,7 @@ import torchmetrics
 
 from leyden import Trainer
 from leyden.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
-from leyden.errors import InvalidOption, LeydenWarning, UnknownName
+from leyden.errors import CheckpointMismatch, InvalidOption, LeydenWarning, UnknownName
 from leyden.loggers import utilities
 from leyden.testing import BoringModel, random_batches
 from leyden.trainer.connectors.accelerator_connector import _AcceleratorConnector  # type: ignore[import-not-found]
@@ -142,6 +142,42 @@ def test_a_method_of_lightnings_checkpoints_that_nobody_calls_is_named(tmp_path:
     quick: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "enable_checkpointing": True}
     with pytest.warns(LeydenWarning, match=r"Saves overrides _update_best_and_save, which nothing calls.*_save_checkpoint"):
         kit.trainer(callbacks=[saves], **quick).fit(BoringModel())
+
+
+@pytest.mark.filterwarnings("ignore:Some values cannot be written:leyden.errors.LeydenWarning")
+def test_a_loss_that_a_hook_saved_is_named_where_the_hook_misses_it(tmp_path: Path) -> None:
+    """Darts saves its loss, a module, in on_save_checkpoint."""
+
+    class Model(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.criterion: Any = torch.nn.MSELoss()
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["own"] = {"losses": [self.criterion]}
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.criterion = checkpoint["own"]["losses"][0]
+
+    path, quick = tmp_path / "a.ckpt", {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
+    trainer = kit.trainer(**quick)
+    trainer.fit(Model())
+    trainer.save_checkpoint(path)
+    named = r"Model\.on_load_checkpoint failed.*'own\.losses\.0' \(was a torch\.nn\.modules\.loss\.MSELoss\)\. Make it anew"
+    with pytest.raises(CheckpointMismatch, match=named):
+        Model.load_from_checkpoint(path)
+    with pytest.raises(CheckpointMismatch, match=named):
+        kit.trainer(**quick).fit(Model(), ckpt_path=path, weights_only=None)
+
+    class Fails(BoringModel):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            raise TypeError("of its own")
+
+    whole = kit.trainer(**quick)
+    whole.fit(Fails())
+    whole.save_checkpoint(path)
+    with pytest.raises(TypeError, match="of its own"):
+        Fails.load_from_checkpoint(path)
 
 
 class TestTools:

@@ -12,6 +12,7 @@ from leyden.checkpoint.forms import check_alike, check_optimizer, usable
 from leyden.checkpoint.layout import FORMAT, OURS, name_unwritable, verified
 from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
+from leyden.checkpoint.lost import lost_named
 from leyden.checkpoint.optimizer_states import describe, fitted, loadable, restore, scheduler_state
 from leyden.checkpoint.settings import Settings
 from leyden.datamodule import LightningDataModule
@@ -114,7 +115,8 @@ def lightning_loops(run: Run) -> dict[str, Any]:
 def put_weights(run: Run, checkpoint: dict[str, Any]) -> None:
     """The module's and the datamodule's state."""
     module = run.lightning_module
-    module.on_load_checkpoint(checkpoint)
+    with lost_named(module, checkpoint):
+        module.on_load_checkpoint(checkpoint)
     state = checkpoint["state_dict"]
     try:
         run.strategy.load_model_state_dict({"state_dict": state}, strict=module.strict_loading)
