@@ -106,6 +106,13 @@ def test_a_batch_script_without_srun_is_one_process(monkeypatch: pytest.MonkeyPa
     assert isinstance(detect_environment(), LightningEnvironment)
 
 
+def test_tasks_that_are_numbered_by_hand_are_slurms(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"})
+    found = detect_environment()
+    assert isinstance(found, SLURMEnvironment)
+    assert (found.world_size(), found.global_rank(), found.local_rank()) == (2, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("alpha", "alpha"), ("alpha,beta", "alpha"), ("n[12-14]", "n12"), ("n[3,5]", "n3"), ("n[7]", "n7"), ("a b", "a")],

@@ -332,6 +332,8 @@ class SLURMEnvironment(ClusterEnvironment):
             return False
         if os.environ.get("SLURM_NTASKS") == "1" and "SLURM_PROCID" in os.environ:
             return True
+        if {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"} <= os.environ.keys() and "SLURM_JOB_ID" not in os.environ:
+            return True  # set by hand: a batch script always has the job's number
         return {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys()
 
     @property
