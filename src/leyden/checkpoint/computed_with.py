@@ -32,6 +32,8 @@ _OF_OPTIMIZERS = ("defaults", "state", "param_groups")  # which their state_dict
 OBJECT = "object "
 _DICTS = (dict, OrderedDict, defaultdict)
 _KEPT_OTHERWISE = (nn.Module, Dataset, DataLoader, Sampler, torch.optim.Optimizer, type, tuple, list, dict)
+_WHOLE = frozenset({bool, int, str, bytes})
+_EVEN_PRIVATE = frozenset({float, Tensor, type(None)})
 _TELL = ("state_dict", "on_save_checkpoint")
 
 Part = tuple[str, Any]
@@ -112,7 +114,7 @@ def parts_of(
     seen: set[int] = set()
     for name, owner in owners:
         for own, value in list(vars(owner).items()):
-            if own[0] != "_" and type(value) not in PLAIN and id(value) not in seen and _is_object(value):
+            if type(value) not in PLAIN and own[0] != "_" and id(value) not in seen and _is_object(value):
                 seen.add(id(value))
                 yield f"{OBJECT}{name}.{own}", value
     for number, optimizer in enumerate(optimizers):
@@ -206,17 +208,19 @@ def is_number(value: Any) -> bool:
 def _attributes(parts: Iterable[Part]) -> Iterator[tuple[str, Any, str, Any]]:
     for name, owner in parts:
         passed_over = _OF_OPTIMIZERS if name.startswith("optimizer ") else ()
+        whole = passed_over or name.startswith(OBJECT)
         for own, value in list(vars(owner).items()):
-            if (
-                own[0] != "_" or type(value) in (float, Tensor, type(None))
-            ) and own not in passed_over:  # else PyTorch's and ours
+            kind = type(value)
+            if kind in _WHOLE and not whole:  # most of a layer's
+                continue
+            if (own[0] != "_" or kind in _EVEN_PRIVATE) and own not in passed_over:  # else PyTorch's and ours
                 yield f"{name}.{own}", owner, own, value
 
 
 def _modules(parts: Iterable[Part], known: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules that callbacks hold by themselves: a copy whose weights are a running mean."""
     ours = None
-    for key, _, _, value in _attributes(part for part in parts if part[0].startswith("callback ")):
+    for key, _, _, value in _attributes([part for part in parts if part[0].startswith("callback ")]):
         if isinstance(value, nn.Module) and not hasattr(value, "_defaults"):
             ours = set(map(id, known.modules())) if ours is None else ours
             if id(value) not in ours:
