@@ -633,3 +633,39 @@ def test_any_verb_of_another_trainer_in_any_hook(verb: str, hook: str) -> None:
     without, plain = trained([])
     assert same(with_it, without)
     assert rows == plain
+
+
+def test_loggers_and_saves_that_draw(tmp_path: Path) -> None:
+    """A logger of the user's own, and what hooks do for a checkpoint, draw from the global generators as they like."""
+
+    def draw() -> None:
+        torch.rand(1), np.random.rand(), random.random()
+
+    class Draws(CSVLogger):
+        def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+            draw()
+            super().log_metrics(*args, **kwargs)
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+            draw()
+
+    class Saves(leyden.Callback):
+        def on_save_checkpoint(self, *_: Any) -> None:
+            draw()
+
+    class Net(kit.Net):
+        def __init__(self, rate: float = 0.5) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    ended = []
+    for watched in (False, True):
+        leyden.seed_everything(0)
+        net, options = Net(), dict[str, Any]()
+        if watched:
+            saving = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=1)
+            options = {"logger": Draws(tmp_path), "enable_checkpointing": True, "callbacks": [saving, Saves()]}
+        data: Any = torch.ones(8, 4)
+        kit.fit(net, DataLoader(data, 2, shuffle=True), DataLoader(data, 4), log_every_n_steps=1, **options)
+        ended.append(kit.weights(net))
+    assert same(*ended)

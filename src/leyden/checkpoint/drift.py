@@ -14,10 +14,12 @@ from leyden.checkpoint.computed_with import Followed, Part, parts_of, takes
 from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
 
+Others = tuple[Iterable[Any], Iterable[Any], Any, Any]
 
-def beside_the_module(run: Any) -> tuple[Iterable[Any], Iterable[Any], Any]:
-    """A run's callbacks, optimizers and datamodule. (A function of the file's, so that the run can be pickled.)"""
-    return run.callbacks, run.leyden_fit.plan.optimizers, run.datamodule
+
+def beside_the_module(run: Any) -> Others:
+    """A run's callbacks, optimizers, datamodule and data. (A function of the file's, so that the run can be pickled.)"""
+    return run.callbacks, run.leyden_fit.plan.optimizers, run.datamodule, run.leyden_loaders.train_given
 
 
 class Drift:
@@ -25,12 +27,10 @@ class Drift:
 
     Args:
         module: the module.
-        others: gives the callbacks, the optimizers and the datamodule, whose plain attributes are followed too.
+        others: gives the callbacks, the optimizers and the datamodule, whose plain attributes are followed too, and the data.
     """
 
-    def __init__(
-        self, module: nn.Module, others: Callable[[], tuple[Iterable[Any], Iterable[Any], Any]] = lambda: ((), (), None)
-    ) -> None:
+    def __init__(self, module: nn.Module, others: Callable[[], Others] = lambda: ((), (), None, None)) -> None:
         self.others = others
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
         self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
@@ -43,7 +43,7 @@ class Drift:
         self.numbers = Followed(self._parts(module), module)
 
     def _parts(self, module: nn.Module) -> Iterator[Part]:
-        callbacks, optimizers, datamodule = self.others()
+        callbacks, optimizers, datamodule, _ = self.others()
         return parts_of(module, list(owners_of(module, callbacks))[1:], optimizers, datamodule)
 
     def state_dict(self, module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> dict[str, Any]:
@@ -92,26 +92,30 @@ class Drift:
         self.waiting = state.get("numbers", {})
         self.numbers.put(self._parts(module), self.waiting, device)
 
-    def enter_training(
-        self, module: nn.Module, callbacks: Iterable[Any], roots: Mapping[str, Any], without: Iterable[Any]
-    ) -> None:
+    def _roots(self, module: nn.Module) -> dict[str, Any]:
+        """From what objects that hooks set something in are reachable."""
+        callbacks, _, datamodule, data = self.others()
+        return {"module": module, "callbacks": callbacks, "datamodule": datamodule, "data": data}
+
+    def enter_training(self, module: nn.Module, without: Iterable[Any]) -> None:
         """Training is about to begin, or to go on: what hooks had set and collected is put back, and followed from now on.
 
-        ``roots`` are what objects that hooks set something in are reachable from, ``without`` those that somebody else keeps.
+        ``without`` are objects that somebody else keeps.
         """
+        callbacks, device = self.others()[0], getattr(module, "device", None)
         collected, self.collected = self.collected, {}
         waiting, self.waiting = self.waiting, {}
         kinds = {type(owner) for _, owner in owners_of(module, callbacks)}
         self.numbers.begin(self._parts(module), frozenset[str]().union(*(set_anew(kind, ("on_train_start",)) for kind in kinds)))
-        self.numbers.put(self._parts(module), waiting, getattr(module, "device", None))
-        self.elsewhere = SetElsewhere([module, *callbacks], roots, without)
-        self.elsewhere.put(self.set_elsewhere, getattr(module, "device", None))
+        self.numbers.put(self._parts(module), waiting, device)
+        self.elsewhere = SetElsewhere([module, *callbacks], self._roots(module), without)
+        self.elsewhere.put(self.set_elsewhere, device)
         put_collected(collected, module, callbacks)
 
-    def set_by_hooks(self, module: nn.Module, callbacks: Iterable[Any], roots: Mapping[str, Any]) -> dict[str, Any]:
+    def set_by_hooks(self, module: nn.Module) -> dict[str, Any]:
         """What hooks have collected, and set in other objects: with :meth:`state_dict` the whole of this part of a checkpoint."""
-        elsewhere = self.set_elsewhere if self.elsewhere is None else self.elsewhere.state_dict(roots)
-        return {"collected": collected_by(module, callbacks), "elsewhere": elsewhere}
+        elsewhere = self.set_elsewhere if self.elsewhere is None else self.elsewhere.state_dict(self._roots(module))
+        return {"collected": collected_by(module, self.others()[0]), "elsewhere": elsewhere}
 
 
 def _unpruned(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

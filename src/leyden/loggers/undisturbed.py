@@ -1,9 +1,10 @@
-"""Run a module for a look at it, and leave no trace."""
+"""Run a module for a look at it, or call a logger, and leave no trace."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,13 @@ from torch import nn
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.generators import generators_in, kept
 from leyden.data.untouched import untouched
+
+_NOTHING = nullcontext()
+
+
+def undrawn_by(logger: Any) -> AbstractContextManager[None]:
+    """Whatever a logger of somebody else draws inside, training's random numbers are what they were. Ours draw none."""
+    return _NOTHING if type(logger).__module__.startswith("leyden.") else preserved_random_state()
 
 
 @contextmanager

@@ -141,15 +141,7 @@ def put_own_random(run: Run, states: Any) -> None:
 # -- what state_dict() does not hold
 def take_drift(run: Run) -> dict[str, Any] | None:
     drift, module = run.leyden_fit.drift, run.lightning_module
-    if drift is None:
-        return None
-    return {**drift.state_dict(module, run._modes), **drift.set_by_hooks(module, run.callbacks, _where_hooks_set(run))}
-
-
-def _where_hooks_set(run: Run) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in ("lightning_module", "callbacks", "datamodule")} | {
-        "data": run.leyden_loaders.train_given
-    }
+    return None if drift is None else {**drift.state_dict(module, run._modes), **drift.set_by_hooks(module)}
 
 
 def put_drift(run: Run, state: Any) -> None:
@@ -376,5 +368,4 @@ def put_random_state(run: Run) -> None:
         fit.generators_to_restore = None
     if fit.drift is not None:
         carried = [] if run.leyden_loaders.train is None else run.leyden_loaders.train.carried
-        kept = (part for each in carried for part, _ in each.parts.values())
-        fit.drift.enter_training(run.lightning_module, run.callbacks, _where_hooks_set(run), kept)
+        fit.drift.enter_training(run.lightning_module, [part for each in carried for part, _ in each.parts.values()])

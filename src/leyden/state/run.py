@@ -29,6 +29,7 @@ from leyden.errors import (
 )
 from leyden.hooks import Hooks, overrides
 from leyden.loggers.base import Logger
+from leyden.loggers.undisturbed import undrawn_by
 from leyden.metrics.metrics import Metrics, read_numbers
 from leyden.module import LightningModule
 from leyden.options import Options
@@ -321,13 +322,12 @@ class Run(Properties, ABC):
             complete.setdefault("epoch", self.current_epoch)
         numbers: dict[str, Any] | None = None
         for logger in self.loggers:
-            if getattr(logger, "leyden_takes_tensors", False) is True:
-                logger.log_metrics(metrics=dict(complete), step=step)
-            else:
-                if numbers is None:
-                    numbers = read_numbers(complete)
-                logger.log_metrics(metrics=dict(numbers), step=step)
-                logger.save()
+            takes = getattr(logger, "leyden_takes_tensors", False) is True
+            numbers = numbers if takes or numbers is not None else read_numbers(complete)
+            with undrawn_by(logger):
+                logger.log_metrics(metrics=dict(complete if takes or numbers is None else numbers), step=step)
+                if not takes:
+                    logger.save()
 
     @property
     def leyden_log_axis(self) -> int:

@@ -30,6 +30,7 @@ from leyden.hooks import Hooks, fitted, overrides, tell_stage
 from leyden.hparams import as_plain, assigned_hparams
 from leyden.inspect.compiled import defer_logs
 from leyden.loggers.base import DummyLogger, Logger, keeps_place
+from leyden.loggers.undisturbed import undrawn_by
 from leyden.loops.optimize import optimization_of
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
@@ -246,7 +247,8 @@ class Lifecycle(Run):
     def _checkpoint(self, weights_only: bool) -> dict[str, Any]:
         if self._module is None:
             raise MissingModel("The trainer has no module yet, so there is nothing to save: call fit with one first.")
-        return snapshot.take(self, weights_only)
+        with preserved_random_state():  # what hooks draw here, a run that goes on from the file does not
+            return snapshot.take(self, weights_only)
 
     def _start_loggers(self) -> None:
         """Each logger takes its place. The first process chooses, and one exchange tells the others, however many there are."""
@@ -429,11 +431,12 @@ class Lifecycle(Run):
             assigned = assigned_hparams(owner)
             merged = {**merged, **initial} if merged or assigned is None else assigned
         for logger in self.loggers:
-            if merged not in ({}, None):
-                logger.log_hyperparams(merged)
-            if hasattr(logger, "log_graph"):
-                logger.log_graph(module)
-            logger.save()
+            with undrawn_by(logger):
+                if merged not in ({}, None):
+                    logger.log_hyperparams(merged)
+                if hasattr(logger, "log_graph"):
+                    logger.log_graph(module)
+                logger.save()
 
     def _train_mode(self, module: LightningModule) -> None:
         """Train mode, but for submodules that the user put into eval mode on purpose."""
