@@ -373,9 +373,7 @@ def run(case: Case, folder: Path, name: str, *, ckpt_path: str | None = None, sa
     writer = SaveEverywhere(folder, recorder.names, save)
     own = case.callbacks()
     callbacks = [*own, recorder, end, writer]
-    options = {"max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 1, "enable_checkpointing": False, **case.options}
-    if any(isinstance(each, ModelCheckpoint) for each in callbacks):
-        del options["enable_checkpointing"]
+    options = {"max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 1, **case.options}
     trainer = leyden.Trainer(
         accelerator="cpu",
         logger=logger,
