@@ -566,6 +566,7 @@ def test_bars_are_there_while_their_stage_runs() -> None:
         _ = bar.train_progress_bar
     run.call("on_train_start")
     assert bar.train_progress_bar.pos == bar.process_position == 1
+    assert bar.main_progress_bar is bar.train_progress_bar
     run.call("on_validation_start")
     assert isinstance(bar.val_progress_bar, Tqdm)
     run.call("on_validation_end")

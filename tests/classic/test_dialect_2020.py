@@ -14,7 +14,7 @@ from torch import Tensor
 import leyden
 from leyden import Trainer
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from leyden.errors import ConflictingOptions, MissingMonitor, UnknownName, Unsupported
+from leyden.errors import ConflictingOptions, MissingMonitor, NonFiniteLoss, UnknownName, Unsupported
 from leyden.notices import waiting
 from leyden.testing import BoringModel, Recorder, random_batches
 
@@ -411,6 +411,26 @@ def test_the_bar_s_dict_holds_plain_numbers() -> None:
     trainer.test(verbose=False)
     assert trainer.training_tqdm_dict["test_mine"] == 3.0
     assert isinstance(trainer.running_loss.mean(), Tensor)
+
+
+def test_a_loss_of_manual_optimization_that_is_appended_is_shown_and_checked() -> None:
+    class Manual(BoringModel):
+        wrong = 1.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.trainer.fit_loop.running_loss.append(torch.tensor([batch_idx + 2.0]) * self.wrong)
+
+    module, trainer = Manual(), Trainer(**QUIET)
+    trainer.fit(module)
+    running = trainer.fit_loop.running_loss
+    assert (float(running.last()), trainer.training_tqdm_dict["loss"]) == (trainer.num_training_batches + 1.0,) * 2
+    module.wrong = float("nan")
+    with pytest.raises(NonFiniteLoss):
+        Trainer(**QUIET).fit(module)
 
 
 def test_a_loader_is_given_to_fit_by_position() -> None:

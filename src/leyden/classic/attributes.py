@@ -10,11 +10,11 @@ from typing import Any
 
 from leyden.classic.accelerator_view import AcceleratorView
 from leyden.classic.arguments import TRAINER
+from leyden.classic.loop_views import RunningLoss
 from leyden.classic.tools import AMPType
 from leyden.distributed.environment import SLURMEnvironment
 from leyden.errors import UnknownName
 from leyden.former import FormerModuleHooks
-from leyden.metrics.newest import stack_scalars
 from leyden.notices import notice
 from leyden.state.optimizers import SchedulerPlan
 from leyden.state.run import Run
@@ -63,7 +63,7 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "root_gpu": ("strategy.root_device", lambda run: run.strategy.root_device.index),
     "predicted_ckpt_path": ("ckpt_path", lambda run: run.ckpt_path),
     "replace_sampler_ddp": ("Trainer(use_distributed_sampler=...)", lambda run: run.leyden_options.behaviour.distributed_sampler),
-    "running_loss": ("callback_metrics", lambda run: RunningLoss(run)),
+    "running_loss": ("callback_metrics", RunningLoss),
     "running_sanity_check": ("sanity_checking", lambda run: run.sanity_checking),
     "slurm_job_id": ("SLURMEnvironment.job_id()", lambda run: SLURMEnvironment.job_id()),
     "terminate_on_nan": ("Trainer(stop_on_nonfinite_loss=...)", lambda run: run.leyden_options.optimization.check_finite),
@@ -143,20 +143,6 @@ def tqdm_dict(run: Run) -> dict[str, Any]:
     """Plain numbers, ``loss`` among them. Waits for the device."""
     shown: dict[str, Any] = {} if run.leyden_fit.losses.latest is None else {"loss": float(run.leyden_fit.losses.latest)}
     return {**shown, **run.progress_bar_metrics}
-
-
-class RunningLoss:
-    """``trainer.running_loss``: the newest losses."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def last(self) -> Any:
-        return self.run.leyden_fit.losses.latest
-
-    def mean(self) -> Any:
-        waiting = self.run.leyden_fit.losses.waiting
-        return stack_scalars(waiting).mean() if waiting else self.run.leyden_fit.losses.latest
 
 
 _LOADERS = "Loaders are made when they are due: Trainer(reload_dataloaders_every_n_epochs=...) has them made anew."

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from leyden.checked import check_count
 from leyden.errors import UnknownName
+from leyden.metrics.newest import stack_scalars
 from leyden.state.end import End
 from leyden.state.making import load_train
 from leyden.state.progress import Done
@@ -71,6 +74,24 @@ def _data_source(run: Run, stage: str) -> DataSource:
     origin = run.leyden_loaders.origins.get(stage)
     instance = None if origin is None else origin.given if origin.owner is None else origin.owner
     return DataSource(f"{stage}_dataloader", instance)
+
+
+class RunningLoss:
+    """``trainer.running_loss`` and ``trainer.fit_loop.running_loss``: the newest losses."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def append(self, loss: Tensor) -> None:
+        """Note a loss that manual optimization does not return: the bar shows it, and it is checked as any other."""
+        self.run.leyden_fit.losses.waiting.append(loss.detach().mean())
+
+    def last(self) -> Tensor | None:
+        return self.run.leyden_fit.losses.latest
+
+    def mean(self) -> Tensor | None:
+        waiting = self.run.leyden_fit.losses.waiting
+        return stack_scalars(waiting).mean() if waiting else self.run.leyden_fit.losses.latest
 
 
 class FitLoopView(View):
@@ -159,6 +180,11 @@ class FitLoopView(View):
     def max_batches(self) -> int | float:
         """Batches of an epoch, limits included; infinity where unknown."""
         return self.trainer.num_training_batches
+
+    @property
+    def running_loss(self) -> RunningLoss:
+        """The newest losses."""
+        return RunningLoss(self.trainer)
 
     def setup_data(self) -> None:
         """Load the training loader, if that has not happened yet: ``trainer.train_dataloader`` and ``max_batches`` are known."""

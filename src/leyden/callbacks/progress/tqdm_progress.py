@@ -254,6 +254,8 @@ class TQDMProgressBar(ThrottledProgressBar):
     def train_progress_bar(self, bar: Any) -> None:
         self.leyden_bars["train"] = bar
 
+    main_progress_bar = train_progress_bar  # its name until 1.9
+
     @property
     def val_progress_bar(self) -> Any:
         """What ``init_validation_tqdm`` returned, or ``init_sanity_tqdm`` while that check runs."""
