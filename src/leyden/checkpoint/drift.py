@@ -17,6 +17,10 @@ from leyden.checkpoint.set_elsewhere import SetElsewhere
 Others = tuple[Iterable[Any], Iterable[Any], Any, Any]
 
 
+def _no_others() -> Others:
+    return (), (), None, None
+
+
 def beside_the_module(run: Any) -> Others:
     """A run's callbacks, optimizers, datamodule and data. (A function of the file's, so that the run can be pickled.)"""
     return run.callbacks, run.leyden_fit.plan.optimizers, run.datamodule, run.leyden_loaders.train_given
@@ -30,8 +34,8 @@ class Drift:
         others: gives the callbacks, the optimizers and the datamodule, whose plain attributes are followed too, and the data.
     """
 
-    def __init__(self, module: nn.Module, others: Callable[[], Others] = lambda: ((), (), None, None)) -> None:
-        self.others = others
+    def __init__(self, module: nn.Module, others: Callable[[], Others] | None = None) -> None:
+        self.others = others or _no_others
         self.buffers = {name: _digest(buffer) for _, _, name, buffer in _unkept(module)}
         self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
         self.tracked = _tracked(module)

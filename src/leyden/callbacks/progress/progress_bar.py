@@ -50,13 +50,13 @@ class ProgressBar(Callback):
 
     def __init__(self, *args: Any, **older: Any) -> None:
         if args or older:
-            return self._become_tqdm(*args, **older)
+            return self.leyden_become_tqdm(*args, **older)
         self._trainer: Run | None = None
         self._enabled = True
         self._current_eval_dataloader_idx: int | None = None
         self.leyden_newest: tuple[int, int] = (0, 0)  # the loader, and how many of its batches are done
 
-    def _become_tqdm(self, *args: Any, **older: Any) -> None:
+    def leyden_become_tqdm(self, *args: Any, **older: Any) -> None:
         """``ProgressBar(refresh_rate=20)``, up to 1.4."""
         if type(self) is not ProgressBar:
             name = type(self).__name__
