@@ -63,10 +63,12 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
         "strict_loading",
         "device_mesh",
     ]
-    _trainer: "Trainer | None" = None  # of the class: some packages take it out of an object's attributes before they pickle it
+    # of the class too: some packages take it out of an object's attributes; and no annotation, which torch.jit could not read
+    _trainer = None  # type: Trainer | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._trainer = None
         self._where_am_i: torch.device | None = None
         self._example_input_array: Any = None
         self._automatic_optimization = True
