@@ -197,8 +197,8 @@ def _name_kept(run: Run, names: list[str]) -> None:
     """Say what no file could hold, and is in this run as its own code made it."""
     if names:
         run.leyden_warn(
-            f"{run.ckpt_path} could not hold {', '.join(names)}, which only pickle could write: what this process built is kept "
-            f"in their place. Where training changes it, this run is not the uninterrupted one."
+            f"{run.ckpt_path} could not hold {', '.join(dict.fromkeys(names))}, which only pickle could write: what this process "
+            f"built is kept in their place. Where training changes it, this run is not the uninterrupted one."
         )
 
 
