@@ -90,7 +90,7 @@ class Manual:
             self._counts.note(optimizer)
         if not self._stepped:
             self._stepped = True  # whatever other optimizers step in this batch
-            self.progress.step += 1
+            self.run.leyden_fit.progress.step += 1  # a trial run inside a fit has a progress of its own
 
     def _step_wrapped(self, optimizer: Optimizer, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
         if closure is None:
