@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from leyden.distributed.last_words import say
-from leyden.distributed.launchers.verb import outcome_of, taken_over, verb_of
+from leyden.distributed.launchers.verb import Verb, outcome_of, taken_over, verb_of
 from leyden.distributed.processes import Alone, Body
 from leyden.distributed.sharing import sendable
 from leyden.distributed.signals import noted
@@ -60,13 +60,16 @@ class Beside(Alone):
                     with asked.heeded():
                         result = verb(*args, **kwargs)
                 except BaseException as error:
-                    _tell({"error": sendable(error, LeydenError)}, waiting)
+                    status = verb.trainer.state.status if isinstance(verb, Verb) else None
+                    _tell({"error": sendable(error, LeydenError), "status": status}, waiting)
                     raise
                 _tell(outcome_of(verb, result), waiting)
                 return result
             with noted(lambda number: asked.pass_on(number, self.rank), interrupts=True):  # before the first one can begin
                 outcome = _tell(None, _waiting())
             if "error" in outcome:
+                if isinstance(verb, Verb):
+                    verb.trainer.state.status = outcome["status"]
                 raise outcome["error"]
             return taken_over(verb, outcome, *args, **kwargs)
 
