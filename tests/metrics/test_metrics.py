@@ -327,7 +327,7 @@ def test_a_function_out_of_a_checkpoint_is_bound_when_it_is_given_again() -> Non
     assert going_on_state["collections"].keys() == {"train"}
 
 
-# -- tensors on the CPU, whose numbers are kept
+# -- tensors of all types
 
 
 CPU_TENSORS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,10 +44,6 @@ class Accumulator(ABC):
     @abstractmethod
     def add(self, pending: Pending) -> None:
         """Take values in. Nothing waits for the device."""
-
-    def add_numbers(self, values: Tensor, sizes: Sequence[int]) -> None:
-        """Take in the numbers that stand in ``values`` (1-dim), each with the number of samples that it stands for."""
-        self.add(list(zip(values.unbind(), sizes, strict=True)))
 
     @abstractmethod
     def value(self) -> Any:
@@ -111,13 +107,6 @@ class Sum(Accumulator):
         for (dtype, device, weight), values in groups.items():
             # one product for each batch size instead of a tensor of weights: nothing is copied to the device
             self._add_tensors(torch.stack(values), dtype, device, weight)
-
-    def add_numbers(self, values: Tensor, sizes: Sequence[int]) -> None:
-        weights = sizes if self.mean else [1] * len(sizes)
-        self.count += sum(weights)
-        for weight in set(weights):
-            chosen = values if weights.count(weight) == len(weights) else values[[each == weight for each in weights]]
-            self._add_tensors(chosen, values.dtype, values.device, weight)
 
     def _add_tensors(self, values: Tensor, dtype: torch.dtype, device: torch.device, weight: int) -> None:
         self.device = device if self.device is None else self.device
@@ -299,8 +288,7 @@ class Last(Accumulator):
 
     def add(self, pending: Pending) -> None:
         if pending:
-            newest = pending[-1][0]
-            self.newest = newest.clone() if isinstance(newest, Tensor) else newest  # it may be one of many in a memory
+            self.newest = pending[-1][0]
 
     def value(self) -> Any:
         return self.newest

@@ -55,7 +55,6 @@ class Entry:
         "asked",
         "bar",
         "computed",
-        "dtype",
         "epoch_name",
         "graph",
         "last",
@@ -66,7 +65,6 @@ class Entry:
         "on_step",
         "own",
         "pending",
-        "plain",
         "reduce",
         "step_name",
         "suffix",
@@ -83,7 +81,6 @@ class Entry:
         self.logger = True if logger is None else logger
         self.reduce: Reduction = _unbound if reduce is None else read_reduction(name, reduce)
         self.syncs, self.own = bool(sync), sync is None
-        self.plain = not graph and not sync  # nothing is asked of a tensor but its value
         self.on_step, self.on_epoch = _read_places(where, name, on_step, on_epoch)
         both = self.on_step and self.on_epoch
         self.name = name + suffix
@@ -95,7 +92,6 @@ class Entry:
     def reset(self) -> None:
         """Begin a new epoch."""
         self.last: Any = None
-        self.dtype: torch.dtype | None = None  # of the tensors on the CPU whose numbers `last` and `pending` hold
         self.weight = 1  # samples that the newest value stands for
         self.touched = False
         self.total: Accumulator = self.new_total()
@@ -126,21 +122,8 @@ class Entry:
     def merge(self) -> None:
         """Fold the waiting values into the epoch's. Nothing waits for the device."""
         pending, self.pending = self.pending, []
-        if pending and self.dtype is not None:
-            values, sizes = zip(*pending, strict=True)
-            self.total.add_numbers(torch.tensor(values, dtype=self.dtype, device="cpu"), sizes)
-        elif pending:
+        if pending:
             self.total.add(pending)
-
-    def take_numbers_of(self, dtype: torch.dtype | None) -> None:
-        """From here on values are numbers that stood in tensors of another type; ``None``: they are what was logged."""
-        self.merge()
-        self.dtype = dtype
-
-    @property
-    def newest(self) -> Any:
-        """The newest value, as it was logged."""
-        return self.last if self.dtype is None else torch.tensor(self.last, dtype=self.dtype, device="cpu")
 
     # -- reading
     @property
@@ -168,12 +151,12 @@ class Entry:
         """The newest value. A metric's is what its own forward computed for this batch, ``None`` where it was only updated."""
         if self.metric is not None:
             return self._single(self.metric._forward_cache)
-        return self.newest if self.agreed is None or self.agreed[0] is not self.last else self.agreed[1]
+        return self.last if self.agreed is None or self.agreed[0] is not self.last else self.agreed[1]
 
     def epoch_value(self) -> Any:
         """What the epoch's values came to; before they are read the newest of them, and of a metric nothing."""
         if self.computed is _UNREAD:
-            return None if self.metric is not None else self.newest
+            return None if self.metric is not None else self.last
         return self.computed
 
     def _single(self, value: Any) -> Any:
@@ -216,14 +199,14 @@ class Entry:
             "asked": [*self.asked[:4], self.reduce if named else None, *self.asked[5:]],
             "computed": self.computed if not self.is_open else None if named or not self.touched else self.total.value(),
             "read": not self.is_open,
-            "last": bare(self.last) if isinstance(self.last, Tensor) else self.newest,
+            "last": bare(self.last) if isinstance(self.last, Tensor) else self.last,
             "touched": self.touched,
             "total": self.total.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
-        self.last, self.dtype, self.touched, self.pending, self.agreed = state["last"], None, state["touched"], [], None
+        self.last, self.touched, self.pending, self.agreed = state["last"], state["touched"], [], None
         self.computed = state["computed"] if state.get("read") else _UNREAD  # 0.1.0 did not say
         if not state.get("empty"):  # of a process that was not there when it was logged
             self.total.load_state_dict(state["total"])

@@ -262,20 +262,21 @@ class Metrics:
             entry = self._new(where, name, value, asked)
         elif entry.asked != asked:
             entry.ask_again(name, asked)
-        kind, dtype = type(value), None
-        if kind is Tensor and value.is_cpu and entry.plain:
-            try:  # its number costs a tenth of a copy, and the caller may go on changing the tensor in place
-                dtype, value = value.dtype, value.item()
-            except RuntimeError:
-                dtype, value = None, _copied(entry, name, value)
-        elif isinstance(value, Tensor):
-            value = _copied(entry, name, value)
-        elif kind is not float and kind is not int:
+        if isinstance(value, Tensor):
+            if value.dim() and value.numel() != 1:
+                raise IllegalLog(
+                    f"self.log({name!r}, ...) got a tensor of shape {tuple(value.shape)}. Only single values can be logged: "
+                    f"reduce it, for example by .mean()."
+                )
+            if not entry.graph:
+                value = value.detach()
+            value = value.clone()  # the caller may go on changing it in place
+            if value.dim():
+                value = value.reshape(())
+        elif type(value) is not float and type(value) is not int:
             value = self._unusual(entry, name, value)
             if value is None:
                 return
-        if entry.dtype is not dtype:
-            entry.take_numbers_of(dtype)
         if entry.on_epoch:
             if batch_size is not None:
                 if type(batch_size) is not int or batch_size < 0:
@@ -518,17 +519,6 @@ class Metrics:
         for stage in (running or {}).get("reset", []):  # else its next epoch would reset what another uses by now
             self._collections[stage].metrics_are_reset = True
         self._cut = None if running is None else {**running, **self._newest.state_dict()}
-
-
-def _copied(entry: Entry, name: str, value: Tensor) -> Tensor:
-    """A logged tensor as it is now, without a dimension: the caller may go on changing its own in place."""
-    if value.dim() and value.numel() != 1:
-        raise IllegalLog(
-            f"self.log({name!r}, ...) got a tensor of shape {tuple(value.shape)}. Only single values can be logged: "
-            f"reduce it, for example by .mean()."
-        )
-    value = (value if entry.graph else value.detach()).clone()
-    return value.reshape(()) if value.dim() else value
 
 
 def uncounted() -> None:

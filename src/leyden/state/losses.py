@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from leyden.crash.capsule import KEPT, Capsule, Failing, Steps
@@ -79,10 +79,9 @@ class LossWatch:
         if losses:
             self._checked = losses[-1]
         if losses and self.run.leyden_options.optimization.check_finite:
-            # on the CPU a number is read sooner than a tensor is made of many
-            values = [loss.item() for loss in losses] if losses[0].is_cpu else stack_scalars(losses).tolist()
-            if not isfinite(sum(values)) and not all(map(isfinite, values)):
-                self._refuse(values, first, batches)
+            values = stack_scalars(losses)
+            if not bool(torch.isfinite(values).all()):
+                self._refuse(values.tolist(), first, batches)
                 return
         if self.capsule is not None:
             self.capsule.flush()
