@@ -72,12 +72,12 @@ class Late(Checkpoint):
 
 
 def test_a_late_callback_is_told_of_its_batch_by_the_resumed_run(tmp_path: Path) -> None:
-    late = Late()
+    late, quiet = Late(), {**kit.QUIET, "enable_checkpointing": None}
     leyden.seed_everything(1)
-    leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=[Saver(tmp_path / "x.ckpt", 4), late]).fit(Net(), batches(), batches(2))
+    leyden.Trainer(**quiet, max_epochs=1, callbacks=[Saver(tmp_path / "x.ckpt", 4), late]).fit(Net(), batches(), batches(2))
     after = Late()
     leyden.seed_everything(2)
-    trainer = leyden.Trainer(**kit.QUIET, max_epochs=1, callbacks=[Saver(tmp_path / "y.ckpt", -1), after])
+    trainer = leyden.Trainer(**quiet, max_epochs=1, callbacks=[Saver(tmp_path / "y.ckpt", -1), after])
     trainer.fit(Net(), batches(), batches(2), ckpt_path=tmp_path / "x.ckpt")
     assert [told[:2] for told in after.told] == [told[:2] for told in late.told[3:]]
     assert all(torch.equal(mine[2], theirs[2]) for mine, theirs in zip(after.told, late.told[3:], strict=True))
