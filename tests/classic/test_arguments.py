@@ -56,7 +56,7 @@ MEANINGS: list[tuple[dict[str, Any], Callable[[Trainer], Any], Any]] = [
     ({"checkpoint_callback": False}, lambda t: t.checkpoint_callbacks, []),
     ({"checkpoint_callback": None}, lambda t: t.checkpoint_callbacks, []),
     ({"checkpoint_callback": ModelCheckpoint(monitor="val_acc", mode="max")}, lambda t: t.checkpoint_callback.monitor, "val_acc"),
-    ({"early_stop_callback": True}, lambda t: vars(t.early_stopping_callback)["monitor"], "val_loss"),
+    ({"early_stop_callback": True}, lambda t: t.early_stopping_callback.monitor, "val_loss"),
     ({"early_stop_callback": True}, lambda t: t.early_stopping_callback.patience, 3),
     ({"early_stop_callback": True}, lambda t: t.early_stopping_callback.mode, "min"),
     ({"early_stop_callback": False}, lambda t: t.early_stopping_callbacks, []),

@@ -224,6 +224,23 @@ class TestShortWindows:
         assert steps == [1, 2]
         assert same(module, plain)
 
+    def test_an_optimizer_without_a_closure_gives_an_override_the_loss_too(self) -> None:
+        class Plain(SGD):
+            def step(self) -> None:  # type: ignore[override]
+                super().step()
+
+        class Returned(Module):
+            losses: tuple[Any, ...] = ()
+
+            def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+                self.losses += (optimizer.step(closure=optimizer_closure),)
+
+        module, told = Returned(lambda parameters: Plain(parameters, lr=0.1)), []
+        hear = Recorder(on_train_batch_end=lambda run, module, outputs, *_: told.append(float(outputs["loss"])))
+        fit(module, 3, max_epochs=1, callbacks=[hear])
+        assert [float(loss) for loss in module.losses] == told
+        assert len(told) == 3
+
     def test_a_closure_of_ones_own_is_the_one_that_is_called(self) -> None:
         losses: list[float] = []
 

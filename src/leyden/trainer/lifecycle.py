@@ -382,7 +382,9 @@ class Lifecycle(Run):
                 self._put_weights(request)
             fit.asked = asked_of(fit.plan.optimizers, [each.scheduler for each in fit.plan.schedulers])
             if not fit.plan.optimizers and module.automatic_optimization:
-                self.leyden_warn("configure_optimizers returned none: training runs without an optimizer, and no weight changes.")
+                self.leyden_warn(
+                    f"configure_optimizers returned {returned!r}: training runs without an optimizer, and no weight changes."
+                )
             self._train_mode(module)
 
     def _put_weights(self, request: CheckpointRequest) -> None:
