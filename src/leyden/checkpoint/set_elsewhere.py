@@ -32,11 +32,11 @@ class SetElsewhere:
         self.stored, self.called = _done_by(hooked)
         self._passed_over = {id(each) for each in (*hooked, *without)}
         self._roots: Mapping[str, Any] = {}
-        self._parts: list[tuple[str, Any]] = []
+        self._parts: list[tuple[str, Any, frozenset[str]]] = []  # with the names of what may be set in each
         self._then: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._find(roots)
-        for _, part in self._parts:
-            held = {name: value for name, value in self._settable(part).items() if is_kept(value)}
+        for _, part, names in self._parts:
+            held = {name: value for name, value in _settable(part, names).items() if is_kept(value)}
             self._then[id(part)] = part, copy.deepcopy(held)
 
     def _find(self, roots: Mapping[str, Any]) -> None:
@@ -44,7 +44,8 @@ class SetElsewhere:
             return
         found = reachable(dict(roots), _may_be_set, through=True)
         self._roots = dict(roots)
-        self._parts = [(path, part) for path, part in found if id(part) not in self._passed_over and self._names(type(part))]
+        left = [(path, part, self._names(type(part))) for path, part in found if id(part) not in self._passed_over]
+        self._parts = [each for each in left if each[2]]
 
     def _names(self, kind: type) -> frozenset[str]:
         """The attributes of an object of this class that a hook may set, if it has them."""
@@ -58,22 +59,13 @@ class SetElsewhere:
                     names.update(set_in(inspect.unwrap(written).__code__, counted=True))
         return frozenset(names)
 
-    def _settable(self, part: Any) -> dict[str, Any]:
-        kind = type(part)
-        names = self._names(kind)
-        held = {name: value for name, value in dict(getattr(part, "__dict__", {})).items() if name in names}
-        for name in names:  # an object with __slots__ has no __dict__, or has some of its attributes beside it
-            if isinstance(getattr(kind, name, None), types.MemberDescriptorType) and hasattr(part, name):
-                held[name] = getattr(part, name)
-        return held
-
     def state_dict(self, roots: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What is otherwise now, by path and name; all of it in objects that were not there at the beginning."""
         self._find(roots)
         state = {}
-        for path, part in self._parts:
+        for path, part, names in self._parts:
             _, then = self._then.get(id(part), (None, {}))
-            held = {name: value for name, value in self._settable(part).items() if is_kept(value)}
+            held = {name: value for name, value in _settable(part, names).items() if is_kept(value)}
             changed = {name: packed(value) for name, value in held.items() if not same_bits(value, then.get(name, _ABSENT))}
             if changed:
                 state[path] = changed
@@ -81,12 +73,20 @@ class SetElsewhere:
 
     def put(self, state: Mapping[str, Mapping[str, Any]], device: Any) -> None:
         """Set it again, in objects that stand where they stood; what hooks do not set today is the new command's."""
-        for path, part in self._parts:
-            names = self._names(type(part))
+        for path, part, names in self._parts:
             for name, value in state.get(path, {}).items():
                 if name in names:
                     with suppress(AttributeError, TypeError):  # what cannot be set was not set by a hook
                         setattr(part, name, unpacked(value, device))
+
+
+def _settable(part: Any, names: frozenset[str]) -> dict[str, Any]:
+    """Those of the attributes of ``names`` that ``part`` has."""
+    held = {name: value for name, value in dict(getattr(part, "__dict__", {})).items() if name in names}
+    for name in names:  # an object with __slots__ has no __dict__, or has some of its attributes beside it
+        if isinstance(getattr(type(part), name, None), types.MemberDescriptorType) and hasattr(part, name):
+            held[name] = getattr(part, name)
+    return held
 
 
 def _may_be_set(kind: type) -> bool:

@@ -40,7 +40,7 @@ class Manual:
         self.hooks = run.leyden_hooks
         self.module = run.lightning_module
         self.precision = run.strategy.precision
-        self.progress, self.note_loss = run.leyden_fit.progress, run.leyden_fit.losses.waiting.append
+        self.note_loss = run.leyden_fit.losses.waiting.append
         self.tells_before_backward = self.hooks.listens(Callback.on_before_backward)
         self.tells_after_backward = self.hooks.listens(Callback.on_after_backward)
         self.prepares_step = self.precision.scales or self.hooks.listens(Callback.on_before_optimizer_step)
@@ -67,7 +67,7 @@ class Manual:
         self._stepped = False
         outputs = None if batch is None else self.forward(batch, index)
         if self._by_hand is not None:
-            self._by_hand.end_step(self.progress.batches, self._stepped)
+            self._by_hand.end_step(self.run.leyden_fit.progress.batches, self._stepped)
         if self._counts is not None and self._counts.tell():
             self._counts = None  # once
         if batch is not None and not self.wrapped and not self._stepped:
