@@ -2,6 +2,7 @@
 
     python benchmarks/beside.py
     python benchmarks/beside.py --only iterable manual --repeats 5
+    python benchmarks/beside.py --device cuda
 
 After every 40 steps of a run, its `training_step` makes 40 steps of a loop by hand, with a network, optimizer and loader of
 their own. A stretch of one is compared with the next of the other, some 30 ms away: whatever else the machine does strikes
@@ -109,9 +110,15 @@ def schedule_of(optimizer: Any) -> Any:
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100_000)
 
 
-def by_hand(kind: str) -> Iterator[None]:
+def moved(batch: Any, device: str) -> Any:
+    if isinstance(batch, dict):
+        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    return [value.to(device, non_blocking=True) for value in batch]
+
+
+def by_hand(kind: str, device: str) -> Iterator[None]:
     """One step at a time."""
-    net = network()
+    net = network().to(device)
     optimizers = optimizers_of(kind, net)
     scheduler = schedule_of(optimizers[0]) if kind == "schedule" else None
     average = AveragedModel(net, avg_fn=get_ema_avg_fn(0.99)) if kind == "ema" else None
@@ -120,8 +127,9 @@ def by_hand(kind: str) -> Iterator[None]:
     while True:
         for batch in loader(kind):
             count += 1
+            batch = moved(batch, device) if device != "cpu" else batch
             for optimizer in optimizers:
-                with torch.autocast("cpu", torch.bfloat16) if kind == "bf16" else nullcontext():
+                with torch.autocast(device, torch.bfloat16) if kind == "bf16" else nullcontext():
                     loss = loss_of(net, batch)
                 if count % batches_of_a_step == 1 % batches_of_a_step:
                     optimizer.zero_grad()
@@ -140,8 +148,8 @@ def by_hand(kind: str) -> Iterator[None]:
 class Beside:
     """Counts batches of the run, and lets the loop by hand go on after each stretch of them."""
 
-    def __init__(self, kind: str) -> None:
-        self.other = by_hand(kind)
+    def __init__(self, kind: str, device: str) -> None:
+        self.other, self.device = by_hand(kind, device), device
         self.pairs: list[tuple[float, float]] = []
         self._count = 0
         self._since: float | None = None
@@ -155,7 +163,7 @@ class Beside:
         if self._count % STRETCH:
             return
         now = time.thread_time()
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(self.device, enabled=False):
             for _ in range(STRETCH):
                 next(self.other)
         if self._since is not None:
@@ -201,11 +209,11 @@ class Hooked(Job):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None: ...
 
 
-def run_here(kind: str, batches: int) -> list[tuple[float, float]]:
+def run_here(kind: str, batches: int, device: str) -> list[tuple[float, float]]:
     """The pairs of one run: seconds of a stretch with leyden, and of the one by hand after it."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    options: dict[str, Any] = {"accelerator": "cpu", "max_epochs": -1, "max_steps": batches}
+    options: dict[str, Any] = {"accelerator": device, "devices": 1, "max_epochs": -1, "max_steps": batches}
     if kind == "off":
         options |= SWITCHED_OFF
     else:
@@ -217,7 +225,7 @@ def run_here(kind: str, batches: int) -> list[tuple[float, float]]:
     elif kind == "bf16":
         options["precision"] = "bf16-mixed"
     callbacks: dict[str, Any] = {"ema": EMAWeightAveraging(decay=0.99), "schedule": LearningRateMonitor()}
-    beside = Beside(kind)
+    beside = Beside(kind, device)
     module = (Hooked if kind == "hooks" else Job)(kind, beside)
     leyden.Trainer(**options, callbacks=callbacks.get(kind)).fit(module, loader(kind))
     return beside.pairs[WARM:]
@@ -226,11 +234,11 @@ def run_here(kind: str, batches: int) -> list[tuple[float, float]]:
 # Around the runs
 
 
-def run(kind: str, batches: int) -> list[tuple[float, float]]:
+def run(kind: str, batches: int, device: str) -> list[tuple[float, float]]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         command = [sys.executable, str(Path(__file__).resolve()), "--run", kind]
-        command += ["--batches", str(batches), "--result", str(result)]
+        command += ["--batches", str(batches), "--device", device, "--result", str(result)]
         code, shown = at_a_terminal(command, folder)
         if code or not result.exists():
             raise SystemExit(f"{kind} failed with exit status {code}:\n{shown[-4000:]}")
@@ -242,17 +250,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="KIND", help=f"out of: {', '.join(KINDS)}")
     parser.add_argument("--batches", type=int, default=5000, help="of each run (5000)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (3)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both (cpu)")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--result", help=argparse.SUPPRESS)
     task = parser.parse_args()
     if task.run:
-        Path(task.result).write_text(json.dumps(run_here(task.run, task.batches)))
+        Path(task.result).write_text(json.dumps(run_here(task.run, task.batches, task.device)))
         return
     kinds = task.only or list(KINDS)
     pairs: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     for repeat in range(task.repeats):
         for kind in kinds:
-            pairs[kind] += run(kind, task.batches)
+            pairs[kind] += run(kind, task.batches, task.device)
             print(f"round {repeat + 1} of {task.repeats}: {kind}", file=sys.stderr)
     print(machine({"torch": torch.__version__, "leyden": leyden.__version__}) + "\n")
     rows = []

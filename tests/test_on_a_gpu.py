@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from leyden.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
     ThroughputMonitor,
+    WeightAveraging,
 )
 from leyden.devices.copy_ahead import CopyAhead
 from leyden.devices.transfer import move_data_to_device
@@ -118,6 +120,136 @@ def test_what_changes_weights_changes_them_on_a_gpu_as_on_the_cpu(callback: Any)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit(module, data(shuffle=False), accelerator=accelerator, devices=1, max_epochs=4, callbacks=[callback()])
+        found.append(weights(module))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name].cpu(), value, rtol=1e-4, atol=1e-5)
+
+
+class Collects(Net):
+    """Logs tensors of both devices and keeps them, in training and in its validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.train_there: list[Tensor] = []
+        self.train_here: list[Tensor] = []
+        self.val_there: list[Tensor] = []
+        self.val_here: list[Tensor] = []
+        self.found: dict[str, Any] = {}
+
+    def on_train_epoch_start(self) -> None:
+        self.train_there, self.train_here = [], []
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_there, self.val_here = [], []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.collect("train", loss, self.train_there, self.train_here)
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.collect("val", self.model(batch).square().mean(), self.val_there, self.val_here)
+
+    def collect(self, stage: str, loss: Tensor, there: list[Tensor], here: list[Tensor]) -> None:
+        there.append(loss.detach())
+        here.append(loss.detach().cpu())
+        self.log(f"{stage}_beside", here[-1], on_epoch=True, on_step=False)
+        for name, function in {"mean": "mean", "min": "min", "max": "max", "own": torch.std}.items():
+            for which, value in {"there": loss, "both": loss if len(here) % 2 else here[-1]}.items():
+                self.log(f"{stage}_{which}_{name}", value, on_epoch=True, on_step=False, reduce_fx=function)
+
+    def on_train_epoch_end(self) -> None:
+        self.note("train", self.train_there, self.train_here)
+
+    def on_validation_epoch_end(self) -> None:
+        self.note("val", self.val_there, self.val_here)
+
+    def note(self, stage: str, there: list[Tensor], here: list[Tensor]) -> None:
+        self.found[stage] = [(torch.stack(values).tolist(), str(values[0].device)) for values in (there, here)]
+
+
+def places(run: leyden.Trainer) -> dict[str, Any]:
+    return {name: (value.item(), value.device.type, value.dtype) for name, value in run.callback_metrics.items()}
+
+
+def test_what_a_run_holds_is_on_its_device_again_or_on_the_cpu_where_it_was_there(tmp_path: Path) -> None:
+    """Cut inside a training epoch and inside its validation, again and again."""
+
+    class Cut(Exception):
+        pass
+
+    class CutAt(leyden.Callback):
+        def __init__(self, *places: tuple[str, int]) -> None:
+            self.places, self.count = places, 0
+
+        def saves(self, run: leyden.Trainer, hook: str, batch_idx: int) -> None:
+            if not run.sanity_checking and (hook, batch_idx) == self.places[0]:
+                run.save_checkpoint(tmp_path / "cut.ckpt")
+                raise Cut
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.saves(trainer, "train", batch_idx)
+
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, index: int, *_: Any) -> None:
+            self.saves(trainer, "val", index)
+
+    options: dict[str, Any] = {**GPU, "max_epochs": 1, "num_sanity_val_steps": 0}
+    whole = Collects()
+    run = fit(whole, data(), data(), **options)
+    leyden.seed_everything(7)
+    resumed, path = Collects(), None
+    for place in (("train", 1), ("train", 4), ("train", 5), ("val", 1), ("val", 3), ("val", 6)):
+        with pytest.raises(Cut):
+            fit(resumed, data(), data(), **options, callbacks=[CutAt(place)], ckpt_path=path)
+        resumed, path = Collects(), tmp_path / "cut.ckpt"
+    again = fit(resumed, data(), data(), **options, ckpt_path=path)
+    assert differences(weights(whole), weights(resumed)) == []
+    assert places(again) == places(run)
+    assert resumed.found == whole.found
+    assert [device for _, device in whole.found["train"]] == ["cuda:0", "cpu"]
+
+
+def test_a_file_that_was_saved_after_an_error_is_gone_on_from(tmp_path: Path) -> None:
+    """The losses that nobody had looked at are on the device again."""
+
+    class Fails(Net):
+        fails = True
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            if self.fails and batch_idx == 5:
+                raise RuntimeError("here")
+            return super().training_step(batch, batch_idx)
+
+    leyden.seed_everything(3)
+    whole = Fails()
+    whole.fails = False
+    fit(whole, data(), **GPU, max_epochs=2)
+    leyden.seed_everything(3)
+    saves = ModelCheckpoint(tmp_path, save_on_exception=True)
+    with pytest.raises(RuntimeError, match="here"):
+        fit(Fails(), data(), **GPU, max_epochs=2, callbacks=[saves], enable_checkpointing=True)
+    (file,) = tmp_path.glob("*.ckpt")
+    resumed = Fails()
+    resumed.fails = False
+    fit(resumed, data(), **GPU, max_epochs=2, ckpt_path=file)
+    assert differences(weights(whole), weights(resumed)) == []
+
+
+def test_one_loss_on_the_cpu() -> None:
+    class Once(Net):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            return torch.zeros((), requires_grad=True) if batch_idx == 3 else super().training_step(batch, batch_idx)
+
+    assert fit(Once(), data(), **GPU).global_step == 8
+
+
+def test_an_average_of_everything_counts_as_the_cpus_does() -> None:
+    found = []
+    for accelerator in ("cpu", "gpu"):
+        leyden.seed_everything(5)
+        module = Net()
+        module.model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+        fit(module, data(shuffle=False), accelerator=accelerator, devices=1, max_epochs=2, callbacks=[WeightAveraging()])
         found.append(weights(module))
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name].cpu(), value, rtol=1e-4, atol=1e-5)
@@ -410,6 +542,61 @@ def test_by_itself_a_trainer_takes_the_gpu() -> None:
     run = leyden.Trainer(logger=False, enable_checkpointing=False)
     assert run.strategy.root_device.type == "cuda"
     assert run.num_devices >= 1
+
+
+class Collecting(Dataset[Tensor]):
+    """Looks for garbage in the worker that reads it."""
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> Tensor:
+        gc.collect()
+        return torch.full((4,), float(index))
+
+
+def test_forked_workers_leave_the_garbage_of_runs_before_alone() -> None:
+    """A batch of an earlier run that only a cycle keeps was used on two streams: no forked process may free it."""
+    for _ in range(3):
+        run = fit(Net(), DataLoader(Collecting(), 8, num_workers=2, multiprocessing_context="fork"), **GPU)
+        run.itself, run.batch = run, CopyAhead(torch.device("cuda", 0))(torch.rand(8, 4))
+        del run
+
+
+def test_no_batch_outlives_its_run() -> None:
+    batches = torch.rand(3, 1 << 20, 4)
+    module = Net()
+    run = trainer(**GPU)
+    run.fit(module, DataLoader(batches, batch_size=None))
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() < 8 << 20, torch.cuda.memory_allocated()
+    assert run.global_step == 3
+
+
+@pytest.mark.parametrize(
+    "make", [torch.optim.Adam, lambda parameters: torch.optim.Adam(parameters, fused=True), torch.optim.LBFGS]
+)
+def test_an_ended_fit_leaves_nothing_on_the_gpu_and_goes_on_where_it_was(make: Any) -> None:
+    class Wide(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Linear(4, 1 << 18), nn.Linear(1 << 18, 1))
+
+        def configure_optimizers(self) -> Any:
+            return make(self.parameters())
+
+    leyden.seed_everything(3)
+    whole = Wide()
+    fit(whole, data(), **GPU, max_epochs=2)
+    leyden.seed_everything(3)
+    module, before = Wide(), torch.cuda.memory_allocated()
+    run = fit(module, data(), **GPU, max_epochs=1)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() - before < 1 << 20
+    run.fit_loop.max_epochs = 2
+    run.fit(module, data())
+    assert run.global_step == 16
+    assert differences(weights(whole), weights(module)) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from logging import getLogger  # by name: leyden.logging is a room of ours
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from leyden.version import __version__
 if TYPE_CHECKING:
     from leyden.classic import data_loader
     from leyden.replaying import replay
+
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to ask whether there is a GPU keeps nobody from forking afterwards
 
 _ROOMS = (
     "accelerators",

@@ -40,6 +40,18 @@ def check_bool(name: str, given: object) -> bool:
     raise InvalidType(name, given, "True or False")
 
 
+def bare_optimizer(given: Any) -> Any:
+    """The optimizer itself: what ``self.optimizers()`` gives may be wrapped around it.
+
+    Raises:
+        InvalidType: ``given`` is none.
+    """
+    optimizer = getattr(given, "optimizer", given)
+    if not hasattr(optimizer, "param_groups"):
+        raise InvalidType("optimizer", given, "an optimizer, as self.optimizers() gives them")
+    return optimizer
+
+
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "True or False"),
     "str": ((str,), "a text"),

@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from leyden.callback import Callback
+from leyden.checked import bare_optimizer
 from leyden.checkpoint.plain_names import SavedByPlainNames, eager_attributes
 from leyden.devices.transfer import move_data_to_device
-from leyden.errors import IllegalLog, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
+from leyden.errors import IllegalLog, InvalidType, LeydenWarning, MisconfigurationException, MissingMethod, warn_user
 from leyden.former import FormerModuleHooks, loaders_beside
 from leyden.former_names import check_older_arguments
 from leyden.hook_facts import EVAL_STEP, STEP, hook
@@ -448,6 +449,8 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
         """``loss.backward()`` with hooks and precision heeded, for manual optimization."""
         if args or kwargs:
             loss, args, kwargs = loss_among((loss, *args), kwargs)
+        if not hasattr(loss, "backward"):
+            raise InvalidType("loss", loss, "a tensor")
         self.trainer.leyden_manual_backward(loss, *args, **kwargs)
 
     @hook(log=STEP)
@@ -498,8 +501,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
 
     def toggle_optimizer(self, optimizer: Any, optimizer_idx: int | None = None) -> None:
         """Let only ``optimizer``'s parameters require gradients, until :meth:`untoggle_optimizer`."""
-        chosen = getattr(optimizer, "optimizer", optimizer)
-        mine = {id(p) for group in chosen.param_groups for p in group["params"]}
+        mine = {id(p) for group in bare_optimizer(optimizer).param_groups for p in group["params"]}
         remembered: dict[Any, bool] = self.__dict__.setdefault("_toggled", {})
         others = [getattr(o, "optimizer", o) for o in self.trainer.optimizers]
         for other in others:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from leyden.checked import (
     check_count,
     check_deterministic,
     check_limit,
+    check_number,
     read_duration,
 )
+from leyden.devices.cublas import prepare_deterministic
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 
 DEFAULT_EPOCHS = 1000  # where nothing limits training
@@ -183,11 +184,7 @@ class Optimization:
             accumulate = check_count("accumulate_grad_batches", accumulate_grad_batches, 1, expected)
         clip = gradient_clip_val
         if clip is not None:
-            wanted = "a positive number, or 0 or None for no clipping"
-            if isinstance(clip, bool) or not isinstance(clip, int | float):
-                raise InvalidType("gradient_clip_val", clip, wanted)
-            if clip < 0 or math.isnan(clip):
-                raise InvalidOption("gradient_clip_val", clip, wanted)
+            clip = check_number("gradient_clip_val", clip, "a positive number, or 0 or None for no clipping", 0)
         algorithm = gradient_clip_algorithm
         if not isinstance(algorithm, str | None):
             raise InvalidType("gradient_clip_algorithm", algorithm, '"norm" or "value"')
@@ -262,6 +259,8 @@ class Behaviour:
     ) -> Behaviour:
         if deterministic is not None and deterministic != "warn":
             deterministic = check_deterministic(deterministic)
+        if deterministic:
+            prepare_deterministic()
         return cls(
             inference_mode=check_bool("inference_mode", inference_mode),
             detect_anomaly=check_bool("detect_anomaly", detect_anomaly),

@@ -82,7 +82,7 @@ def same_bits(first: Any, second: Any) -> bool:
     if type(first) is not type(second):
         return False
     if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
+        return first.dtype == second.dtype and first.device == second.device and torch.equal(first, second)
     if isinstance(first, np.ndarray):
         return bool(first.dtype == second.dtype and first.shape == second.shape and first.tobytes() == second.tobytes())
     if isinstance(first, list | tuple) and not PLAIN.issuperset(map(type, first)):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from leyden.checkpoint import random_state as module
 from leyden.checkpoint.files import TorchCheckpointIO
-from leyden.checkpoint.random_state import RandomStates, preserved_random_state, random_state, set_random_state
+from leyden.checkpoint.random_state import RandomStates, by_device, preserved_random_state, random_state, set_random_state
 from leyden.tree import same_bits
 
 
@@ -155,3 +155,18 @@ def test_another_bit_generator_behind_numpys_functions_is_asked_each_time() -> N
         assert same_bits(states.take().plain(), random_state())
     finally:
         np.random.set_bit_generator(before)
+
+
+@pytest.mark.parametrize(("there", "here"), [(0, 0), (0, 1), (2, 0), (1, 4)])
+def test_the_state_of_the_device_that_trained_is_that_of_the_one_that_trains(
+    there: int, here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may see its GPU by another number now, or see it alone."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: here)
+    states = [torch.full((16,), number, dtype=torch.uint8) for number in range(3)]
+    found = by_device({"cuda": list(states), "cuda_at": there})
+    assert found[here] is states[there]
+    if here < len(states):
+        assert found[there] is states[here]
+    assert by_device({"cuda": list(states)}) == states  # written before the number was
+    assert by_device({"cuda": list(states), "cuda_at": 7}) == states

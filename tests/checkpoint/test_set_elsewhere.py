@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import leyden
 from leyden.checkpoint.set_elsewhere import SetElsewhere
+from leyden.tree import same_bits
 
 
 class Slots:
@@ -170,3 +171,8 @@ def test_what_hooks_do_not_set_is_the_new_command_s() -> None:
 def test_where_no_hook_sets_anything_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("leyden.checkpoint.set_elsewhere.reachable", None)
     assert SetElsewhere([kit.Tiny(), leyden.callbacks.ModelCheckpoint()], {"data": kit.ones(1)}, []).state_dict({}) == {}
+
+
+def test_tensors_of_two_devices_are_not_the_same_bits() -> None:
+    assert not same_bits(torch.zeros(2), torch.zeros(2, device="meta"))
+    assert not same_bits([torch.zeros(2, device="meta")], [torch.zeros(2)])

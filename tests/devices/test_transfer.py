@@ -59,6 +59,23 @@ def test_a_tensor_that_is_there_already_is_handed_on() -> None:
     assert move_data_to_device(x, "cpu") is x
 
 
+def test_lists_in_an_optimizers_state_move_too() -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.LBFGS([parameter], max_iter=4)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = (parameter**4).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    move_optimizer_state(optimizer, "meta")
+    (state,) = optimizer.state.values()
+    assert {each.device.type for each in state["old_dirs"]} == {"meta"}
+    assert state["func_evals"] > 0
+
+
 def test_an_optimizers_state_moves_and_its_step_count_stays() -> None:
     net = nn.Linear(2, 1)
     optimizer = torch.optim.Adam(net.parameters())

@@ -56,6 +56,7 @@ class Job:
             thaw a backbone in epoch 1 and a neck with still batch norms in epoch 2, and another keeps a running mean.
         rewrites: the callback that puts other weights into the module: ``"ema"``, ``"swa"`` (with
             batch norm, and so a pass for it after the last epoch), ``"prune"``, or ``""`` for none.
+        accelerator: the Trainer's.
     """
 
     folder: str
@@ -70,6 +71,7 @@ class Job:
     accumulate: int = 2
     kinds: str = "usual"
     rewrites: str = ""
+    accelerator: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -332,11 +334,14 @@ def run_job(job: Job, kill: Kill | None) -> int:
             self.means = [torchmetrics.MeanMetric()]
             self.register_buffer("centre", torch.zeros(6), persistent=False)
 
+        def on_fit_start(self) -> None:
+            self.means[0].to(self.device)
+
         def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
             self.means[0].update(batch.mean())
             self.log("held", self.means[0], on_step=False, on_epoch=True)
             self.centre.mul_(0.9).add_(batch.mean(0) / 10)
-            noise = torch.randn(batch.shape, generator=self.held["generator"][0])
+            noise = torch.randn(batch.shape, generator=self.held["generator"][0]).to(batch.device)
             return super().training_step(batch - self.centre + 0.1 * noise, batch_idx)
 
         def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
@@ -444,7 +449,8 @@ def run_job(job: Job, kill: Kill | None) -> int:
     lay_fuses(fuse)
     trainer = leyden.Trainer(
         default_root_dir=root,
-        accelerator="cpu",
+        accelerator=job.accelerator,
+        devices=1,
         max_epochs=EPOCHS,
         accumulate_grad_batches=job.accumulate,
         val_check_interval=5,
@@ -498,7 +504,7 @@ def feed(digest: Any, value: Any) -> None:
     """Put nested values into a hash, tensors bit by bit."""
     if hasattr(value, "numpy"):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     elif isinstance(value, dict):
         for key, item in value.items():
             digest.update(repr(key).encode())

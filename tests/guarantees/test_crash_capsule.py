@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from warm_python import python
 
 import leyden
+from leyden.crash.capsule import Capsule
 from leyden.errors import CheckpointMissing, InvalidOption, InvalidType, LeydenWarning, NonFiniteLoss
 
 
@@ -228,6 +229,17 @@ def test_a_change_that_nobody_could_foresee_is_said(tmp_path: Path) -> None:
         leyden.replay(capsule_in(tmp_path), Late(60, "tensor"))
 
 
+def test_a_batch_that_cannot_be_read_any_more_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU on which a kernel has failed answers nothing: the error that is raised is the step's own."""
+
+    def refuse(*args: Any) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(Capsule, "_failed", refuse)
+    with pytest.raises(ArithmeticError), pytest.warns(leyden.errors.LeydenWarning, match="could not be written.*device-side"):
+        quiet(default_root_dir=tmp_path).fit(InPlace(1, "tensor"), kit.ones(80, 4))
+
+
 class Own:
     """A batch as a graph library makes it."""
 
@@ -298,3 +310,26 @@ def test_a_step_is_run_again_where_it_failed(tmp_path: Path) -> None:
     torch.save({**capsule, "device": "mps"}, path)
     with pytest.raises(ArithmeticError), pytest.warns(LeydenWarning, match=r"failed on mps, which is not here: bits may differ"):
         leyden.replay(path.parent, Failing(13))
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
+def test_no_batch_outlives_its_verb(verb: str) -> None:
+    """Not even until the garbage collector runs: on a GPU it would hold memory that the next run needs."""
+    alive: list[Any] = []
+
+    class Looks(kit.Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            alive.append(weakref.ref(batch))
+            return self.layer(batch).sum()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.training_step(batch, batch_idx).detach()
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.training_step(batch, batch_idx).detach()
+
+    run, module = kit.trainer(), Looks()
+    loaders = [DataLoader(torch.rand(6, 2), batch_size=2)] * (2 if verb == "fit" else 1)
+    getattr(run, verb)(module, *loaders)
+    assert len(alive) >= 3
+    assert not any(ref() is not None for ref in alive)

@@ -12,6 +12,7 @@ from typing import Any
 
 import kit
 import pytest
+import torch
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
@@ -100,9 +101,16 @@ def alone(runner: Runner, folder: Path, **settings: Any) -> Outcome:
     return outcome(job)
 
 
+GPU = pytest.param(
+    "gpu", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", GPU])
 @pytest.mark.parametrize("name", RUNS)
-def test_a_killed_run_ends_with_the_same_bits(name: str, runner: Runner, tmp_path: Path) -> None:
+def test_a_killed_run_ends_with_the_same_bits(name: str, accelerator: str, runner: Runner, tmp_path: Path) -> None:
     settings, kills = RUNS[name]
+    settings = {**settings, "accelerator": accelerator}
     expected = alone(runner, tmp_path, **settings)
     got = survive(runner, Job(str(tmp_path / "killed"), **settings), kills)
     assert got.kills == len(kills), f"some of {kills} never struck"

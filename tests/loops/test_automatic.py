@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import kit
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.errors import ConflictingOptions, InvalidReturn, LeydenWarning, UnknownName
+from leyden.loggers import CSVLogger
+from leyden.profilers import SimpleProfiler
 from leyden.testing import Recorder
 
 
@@ -61,10 +64,10 @@ class Module(leyden.LightningModule):
         return self.make(self.net.parameters())
 
 
-def fit(module: leyden.LightningModule, data: Any = 6, **options: Any) -> leyden.Trainer:
+def fit(module: leyden.LightningModule, data: Any = 6, ckpt_path: Any = None, **options: Any) -> leyden.Trainer:
     trainer = kit.trainer(**{"max_epochs": 2, "limit_val_batches": 0, **options})
     torch.manual_seed(3)
-    trainer.fit(module, loader(data) if isinstance(data, int) else data)
+    trainer.fit(module, loader(data) if isinstance(data, int) else data, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -191,6 +194,46 @@ class Promising(Unsized):
         return self.count + 3
 
 
+def test_a_save_inside_a_backward_of_the_modules_own_has_the_forward_behind_it(tmp_path: Path) -> None:
+    class Saves(Module):
+        forwards = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.forwards += 1
+            return super().training_step(batch, batch_idx)
+
+        def backward(self, loss: Tensor) -> None:  # type: ignore[override]  # as users write it
+            if self.forwards == 3:
+                self.trainer.save_checkpoint(tmp_path / "inside.ckpt")
+            loss.backward()
+
+    whole, resumed = Saves(), Saves()
+    fit(whole, 4, max_epochs=1)
+    resumed.forwards = 10
+    fit(resumed, 4, max_epochs=1, ckpt_path=tmp_path / "inside.ckpt")
+    assert same(whole, resumed)
+    assert resumed.forwards - 10 in (1, 4)  # the third batch's was done, or is done again
+
+
+def test_an_optimizers_own_zero_grad_is_measured_by_its_name() -> None:
+    class Own(SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            super().zero_grad(set_to_none)
+
+    profiler = SimpleProfiler()
+    fit(Module(lambda parameters: Own(parameters, lr=0.1)), 3, max_epochs=1, profiler=profiler)
+    (name,) = [each for each in profiler.recorded_durations if "zero_grad" in each and "before" not in each]
+    assert name.endswith(".optimizer_zero_grad")
+    assert len(profiler.recorded_durations[name]) == 3
+
+
+class Logged(Module):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss)
+        return loss
+
+
 class TestShortWindows:
     @pytest.mark.parametrize("kind", [Unsized, Promising])
     @pytest.mark.parametrize(("count", "window"), [(5, 2), (6, 4), (3, 4)])
@@ -203,6 +246,14 @@ class TestShortWindows:
         for mine, theirs in zip(module.net.parameters(), hand.parameters(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
         assert trainer.global_step == 2 * -(-count // window)
+
+    def test_the_step_of_a_short_window_is_one_on_the_loggers_axis(self, tmp_path: Path) -> None:
+        """Epochs of 3 batches, in windows of 2: steps 2, 3, 5 and 6 are those after which a row is written."""
+        logger = CSVLogger(tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LeydenWarning)
+            fit(Logged(), DataLoader(Unsized(3), batch_size=None), accumulate_grad_batches=2, logger=logger, log_every_n_steps=1)
+        assert [int(row["step"]) for row in kit.rows(logger.log_dir) if row["loss"]] == [0, 1, 2, 3]
 
     def test_a_loader_that_ends_early_says_so(self) -> None:
         with pytest.warns(LeydenWarning, match=r"ended after 3 of the 6 batches that it said it has \(epoch 0\)"):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
-from leyden.errors import ConflictingOptions, MisconfigurationException, PossibleUserWarning
+from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException, NonFiniteLoss, PossibleUserWarning
 from leyden.testing import BoringModel, Recorder, random_batches
 
 DATA = torch.arange(24.0).reshape(6, 4) / 24
@@ -411,6 +411,46 @@ class TestPrecision:
             fit(Twice(), precision="16-mixed")
 
 
+@pytest.mark.parametrize(
+    "give", [lambda loss: loss, lambda loss: {"loss": loss, "more": 1}, lambda loss: {"loss": loss.detach()}]
+)
+def test_a_loss_that_is_not_finite_ends_the_run(give: Any) -> None:
+    class Bursts(Module):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            loss = self.loss(batch)
+            return give(loss / 0 if batch_idx == 2 else loss)
+
+    with pytest.raises(NonFiniteLoss, match="batch 2"):
+        fit(Bursts())
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(algorithm: Any) -> None:
+    """A threshold that no gradient reaches changes nothing, and one that they reach holds."""
+
+    class Clips(Module):
+        threshold = 0.0
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            if self.threshold:
+                self.clip_gradients(optimizer, gradient_clip_val=self.threshold, gradient_clip_algorithm=algorithm)
+                gradients = torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None])
+                # until the scale has settled they are infinite, and the step is left out
+                assert not gradients.isfinite().all() or 0 < float(gradients.abs().max()) <= self.threshold
+            optimizer.step()
+
+    free, loose, tight = Clips("ab"), Clips("ab"), Clips("ab")
+    loose.threshold, tight.threshold = 100.0, 1e-3
+    for module in (free, loose, tight):
+        fit(module, precision="16-mixed")
+    assert same(free, loose)
+    assert not same(free, tight)
+
+
 class TestRefusals:
     def test_accumulation_by_the_trainer(self) -> None:
         for given in (2, {1: 2}):
@@ -427,6 +467,31 @@ class TestRefusals:
         with pytest.raises(MisconfigurationException, match=r"manual_backward\(\) works inside fit only"):
             module.manual_backward(torch.ones((), requires_grad=True))
         assert type(module.optimizers()) is SGD
+
+    @pytest.mark.parametrize(
+        ("call", "says"),
+        [
+            (lambda module: module.manual_backward(None), "loss=None cannot be used: expected a tensor"),
+            (lambda module: module.manual_backward({"loss": 1}), "loss={'loss': 1} cannot be used: expected a tensor"),
+            (
+                lambda module: module.toggle_optimizer(3),
+                "optimizer=3 cannot be used: expected an optimizer, as self.optimizers()",
+            ),
+            (lambda module: module.toggle_optimizer([module.optimizers()]), r"(?s)optimizer=\[.* cannot be used"),
+            (lambda module: module.clip_gradients(None, 1.0), "optimizer=None cannot be used: expected an optimizer"),
+            (
+                lambda module: module.clip_gradients(module.optimizers(), "x"),
+                "gradient_clip_val='x' cannot be used: expected a num",
+            ),
+        ],
+    )
+    def test_what_is_no_loss_no_optimizer_and_no_number(self, call: Any, says: str) -> None:
+        class Wrong(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                call(self)
+
+        with pytest.raises(InvalidType, match=says):
+            fit(Wrong())
 
 
 # How steps are counted

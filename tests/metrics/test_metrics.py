@@ -395,3 +395,22 @@ def test_unsigned_integers_are_summed_and_compared_as_such() -> None:
 def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
     with pytest.raises(IllegalLog, match="a metric's name must be a string"):
         begun().log(name, 1.0, STEP, None)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.int64, torch.bfloat16])
+def test_what_two_devices_had_is_joined_where_it_is_read_onto_one(kind: torch.dtype) -> None:
+    """A file holds a part for each device on which values came; one machine may have one of them alone."""
+    first, second = [torch.tensor(value, dtype=kind) for value in (3, 9)], [torch.tensor(value, dtype=kind) for value in (2, 6)]
+    parts = []
+    for values in (first, second):
+        parts.append((Sum(mean=True), Extreme("max"), Extreme("min")))
+        for each in parts[-1]:
+            each.add([(value, 1) for value in values])
+    total, most, least = Sum(mean=True), Extreme("max"), Extreme("min")
+    states = [[each.state_dict() for each in part] for part in parts]
+    total.load_state_dict({**states[0][0], "count": 4, "bins": states[0][0]["bins"] + states[1][0]["bins"]})
+    most.load_state_dict({**states[0][1], "tensors": states[0][1]["tensors"] + states[1][1]["tensors"]})
+    least.load_state_dict({**states[0][2], "tensors": states[0][2]["tensors"] + states[1][2]["tensors"]})
+    assert total.value().item() == 5
+    assert most.value() == torch.tensor(9, dtype=kind)
+    assert least.value() == torch.tensor(2, dtype=kind)

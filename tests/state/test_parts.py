@@ -9,7 +9,7 @@ import torch
 from kit import fit
 
 import leyden
-from leyden.testing import BoringModel, random_batches
+from leyden.testing import BoringModel, Recorder, random_batches
 
 
 class Saving(leyden.Callback):
@@ -38,3 +38,32 @@ def test_how_far_a_validation_is_stands_in_files_that_were_saved_inside_of_one_a
         held[file.stem] = own["evaluation"]
     assert held.pop("validation") is not None
     assert held == {"training": None, "epoch end": None}
+
+
+def test_the_batch_stands_in_files_that_were_saved_while_it_was_trained_on_alone(tmp_path: Path) -> None:
+    moments = (
+        "on_train_batch_start",
+        "on_before_zero_grad",
+        "on_after_backward",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+    )
+    held: dict[str, Any] = {}
+
+    def saves(moment: str) -> Any:
+        def save(trainer: leyden.Trainer, *args: Any) -> None:
+            if trainer.leyden_fit.progress.batches + (moment != "on_train_batch_end") == 3:
+                trainer.save_checkpoint(tmp_path / "now.ckpt")
+                (own,) = torch.load(tmp_path / "now.ckpt", weights_only=True)["leyden"]["processes"]
+                held[moment] = own["flight"] and (own["flight"]["index"], own["flight"].get("batch"))
+
+        return save
+
+    batches = random_batches(4)
+    third = list(batches)[2]
+    fit(BoringModel(), batches, callbacks=[Recorder(**{moment: saves(moment)}) for moment in moments])
+    assert list(held) == list(moments)
+    assert held.pop("on_train_batch_end") is None
+    for index, batch in held.values():
+        assert index == 2
+        assert torch.equal(batch, third)

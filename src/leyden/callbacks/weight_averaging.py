@@ -196,18 +196,20 @@ class WeightAveraging(Callback):
     def __update(self, pl_module: LightningModule) -> None:
         average = self._average()
         function = average.avg_fn
-        if function is None and average.multi_avg_fn is None and _is_in_shards(pl_module):
-            function = _MEAN
+        if function is None and average.multi_avg_fn is None:
+            function = _MEAN  # PyTorch's own, without its way for CUDA, which fails on the whole numbers of a BatchNorm
         # ours look at each number by itself, and need not see that a tensor is a shard
         seen = local if isinstance(function, _Ema) or function is _MEAN else _as_it_is
         if self.__count == 0 or function is None:
             average.update_parameters(pl_module)
         else:  # as that does it, without asking the device how many there were
             with torch.no_grad():
-                n_averaged = average.n_averaged
+                counts = {average.n_averaged.device: average.n_averaged}
                 for averaged, current in self.__pairs(pl_module, buffers=self._use_buffers):
                     mine, theirs = seen(averaged.detach()), seen(current.detach().to(averaged.device))
-                    mine.copy_(function(mine, theirs, n_averaged.to(mine.device)))
+                    if mine.device not in counts:  # made there: to copy it would wait for the device
+                        counts[mine.device] = torch.full((), self.__count, dtype=torch.long, device=mine.device)
+                    mine.copy_(function(mine, theirs, counts[mine.device]))
                 if not self._use_buffers:
                     for averaged, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
                         averaged.detach().copy_(current.detach())

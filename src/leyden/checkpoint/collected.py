@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from leyden.checkpoint.format import is_writable
+from leyden.checkpoint.places import marked, placed
 from leyden.data.reachable import is_users
 from leyden.tree import PLAIN, tree_map
 
@@ -68,7 +69,7 @@ def collected_by(module: Any, callbacks: Iterable[Any]) -> dict[str, dict[str, A
         held = vars(owner)
         own = {name: packed(held[name]) for name in sorted(set_anew(type(owner))) if name in held and is_kept(held[name])}
         if own:
-            found[key] = own
+            found[key] = marked(own, getattr(module, "device", None))
     return found
 
 
@@ -77,7 +78,7 @@ def put_collected(state: Mapping[str, Mapping[str, Any]], module: Any, callbacks
     for key, owner in owners_of(module, callbacks):
         for name, value in state.get(key, {}).items():
             if name in set_anew(type(owner)):
-                setattr(owner, name, unpacked(value, getattr(module, "device", None)))
+                setattr(owner, name, unpacked(placed(value, getattr(module, "device", None))))
 
 
 def owners_of(module: Any, callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -116,14 +117,12 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def unpacked(value: Any, device: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
+def unpacked(value: Any) -> Any:
     if type(value) is dict and list(value) == [_STACKED]:
-        return list(value[_STACKED].to(device).clone().unbind())
+        return list(value[_STACKED].clone().unbind())
     if type(value) in (list, tuple):
-        return type(value)(unpacked(each, device) for each in value)
-    return {key: unpacked(each, device) for key, each in value.items()} if type(value) is dict else value
+        return type(value)(map(unpacked, value))
+    return {key: unpacked(each) for key, each in value.items()} if type(value) is dict else value
 
 
 def lists_of(module: Any) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class Drift:
 
     def set_by_hooks(self, module: nn.Module) -> dict[str, Any]:
         """What hooks have collected, and set in other objects: with :meth:`state_dict` the whole of this part of a checkpoint."""
-        elsewhere = self.set_elsewhere if self.elsewhere is None else self.elsewhere.state_dict(self._roots(module))
+        device = getattr(module, "device", None)
+        elsewhere = self.set_elsewhere if self.elsewhere is None else self.elsewhere.state_dict(self._roots(module), device)
         return {"collected": collected_by(module, self.others()[0]), "elsewhere": elsewhere}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from leyden.checkpoint.format import Unwritable
+from leyden.checkpoint.places import unmarked
 from leyden.errors import CheckpointDamaged, CheckpointMismatch, LeydenError
 
 Path = tuple[Any, ...]
@@ -156,6 +157,7 @@ _RANDOM = _with(
     numpy=_of(_sets_numpy, "the state of NumPy's generator"),
     torch=_of(_sets_torch, "the state of torch's generator"),
     cuda_=_each(_TENSOR),
+    cuda_at_=_COUNT,
     mps_=_TENSOR,
 )
 
@@ -299,7 +301,7 @@ _FORMS: dict[str, Form] = {
     "callbacks": _maybe(_named(_if_written(_DICT))),
     "optimizer_states": lambda value, path: _OPTIMIZERS(value, path) or _STATES(value, path),
     "lr_schedulers": _maybe(_each(_DICT)),
-    "leyden": _OURS,
+    "leyden": lambda value, path: _OURS(unmarked(value), path),
 }
 
 

@@ -133,6 +133,8 @@ def as_plain(python: Any, numpy: Any, cpu: Tensor, cuda: list[Tensor] | None) ->
     }
     if cuda is not None:
         state["cuda"] = cuda
+        if torch.cuda.is_initialized():
+            state["cuda_at"] = torch.cuda.current_device()
     return state
 
 
@@ -143,17 +145,28 @@ def set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state(decode(state["numpy"]))
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
-        for index, device in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        for index, device in enumerate(by_device(state)[: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(device.cpu(), index)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"].cpu())
+
+
+def by_device(state: dict[str, Any]) -> list[Tensor]:
+    """The states of CUDA's generators. The device that trained had one number there, and may have another here."""
+    states, there = list(state["cuda"]), state.get("cuda_at")
+    if there is None or there >= len(states):
+        return states
+    here = torch.cuda.current_device()
+    states += [states[there]] * (here + 1 - len(states))
+    states[here], states[there] = states[there], states[here]
+    return states
 
 
 @contextmanager
 def preserved_random_state(devices: bool = True) -> Iterator[None]:
     """Whatever is drawn inside, the global generators go on outside as if nothing had been; with ``devices``, theirs too."""
     python, numpy, cpu = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
-    in_use = devices and torch.cuda.is_available() and torch.cuda.is_initialized()
+    in_use = devices and torch.cuda.is_initialized()
     cuda = torch.cuda.get_rng_state_all() if in_use else []
     mps = torch.mps.get_rng_state() if devices and torch.backends.mps.is_available() else None
     try:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from leyden.checkpoint.collected import HOOKS, is_kept, packed, set_in, unpacked
+from leyden.checkpoint.places import marked, placed
 from leyden.data.reachable import is_users, reachable
 from leyden.tree import same_bits
 
@@ -59,7 +60,7 @@ class SetElsewhere:
                     names.update(set_in(inspect.unwrap(written).__code__, counted=True))
         return frozenset(names)
 
-    def state_dict(self, roots: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def state_dict(self, roots: Mapping[str, Any], device: Any = None) -> dict[str, dict[str, Any]]:
         """What is otherwise now, by path and name; all of it in objects that were not there at the beginning."""
         self._find(roots)
         state = {}
@@ -68,7 +69,7 @@ class SetElsewhere:
             held = {name: value for name, value in _settable(part, names).items() if is_kept(value)}
             changed = {name: packed(value) for name, value in held.items() if not same_bits(value, then.get(name, _ABSENT))}
             if changed:
-                state[path] = changed
+                state[path] = marked(changed, device)
         return state
 
     def put(self, state: Mapping[str, Mapping[str, Any]], device: Any) -> None:
@@ -77,7 +78,7 @@ class SetElsewhere:
             for name, value in state.get(path, {}).items():
                 if name in names:
                     with suppress(AttributeError, TypeError):  # what cannot be set was not set by a hook
-                        setattr(part, name, unpacked(value, device))
+                        setattr(part, name, unpacked(placed(value, device)))
 
 
 def _settable(part: Any, names: frozenset[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from leyden.callback import Callback
 from leyden.checkpoint.settings import asked_of
+from leyden.devices.transfer import move_optimizer_state
 from leyden.state.fit_state import FitState
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.parts import put_parts, take_parts
@@ -35,6 +36,8 @@ class Continuation:
         put_parts(run, self.parts, early=True)
         now, then = run.leyden_fit, self.fit
         now.plan, now.asked, now.drift = then.plan, then.asked, then.drift
+        for optimizer in now.plan.optimizers if run.strategy.leyden_moves else ():
+            move_optimizer_state(optimizer, run.strategy.root_device)  # they were let go of with the module
         self._replace_optimizers(run)
         for callback, state in self.callbacks:
             if state and any(callback is each for each in run.callbacks):

@@ -178,9 +178,23 @@ class Capsule:
         folder = self._folder()
         if folder is None:
             return None
+        try:  # a device on which a kernel has failed answers nothing any more: what is told is the error that it failed with
+            content = self._content(error, step, at, loss, of)
+            os.makedirs(folder, exist_ok=True)
+            TorchCheckpointIO().save_checkpoint(encode(content), os.path.join(folder, FILE))
+            with open(os.path.join(folder, "traceback.txt"), "w", encoding="utf-8") as file:
+                file.write("".join(traceback.format_exception(error)))
+                file.write("\n" + "\n".join(f"{name}: {value}" for name, value in versions().items()) + "\n")
+        except Exception as trouble:
+            self.run.leyden_warn(f"The crash capsule could not be written to {folder}: {trouble}")
+            return None
+        self.run.print(f"The step that failed was kept. To run it again: leyden.replay({folder!r}, module)")
+        return folder
+
+    def _content(self, error: BaseException, step: str, at: int | None, loss: float | None, of: int) -> dict[str, Any]:
         batch, index, states, as_it_was = self._failed(at, of)
         module = self.run.lightning_module
-        content = {
+        return {
             "leyden": __version__,
             "step": step,
             "batch": tree_map(batch, Tensor, lambda tensor: tensor.detach().cpu()),
@@ -202,17 +216,6 @@ class Capsule:
             "weights": self.before if self.weights else None,
             "versions": versions(),
         }
-        try:
-            os.makedirs(folder, exist_ok=True)
-            TorchCheckpointIO().save_checkpoint(encode(content), os.path.join(folder, FILE))
-            with open(os.path.join(folder, "traceback.txt"), "w", encoding="utf-8") as file:
-                file.write("".join(traceback.format_exception(error)))
-                file.write("\n" + "\n".join(f"{name}: {value}" for name, value in versions().items()) + "\n")
-        except Exception as trouble:
-            self.run.leyden_warn(f"The crash capsule could not be written to {folder}: {trouble}")
-            return None
-        self.run.print(f"The step that failed was kept. To run it again: leyden.replay({folder!r}, module)")
-        return folder
 
     def _failed(self, at: int | None, of: int) -> tuple[Any, int, dict[str, Any], bool]:
         """The failed step's batch, its index, the random states before it, and whether the batch is as it was then."""

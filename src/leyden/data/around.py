@@ -27,5 +27,5 @@ def loader_around(given: Any, batch_size: int | None, num_workers: int, shuffle:
     if isinstance(given, Sequence) and not isinstance(given, Dataset):
         return [loader_around(value, batch_size, num_workers, shuffle) for value in given]
     shuffle = shuffle and not isinstance(given, IterableDataset) and len(given) > 0  # of nothing, torch draws no order
-    pin = torch.cuda.is_available()
+    pin = torch.cuda.device_count() > 0  # asked so, CUDA is not begun, and a process can still be forked
     return DataLoader(given, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, pin_memory=pin)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections import deque
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ class CopyAhead:
     """
 
     def __init__(self, device: torch.device) -> None:
+        _keep_garbage_in_forks()
         self.device = device
         self._stream = torch.cuda.Stream(device)
         self._begun: deque[torch.cuda.Event] = deque()
@@ -58,6 +62,31 @@ class CopyAhead:
         begun.record(computing)
         self._begun.append(begun)
         return move_data_to_device(batch, self.device) if others else batch
+
+
+@cache
+def _keep_garbage_in_forks() -> None:
+    """What is garbage in this process is no forked one's to collect.
+
+    To free a tensor that two streams used is a call to CUDA, which a forked process cannot make: it would end a worker.
+    """
+    was_on = False
+
+    def before() -> None:
+        nonlocal was_on
+        was_on = gc.isenabled()
+        gc.disable()
+
+    def after() -> None:
+        if was_on:
+            gc.enable()
+
+    def in_child() -> None:
+        gc.freeze()
+        after()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before, after_in_parent=after, after_in_child=in_child)
 
 
 def copies_beside(leaf: Any) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 
+from leyden.devices.cublas import prepare_deterministic
 from leyden.options import Behaviour
-
-CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
@@ -34,16 +32,13 @@ def deterministic(mode: bool | str) -> Iterator[None]:
     """Let PyTorch use deterministic kernels only: ``True`` raises where there is none, ``"warn"`` warns."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    cublas = os.environ.get(CUBLAS_VARIABLE)
-    if mode and cublas is None:
-        os.environ[CUBLAS_VARIABLE] = ":4096:8"  # read when cuBLAS starts; without it its results may vary
+    if mode:
+        prepare_deterministic()
     torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        if mode and cublas is None:
-            os.environ.pop(CUBLAS_VARIABLE, None)
 
 
 @contextmanager

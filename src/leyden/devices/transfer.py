@@ -42,5 +42,5 @@ def move_optimizer_state(optimizer: Optimizer, device: torch.device | str) -> No
     """Put the tensors that ``optimizer`` keeps per parameter on ``device``, in place; step counts stay where they are."""
     for state in optimizer.state.values():
         for key, value in state.items():
-            if isinstance(value, Tensor) and key != "step":
-                state[key] = value.to(device)
+            if key != "step":
+                state[key] = tree_map(value, Tensor, lambda tensor: tensor.to(device))  # LBFGS keeps lists

@@ -23,6 +23,7 @@ from leyden.distributed.launchers.lifeline import RUN_AGAIN, tie_to
 from leyden.distributed.launchers.verb import verb_of
 from leyden.distributed.processes import Body, Processes
 from leyden.distributed.rank_zero import rank_zero_only
+from leyden.distributed.sharing import on_cpu, packed, unpacked
 from leyden.distributed.vigilance import Vigilance
 from leyden.distributed.watch import Watch, breaks, client_of, watched
 from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
@@ -229,9 +230,9 @@ class Group(Processes):
     def broadcast(self, obj: Any, src: int = 0) -> Any:
         if not self.meets():
             return obj
-        box = [obj if self.rank == src else None]
+        box = [packed(obj) if self.rank == src else None]
         dist.broadcast_object_list(box, src)
-        return box[0]
+        return unpacked(box[0])
 
     def fill(self, tensor: Tensor) -> None:
         if self.meets():
@@ -256,7 +257,7 @@ class Group(Processes):
         if not self.meets():
             return [obj]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, obj)
+        dist.all_gather_object(found, on_cpu(obj))
         return found
 
     def agree(self, flags: int, clock: float) -> tuple[int, float]:

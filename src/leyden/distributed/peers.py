@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from leyden.distributed.processes import Body, Processes
+from leyden.distributed.sharing import on_cpu, packed, unpacked
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
@@ -44,9 +45,9 @@ class Peers(Processes):
         dist.barrier(group=self.group)
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
-        box = [obj if self.rank == src else None]
+        box = [packed(obj) if self.rank == src else None]
         dist.broadcast_object_list(box, group=self.group, group_src=src)
-        return box[0]
+        return unpacked(box[0])
 
     def fill(self, tensor: Tensor) -> None:
         dist.broadcast(tensor, group=self.group, group_src=0)
@@ -61,7 +62,7 @@ class Peers(Processes):
 
     def gather_objects(self, obj: Any) -> list[Any]:
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, obj, group=self.group)
+        dist.all_gather_object(found, on_cpu(obj), group=self.group)
         return found
 
     def agree(self, flags: int, clock: float) -> tuple[int, float]:

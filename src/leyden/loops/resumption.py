@@ -65,7 +65,7 @@ class Resumption:
         if progress.done <= Done.PLATEAUS and not progress.closed and fit.inside is None:
             with suppress(Exception):  # what cannot be taken will say so when somebody saves
                 whole = {**take_all(self.run), "callbacks": callback_states(self.run)}
-                fit.inside = tree_map(whole, Tensor, lambda tensor: tensor.detach().clone())
+                fit.inside = tree_map(whole, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         progress.done = max(progress.done, Done.PLATEAUS)
 
     def tell_fit_end(self) -> None:

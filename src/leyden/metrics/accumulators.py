@@ -186,7 +186,10 @@ class Sum(Accumulator):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count, self.scaled, self.special = state["count"], int(state["scaled"], 16), state["special"]
         self.whole, self.dtype = state["whole"], state["dtype"]
-        self.bins = {(kind, bins.device): bins.clone() for kind, bins in state["bins"]}
+        self.bins = {}
+        for kind, bins in state["bins"]:  # of two devices, where the file's run had another one than this
+            key = (kind, bins.device)
+            self.bins[key] = self.bins[key] + bins if key in self.bins else bins.clone()
         self.device = next((device for _, device in self.bins), None)
 
     def take_over(self, other: Sum) -> None:
@@ -232,11 +235,16 @@ class Extreme(Accumulator):
         if len(tensors) == 1 and self.number is None:
             return tensors[0]
         numbers = [tensor.item() for tensor in tensors] + ([] if self.number is None else [self.number])
-        return as_tensor(self._of(numbers)).to(tensors[0].device)
+        dtypes = {tensor.dtype for tensor in tensors}
+        dtype = dtypes.pop() if self.number is None and len(dtypes) == 1 else None  # the same, on two devices
+        return as_tensor(self._of(numbers)).to(tensors[0].device, dtype)
 
     def shares(self) -> Shares:
         words, beyond = [_NOTHING, LOWEST] * len(_COMPARABLE), no_words()
-        values: list[tuple[Any, Any]] = [(dtype, tensor.item()) for (dtype, _), tensor in self.tensors.items()]
+        of_type: dict[Any, list[Any]] = {}
+        for (dtype, _), tensor in self.tensors.items():
+            of_type.setdefault(dtype, []).append(tensor.item())
+        values: list[tuple[Any, Any]] = [(dtype, self._of(found)) for dtype, found in of_type.items()]
         if isinstance(self.number, int) and not LOWEST <= self.number < -LOWEST:
             beyond = limbs(self.number)
         elif self.number is not None:
@@ -272,8 +280,8 @@ class Extreme(Accumulator):
         return {"number": self.number, "tensors": list(self.tensors.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.number = state["number"]
-        self.tensors = {(tensor.dtype, tensor.device): tensor for tensor in state["tensors"]}
+        self.number, self.tensors = state["number"], {}
+        self.add([(tensor, 1) for tensor in state["tensors"]])
 
     def take_over(self, other: Extreme) -> None:
         numbers = [] if other.number is None else [other.number]

@@ -66,4 +66,5 @@ def read_numbers(values: Mapping[K, Any]) -> dict[K, float]:
 
 def stack_scalars(values: Iterable[Tensor]) -> Tensor:
     listed = [value if not value.dim() else value.reshape(()) for value in values]
-    return torch.stack(listed).detach()
+    place = listed[-1].device
+    return torch.stack([value if value.device == place else value.to(place) for value in listed]).detach()

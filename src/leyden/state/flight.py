@@ -23,6 +23,10 @@ class Flight:
     loss: Tensor | None = None
     """The loss with its graph, until backward, where somebody could save before it."""
 
+    def let_go(self) -> None:
+        """No batch is kept longer than its verb runs."""
+        self.batch = self.outputs = self.loss = None
+
 
 class Passes(list[Any]):
     """What several passes over one batch returned, in their order."""

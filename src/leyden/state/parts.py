@@ -15,6 +15,7 @@ from leyden.checkpoint.format import is_writable
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.loss_flow import flow_of
 from leyden.checkpoint.optimizer_states import fitted
+from leyden.checkpoint.places import marked, placed
 from leyden.checkpoint.plain_names import named_parameters
 from leyden.checkpoint.random_state import random_state, set_random_state
 from leyden.inspect.hints import hint_other_world
@@ -216,11 +217,11 @@ def take_flight(run: Run) -> dict[str, Any] | None:
         )
     kept: dict[str, Any] = {"index": flight.index, "is_last": flight.is_last}
     if is_writable(flight.batch):  # else it is read again
-        kept["batch"] = flight.batch
+        kept["batch"] = marked(flight.batch, run.strategy.root_device)
     if not progress.in_batch:
-        return {**kept, "outputs": flight.outputs if is_writable(flight.outputs) else None}
+        return {**kept, "outputs": marked(flight.outputs, run.strategy.root_device) if is_writable(flight.outputs) else None}
     if done >= Done.FORWARD:
-        kept["outputs"] = detached(flight.outputs)
+        kept["outputs"] = marked(detached(flight.outputs), run.strategy.root_device)
         kept["single"] = isinstance(flight.outputs, Tensor)
     if Done.FORWARD <= done < Done.BACKWARD and flight.loss is not None:
         try:
@@ -247,10 +248,9 @@ def put_flight(run: Run, kept: Any) -> None:
         return
     flight, strategy = run.leyden_fit.flight, run.strategy
     if "batch" in kept:
-        flight.batch = strategy.leyden_move(kept["batch"]) if strategy.leyden_moves else kept["batch"]
+        flight.batch = placed(kept["batch"], strategy.root_device)
     flight.index, flight.is_last = kept["index"], kept["is_last"]
-    outputs = kept.get("outputs")
-    flight.outputs = strategy.leyden_move(outputs) if strategy.leyden_moves else outputs
+    flight.outputs = placed(kept.get("outputs"), strategy.root_device)
     if kept.get("single"):
         flight.outputs = flight.outputs["loss"]
 
@@ -267,7 +267,7 @@ def take_evaluation(run: Run) -> dict[str, Any] | None:
         "random": random_state(),
         "generators": take_generators(run),
         "modes": run.leyden_modes_by_name(),
-        "attributes": lists_of(run.lightning_module),
+        "attributes": marked(lists_of(run.lightning_module), run.strategy.root_device),
         "data": None if source is None or not opened else source.state_dict(progress.loader, progress.evaluated + carried),
         "carried": carried,
     }
@@ -306,15 +306,15 @@ PARTS = (
     Part(
         "metrics",
         "own",
-        lambda run: run.leyden_metrics.state_dict(),
-        lambda run, state: run.leyden_metrics.load_state_dict(state),
+        lambda run: marked(run.leyden_metrics.state_dict(), run.strategy.root_device),
+        lambda run, state: run.leyden_metrics.load_state_dict(placed(state, run.strategy.root_device)),
     ),
     Part("metric_objects", "own", take_metric_objects, put_metric_objects),
     Part(
         "losses",
         "own",
-        lambda run: list(run.leyden_fit.losses.waiting),
-        lambda run, losses: run.leyden_fit.losses.restore(losses),
+        lambda run: marked(list(run.leyden_fit.losses.waiting), run.strategy.root_device),
+        lambda run, losses: run.leyden_fit.losses.restore(placed(losses, run.strategy.root_device)),
     ),
     Part("drift", "own", take_drift, put_drift),
     Part("gradients", "own", take_gradients, put_gradients),

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from leyden.asked import Changes, ChosenPath, ask
 from leyden.callback import Callback
-from leyden.checked import check_bool, check_count, check_path
+from leyden.checked import bare_optimizer, check_bool, check_count, check_number, check_path
+from leyden.checkpoint.places import placed
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
@@ -248,7 +249,7 @@ class Run(Properties, ABC):
                 self._put_modes(resumed["modes"])
                 for name, kept in resumed["attributes"].items():
                     if not getattr(self.lightning_module, name, None):
-                        setattr(self.lightning_module, name, kept)
+                        setattr(self.lightning_module, name, placed(kept, self.strategy.root_device))
             try:
                 yield
             finally:
@@ -372,9 +373,11 @@ class Run(Properties, ABC):
         algorithm = str(getattr(algorithm, "value", algorithm)).lower()
         if algorithm not in ("norm", "value"):
             raise InvalidOption("gradient_clip_algorithm", gradient_clip_algorithm, '"norm" or "value"')
-        if not gradient_clip_val or gradient_clip_val <= 0:
+        if not gradient_clip_val or check_number("gradient_clip_val", gradient_clip_val, "a number") <= 0:
             return
-        bare = getattr(optimizer, "optimizer", optimizer)
+        bare = bare_optimizer(optimizer)
+        if self.strategy.precision.scales:
+            self.strategy.precision.unscale(bare)  # the threshold is for the gradients themselves
         parameters = [parameter for group in bare.param_groups for parameter in group["params"]]
         if self.strategy.precision.leyden_clips:
             return self.strategy.precision.clip_gradients(bare, gradient_clip_val, GradClipAlgorithmType(algorithm))

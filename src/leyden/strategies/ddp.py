@@ -237,6 +237,8 @@ class DDPStrategy(ParallelStrategy):
     def teardown(self) -> None:
         super().teardown()
         self._kept = {}
+        if self.leyden_moves:
+            self._wrapper = None  # its buckets are as large as the module
 
     def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         own = super().leyden_own(kept)

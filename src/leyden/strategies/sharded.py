@@ -160,14 +160,16 @@ class ShardedStrategy(ParallelStrategy):
         return evaluated
 
     def leyden_ended(self) -> None:
-        if self._units and not self.processes.alone:
+        if not self._units:
+            return
+        if not self.processes.alone:
             self._agree_on_batch(False)
-            self.leyden_reshard()  # callbacks may exchange weights between two passes
-            if self._unshared:
-                self._unshared = False
-                root: Any = self._module
-                for unit in self._units:
-                    unit.set_reshard_after_forward(self.leyden_reshards and unit is not root, recurse=False)
+        self.leyden_reshard()  # callbacks may exchange weights between two passes, and the module's parameters are the shards
+        if self._unshared:
+            self._unshared = False
+            root: Any = self._module
+            for unit in self._units:
+                unit.set_reshard_after_forward(self.leyden_reshards and unit is not root, recurse=False)
 
     leyden_reshards = True
     """Whether parameters are given back after each forward."""
@@ -349,9 +351,11 @@ def _renewed(state: Any, new: Callable[[str, Any], Any]) -> dict[str, Any]:
 
 
 def _parameters_of(units: Sequence[Any]) -> Iterator[Any]:
-    """What FSDP has of each parameter."""
+    """What FSDP has of each parameter. In torch 2.11 and before, a unit has one group of parameters, or none."""
     for unit in units:
-        for group in unit._get_fsdp_state()._fsdp_param_groups:
+        state = unit._get_fsdp_state()
+        groups = state._fsdp_param_groups if hasattr(state, "_fsdp_param_groups") else [state._fsdp_param_group]
+        for group in filter(None, groups):
             yield from group.fsdp_params
 
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from leyden.checkpoint.files import CheckpointIO
 from leyden.devices.accelerators import Accelerator, accelerator_of
 from leyden.devices.precision import Precision
-from leyden.devices.transfer import move_data_to_device
+from leyden.devices.transfer import move_data_to_device, move_optimizer_state
 from leyden.distributed.processes import Processes
 from leyden.errors import InvalidOption
 from leyden.older_calls import loss_among
@@ -72,6 +72,8 @@ class SingleDeviceStrategy(Strategy):
     def teardown(self) -> None:
         if self.leyden_moves and self._module is not None:
             self._module.to("cpu")
+            for optimizer in self.optimizers:
+                move_optimizer_state(optimizer, "cpu")
         self.accelerator.teardown()
 
     def model_state_dict(self, module: nn.Module) -> dict[str, Any]:

@@ -298,6 +298,7 @@ class Lifecycle(Run):
             attributes, name = self._lent.pop()
             attributes.pop(name, None)
         self.leyden_fit.optimization = None
+        self.leyden_fit.flight.let_go()
         if self.leyden_hooks is not None:
             self.leyden_hooks.where = None
 
