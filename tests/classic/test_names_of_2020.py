@@ -30,7 +30,7 @@ QUIET: dict[str, Any] = {
 }  # fmt: skip
 PLACES = [
     "core.model_saving:ModelIO", "core.saving:ModelIO", "core.hooks:ModelHooks", "core.grads:GradInformation",
-    "core.lightning:data_loader", "root_module.model_saving:ModelIO", "root_module.hooks:ModelHooks",
+    "core.lightning:data_loader", "core:data_loader", "root_module.model_saving:ModelIO", "root_module.hooks:ModelHooks",
     "root_module.grads:GradInformation", "callbacks.pt_callbacks:ModelCheckpoint", "profiler.profiler:Profiler",
     "profiler.profilers:SimpleProfiler",
     "profiler:Profiler", "profiler:SimpleProfiler", "profiler:AdvancedProfiler", "profiler:BaseProfiler",
@@ -112,6 +112,14 @@ def test_several_loggers_as_one() -> None:
     assert (both.name, both.version, both.save_dir, len(both)) == ("own_own", "3_3", "a", 2)
     assert first.closed
     assert second.closed
+
+
+def test_one_of_several_loggers_is_not_counted_off_the_first() -> None:
+    for loggers in ([CSVLogger("a"), CSVLogger("b")], [Own("a"), Own("b")]):
+        trainer = Trainer(**{**QUIET, "logger": loggers})
+        with pytest.raises(UnknownName, match=r"Write trainer\.loggers\[1\]\."):
+            trainer.logger[1]  # type: ignore[index,unused-ignore]
+        assert trainer.loggers[1] is loggers[1]
 
 
 def test_meta_tags_are_written_and_read(own_folder: Path) -> None:

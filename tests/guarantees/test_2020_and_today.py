@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from torch import Tensor, nn
@@ -387,6 +388,25 @@ class TestRows:
         trainer = Trainer(resume_from_checkpoint=first.checkpoint_callback.last_model_path, max_epochs=3, **QUIET)
         trainer.fit(Seed())
         assert (trainer.current_epoch, trainer.global_step) == (3, 18)
+
+    @pytest.mark.parametrize("passed", [False, True])
+    def test_34_after_a_resumed_fit_its_own_weights_are_tested(self, passed: bool) -> None:
+        class Rising(Seed):
+            """Each epoch is better than the one before, so that the last is the best."""
+
+            def validation_step(self, batch: Any, batch_idx: int) -> Any:
+                return {"val_loss": torch.tensor(-float(self.current_epoch)), "val_acc": torch.tensor(0.0)}
+
+        first = Trainer(**QUIET, max_epochs=1)
+        first.fit(Rising())
+        path = first.checkpoint_callback.last_model_path
+        trainer, module = Trainer(resume_from_checkpoint=path, max_epochs=3, **QUIET), Rising()
+        trainer.fit(module)
+        trained = kit.weights(module)
+        found = trainer.test(module) if passed else trainer.test()
+        assert kit.same(trained, kit.weights(module))
+        assert found == Trainer(**QUIET).test(module)
+        assert not kit.same(trained, torch.load(path, weights_only=True)["state_dict"])
 
     def test_35_constructor_arguments_are_remembered(self) -> None:
         trainer = Trainer(**QUIET, max_epochs=1)

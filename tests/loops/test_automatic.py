@@ -388,6 +388,13 @@ class TestSkippedBatches:
         assert (trainer.global_step, trainer.current_epoch) == (0, 2)
         assert seen == [{}] * 12
 
+    def test_epochs_that_are_left_at_their_first_batch_end_a_run_that_only_steps_limit(self) -> None:
+        leave = Recorder(on_train_batch_start=lambda *_: -1)
+        with pytest.warns(LeydenWarning, match="There was no batch of epoch 0: no step was taken.* it ends here"):
+            trainer = fit(Module(OPTIMIZERS["adam"]), callbacks=leave, max_epochs=-1, max_steps=3)
+        assert (trainer.global_step, trainer.current_epoch) == (0, 1)
+        assert fit(Module(OPTIMIZERS["adam"]), callbacks=leave, max_epochs=4).current_epoch == 4  # as many as were asked for
+
 
 class Twice(SGD):
     """Evaluates the loss twice, as sharpness-aware minimization does."""

@@ -454,6 +454,10 @@ def test_a_checkpoint_that_was_named_outlives_the_run(tmp_path: Any) -> None:
         assert again.checkpoint_callback.best_model_path.endswith("epoch=2-step=6.ckpt")
         assert os.path.exists(named)
 
+    os.symlink(tmp_path / "ckpts", tmp_path / "linked")
+    saving(3).fit(BoringModel(), ckpt_path=tmp_path / "linked" / os.path.basename(named))
+    assert os.path.exists(named)
+
 
 def test_a_quick_run_without_validation_keeps_the_last_state(tmp_path: Any) -> None:
     class Module(BoringModel):

@@ -579,6 +579,23 @@ def test_the_result_of_a_fit(tmp_path: Path) -> None:
         result.status = "other"  # type: ignore[misc]  # on purpose
 
 
+def test_metrics_with_the_names_of_a_row_s_own_columns_stop_no_resumed_run(tmp_path: Path) -> None:
+    class Named(kit.Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log_dict({"epoch": self.current_epoch + 0.5, "step": self.current_epoch / 2}, on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    def saving(epochs: int) -> leyden.Trainer:
+        return kit.trainer(ModelCheckpoint(tmp_path, save_last=True), enable_checkpointing=True, max_epochs=epochs)
+
+    whole = kit.fit(Named(), kit.ones(3), max_epochs=3)
+    saving(2).fit(Named(), kit.ones(3))
+    resumed = saving(3).fit(Named(), kit.ones(3), ckpt_path="last")
+    assert [(row["epoch"], row["step"]) for row in resumed.history] == [(0, 3), (1, 6), (2, 9)]
+    assert resumed.history == whole.leyden_fit.history
+    assert (float(whole.callback_metrics["epoch"]), float(whole.callback_metrics["step"])) == (2.5, 1.0)
+
+
 def test_the_result_without_checkpoints() -> None:
     result = trainer().fit(Net())
     assert (result.best_checkpoint, result.best_score, result.last_checkpoint) == (None, None, None)

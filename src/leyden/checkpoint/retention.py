@@ -140,14 +140,16 @@ class Retention:
 
     def unwanted(self, folder: str | None, spare: str | None = None) -> list[str]:
         """What is to be removed, each once: never ``spare``, nor a file outside of ``folder``, which another run may need."""
-        wanted = {*self.scores, self.best, self.last, spare}
+        wanted = {*self.scores, self.best, self.last}
         return [
-            path for path in dict.fromkeys(self.outdated) if path not in wanted and folder is not None and within(path, folder)
+            path
+            for path in dict.fromkeys(self.outdated)
+            if path not in wanted and folder is not None and within(path, folder) and not _is_same(path, spare)
         ]
 
     def removed(self, spare: str | None = None) -> None:
         """All that was :meth:`unwanted` is gone; ``spare`` goes another time."""
-        self.outdated = [path for path in self.outdated if path == spare]
+        self.outdated = [path for path in self.outdated if _is_same(path, spare)]
 
     # -- kept
     def state_dict(self) -> dict[str, Any]:
@@ -235,3 +237,11 @@ class Recorded(Generic[T]):
 
     def __set__(self, owner: HasRetention, value: T) -> None:
         setattr(owner.retention, self._name, value)
+
+
+def _is_same(path: str, spare: str | None) -> bool:
+    """Whether both name one file, be it by way of a link to its folder."""
+    if spare is None or path == spare:
+        return path == spare
+    (folder, name), (other, named) = os.path.split(path), os.path.split(spare)
+    return name == named and os.path.realpath(folder) == os.path.realpath(other)

@@ -44,10 +44,10 @@ class Classic:
     test_loaders: Any = None  # what `fit` was given for a later `test`
     finders: list[Callback] = field(default_factory=list)  # of what is to be searched: by `tune`, else in `fit`
 
-    def path_for(self, ckpt_path: Any) -> Any:
-        """The checkpoint that a verb takes which was given ``ckpt_path``."""
+    def path_for(self, ckpt_path: Any, is_trained: bool = False) -> Any:
+        """The checkpoint that a verb takes which was given ``ckpt_path``; a module that is trained is resumed already."""
         if ckpt_path is None:
-            return self.resume_from if self.assigned is None else self.assigned
+            return self.assigned if self.assigned is not None or is_trained else self.resume_from
         if self.assigned is not None:
             warn_user(
                 f"trainer.ckpt_path was set to {self.assigned!r}, and ckpt_path={ckpt_path!r} was passed, which is taken. The "

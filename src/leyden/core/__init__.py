@@ -21,6 +21,8 @@ _FILES = (
 def __getattr__(name: str) -> Any:
     if name in _FILES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "data_loader":
+        return importlib.import_module(f"{__name__}.decorators").data_loader
     return absent(__name__, name, [*__all__, *_FILES])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from leyden.distributed.rank_zero import rank_zero_only as rank_zero_only
-from leyden.errors import InvalidType, MissingMethod
+from leyden.errors import InvalidType, MissingMethod, UnknownName
 from leyden.former_names import adopt_logger
 from leyden.loggers.hyperparameters import tool_of_then, without_aggregation
 from leyden.spelling import exact_arguments
@@ -58,6 +58,9 @@ class Logger(ABC):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         args, kwargs = without_aggregation(self, Logger, args, kwargs)
         super().__init__(*args, **kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise UnknownName(f"trainer.logger is one logger, the first, and has no [{index!r}]. Write trainer.loggers[{index!r}].")
 
     def __getattr__(self, name: str) -> Any:
         return tool_of_then(self, name)

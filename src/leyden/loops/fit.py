@@ -114,7 +114,7 @@ class FitLoop:
         steps, whole = progress.step, progress.batch == 0
         if progress.done <= Done.PLATEAUS and not progress.closed and not self.end.is_cut():
             self.train_batches()
-        if whole and progress.closed and progress.batch and progress.step == steps:
+        if whole and progress.closed and progress.step == steps:
             self.end.is_idle = self.optimization.tell_idle_epoch()
         run.leyden_metrics.end_batches()
         fit.losses.check()

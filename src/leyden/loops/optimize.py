@@ -390,16 +390,17 @@ class Automatic:
         self.hooks.told = 0
 
     def tell_idle_epoch(self) -> bool:
-        """A whole epoch went by without a step: every batch was skipped. Whether nothing would end that but a number of steps."""
-        run, limits = self.run, self.run.leyden_options.limits
+        """A whole epoch went by without a step: all was skipped. Whether nothing would end that but a number of steps."""
+        run, limits, batches = self.run, self.run.leyden_options.limits, self.progress.batch
         endless = limits.max_epochs is None and limits.max_time is None
-        if not self._told_idle and (self.optimizer is not None or endless):
+        if not self._told_idle and (endless or (batches and self.optimizer is not None)):
             self._told_idle = True
+            which = f"{type(self.module).__name__}.training_step returned None for each of the {batches} batches"
             run.leyden_warn(
-                f"{type(self.module).__name__}.training_step returned None for each of the {self.progress.batch} batches of "
-                f"epoch {run.current_epoch}: no step was taken, and no weight changed. Return the loss, or a dict with the key "
-                f"'loss'." + (" Nothing but steps limits this run, and there are none: it ends here." if endless else "")
-            )
+                f"{which if batches else 'There was no batch'} of epoch {run.current_epoch}: no step was taken, and no weight "
+                f"changed." + (" Return the loss, or a dict with the key 'loss'." if batches else "")
+                + (" Nothing but steps limits this run, and there are none: it ends here." if endless else "")
+            )  # fmt: skip
         if endless:
             run.leyden_stop("no step was taken in a whole epoch")
         return endless

@@ -257,9 +257,8 @@ class Run(Properties, ABC):
 
     def leyden_note_epoch(self) -> None:
         """Write the running epoch's metrics into the history. Waits for the device."""
-        self.leyden_fit.history.append(
-            {"epoch": self.current_epoch, "step": self.global_step, **read_numbers(self.callback_metrics)}
-        )
+        own: dict[str, float] = {"epoch": self.current_epoch, "step": self.global_step}  # also where a metric is called so
+        self.leyden_fit.history.append(own | read_numbers(self.callback_metrics) | own)
 
     def leyden_begin(self, module: LightningModule, datamodule: LightningDataModule | None) -> None:
         """A verb starts: attach its module and its data."""

@@ -347,7 +347,7 @@ class Trainer(Lifecycle):
             module=module,
             loaders={stage.key: dataloaders},
             datamodule=datamodule,
-            ckpt_path=self.leyden_classic.path_for(ckpt_path),
+            ckpt_path=self.leyden_classic.path_for(ckpt_path, is_trained=module is self._fitted_module),
             weights_only=weights_only,
             stage=stage,
             implicit=not asked and module is self._fitted_module,
