@@ -29,6 +29,7 @@ _ROOMS = (
     "core",
     "demos",
     "errors",
+    "fabric",
     "loggers",
     "logging",
     "overrides",

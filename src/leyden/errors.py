@@ -9,6 +9,7 @@
      │   ├─ UnknownName          (TypeError, AttributeError)   a name that means nothing here, with the nearest right one
      │   │   └─ NotRegistered    (KeyError)         a registry has nothing under that name
      │   ├─ TakenName            (AttributeError, KeyError)   an attribute has a name that the base class needs
+     │   ├─ NotConstructed       (AttributeError)   a subclass's ``__init__`` has not called ``super().__init__()``
      │   ├─ ConflictingOptions   (ValueError, RuntimeError)   two arguments that exclude each other
      │   ├─ Unsupported          (NotImplementedError, ValueError)   known, but not offered; names the alternative
      │   │   └─ NotOffered       (ImportError)      a name to import that Lightning has and leyden does not
@@ -105,6 +106,10 @@ class NotRegistered(UnknownName, KeyError):
 
 class TakenName(MisconfigurationException, AttributeError, KeyError):
     """An attribute was given a name that its base class needs."""
+
+
+class NotConstructed(MisconfigurationException, AttributeError):
+    """A subclass's ``__init__`` has not called ``super().__init__()``, and what that sets is missing."""
 
 
 class ConflictingOptions(MisconfigurationException, ValueError, RuntimeError):

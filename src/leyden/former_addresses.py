@@ -30,6 +30,20 @@ _CONNECTORS = (
 )
 _TRAINERS = "call callback_hook configuration_validator data_loading logging optimizers properties training_tricks"
 _SEVERAL = ("overrides.override_data_parallel",)
+_FABRIC = {
+    # room: what lightning.fabric has in it, under the same names as here
+    "accelerators": "accelerator cpu cuda mps xla",
+    "loggers": "csv_logs logger tensorboard",
+    "plugins": "environments io precision",
+    "plugins.environments": "cluster_environment kubeflow lightning lsf mpi slurm torchelastic xla",
+    "plugins.io": "checkpoint_io torch_io xla",
+    "plugins.precision": "amp bitsandbytes deepspeed double fsdp half precision transformer_engine xla",
+    "strategies": "ddp deepspeed dp fsdp model_parallel parallel single_device single_xla strategy xla",
+    "utilities": (
+        "apply_func cloud_io consolidate_checkpoint data device_parser distributed enums exceptions imports rank_zero seed "
+        "throughput types warnings"
+    ),
+}
 
 ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
     # room: module of then, below it: the rooms of today that are asked for its names, in turn
@@ -39,6 +53,18 @@ ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
         "progress.progress": ("callbacks.progress", "callbacks.progress.tqdm_progress"),
     },
     "core": {"mixins.device_dtype_mixin": ("core.mixins",)},
+    "fabric": {
+        "fabric": ("fabric",),
+        **{room: (room,) for room in _FABRIC},
+        **{f"{room}.{name}": (f"{room}.{name}", room) for room, names in _FABRIC.items() for name in names.split()},
+        **dict.fromkeys((f"plugins.environments.{name}" for name in _FABRIC["plugins.environments"].split()), ("plugins",)),
+        **dict.fromkeys((f"plugins.io.{name}" for name in _FABRIC["plugins.io"].split()), ("plugins",)),
+        "accelerators.cuda": ("accelerators.cuda", "utilities.device_parser"),
+        "utilities.device_dtype_mixin": ("core.mixins",),
+        "utilities.logger": ("loggers.utilities",),
+        "utilities.optimizer": ("classic.tools",),
+        "utilities.spike": ("errors", "callbacks"),
+    },
     "loggers": {"test_tube": ("loggers",)},
     "loops": dict.fromkeys(_LOOPS.split(), ("loops",)),
     "metrics": {

@@ -68,17 +68,21 @@ class Hooks:
         self._names: dict[tuple[Callable[..., Any], ...], tuple[str, ...]] = {}  # receivers' names, by the tuple of them
         self._receivers: dict[Hook, tuple[Callable[..., Any], ...]] = {}
         self._checkpoint_phase: dict[Hook, tuple[Callable[..., Any], ...]] = {}
-        self._told: list[Callback] = []
+        self._told, self._of_run = list(callbacks), list(run.callbacks)
         self._beside = module, tuple(last)
-        self.meet(callbacks)
+        self._look_up()
 
-    def meet(self, callbacks: Iterable[Callback]) -> None:
-        """From here on those of ``callbacks`` who are not told yet are told too."""
-        new = [each for each in callbacks if not any(each is known for known in self._told)]
-        if not new and self._receivers:
-            return
-        callbacks, (module, last) = [*self._told, *new], self._beside
-        self._told = callbacks
+    def meet(self, callbacks: list[Callback]) -> None:
+        """The run's callbacks are these from here on. Who is told beside them stays."""
+        told, of_run = self._told, [id(each) for each in self._of_run]
+        if of_run != [id(each) for each in callbacks]:
+            place = next((number for number, each in enumerate(told) if id(each) in of_run), len(told))
+            told, after = ([each for each in part if id(each) not in of_run] for part in (told[:place], told[place:]))
+            self._told, self._of_run = [*told, *callbacks, *after], list(callbacks)
+            self._look_up()
+
+    def _look_up(self) -> None:
+        callbacks, (module, last) = self._told, self._beside
         for name in HOOK_NAMES:
             hook = getattr(Callback, name)
             receivers: list[Callable[..., Any]] = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from leyden.checked import check_annotated, plain_number
+from leyden.constructed import reader_of
 from leyden.errors import MisconfigurationException, PossibleUserWarning, UnknownName, did_you_mean, warn_user
 from leyden.own_calls import calls_itself, is_ours
 from leyden.resembling import FAMILIES, nearest, one_edit_apart
@@ -22,7 +23,8 @@ def exact_arguments(cls: C) -> C:
 
     A number of NumPy's is given to it as Python's own.
 
-    The constructor speaks first: what it has to say of an argument is more than that it is no text.
+    The constructor speaks first: what it has to say of an argument is more than that it is no text. A subclass that does not
+    call it is told so when something of it is missing.
     """
     init = cls.__init__  # type: ignore[misc]  # that of the class itself, whatever a subclass's is
     names = list(inspect.signature(init).parameters)[1:]
@@ -43,6 +45,8 @@ def exact_arguments(cls: C) -> C:
         check_annotated(init, given)
 
     cls.__init__ = checked  # type: ignore[misc]  # the wrapper's signature is the wrapped one's
+    if not hasattr(cls, "__getattr__"):
+        cls.__getattr__ = reader_of(cls)  # type: ignore[attr-defined]  # C is any class
     return cls
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,7 +41,27 @@ PrecisionName = Literal[
     64, 32, 16, "64", "32", "16", "bf16", "64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"
 ]  # fmt: skip
 """What ``Trainer(precision=...)`` may be."""
+Device = str | torch.device | int
 MapLocation = str | torch.device | dict[str, str] | None
+
+
+@runtime_checkable
+class Steppable(Protocol):
+    """What takes a step: an optimizer, or what stands for one."""
+
+    def step(self, closure: Callable[[], Any] | None = ..., **kwargs: Any) -> Any: ...
+
+
+@runtime_checkable
+class Optimizable(Steppable, Protocol):
+    """What has all that an optimizer is asked for."""
+
+    param_groups: list[dict[Any, Any]]
+    defaults: dict[Any, Any]
+    state: Any
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class LRSchedulerConfigType(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,32 @@ def test_what_stands_on_a_command_line() -> None:
     parse = importlib.import_module("leyden.utilities.argparse").parse_argparser
     given = Namespace(max_epochs=3)
     assert parse(Trainer, given) is given
+
+
+def test_what_a_class_takes_and_what_the_environment_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net:
+        def __init__(self, width: int, names: str | None = None, rate=0.5) -> None:  # type: ignore[no-untyped-def]
+            pass
+
+    Net.__init__.__annotations__.update(width=int, names=str | None)  # as where annotations are no strings
+    tools = importlib.import_module("leyden.utilities.argparse")
+    empty = inspect.Parameter.empty
+    assert tools.get_init_arguments_and_types(Net) == [
+        ("width", (int,), empty),
+        ("names", (str, type(None)), None),
+        ("rate", (empty,), 0.5),
+    ]
+    assert ("max_epochs", (int, type(None)), None) in tools.get_init_arguments_and_types(Trainer)
+    for variable, word in {
+        "PL_NET_WIDTH": "42",
+        "PL_NET_NAMES": "a",
+        "PL_NET_DEPTH": "3",
+        "PL_NET_RATE": "",
+        "N_WIDTH": "7",
+    }.items():
+        monkeypatch.setenv(variable, word)
+    assert tools.parse_env_variables(Net) == Namespace(width=42, names="a")
+    assert tools.parse_env_variables(Net, template="N_%(cls_argument)s") == Namespace(width=7)
 
 
 def test_no_cuda_device_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -402,6 +402,61 @@ def test_one_that_joins_in_a_setup_is_told_from_there_on() -> None:
     assert told == ["fit", "batch", "batch", "end", "teardown"]
 
 
+def test_one_that_leaves_in_a_setup_is_told_nothing_more() -> None:
+    told: list[str] = []
+
+    def named(name: str, setup: Any = lambda run: None) -> Recorder:
+        def tell_setup(run: Any, *_: Any, **__: Any) -> None:
+            told.append(f"{name} setup")
+            setup(run)
+
+        return Recorder(
+            setup=tell_setup,
+            on_train_start=lambda *_: told.append(f"{name} start"),
+            teardown=lambda *_, **__: told.append(f"{name} teardown"),
+        )
+
+    unwanted = named("unwanted")
+    leaving = named("leaving", lambda run: run.callbacks.remove(leaving))
+    joining = named("joining")
+    first = named("first", lambda run: run.callbacks.__setitem__(slice(None), [joining, first, last]))
+    last = named("last")
+    run = trainer(callbacks=[leaving, first, unwanted, last], limit_val_batches=0, enable_checkpointing=False)
+    run.fit(BoringModel())
+    everybody = ["joining", "first", "last"]
+    assert told == [
+        *("leaving setup", "first setup", "joining setup", "last setup"),
+        *(f"{name} start" for name in everybody),
+        *(f"{name} teardown" for name in everybody),
+    ]
+    del told[:]
+    run.fit(BoringModel())
+    assert "leaving setup" not in told
+
+
+def test_a_setup_finds_the_module_everywhere() -> None:
+    class Data(leyden.LightningDataModule):
+        def setup(self, stage: str) -> None:
+            see(self.trainer)
+
+        def train_dataloader(self) -> Any:
+            return BoringModel().train_dataloader()
+
+    class Model(BoringModel):
+        def setup(self, stage: str) -> None:
+            see(self.trainer)
+
+    def see(run: Any) -> None:
+        seen.append((run.lightning_module, run.strategy.lightning_module, run.strategy.model, run.model))
+
+    seen: list[Any] = []
+    run = trainer(callbacks=Recorder(setup=lambda run, *_, **__: see(run)), limit_val_batches=0, enable_checkpointing=False)
+    for module in (Model(), Model()):
+        run.fit(module, datamodule=Data())
+        assert seen == [(module, module, module, module)] * 3
+        del seen[:]
+
+
 def test_what_is_set_on_a_callback_counts(tmp_path: Path) -> None:
     class Values(BoringModel):
         def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -265,6 +265,34 @@ def test_what_is_not_offered_may_be_named(room: str, name: str) -> None:
         ("leyden.loggers.wandb:WandbLogger", "leyden.loggers"),
         ("leyden.callbacks.gpu_stats_monitor:GPUStatsMonitor", "leyden.callbacks"),
         ("leyden.callbacks.stochastic_weight_avg:StochasticWeightAveraging", "leyden.callbacks"),
+        ("leyden.fabric:seed_everything", "leyden"),
+        ("leyden.fabric.fabric:Fabric", "leyden"),
+        ("leyden.fabric.accelerators.cuda:is_cuda_available", "leyden.utilities.device_parser"),
+        ("leyden.fabric.accelerators:CUDAAccelerator", "leyden.accelerators"),
+        ("leyden.fabric.loggers.logger:rank_zero_experiment", "leyden.loggers.logger"),
+        ("leyden.fabric.loggers:TensorBoardLogger", "leyden.loggers"),
+        ("leyden.fabric.plugins:CheckpointIO", "leyden.plugins"),
+        ("leyden.fabric.plugins.environments:SLURMEnvironment", "leyden.plugins"),
+        ("leyden.fabric.plugins.environments.lsf:LSFEnvironment", "leyden.plugins"),
+        ("leyden.fabric.plugins.environments.slurm:SLURMEnvironment", "leyden.plugins"),
+        ("leyden.fabric.plugins.io.torch_io:TorchCheckpointIO", "leyden.plugins"),
+        ("leyden.fabric.plugins.precision.amp:MixedPrecision", "leyden.plugins"),
+        ("leyden.fabric.strategies.fsdp:FSDPStrategy", "leyden.strategies"),
+        ("leyden.fabric.utilities:rank_zero_only", "leyden.utilities"),
+        ("leyden.fabric.utilities.apply_func:move_data_to_device", "leyden.utilities"),
+        ("leyden.fabric.utilities.cloud_io:get_filesystem", "leyden.utilities.cloud_io"),
+        ("leyden.fabric.utilities.data:AttributeDict", "leyden.utilities"),
+        ("leyden.fabric.utilities.distributed:is_shared_filesystem", "leyden.utilities"),
+        ("leyden.fabric.utilities.enums:LightningEnum", "leyden.utilities"),
+        ("leyden.fabric.utilities.exceptions:MisconfigurationException", "leyden.utilities"),
+        ("leyden.fabric.utilities.logger:_add_prefix", "leyden.loggers.utilities"),
+        ("leyden.fabric.utilities.rank_zero:rank_zero_info", "leyden.utilities"),
+        ("leyden.fabric.utilities.seed:seed_everything", "leyden"),
+        ("leyden.fabric.utilities.spike:TrainingSpikeException", "leyden.errors"),
+        ("leyden.fabric.utilities.throughput:Throughput", "leyden.utilities"),
+        ("leyden.fabric.utilities.throughput:ThroughputMonitor", "leyden.utilities"),
+        ("leyden.fabric.utilities.types:_DEVICE", "leyden.utilities.types"),
+        ("leyden.fabric.utilities.warnings:PossibleUserWarning", "leyden.utilities"),
     ],
 )
 def test_it_is_the_same_wherever_lightning_has_it(place: str, room: str) -> None:
@@ -644,6 +672,35 @@ def test_bars_tools() -> None:
     assert get_standard_metrics(run) == {"v_num": "2345"}
     assert get_standard_metrics(leyden.Trainer(accelerator="cpu", logger=False)) == {}
     assert leyden.callbacks.timer.Interval("step") == "step"
+
+
+def test_what_fabric_has_and_the_trainer_lacks_is_named() -> None:
+    assert not hasattr(leyden.fabric, "Fabrics")
+    with pytest.raises(NotOffered, match=r"^leyden\.Fabric is not offered\. Train with a Trainer, or with a loop of your own"):
+        leyden.fabric.Fabric(accelerator="cpu")
+    with pytest.raises(ImportError, match="collect"):
+        exec("from leyden.fabric.plugins import collect", {})
+
+
+def test_the_rank_that_others_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leyden.fabric.utilities.distributed import _distributed_is_initialized
+    from leyden.fabric.utilities.rank_zero import _get_rank
+
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert _get_rank() is None
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert _get_rank() == 3
+    assert _distributed_is_initialized() is False
+
+
+def test_what_can_be_stepped() -> None:
+    from leyden.fabric.utilities.types import Optimizable, Steppable
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    assert isinstance(optimizer, Steppable)
+    assert isinstance(optimizer, Optimizable)
+    assert not isinstance(torch.optim.lr_scheduler.StepLR(optimizer, 1), Optimizable)
 
 
 def test_a_former_address_has_no_other_names() -> None:

@@ -18,7 +18,7 @@ from leyden.checkpoint.layout import OURS
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported
 from leyden.module import LightningModule
-from leyden.spelling import unknown_argument
+from leyden.spelling import exact_arguments, unknown_argument
 from leyden.state.end import End
 from leyden.state.progress import Done
 from leyden.state.run import Run
@@ -32,6 +32,7 @@ _CURRENT, _REST = "current_model_state", "averaging_state"
 """Where a checkpoint has training's own weights, and what else the average consists of: Lightning's names."""
 
 
+@exact_arguments
 class WeightAveraging(Callback):
     """Keep an average of the weights (a :class:`torch.optim.swa_utils.AveragedModel`), updated while training goes on.
 

@@ -12,6 +12,7 @@ from leyden.classic.accelerator_view import AcceleratorView
 from leyden.classic.arguments import TRAINER
 from leyden.classic.loop_views import RunningLoss
 from leyden.classic.tools import AMPType
+from leyden.constructed import read_again
 from leyden.distributed.environment import SLURMEnvironment
 from leyden.errors import UnknownName
 from leyden.former import FormerModuleHooks
@@ -181,7 +182,7 @@ _GONE = {
     "hpc_save": _FILES,
     "hpc_load": _FILES,
     "results": "Metrics are trainer.callback_metrics, trainer.logged_metrics and trainer.progress_bar_metrics.",
-    "run_evaluation": "It is trainer.validate, or trainer.test.",
+    "run_evaluation": "It is trainer.validate() or trainer.test(). In a fit, val_check_interval says when a validation is due.",
     "run_training_batch": "It is trainer.trial_run(module), for steps that leave no trace.",
     "init_optimizers": "Optimizers are trainer.optimizers, schedulers trainer.lr_scheduler_configs.",
     "configure_schedulers": "Optimizers are trainer.optimizers, schedulers trainer.lr_scheduler_configs.",
@@ -210,7 +211,7 @@ def old_attribute(run: Run, name: str) -> Any:
     if name.removeprefix("_") in _GONE:
         raise UnknownName(f"trainer.{name} is gone. {_GONE[name.removeprefix('_')]}")
     if name not in ATTRIBUTES:
-        return object.__getattribute__(run, name)  # raises what reading it raised in the first place
+        return read_again(run, name)
     today, read = ATTRIBUTES[name]
     is_attribute = hasattr(Run, re.split(r"\W", today)[0]) and "=..." not in today
     notice(f"trainer.{name}", f"trainer.{today}" if is_attribute else today)

@@ -7,7 +7,7 @@ import inspect
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from leyden.checked import read_word
 from leyden.classic.arguments import TRAINER, defaults_of, same
@@ -67,6 +67,22 @@ def with_environment(init: Callable[..., None]) -> Callable[..., None]:
 def parse_argparser(cls: type, arg_parser: ArgumentParser | Namespace) -> Namespace:
     """What stands on the command line; ``arg_parser`` itself where that has been read already."""
     return arg_parser.parse_args() if isinstance(arg_parser, ArgumentParser) else arg_parser
+
+
+def parse_env_variables(cls: type, template: str = "PL_%(cls_name)s_%(cls_argument)s") -> Namespace:
+    """The arguments of ``cls`` that stand in the environment, as ``PL_TRAINER_DEVICES``. A class of another name has others."""
+    found = {}
+    for name in inspect.signature(cls).parameters:
+        word = os.environ.get(template % {"cls_name": cls.__name__.upper(), "cls_argument": name.upper()})
+        if word:
+            found[name] = read_word(word)
+    return Namespace(**found)
+
+
+def get_init_arguments_and_types(cls: type) -> list[tuple[str, tuple[Any, ...], Any]]:
+    """Each argument of ``cls``: its name, the types that its annotation names, and its default."""
+    parameters = inspect.signature(cls).parameters.values()
+    return [(each.name, get_args(each.annotation) or (each.annotation,), each.default) for each in parameters]
 
 
 def _offered(trainer_class: type) -> dict[str, Any]:

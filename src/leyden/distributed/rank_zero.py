@@ -21,6 +21,12 @@ _log = logging.getLogger("leyden")
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
+def rank_of_environment() -> int | None:
+    """The rank that whoever started this process has given it; ``None`` where nobody has."""
+    numbers = (os.environ.get(name, "") for name in _RANK_VARIABLES)
+    return next((int(number) for number in numbers if number.isdecimal()), None)
+
+
 class RankZeroOnly:
     """``@rank_zero_only``: the function runs on the process of rank 0; on the others the call returns ``default``."""
 
@@ -30,13 +36,7 @@ class RankZeroOnly:
     @property
     def rank(self) -> int:
         """This process's rank among all, from 0. Read from the environment until it is set."""
-        if self._rank is not None:
-            return self._rank
-        for name in _RANK_VARIABLES:
-            value = os.environ.get(name, "")
-            if value.isdecimal():
-                return int(value)
-        return 0
+        return self._rank if self._rank is not None else rank_of_environment() or 0
 
     @rank.setter
     def rank(self, rank: int | None) -> None:

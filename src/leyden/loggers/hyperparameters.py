@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from leyden.constructed import read_again
 from leyden.errors import InvalidType
 from leyden.notices import notice
 
@@ -99,6 +100,6 @@ _TOOLS = {"_convert_params": as_dict, "_flatten_dict": flatten_dict, "_sanitize_
 def tool_of_then(logger: object, name: str) -> Any:
     """What loggers of 1.x found in their base class to bring hyper-parameters into shape."""
     if name not in _TOOLS:
-        return object.__getattribute__(logger, name)  # raises what reading it raised in the first place
+        return read_again(logger, name)
     notice(f"{type(logger).__name__}.{name}", "what log_hyperparams is given: a dict or a Namespace")
     return _TOOLS[name]

@@ -13,6 +13,7 @@ import torch
 from leyden import classic
 from leyden.asked import take_asked
 from leyden.callback import Callback
+from leyden.callbacks.in_setup import each_of
 from leyden.callbacks.requeue import requeue_of
 from leyden.callbacks.strategy_hooks import strategy_hooks
 from leyden.checkpoint.drift import Drift, beside_the_module
@@ -334,6 +335,7 @@ class Lifecycle(Run):
                         logger.leyden_go_on(position)
                 for logger in filter(keeps_place, self.loggers) if request.checkpoint is None else ():
                     logger.leyden_start_over()
+        self.strategy.leyden_connect(module)
         self._start_loggers()
         if self.profiler.leyden_active:
             self._start(self.profiler)
@@ -347,7 +349,7 @@ class Lifecycle(Run):
         if datamodule is not None:
             self._start(datamodule)
             self.leyden_hooks.call("setup", tell_stage, datamodule.setup, fn)
-        for callback in self.callbacks:
+        for callback in each_of(self):
             self._start(callback)
             self.leyden_hooks.call("setup", callback.setup, self, module, stage=fn)
         if fn is TrainerFn.FITTING:
@@ -355,8 +357,7 @@ class Lifecycle(Run):
         self._start(module)
         self.leyden_hooks.call("setup", tell_stage, module.setup, fn)
         self._lend_log(module)
-        self.leyden_hooks.meet(self.callbacks)  # some may have joined in a setup
-        self.strategy.leyden_connect(module)
+        self.leyden_hooks.meet(self.callbacks)  # some may have joined in a setup, or left
         with self.strategy.tensor_init_context(), self.strategy.model_sharded_context():
             self.leyden_hooks.call("configure_model", self.leyden_steps["configure_model"])
         self._lent += defer_logs(module, self.leyden_steps)

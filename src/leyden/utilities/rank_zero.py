@@ -10,10 +10,12 @@ from leyden.distributed.rank_zero import (
     rank_zero_only,
     rank_zero_warn,
 )
+from leyden.distributed.rank_zero import rank_of_environment as _get_rank
 
 __all__ = [
     "LightningDeprecationWarning",
     "WarningCache",
+    "_get_rank",
     "rank_prefixed_message",
     "rank_zero_debug",
     "rank_zero_deprecation",

@@ -15,14 +15,17 @@ from leyden.types import (
     LRSchedulerType,
     LRSchedulerTypeTuple,
     LRSchedulerTypeUnion,
+    Optimizable,
     OptimizerConfig,
     OptimizerLRScheduler,
     OptimizerLRSchedulerConfig,
+    Steppable,
 )
 from leyden.types import EVALUATE_OUTPUT as _EVALUATE_OUTPUT
 from leyden.types import METRIC as _METRIC
 from leyden.types import METRIC_COLLECTION as _METRIC_COLLECTION
 from leyden.types import PREDICT_OUTPUT as _PREDICT_OUTPUT
+from leyden.types import Device as _DEVICE
 from leyden.types import MapLocation as _MAP_LOCATION_TYPE
 from leyden.types import Path as _PATH
 
@@ -31,6 +34,7 @@ __all__ = [
     "EVAL_DATALOADERS",
     "STEP_OUTPUT",
     "TRAIN_DATALOADERS",
+    "_DEVICE",
     "_EVALUATE_OUTPUT",
     "_MAP_LOCATION_TYPE",
     "_METRIC",
@@ -45,9 +49,11 @@ __all__ = [
     "LRSchedulerType",
     "LRSchedulerTypeTuple",
     "LRSchedulerTypeUnion",
+    "Optimizable",
     "OptimizerConfig",
     "OptimizerLRScheduler",
     "OptimizerLRSchedulerConfig",
     "ReduceLROnPlateau",
+    "Steppable",
     "_LRScheduler",
 ]

@@ -5,6 +5,7 @@ import inspect
 from typing import Any, ClassVar
 
 from leyden.callback import Callback
+from leyden.constructed import read_again
 from leyden.distributed.rank_zero import print_if_open
 from leyden.errors import MisconfigurationException, UnknownName
 from leyden.module import LightningModule
@@ -75,7 +76,7 @@ class ProgressBar(Callback):
         if name in ("total_test_batches", "total_predict_batches"):
             notice(f"{type(self).__name__}.{name}", f"sum(self.trainer.num_{name.removeprefix('total_')})")
             return sum(getattr(self.trainer, name.replace("total", "num")))
-        return object.__getattribute__(self, name)  # raises what reading it raised in the first place
+        return read_again(self, name)
 
     def leyden_batches_done(self, stage: str) -> int:
         """Batches of all loaders of ``stage`` that are done."""
