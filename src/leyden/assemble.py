@@ -65,9 +65,9 @@ def choose_callbacks(given: Any, options: Options) -> list[Callback]:
             f"enable_progress_bar=False was set, and callbacks holds {type(bars[0]).__name__}. Leave one of them out."
         )
     if not bars and watching.progress_bar:
-        from leyden.callbacks.default_bar import default_bar
+        from leyden.callbacks.progress.rich_progress import RichProgressBar
 
-        callbacks.append(default_bar())
+        callbacks.append(RichProgressBar())
     from leyden.callbacks.model_summary import ModelSummary, RichModelSummary
 
     if watching.model_summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):

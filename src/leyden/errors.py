@@ -62,7 +62,12 @@ from collections.abc import Iterable
 from types import FrameType
 
 # Where a warning is never pointed at: our own files, and what calls them back.
-_NOT_THE_USERS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, contextlib.__file__)
+_LIBRARY = os.path.dirname(contextlib.__file__)
+_NOT_THE_USERS = (
+    os.path.dirname(os.path.abspath(__file__)) + os.sep,
+    contextlib.__file__,
+    os.path.join(_LIBRARY, "multiprocessing") + os.sep,
+)
 _LONGEST_SHOWN = 160  # characters of a value in a message
 
 

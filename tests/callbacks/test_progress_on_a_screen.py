@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -293,18 +294,89 @@ def test_a_dumb_terminal_is_no_screen(term: str, screen: Any, monkeypatch: pytes
     assert re.fullmatch(r"(Training on [^\n]*\nEpoch 1/1: 3/3 in [^\n]*\nTraining ended [^\n]*\n){2}", terminal.text)
 
 
-def test_a_notebooks_output_is_a_screen(screen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+class Notebook:
+    """What stands below a notebook's cell: what was printed, and the displays, each as it was shown last."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: list[dict[str, str]] = []
+        self.shown: list[dict[str, str]] = []
+        self.output = type("OutStream", (Screenful,), {"__module__": "ipykernel.iostream", "isatty": lambda self: False})()
+        monkeypatch.setattr(sys, "stdout", self.output)
+        shell = type("ZMQInteractiveShell", (), {})()
+        monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)  # by it rich knows where it is
+        module = types.ModuleType("IPython.display")
+        module.display = self.display  # type: ignore[attr-defined]  # what a notebook has
+        monkeypatch.setitem(sys.modules, "IPython.display", module)
+
+    def display(self, data: dict[str, str], raw: bool, display_id: bool) -> Any:
+        assert raw
+        assert display_id
+        place = len(self.shown)
+        self.shown.append(data)
+        self.states.append(data)
+
+        def update(data: dict[str, str], raw: bool) -> None:
+            assert raw
+            self.shown[place] = data
+            self.states.append(data)
+
+        return types.SimpleNamespace(update=update)
+
+
+@BOTH
+@pytest.mark.parametrize("leave", [True, False])
+def test_a_bar_in_a_notebook_is_replaced_and_leaves_little(
+    bar_class: Any, leave: bool, screen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     screen()
-    output = type("OutStream", (Screenful,), {"__module__": "ipykernel.iostream", "isatty": lambda self: False})()
-    monkeypatch.setattr(sys, "stdout", output)
-    model, trainer = prepared(TQDMProgressBar, leave=True)
-    trainer.predict(model, kit.ones(3))
-    assert re.match(r"Predicting: 100%.*3/3", output.text)
-    chosen = {}
-    for spec in (None, "there"):
-        monkeypatch.setattr("leyden.callbacks.default_bar.find_spec", lambda name, spec=spec: spec)
-        chosen[spec] = type(kit.trainer(enable_progress_bar=True).progress_bar_callback)
-    assert chosen == {None: TQDMProgressBar, "there": RichProgressBar}  # rich draws there with ipywidgets only
+    notebook = Notebook(monkeypatch)
+    model, trainer = prepared(bar_class, leave=leave)
+    model.deed = lambda stage, index: print("said", index) if stage == "train" else None
+    trainer.fit(model, kit.ones(20), kit.ones(2))
+    drawn = [state["text/plain"] for state in notebook.states]
+    for name, count in (("Sanity Checking", "2/2"), ("Epoch 1/1", "7/20"), ("Validation", "2/2"), ("Epoch 1/1", "20/20")):
+        assert any(name in text and count in text for text in drawn), name
+    kept = [state["text/plain"] for state in notebook.shown if state["text/plain"]]
+    assert len(kept) == leave
+    assert all("Epoch 1/1" in text and "20/20" in text and "val_loss" in text for text in kept)
+    printed = [line for line in notebook.output.text.split("\n") if "Training" not in line and line[:1] != " "]
+    assert printed[:20] == [f"said {index}" for index in range(20)]
+    assert printed[20].startswith("Epoch 1/1: 20/20 in 0:00:04, 4.5 it/s, loss: ")
+    if bar_class is RichProgressBar:
+        assert "<span" in next(state["text/html"] for state in notebook.states if "20/20" in state["text/plain"])
+    assert type(sys.stdout) is type(notebook.output)
+    trainer.test(model, kit.ones(2), verbose=False)
+    assert len(notebook.shown) > 1  # below the cell that runs now
+
+
+@BOTH
+def test_ctrl_c_while_a_notebooks_bar_is_drawn_is_heard(bar_class: Any, screen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen()
+    notebook = Notebook(monkeypatch)
+    display = notebook.display
+
+    def pressed(data: dict[str, str], **options: Any) -> Any:
+        if "/2" in data["text/plain"]:
+            raise KeyboardInterrupt
+        return display(data, **options)
+
+    monkeypatch.setattr(sys.modules["IPython.display"], "display", pressed)
+    model, trainer = prepared(bar_class)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.validate(model, kit.ones(2), verbose=False)
+
+
+@BOTH
+def test_a_copy_of_a_notebooks_process_writes_text(bar_class: Any, screen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen()
+    notebook = Notebook(monkeypatch)
+    monkeypatch.setattr("multiprocessing.parent_process", object)
+    model, trainer = prepared(bar_class)
+    trainer.fit(model, kit.ones(3))
+    assert notebook.states == []
+    assert re.search(r"^Epoch 1/1: 3/3 in ", notebook.output.text, re.MULTILINE)
+    states = "\n".join(notebook.output.states)
+    assert ("Epoch 1/1:  33%" in states) == (bar_class is TQDMProgressBar)
 
 
 @BOTH

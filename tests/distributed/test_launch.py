@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,10 @@ from leyden.distributed.environment import (
 )
 from leyden.distributed.group import Group, Started
 from leyden.distributed.launchers import lifeline
-from leyden.distributed.launchers.pickled import culprit, error_of, make_own
+from leyden.distributed.launchers.pickled import culprit, error_of, make_own, of_session
 from leyden.distributed.launchers.threads import share_threads
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.errors import ConflictingOptions, MissingPackage, Unsupported
+from leyden.errors import ConflictingOptions, LeydenWarning, MissingPackage, Unsupported, warn_user
 from leyden.strategies import DDPStrategy
 from leyden.testing import BoringModel, Recorder
 
@@ -454,6 +456,24 @@ def test_what_cannot_be_sent_is_named() -> None:
     loader.dataset.transform = {"train": [abs, lambda x: x]}  # type: ignore[attr-defined]  # as a dataset of the user's has one
     with pytest.raises(Unsupported, match=r"and train_dataloaders\.dataset\.transform\['train'\]\[1\] cannot be pickled"):
         run.fit(module, loader)
+
+
+def test_a_warning_in_a_copy_of_this_process_points_at_the_users_line() -> None:
+    with pytest.warns(LeydenWarning) as caught:
+        multiprocessing.Process(target=warn_user, args=("said",)).run()  # as the copy does
+    assert caught[0].filename == __file__
+
+
+def test_what_a_session_defines_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = types.ModuleType("__main__")
+    session.Net = type("Net", (BoringModel,), {"__module__": "__main__"})  # type: ignore[attr-defined]  # as in a cell
+    monkeypatch.setitem(sys.modules, "__main__", session)
+    run = kit.trainer(devices=2, strategy="ddp_spawn")
+    with pytest.raises(Unsupported, match=r"cannot import Net: it is defined in this session .* use strategy='ddp_notebook'"):
+        run.fit(session.Net(), samples())
+    assert of_session(BoringModel()) is None
+    session.__file__ = __file__
+    assert of_session(session.Net()) is None
 
 
 class Activation(nn.Module):

@@ -466,6 +466,17 @@ def test_a_second_ctrl_c_raises_where_it_is() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_loaders_worker_works_on_and_says_nothing() -> None:
+    noted: list[int] = []
+    with noting(noted.append, interrupts=True):
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(len(noted))
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_second_signal_that_ends_the_process_does_so_inside_a_batch(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -133,6 +134,10 @@ def whole_traceback(error: BaseException) -> str:
     shown = traceback.TracebackException.from_exception(error)
     if error.__traceback__ is not None:
         outer = traceback.extract_stack(error.__traceback__.tb_frame.f_back)
+        for place, frame in enumerate(outer):  # a fork stands on the stack of the process that it is a copy of
+            if frame.name == "_bootstrap" and frame.filename == multiprocessing.process.__file__:
+                outer = traceback.StackSummary.from_list(outer[place + 1 :])
+                break
         shown.stack = traceback.StackSummary.from_list([*outer, *shown.stack])
     return "".join(shown.format())
 

@@ -62,7 +62,8 @@ class _Arrivals:
     def _obey(self, number: int) -> None:
         if number not in self._seen:
             self._seen.add(number)
-            self._note(number)
+            if os.getpid() == self._pid:  # a fork (a loader's worker) works on for whoever finishes something
+                self._note(number)
         elif number == signal.SIGINT:
             self._gives_up = True
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -150,7 +151,7 @@ def _made(
         found = _as_started(kind, found, max(1, environment.world_size() // num_nodes))
     alone = len(found) * num_nodes == 1 and (environment.leyden_mixes or environment.world_size() == 1)
     if name == "auto" and not alone:
-        name = "ddp_notebook" if in_notebook() else "ddp"
+        name = "ddp_notebook" if in_notebook() or hasattr(sys, "ps1") else "ddp"  # there is no script to be run again
     if name in _PARALLEL:
         kept, options = _PARALLEL[name]
         made = kept(accelerator=kind, checkpoint_io=storage, precision_plugin=rules, **options)

@@ -15,7 +15,7 @@ class FitResult:
     """Epochs that ended."""
     steps: int = 0
     """Optimizer steps taken."""
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list, repr=False)
     """One row an epoch: its number, its last step, and every metric's value."""
     best_checkpoint: str | None = None
     """The best checkpoint's path, where a metric was monitored."""

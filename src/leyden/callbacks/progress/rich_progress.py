@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from leyden.callbacks.progress import lines
+from leyden.callbacks.progress.cell import Canvas, Cell, in_notebook
 from leyden.callbacks.progress.progress_bar import Metrics
 from leyden.callbacks.progress.screen import behind, is_terminal
 from leyden.callbacks.progress.throttled import ThrottledProgressBar
@@ -16,7 +16,6 @@ from leyden.state.run import Run
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.live import Live
     from rich.progress import Progress, ProgressColumn, Task, TaskID
 else:
     ProgressColumn = RenderableType = Task = Any  # rich is imported where it draws
@@ -70,7 +69,8 @@ class RichProgressBar(ThrottledProgressBar):
         self._console: Console | None = None
         self.leyden_file: Any = None  # the terminal on which the bar is drawn
         self.leyden_height = 0  # of what is drawn there, in lines
-        self.leyden_cell: Live | None = None  # a notebook's place for the bar, which is drawn there instead
+        self.leyden_cell: Cell | None = None  # a notebook's place for the bar, which is drawn there instead
+        self.leyden_canvas: Canvas | None = None
         self.leyden_tasks: dict[str, TaskID] = {}
         self.leyden_metrics = ""
 
@@ -119,8 +119,8 @@ class RichProgressBar(ThrottledProgressBar):
 
     def refresh(self) -> None:
         """Draw now."""
-        if self.leyden_cell is not None:
-            self.leyden_cell.refresh()
+        if self.leyden_cell is not None and self.leyden_canvas is not None:
+            self.leyden_cell.put(*self.leyden_canvas.drawn(self.leyden_renderable()))
         elif self.leyden_file is not None and self._console is not None:
             with self._console.capture() as drawn:
                 self._console.print(self.leyden_renderable(), end="")
@@ -142,6 +142,7 @@ class RichProgressBar(ThrottledProgressBar):
             "progress": None,
             "_console": None,
             "leyden_cell": None,
+            "leyden_canvas": None,
             "leyden_file": None,
             "leyden_height": 0,
             "leyden_tasks": {},
@@ -151,28 +152,19 @@ class RichProgressBar(ThrottledProgressBar):
     def leyden_open(self, trainer: Run) -> bool:
         with preserved_random_state():  # rich draws from Python's generator when it is imported
             from rich.console import Console
-            from rich.live import Live
             from rich.progress import Progress
 
         self._console = console = Console(**self._console_kwargs)
         forced = self._console_kwargs.get("force_terminal") or self._console_kwargs.get("force_interactive")
         drawable = console.is_interactive and not console.legacy_windows and (forced or is_terminal(console.file))
-        in_cell = console.is_jupyter and find_spec("ipywidgets") is not None
+        in_cell = console.is_jupyter and in_notebook()
         if not (in_cell or (drawable and not console.is_jupyter)):
             return False
         self.progress = Progress(
             *self.configure_columns(trainer), console=console, auto_refresh=False, expand=True, get_time=lambda: self.clock()
         )
         if in_cell:
-            self.leyden_cell = Live(
-                console=console,
-                auto_refresh=False,
-                transient=not self._leave,
-                get_renderable=self.leyden_renderable,
-                redirect_stdout=False,  # a place of its own needs none, and the kernel flushes the files while rich prints
-                redirect_stderr=False,
-            )
-            self.leyden_cell.start()
+            self.leyden_cell, self.leyden_canvas = Cell(), Canvas(console, self._console_kwargs)
         else:
             self.leyden_file = console.file = behind(console.file)
             self.leyden_file.write("\x1b[?25l")  # no cursor
@@ -236,10 +228,8 @@ class RichProgressBar(ThrottledProgressBar):
         self.refresh()
 
     def leyden_write(self, text: str) -> None:
-        if self._console is None:
+        if self._console is None or self.leyden_cell is not None:
             print(text, flush=True)
-        elif self.leyden_cell is not None:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self.leyden_file is None:
             print(text, file=self._console.file, flush=True)
         else:
@@ -249,14 +239,14 @@ class RichProgressBar(ThrottledProgressBar):
         cell, self.leyden_cell = self.leyden_cell, None
         file, self.leyden_file = self.leyden_file, None
         try:
-            if cell is not None:
-                cell.stop()
+            if cell is not None and not self._leave:
+                cell.put("", "")
             if file is not None:
                 file.write(("\n" if self._leave and self.leyden_height else self.leyden_erasure) + "\x1b[?25h")
                 file.flush()
         finally:
             self.progress = None
-            self._console = None
+            self._console = self.leyden_canvas = None
             self.leyden_height = 0
             self.leyden_tasks = {}
             self.leyden_metrics = ""

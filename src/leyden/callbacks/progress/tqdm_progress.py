@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar, TextIO
 
 from leyden.callbacks.progress import lines
+from leyden.callbacks.progress.cell import Cell, in_notebook
 from leyden.callbacks.progress.progress_bar import Metrics
 from leyden.callbacks.progress.screen import behind, is_terminal
 from leyden.callbacks.progress.throttled import SECONDS_BETWEEN_LINES, ThrottledProgressBar
@@ -17,6 +18,8 @@ from leyden.errors import InvalidOption, InvalidType, UnknownName
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
 
+_CELLS_WIDTH = 400
+"""Characters of a line below a notebook's cell: it breaks where it has to."""
 _WIDTH = 5
 """Characters of a number in a bar, at the least."""
 
@@ -28,6 +31,8 @@ class Tqdm:
     """
 
     leyden_open: ClassVar["weakref.WeakSet[Tqdm]"] = weakref.WeakSet()
+    leyden_cells: ClassVar[dict[int, Cell]] = {}
+    """In a notebook: where the bars of a position are drawn, one after another."""
 
     @staticmethod
     def format_num(n: float | str) -> str:
@@ -63,6 +68,7 @@ class Tqdm:
         self.fp = file
         self.ncols = ncols
         self.disable = bool(disable) or not is_terminal(file)
+        self.leyden_in_cell = file in (None, sys.stdout) and in_notebook()
         self.pos = position or 0
         self.initial = initial
         self.n = initial
@@ -142,19 +148,21 @@ class Tqdm:
             return
         if self.leave and not self.disable:
             self.refresh()
-            if self.leyden_drawn and not self.pos:
+            if self.leyden_drawn and not self.pos and not self.leyden_in_cell:
                 self.leyden_file.write("\n")
         else:
             self.clear()
         self.leyden_closed = True
         Tqdm.leyden_open.discard(self)
+        if not any(other.pos == self.pos for other in Tqdm.leyden_open):
+            Tqdm.leyden_cells.pop(self.pos, None)
         if not self.disable:
             self.leyden_file.flush()
 
     @classmethod
     def write(cls, s: str, file: TextIO | None = None, end: str = "\n", nolock: bool = False) -> None:
         """Write a line above all open bars."""
-        shown = [bar for bar in cls.leyden_open if bar.leyden_drawn]
+        shown = [bar for bar in cls.leyden_open if bar.leyden_drawn and not bar.leyden_in_cell]
         for bar in shown:
             bar.clear()
         print(s, end=end, file=file, flush=True)
@@ -173,10 +181,14 @@ class Tqdm:
         return file
 
     def leyden_width(self) -> int:
-        return (self.ncols or shutil.get_terminal_size().columns) - 1
+        return (self.ncols or (_CELLS_WIDTH if self.leyden_in_cell else shutil.get_terminal_size().columns)) - 1
 
     def leyden_put(self, text: str) -> None:
         size = lines.columns(text)
+        if self.leyden_in_cell:
+            self.leyden_cells.setdefault(self.pos, Cell()).put(text)
+            self.leyden_drawn = size
+            return
         blank = " " * max(self.leyden_drawn - size, 0)
         down, up = "\n" * self.pos, f"\x1b[{self.pos}A" if self.pos else ""
         self.leyden_file.write(f"{down}\r{text}{blank}" + (f"\r{text}" if blank else "") + up)
@@ -316,7 +328,7 @@ class TQDMProgressBar(ThrottledProgressBar):
             }[stage]
             with nullcontext() if self.leyden_screen is None else self.leyden_screen.aside():
                 bar = self.leyden_bars[stage] = make()
-            if isinstance(bar, Tqdm) and not bar.disable:
+            if isinstance(bar, Tqdm) and not bar.disable and not bar.leyden_in_cell:
                 self.leyden_share_screen()
         if isinstance(bar, Tqdm):
             bar.pace = self.leyden_train_pace if stage == "train" else self.leyden_pace
@@ -365,7 +377,8 @@ class TQDMProgressBar(ThrottledProgressBar):
     def leyden_write(self, text: str) -> None:
         bar = next(iter(self.leyden_bars.values()), None)
         if isinstance(bar, Tqdm):
-            self.leyden_write_above(bar.leyden_file, text if bar.disable else lines.fold(text, bar.leyden_width()))
+            whole = bar.disable or bar.leyden_in_cell
+            self.leyden_write_above(bar.leyden_file, text if whole else lines.fold(text, bar.leyden_width()))
         elif bar is None or not hasattr(bar, "write"):
             print(text, flush=True)
         else:

@@ -26,7 +26,7 @@ from leyden.distributed.environment import free_port
 from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.last_words import LastWords, of_exit, say, say_instead
 from leyden.distributed.launchers.lifeline import tie_to
-from leyden.distributed.launchers.pickled import culprit, error_of, make_own
+from leyden.distributed.launchers.pickled import culprit, error_of, make_own, of_session
 from leyden.distributed.launchers.threads import share_threads
 from leyden.distributed.launchers.verb import outcome_of, taken_over
 from leyden.distributed.restarts import again, for_attempt
@@ -164,6 +164,13 @@ class Multiprocess(Launcher):
             }
         error = error_of((body, args, kwargs))
         if error is None:
+            name = of_session((body, args, kwargs))
+            if name is not None:
+                raise Unsupported(
+                    f"strategy='ddp_{self.start_method}' hands the module, its data and the trainer to new processes, which "
+                    f"cannot import {name}: it is defined in this session (a notebook, an interactive one). Put it into a file "
+                    f"and import it, or use strategy='ddp_notebook'."
+                )
             return
         found = next((culprit(part, name) for name, part in reversed(parts.items()) if error_of(part) is not None), "an argument")
         raise Unsupported(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -60,6 +63,29 @@ def error_of(what: object) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+class _Naming(pickle.Pickler):
+    """Notes the classes and functions of the running session that a pickle has by name."""
+
+    def __init__(self) -> None:
+        super().__init__(_Nowhere())
+        self.names: list[str] = []
+
+    def reducer_override(self, what: Any) -> Any:
+        if isinstance(what, type | FunctionType) and what.__module__ == "__main__":
+            self.names.append(what.__qualname__)
+        return NotImplemented
+
+
+def of_session(what: object) -> str | None:
+    """A class or function that a new process would look for in vain: of a notebook or an interactive session, and of no file."""
+    main = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None or os.path.exists(getattr(main, "__file__", None) or ""):
+        return None
+    naming = _Naming()
+    naming.dump(what)
+    return naming.names[0] if naming.names else None
 
 
 def culprit(what: object, path: str, depth: int = _DEPTH) -> str:

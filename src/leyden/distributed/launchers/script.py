@@ -96,8 +96,8 @@ def command_of_this_process() -> list[str]:
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) is None or sys.argv[:1] in ([""], ["-c"], ["-"]):
         raise Unsupported(
-            "strategy='ddp' starts the script again for every process, and there is no script here (a notebook, an interactive "
-            "session, or python -c). Use strategy='ddp_notebook' or 'ddp_fork', or put the code into a file."
+            "This strategy starts the script again for every process, and there is no script here (a notebook, an interactive "
+            "session, or python -c). Put the code into a file, or use strategy='ddp_notebook'."
         )
     # As it was typed: what the script has done to sys.argv since, it does again. Nobody types to the others, so -i is left out.
     words = [sys.executable, *(word for word in sys.orig_argv[1:2] if word != "-i"), *sys.orig_argv[2:]]
