@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import kit
@@ -222,6 +223,12 @@ def test_before_the_others_have_begun_a_process_is_by_itself(name: str, devices:
     assert strategy.broadcast({"a": 1}, src=0) == {"a": 1}
     assert strategy.all_gather(torch.ones(2)).tolist() == strategy.reduce(torch.ones(2), reduce_op="mean").tolist() == [1, 1]
     assert strategy.reduce_boolean_decision(True)
+
+
+def test_where_there_is_no_script_processes_are_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(kit.trainer(devices=2).strategy.leyden_launcher()).__name__ == "Script"
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # an interactive session
+    assert kit.trainer(devices=2).strategy.leyden_launcher().start_method == "fork"
 
 
 def doubled(number: int) -> int:
