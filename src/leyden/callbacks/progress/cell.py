@@ -46,8 +46,9 @@ class Canvas:
     """
 
     def __init__(self, console: "Console", options: dict[str, Any]) -> None:
-        fixed = {"force_jupyter": False, "force_terminal": True, "color_system": "truecolor", "legacy_windows": False}
-        self._console = type(console)(**{**options, **fixed, "width": console.width, "record": True, "file": io.StringIO()})
+        fixed: dict[str, Any] = {"force_jupyter": False, "force_terminal": True, "legacy_windows": False, "record": True}
+        own: dict[str, Any] = {"color_system": "truecolor", "width": console.width, "file": io.StringIO()}
+        self._console = type(console)(**{**options, **fixed, **own})
 
     def drawn(self, renderable: "RenderableType") -> tuple[str, str]:
         """As text, and as HTML."""
