@@ -82,29 +82,24 @@ class Hooks:
             self._look_up()
 
     def _look_up(self) -> None:
-        callbacks, (module, last) = self._told, self._beside
+        module, last = self._beside
         for name in HOOK_NAMES:
             hook = getattr(Callback, name)
-            receivers: list[Callable[..., Any]] = []
-            waiting: list[Callable[..., Any]] = []
-            names: list[str] = []
-            waiting_names: list[str] = []
-            for callback in callbacks:
+            receivers: list[tuple[str, Callable[..., Any]]] = []
+            waiting: list[tuple[str, Callable[..., Any]]] = []
+            for callback in self._told:
                 if overrides(callback, hook) and callback.leyden_wants(name):
-                    waits = in_checkpoint_phase(callback, hook)
-                    (waiting if waits else receivers).append(self._to_callback(callback, name, module))
-                    (waiting_names if waits else names).append(_name_of(callback))
+                    found = waiting if in_checkpoint_phase(callback, hook) else receivers
+                    found.append((_name_of(callback), self._to_callback(callback, name, module)))
             if name in MODULE_HOOKS and overrides(module, _module_hook(name)):
-                receivers.append(self._measured(module, name, fitted(self._method(module, name), MODULE_HOOKS[name])))
-                names.append(_MODULE)
+                method = fitted(self._method(module, name), MODULE_HOOKS[name])
+                receivers.append((_MODULE, self._measured(module, name, method)))
             for callback in last:  # told after the module
                 if overrides(callback, hook):
-                    receivers.append(self._to_callback(callback, name, module))
-                    names.append(_name_of(callback))
-            self._receivers[hook] = tuple(receivers)
-            self._checkpoint_phase[hook] = tuple(waiting)
-            self._names[self._receivers[hook]] = tuple(names)
-            self._names[self._checkpoint_phase[hook]] = tuple(waiting_names)
+                    receivers.append((_name_of(callback), self._to_callback(callback, name, module)))
+            for told, found in ((self._receivers, receivers), (self._checkpoint_phase, waiting)):
+                told[hook] = tuple(receiver for _, receiver in found)
+                self._names[told[hook]] = tuple(name_of_it for name_of_it, _ in found)
 
     def _to_callback(self, callback: Callback, name: str, module: LightningModule) -> Callable[..., Any]:
         method = fitted(self._method(callback, name), CALLBACK_HOOKS[name])
