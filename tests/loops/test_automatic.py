@@ -247,14 +247,16 @@ class TestShortWindows:
             torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
         assert trainer.global_step == 2 * -(-count // window)
 
-    @pytest.mark.parametrize("kind", [Unsized, Promising])
-    def test_the_step_of_a_short_window_is_one_on_the_loggers_axis(self, kind: type[Unsized], tmp_path: Path) -> None:
-        """Epochs of 3 batches, in windows of 2: steps 2, 3, 5 and 6 are those after which a row is written."""
+    @pytest.mark.parametrize(("kind", "steps"), [(Unsized, [0, 1, 2, 3]), (Promising, [0, 2])])
+    def test_the_step_of_a_short_window_is_one_on_the_loggers_axis(
+        self, kind: type[Unsized], steps: list[int], tmp_path: Path
+    ) -> None:
+        """Epochs of 3 batches in windows of 2. Where nobody knew that the data would end, the step has no row of its own."""
         logger = CSVLogger(tmp_path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LeydenWarning)
             fit(Logged(), DataLoader(kind(3), batch_size=None), accumulate_grad_batches=2, logger=logger, log_every_n_steps=1)
-        assert [int(row["step"]) for row in kit.rows(logger.log_dir) if row["loss"]] == [0, 1, 2, 3]
+        assert [int(row["step"]) for row in kit.rows(logger.log_dir) if row["loss"]] == steps
 
     def test_a_loader_that_ends_early_says_so(self) -> None:
         with pytest.warns(LeydenWarning, match=r"ended after 3 of the 6 batches that it said it has \(epoch 0\)"):
