@@ -16,6 +16,7 @@ import pytest
 import torch
 from real_processes import together
 from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 from warm_python import python
 
 import leyden
@@ -285,6 +286,34 @@ def test_no_code_runs_when_the_table_of_tensors_is_read(folder: str) -> None:
     with pytest.raises(CheckpointForeign, match=r"reading it would run code: it names \w+\.mkdir"):
         TorchCheckpointIO().load_checkpoint(folder)
     assert not os.path.exists("code_was_run")
+
+
+class Member:
+    """What Python 3.11.2, which is Debian's, writes of a member of an enum; torch has one for the layout of a tensor."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.owner, self.name)
+
+
+def test_a_table_of_tensors_that_the_first_pythons_3_11_wrote(folder: str) -> None:
+    whole = TorchCheckpointIO().load_checkpoint(folder)
+    table = Path(folder, ".metadata")
+
+    def written_with(owner: Any, name: str) -> None:
+        with table.open("rb") as file:
+            metadata = pickle.load(file)
+        metadata.planner_data = {"a layout": Member(owner, name)}
+        table.write_bytes(pickle.dumps(metadata))
+        rewrite(folder, lambda content: None)
+
+    written_with(_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")
+    assert kit.same(TorchCheckpointIO().load_checkpoint(folder), whole)
+    written_with(torch.Size, "numel")  # that enum's members are all that it may ask for
+    with pytest.raises(CheckpointForeign, match="reading it would run code: it names 'numel' of"):
+        TorchCheckpointIO().load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "C:\\x", ".."])

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint
+from leyden.distributed import watch
 from leyden.distributed.environment import (
     ClusterEnvironment,
     InitializedGroup,
@@ -204,6 +205,26 @@ def test_a_port_in_use(bare: Callable[[dict[str, str]], None]) -> None:
             group.begin()
     assert not dist.is_initialized()
     rank_zero_only.rank = None  # as it was before
+
+
+class WithoutClone(dist.PrefixStore):  # type: ignore[name-defined,misc]  # torch does not declare it
+    """As torch 2.6 has stores."""
+
+    @property
+    def clone(self) -> Any:
+        raise AttributeError("clone")
+
+
+def test_a_client_of_its_own_where_a_store_knows_no_clones() -> None:
+    served = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]  # as above
+    mine, theirs = (watch._cloned(WithoutClone("group", WithoutClone("attempt", served))) for _ in range(2))
+    others = watch._cloned(WithoutClone("another group", served))
+    mine.set("said", "1")
+    assert theirs.check(["said"])
+    assert theirs.get("said") == b"1"
+    assert not others.check(["said"])
+    with pytest.raises(NotImplementedError):
+        watch._cloned(WithoutClone("threads", dist.HashStore()))  # type: ignore[attr-defined]  # as above
 
 
 class MyCluster(ClusterEnvironment):

@@ -402,6 +402,7 @@ _METADATA_NAMES = {
     "pathlib": ("PosixPath", "WindowsPath"),
     "pathlib._local": ("PosixPath", "WindowsPath"),
     "collections": ("OrderedDict",),
+    "builtins": ("getattr",),  # of a memory format: so the first Pythons 3.11 write a member of an enum
 }
 
 
@@ -415,7 +416,17 @@ class _Restricted(pickle.Unpickler):
             return _Said  # where it was written once, which means nothing here
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         return super().find_class(module, name)
+
+
+def _member(owner: Any, name: str) -> Any:
+    from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
+
+    if owner is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"it names {name!r} of {owner!r}, which no table of tensors does")
+    return owner[name]
 
 
 def _Said(*parts: Any) -> str:

@@ -157,7 +157,7 @@ class Group(Processes):
                 meeting = {"store": self._store_of_this_attempt(address, port)}
         try:
             dist.init_process_group(backend, rank=self.rank, world_size=self.world, timeout=self.timeout, **meeting)
-        except dist.DistNetworkError as error:
+        except RuntimeError as error:  # a DistNetworkError, but in torch 2.6
             if "EADDRINUSE" not in str(error):
                 raise
             raise ConflictingOptions(

@@ -401,13 +401,26 @@ def breaks(error: BaseException) -> bool:
 def client_of(name: str) -> Any:
     """A client of its own at the group's store. ``None`` where the group has none that can be shared."""
     try:
-        shared: Any = dist.distributed_c10d._get_default_store()
-        found = dist.distributed_c10d.PrefixStore(name, shared.clone())
+        found = dist.distributed_c10d.PrefixStore(name, _cloned(dist.distributed_c10d._get_default_store()))
         found.set_timeout(timedelta(seconds=10))
         found.check([""])
     except (RuntimeError, NotImplementedError, AttributeError, ValueError):
         return None
     return found
+
+
+def _cloned(store: Any) -> Any:
+    """A client of its own at ``store``, which sees the same. torch 2.6 has no word for that."""
+    if hasattr(store, "clone"):
+        return store.clone()
+    shared: Any = dist
+    served = store
+    while isinstance(served, shared.PrefixStore):
+        served = served.underlying_store
+    if not isinstance(served, shared.TCPStore):
+        raise NotImplementedError
+    room = store.compare_set("leyden/cloned", "", os.urandom(8).hex()).decode()  # the first who says it is heard by all
+    return shared.PrefixStore(room, shared.TCPStore(served.host, served.port, is_master=False, wait_for_workers=False))
 
 
 def _tell_elastic(error: BaseException) -> None:

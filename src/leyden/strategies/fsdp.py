@@ -18,6 +18,7 @@ from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupp
 from leyden.not_offered import absent
 from leyden.spelling import arguments_of, exact_arguments, unknown_argument
 from leyden.strategies import shards
+from leyden.strategies.older_torch import check_ignored
 from leyden.strategies.sharded import ShardedStrategy
 
 __all__ = ["FSDPStrategy"]
@@ -117,6 +118,8 @@ class FSDPStrategy(ShardedStrategy):
         self._recomputed = _policy("activation_checkpointing_policy", activation_checkpointing_policy)
         self._asked_mesh = device_mesh
         self._options, self._ignored = _read_options(kwargs)
+        if self._ignored:
+            check_ignored()
         reshards = self._options.setdefault("reshard_after_forward", False if name in ("SHARD_GRAD_OP", _STRATEGIES[3]) else None)
         self.leyden_reshards = reshards is not False
         self._check_mesh()
@@ -254,7 +257,7 @@ class FSDPStrategy(ShardedStrategy):
                 f"put into shards. Give it the shape (1,), or pass it in ignored_params."
             )
         self.leyden_make_alike(module)
-        options = dict(self._options)
+        options = {name: value for name, value in self._options.items() if value is not None}  # which torch 2.6 does not take
         policy = self.mixed_precision_config
         if policy is not None:
             options["mp_policy"] = policy

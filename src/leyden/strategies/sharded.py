@@ -17,6 +17,7 @@ from leyden.distributed.processes import Alone
 from leyden.errors import MisconfigurationException, Unsupported
 from leyden.strategies import shards
 from leyden.strategies.first_reads import FirstReads
+from leyden.strategies.older_torch import check_device, parameters_of, reshard_after_forward
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import SkippedByAll, may_skip
@@ -103,8 +104,10 @@ class ShardedStrategy(ParallelStrategy):
         self.leyden_divide(converted)
         self.leyden_make_alike(converted)
         self._units = [each for each in converted.modules() if isinstance(each, FSDPModule)]
+        if self._units:
+            check_device(self._device)
         # those of tensor parallel layers are exchanged at each batch
-        self._defers = not any(parameter.is_dtensor for parameter in _parameters_of(self._units))
+        self._defers = not any(parameter.is_dtensor for parameter in parameters_of(self._units))
         for unit in self._units:
             _name_plainly(type(unit))
             if hasattr(unit, "reset_iter_state") and _is_root(unit):  # an earlier verb may have ended inside a step
@@ -169,7 +172,7 @@ class ShardedStrategy(ParallelStrategy):
             self._unshared = False
             root: Any = self._module
             for unit in self._units:
-                unit.set_reshard_after_forward(self.leyden_reshards and unit is not root, recurse=False)
+                reshard_after_forward(unit, self.leyden_reshards and unit is not root)
 
     leyden_reshards = True
     """Whether parameters are given back after each forward."""
@@ -186,7 +189,7 @@ class ShardedStrategy(ParallelStrategy):
             self._unshared = True
             for unit in self._units:
                 unit.unshard()
-                unit.set_reshard_after_forward(False, recurse=False)
+                reshard_after_forward(unit, False)
 
     # -- a window of batches
     def leyden_accumulating(self) -> AbstractContextManager[Any]:
@@ -208,7 +211,7 @@ class ShardedStrategy(ParallelStrategy):
 
     def _waiting(self) -> Iterator[tuple[Any, Tensor]]:
         """FSDP's parameters with the gradients that it has not exchanged."""
-        for parameter in _parameters_of(self._units):
+        for parameter in parameters_of(self._units):
             found = parameter.unsharded_accumulated_grad
             if found is None and hasattr(parameter, "_unsharded_param"):
                 found = parameter._unsharded_param.grad
@@ -233,7 +236,7 @@ class ShardedStrategy(ParallelStrategy):
             _forget(parameter)
 
         def bring_back() -> None:
-            for parameter in _parameters_of(self._units):
+            for parameter in parameters_of(self._units):
                 _forget(parameter)
             for parameter, gradient in waiting:
                 parameter.unsharded_accumulated_grad = gradient
@@ -250,7 +253,7 @@ class ShardedStrategy(ParallelStrategy):
         return {"gradients": waiting, "shards": there}
 
     def leyden_put_gradients(self, parameters: Mapping[str, Tensor], state: Mapping[str, Any], exchanged: bool) -> None:
-        mine = {id(each.sharded_param): each for each in _parameters_of(self._units)} if self._defers and not exchanged else {}
+        mine = {id(each.sharded_param): each for each in parameters_of(self._units)} if self._defers and not exchanged else {}
         for name, gradient in state["gradients"].items():
             parameter: Any = parameters.get(name)
             if parameter is None:
@@ -348,15 +351,6 @@ def _renewed(state: Any, new: Callable[[str, Any], Any]) -> dict[str, Any]:
     if hasattr(state, "_metadata"):
         renewed._metadata = state._metadata  # type: ignore[attr-defined]  # as torch does
     return renewed
-
-
-def _parameters_of(units: Sequence[Any]) -> Iterator[Any]:
-    """What FSDP has of each parameter. In torch 2.11 and before, a unit has one group of parameters, or none."""
-    for unit in units:
-        state = unit._get_fsdp_state()
-        groups = state._fsdp_param_groups if hasattr(state, "_fsdp_param_groups") else [state._fsdp_param_group]
-        for group in filter(None, groups):
-            yield from group.fsdp_params
 
 
 def _forget(parameter: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leyden.distributed.processes import Processes
 from leyden.metrics.left_behind import taken_over
+from leyden.strategies import older_torch
 
 SMALL = 64
 """Numbers in a tensor of a checkpoint that every process is sent with the outline; a larger one is sent when it is loaded."""
@@ -164,10 +165,8 @@ def cut(value: Tensor, like: Any) -> Tensor:
     """The shard of ``value``, which every process has whole, that ``like`` is of its own."""
     if not is_sharded(like):
         return value
-    from torch.distributed.tensor import distribute_tensor
-
     mesh = like.device_mesh
-    mine = distribute_tensor(value.to(mesh.device_type), mesh, like.placements, src_data_rank=None)
+    mine = older_torch.cut(value.to(mesh.device_type), mesh, like.placements)
     return mine if mine.device == like.device else mine.to(like.device)
 
 
