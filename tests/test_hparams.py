@@ -578,6 +578,29 @@ class TestLoading:
             with pytest.raises(CheckpointForeign, match=r"h\.yaml"):
                 Silent.load_from_checkpoint(tmp_path / "a.ckpt", hparams_file=tmp_path / "h.yaml")
 
+    @pytest.mark.parametrize("ending", ["yaml", "csv"])
+    def test_hparams_files_that_are_none_are_named(self, tmp_path: Path, ending: str):
+        torch.save({"state_dict": Silent(3).state_dict()}, tmp_path / "a.ckpt")
+        place = tmp_path / f"h.{ending}"
+        broken = [b"\xff\xfe\x00a", b"\x00"]
+        if ending == "csv":  # a row that is no name with its value would be lost
+            broken += [
+                b"",
+                b"width\n3\n",
+                b"key,value\nwidth\n",
+                b"key,value\nwidth,3,4\n",
+                b'key,value\nwidth,"3',
+                b"key,value\ng,[1, 2]",
+            ]
+        for content in broken:
+            place.write_bytes(content)
+            with pytest.raises(CheckpointForeign, match=rf"h\.{ending}"):
+                Silent.load_from_checkpoint(tmp_path / "a.ckpt", hparams_file=place)
+        place.unlink()
+        place.mkdir()
+        with pytest.raises(CheckpointForeign, match=rf"h\.{ending}"):
+            Silent.load_from_checkpoint(tmp_path / "a.ckpt", hparams_file=place)
+
     def test_yaml_needs_a_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(sys.modules, "yaml", None)
         torch.save({"state_dict": {}}, tmp_path / "a.ckpt")

@@ -150,8 +150,10 @@ def load_hparams_from_file(path: Path) -> dict[str, Any]:
             text = file.read()
     except FileNotFoundError as error:
         raise CheckpointMissing(f"There is no hparams_file at {path!r}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointForeign(f"hparams_file {path!r} cannot be read as text: {error}.") from error
     if ending == ".csv":
-        return {row[0]: _value(row[1]) for row in list(csv.reader(io.StringIO(text)))[1:] if len(row) >= 2}
+        return _of_rows(path, text)
     try:
         import yaml
     except ImportError as error:
@@ -163,6 +165,18 @@ def load_hparams_from_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict | None):
         raise CheckpointForeign(f"hparams_file {path!r} holds a {type(values).__name__}, expected names and values.")
     return values or {}
+
+
+def _of_rows(path: str, text: str) -> dict[str, Any]:
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+    except csv.Error as error:
+        raise CheckpointForeign(f"hparams_file {path!r} is no table: {error}.") from error
+    strange = next((row for row in rows if len(row) != 2), None)
+    if strange is not None or not rows:
+        found = f"a line of {len(strange)} cells, {','.join(strange)[:60]!r}" if strange else "no line of headings"
+        raise CheckpointForeign(f"hparams_file {path!r} holds {found}. Expected key,value and a line for each hyper-parameter.")
+    return {name: _value(value) for name, value in rows[1:]}
 
 
 def load_hparams_from_tags_csv(tags_csv: Path) -> argparse.Namespace:

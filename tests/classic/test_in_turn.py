@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ class Gan(leyden.LightningModule):
         return random_batches(6, batch_size=2, size=4)
 
 
-def by_hand(accumulate: int = 1) -> Gan:
-    """What a loop of one's own makes of it."""
+def by_hand(accumulate: int = 1, steps: Callable[[int, int], bool] | None = None) -> Gan:
+    """What a loop of one's own makes of it, that steps an optimizer at the batches for which ``steps`` says so."""
+    steps = steps or (lambda index, number: (index + 1) % accumulate == 0)
     gan = Gan()
     (adam, sgd), _ = gan.configure_optimizers()
     pairs = [(adam, gan.generator), (sgd, gan.critic)]
@@ -59,7 +61,7 @@ def by_hand(accumulate: int = 1) -> Gan:
             gradients = torch.autograd.grad(loss, list(part.parameters()))
             for parameter, gradient in zip(part.parameters(), gradients, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-            if (index + 1) % accumulate == 0:
+            if steps(index, number):
                 optimizer.step()
                 optimizer.zero_grad()
     return gan
@@ -202,6 +204,91 @@ def test_optimizer_step_is_called_by_position(signature: str) -> None:
     assert isinstance(space["seen"][1][2], torch.optim.SGD)
     assert same_weights(gan, by_hand())
     assert trainer.global_step == 6
+
+
+class Alternating(Gan):
+    """0.7.1's example of two schedules: the generator steps at every second batch, the critic at every fourth."""
+
+    ready: int = 0
+
+    def optimizer_step(self, current_epoch: int, batch_nb: int, optimizer: Any, optimizer_i: int, second_order_closure: Any = None) -> None:  # type: ignore[override]  # fmt: skip  # noqa: E501
+        self.ready += all(each.grad is not None for group in optimizer.param_groups for each in group["params"])
+        if self.steps(batch_nb, optimizer_i):
+            optimizer.step()
+            optimizer.zero_grad()
+
+    @staticmethod
+    def steps(index: int, number: int) -> bool:
+        return index % (2, 4)[number] == 0
+
+
+def test_gradients_are_ready_in_optimizer_step_and_those_without_a_step_wait() -> None:
+    gan = Alternating()
+    assert fit(gan).global_step == 6
+    assert gan.ready == 12
+    assert same_weights(gan, by_hand(steps=Alternating.steps))
+    assert not same_weights(gan, by_hand())
+
+
+@pytest.mark.parametrize("batches", [1, 2, 4])
+def test_gradients_that_wait_for_a_step_are_in_the_file(batches: int, tmp_path: Path) -> None:
+    def save(trainer: Trainer, *rest: Any) -> None:
+        if trainer.leyden_fit.progress.batches == batches:
+            trainer.save_checkpoint(tmp_path / "between.ckpt")
+
+    fit(Alternating(), callbacks=[Recorder(on_train_batch_end=save)])
+    resumed = Alternating()
+    Trainer(**QUIET).fit(resumed, ckpt_path=tmp_path / "between.ckpt")
+    assert same_weights(resumed, by_hand(steps=Alternating.steps))
+
+
+def test_an_optimizer_that_evaluates_the_loss_itself_steps_in_0_7_s_optimizer_step() -> None:
+    class Searching(leyden.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.layer, self.evaluated = nn.Linear(4, 1), 0
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            self.evaluated += 1
+            return {"loss": (self.layer(batch) - 1).square().mean()}
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+        def train_dataloader(self) -> Any:
+            return random_batches(2, batch_size=2, size=4)
+
+    class Own(Searching):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_idx: int, second_order_closure: Any = None) -> None:  # type: ignore[override]  # fmt: skip  # noqa: E501
+            optimizer.step(second_order_closure)
+            optimizer.zero_grad()
+
+    fit(own := Own())
+    fit(plain := Searching())
+    assert own.evaluated == plain.evaluated > 2
+    assert same_weights(own, plain)
+
+
+def test_a_skipped_batch_leaves_waiting_gradients_as_they_are() -> None:
+    class Skipping(Alternating):
+        def training_step(self, batch: Tensor, batch_idx: int, optimizer_idx: int) -> Any:
+            return None if batch_idx == 2 else super().training_step(batch, batch_idx, optimizer_idx)
+
+        @staticmethod
+        def steps(index: int, number: int) -> bool:
+            return index == 5
+
+    class Hand(Skipping):
+        def training_step(self, batch: Tensor, batch_idx: int, optimizer_idx: int) -> Any:
+            loss = Gan.training_step(self, batch, batch_idx, optimizer_idx)["loss"]
+            return {"loss": loss * (batch_idx != 2)}
+
+    skipping = Skipping()
+    fit(skipping)
+    whole = Hand()
+    fit(whole)
+    assert same_weights(skipping, whole)
 
 
 def test_backward_is_told_whose_turn_it_is() -> None:

@@ -14,7 +14,7 @@ from kit import Logging
 from torch.utils.data import DataLoader
 
 import leyden
-from leyden.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from leyden.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from leyden.errors import InvalidOption, InvalidType, UnknownName, Unsupported
 from leyden.hooks import HOOK_NAMES
 from leyden.loggers import CSVLogger
@@ -314,6 +314,23 @@ def test_metrics() -> None:
     assert isinstance(run.progress_bar_metrics["train_loss"], float)
     assert "val_loss/dataloader_idx_0" not in run.progress_bar_metrics
     assert observer.seen["on_fit_start"] == [{}]
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_verb_after_the_fit_does_not_show_the_fit_s_loss(verb: str) -> None:
+    shown: list[dict[str, Any]] = []
+    bar = TQDMProgressBar()
+    hooks = ("on_validation_batch_end", "on_test_batch_end", "on_predict_batch_end")
+    look = kit.Recorder(
+        **{hook: lambda run, module, *_: shown.extend([run.progress_bar_metrics, bar.get_metrics(run, module)]) for hook in hooks}
+    )
+    run, module = trainer(look, max_epochs=1), BoringModel()
+    loader = DataLoader(RandomDataset(32, 2))
+    run.fit(module, loader)
+    assert set(run.progress_bar_metrics) == {"loss"} == set(bar.get_metrics(run, module))
+    getattr(run, verb)(module, loader)
+    assert len(shown) == 4
+    assert not any("loss" in each for each in shown)
 
 
 def test_callbacks_by_kind() -> None:

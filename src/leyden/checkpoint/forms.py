@@ -248,7 +248,9 @@ _EVALUATION = _maybe(
 _CONTRIBUTED = lambda value, path: (_each(_COUNT) if type(value) is list else _maybe(_VALUE))(value, path)  # noqa: E731
 """Of one optimizer, or of each of several that take turns."""
 _GRADIENTS = lambda value, path: (  # noqa: E731  # as the others are
-    None if value == {} else _with(contributed=_CONTRIBUTED, gradients=_named(_TENSOR))(value, path)
+    None
+    if value == {}
+    else _with(contributed=_CONTRIBUTED, gradients=_named(_TENSOR), unstepped_=_named(_named(_TENSOR)))(value, path)
 )
 _HISTORY, _POSITIONS = _each(_with(epoch=_COUNT, step=_COUNT)), _each(_named(_ANY))
 _PARTS = {

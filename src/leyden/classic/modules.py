@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from leyden.callback import Callback
@@ -21,6 +22,7 @@ from leyden.classic.old_hooks import (
     own_method,
     refuse_gone,
 )
+from leyden.classic.ready_gradients import with_gradients_ready
 from leyden.classic.returned import Reader
 from leyden.classic.signatures import Order, hooks_as_then, number_of, steps_as_then
 from leyden.hooks import fitted, overrides
@@ -195,14 +197,17 @@ def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
         order.remove("optimizer_idx")  # today's order, with names of those years behind it
     places = [mine or (order[i] if i < len(order) else None) for i, mine in enumerate(known)]
 
+    is_ready = not takes_more and not {"closure"} & {*places, *(_STEP_NAMES[name] for name in rest)}
+
     def step(epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> Any:
+        number = number_of(module.trainer, optimizer)
         values = {
             "epoch": epoch,
             "batch_idx": batch_idx,
             "optimizer": optimizer,
-            "optimizer_idx": number_of(module.trainer, optimizer),
+            "optimizer_idx": number,
             "closure": closure,
-            "later": None,  # backward is done by the time it is stepped, and a step that needs the closure has it
+            "later": None,  # backward is done by then, and a step that needs the closure has it
             "on_tpu": False,
             "using_native_amp": False,
             "using_lbfgs": False,
@@ -210,7 +215,8 @@ def _optimizer_step_of(module: LightningModule) -> Callable[..., Any]:
         given = [values[place] for place in places if place is not None]
         if takes_more:
             given += [values[place] for place in order[len(given) :]]
-        return module.optimizer_step(*given, **{name: values[_STEP_NAMES[name]] for name in rest})
+        override = partial(module.optimizer_step, *given, **{name: values[_STEP_NAMES[name]] for name in rest})
+        return with_gradients_ready(module.trainer, number, optimizer, closure, override) if is_ready else override()
 
     return step
 

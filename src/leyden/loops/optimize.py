@@ -125,19 +125,16 @@ class Automatic:
 
     def _chosen_zero(self) -> Callable[[int, int], Any] | None:
         """How gradients are reset before a window's first backward; ``None`` without an optimizer."""
-        optimizer = self.optimizer
-        if optimizer is None:
+        if (optimizer := self.optimizer) is None:
             return None
         self._let_go: Callable[[], Any] = partial(self.hooks.call, "optimizer_zero_grad", optimizer.zero_grad)
         if zeroes_plainly(optimizer) and not self.run.profiler.leyden_active:
             self._let_go = partial(let_gradients_go, optimizer)
             if not (self.own_zero_grad or self.hooks.listens(Callback.on_before_zero_grad)):
                 return lambda index, at: let_gradients_go(optimizer)
-        return self._zero_by_hook
+        return partial(self._zero_by_hook, optimizer)
 
-    def _zero_by_hook(self, index: int, at: int) -> None:
-        optimizer = self.optimizer
-        assert optimizer is not None
+    def _zero_by_hook(self, optimizer: Optimizer, index: int, at: int) -> None:
         if at < ZERO_TOLD:
             self.hooks.emit(Callback.on_before_zero_grad, optimizer)
         if self.is_watched:

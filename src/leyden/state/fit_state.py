@@ -65,6 +65,7 @@ class FitState:
     returned: bool = False
     """Whether it is over, and no error ended it."""
     history: list[dict[str, float]] = field(default_factory=list)
+    unstepped: dict[str, Any] = field(default_factory=dict)  # by an optimizer's number, gradients that its hook left for later
     """One row of metrics an epoch."""
     inside: dict[str, Any] | None = None
     """The parts of a checkpoint as they were when a limit ended training inside an epoch, before that epoch's end was told."""

@@ -153,18 +153,19 @@ def put_drift(run: Run, state: Any) -> None:
 # -- gradients
 def take_gradients(run: Run) -> dict[str, Any]:
     """Gradients that wait for a step: a half-filled accumulation window, or whatever manual optimization left."""
-    module, progress = run.lightning_module, run.leyden_fit.progress
-    if progress.window == 0 and not progress.in_batch and module.automatic_optimization:
+    module, progress, unstepped = run.lightning_module, run.leyden_fit.progress, run.leyden_fit.unstepped
+    if progress.window == 0 and not progress.in_batch and module.automatic_optimization and not unstepped:
         return {}
     stepping, found = run.leyden_fit.optimization, run.strategy.leyden_take_gradients(dict(named_parameters(module)))
     contributed, divisor = (0, 0) if stepping is None else (stepping.contributed, stepping.divisor)
-    return {"contributed": contributed, "divisor": divisor, **found}
+    return {"contributed": contributed, "divisor": divisor, "unstepped": unstepped, **found}
 
 
 def put_gradients(run: Run, state: Any) -> None:
     fit = run.leyden_fit
     if not state:
         return
+    fit.unstepped = dict(state.get("unstepped", {}))
     if fit.optimization is not None:
         fit.optimization.contributed, fit.optimization.divisor = state["contributed"], state.get("divisor", 0)
     exchanged = fit.progress.in_batch and fit.progress.done >= Done.BACKWARD and fit.progress.window + 1 >= fit.accumulation

@@ -181,7 +181,7 @@ class Properties:
     @property
     def progress_bar_metrics(self) -> dict[str, float]:
         """What was logged for the progress bar; the loss, where nothing is logged. Reading it waits for the device."""
-        shown = self.leyden_metrics.bar(self.leyden_fit.losses.latest)
+        shown = self.leyden_metrics.bar(self.leyden_fit.losses.latest if self.leyden_fitting else None)
         return shown if self.leyden_bar_items is None else {**shown, **self.leyden_bar_items()}
 
     # -- places

@@ -206,8 +206,8 @@ class ProgressBar(Callback):
         """
         shown: Metrics = get_standard_metrics(trainer)
         metrics = trainer.progress_bar_metrics
-        loss = metrics.get("loss", trainer.leyden_fit.losses.latest)
-        if loss is not None:  # the bar shows it, whatever is logged
+        loss = metrics.get("loss", trainer.leyden_fit.losses.latest if trainer.leyden_fitting else None)
+        if loss is not None:  # the bar of a fit shows it, whatever is logged
             shown["loss"] = float(loss)  # first of all
         shown.update(metrics)
         return shown

@@ -1,0 +1,36 @@
+"""``optimizer_step`` as 0.5 to 0.9 called it: with the gradients ready, which it may leave for a later batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from leyden.checkpoint.plain_names import named_parameters
+from leyden.state.optimizers import requires_closure
+from leyden.state.progress import Done
+from leyden.state.run import Run
+
+
+def with_gradients_ready(run: Run, number: int, optimizer: Any, closure: Callable[[], Any], override: Callable[[], Any]) -> Any:
+    """What ``override`` returns, called after ``closure``. Gradients with which it takes no step are there again the next time.
+
+    That is what makes ``if batch_idx % 2 == 0: optimizer.step(); optimizer.zero_grad()`` a step with the gradients of two
+    batches. An optimizer that evaluates the loss itself is handed ``closure`` when it is stepped.
+    """
+    if requires_closure(optimizer.optimizer):
+        return override()
+    fit, key = run.leyden_fit, str(number)
+    if closure() is None:  # no gradient is new, and those that wait go on waiting
+        return override()
+    concerned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    own = {name: each for name, each in named_parameters(run.lightning_module) if id(each) in concerned}
+    for name, gradient in fit.unstepped.pop(key, {}).items():
+        if name in own:
+            there, gradient = own[name].grad, gradient.to(own[name].device)
+            own[name].grad = gradient if there is None else there.add_(gradient)
+    fit.progress.done = Done.BACKWARD
+    result = override()
+    if fit.progress.done < Done.OPTIMIZED:
+        left = {name: each.grad.clone() for name, each in own.items() if each.grad is not None}
+        fit.unstepped.update({key: left} if left else {})
+    return result
