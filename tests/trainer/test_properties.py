@@ -328,6 +328,7 @@ def test_a_verb_after_the_fit_does_not_show_the_fit_s_loss(verb: str) -> None:
     loader = DataLoader(RandomDataset(32, 2))
     run.fit(module, loader)
     assert set(run.progress_bar_metrics) == {"loss"} == set(bar.get_metrics(run, module))
+    shown.clear()
     getattr(run, verb)(module, loader)
     assert len(shown) == 4
     assert not any("loss" in each for each in shown)
