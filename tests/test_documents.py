@@ -11,7 +11,7 @@ import pytest
 import torch
 
 PAGES = Path(__file__).resolve().parents[1] / "docs"
-RUN = ("averaging", "compile", "export", "finetuning", "plugins", "profilers", "pruning", "tuner")
+RUN = ("averaging", "compile", "export", "finetuning", "notebooks", "plugins", "profilers", "pruning", "tuner")
 FENCED = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

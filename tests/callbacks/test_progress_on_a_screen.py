@@ -370,7 +370,7 @@ def test_ctrl_c_while_a_notebooks_bar_is_drawn_is_heard(bar_class: Any, screen: 
 def test_a_copy_of_a_notebooks_process_writes_text(bar_class: Any, screen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     screen()
     notebook = Notebook(monkeypatch)
-    monkeypatch.setattr("multiprocessing.parent_process", object)
+    notebook.output.session = types.SimpleNamespace(pid=os.getpid() - 1)
     model, trainer = prepared(bar_class)
     trainer.fit(model, kit.ones(3))
     assert notebook.states == []

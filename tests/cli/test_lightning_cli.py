@@ -82,6 +82,12 @@ def test_args_beside_words_of_the_command_line_are_said(monkeypatch: pytest.Monk
     assert LightningCLI(WideNet, run=False, trainer_defaults=QUIET).model.width == 1
 
 
+def test_the_words_of_a_notebooks_kernel_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/site-packages/ipykernel_launcher.py", "-f", "/tmp/kernel.json"])
+    assert made("--model.width=2").model.width == 2
+    assert LightningCLI(WideNet, run=False, trainer_defaults=QUIET).trainer.max_epochs is not None
+
+
 def test_configuration_files_are_merged_and_the_command_line_wins(own_folder: Path) -> None:
     Path("first.yaml").write_text("model: {width: 1, rate: 0.5}\ntrainer: {max_epochs: 2}\n")
     Path("second.yaml").write_text("model: {width: 3}\n")

@@ -17,7 +17,7 @@ from leyden.checkpoint.verified import peek
 from leyden.cli.installed import ActionConfigFile, Namespace
 from leyden.cli.makers import LRSchedulerTypeTuple, LRSchedulerTypeUnion, ReduceLROnPlateau, instantiable, instantiate_class
 from leyden.cli.older import takes_older_arguments
-from leyden.cli.parser import ArgsType, LightningArgumentParser
+from leyden.cli.parser import ArgsType, LightningArgumentParser, words_of_command
 from leyden.cli.save_config import SaveConfigCallback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.seed import seed_everything
@@ -228,7 +228,7 @@ class LightningCLI:
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Read the command line into :attr:`config`."""
-        if args is not None and len(sys.argv) > 1:
+        if args is not None and words_of_command():
             warn_user(
                 f"LightningCLI was given args={args!r}, and the command line has words too, which are not read: {sys.argv[1:]}.",
                 PossibleUserWarning,

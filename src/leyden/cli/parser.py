@@ -1,6 +1,7 @@
 """The parser of the command line: arguments of our classes, of optimizers and of schedulers; a wrong word names the right one."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -23,6 +24,11 @@ ArgsType = list[str] | dict[str, Any] | Namespace | None
 """What a command line may be given as, from Python: its words, or a configuration."""
 
 _KINDS = (Trainer, LightningModule, LightningDataModule, Callback)
+
+
+def words_of_command() -> list[str]:
+    """What stands on the command line after the program. In a notebook nothing does: the words are those of its kernel."""
+    return [] if "kernel_launcher" in os.path.basename(sys.argv[0]) else sys.argv[1:]
 
 
 class LightningArgumentParser(ArgumentParser):
@@ -148,7 +154,7 @@ class LightningArgumentParser(ArgumentParser):
     # -- reading: Lightning's class paths mean ours
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """As jsonargparse's, from the words of a command line. Lightning's class paths mean our classes of the same names."""
-        words = sys.argv[1:] if args is None else args
+        words = words_of_command() if args is None else args
         with self.leyden_reading():
             if isinstance(words, list | tuple):
                 words = [of_argument(word) if isinstance(word, str) else word for word in words]

@@ -2,11 +2,11 @@
 
 import importlib
 import io
-import multiprocessing
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from leyden.callbacks.progress.screen import is_notebook
+from leyden.callbacks.progress.screen import behind, is_notebook
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -18,8 +18,15 @@ _PREFORMATTED = (
 
 
 def in_notebook() -> bool:
-    """Whether what this process prints appears in a notebook, and it can show more there than text: a copy of it cannot."""
-    return is_notebook(sys.stdout) and multiprocessing.parent_process() is None
+    """Whether what this process prints appears in a notebook, and it can show more there than text.
+
+    A fork can as soon as it has printed something.
+    """
+    if not is_notebook(sys.stdout):
+        return False
+    sys.stdout.flush()
+    session = getattr(behind(sys.stdout), "session", None)
+    return getattr(session, "pid", os.getpid()) == os.getpid()
 
 
 class Cell:
