@@ -650,3 +650,12 @@ def test_a_module_can_be_trained_inside_a_gradient_free_block(mode: Any) -> None
         ).fit(module, random_batches(2))
         assert not torch.is_grad_enabled()
     assert not torch.equal(before, module.layer.weight)
+
+
+def test_a_validation_step_that_is_none_is_no_step() -> None:
+    class Without(kit.Net):
+        validation_step = None  # type: ignore[assignment]  # on purpose
+
+    with pytest.warns(PossibleUserWarning, match="a validation loader, and Without has no `validation_step`: no validation runs"):
+        run = kit.fit(Without(), random_batches(2, size=4), random_batches(2, size=4))
+    assert run.global_step == 2

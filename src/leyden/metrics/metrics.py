@@ -75,10 +75,12 @@ class Metrics:
         self.silent = False  # barebones: nothing is logged
         self.has_loggers = True  # said when a verb begins; a smoke run's count as there
         self._said_unlogged = False
+        self.read: Callable[[Mapping[str, Any]], dict[str, Any]] = read_numbers
+        """How the bar's values become numbers."""
 
     def __getstate__(self) -> dict[str, Any]:
         at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "_of_training": uncounted, "batch": None}
-        at_rest |= {"_processes": ALONE, "_rows": Rows(ALONE)}
+        at_rest |= {"_processes": ALONE, "_rows": Rows(ALONE), "read": read_numbers}
         return {**self.__dict__, **at_rest}  # a copy belongs to no verb
 
     # -- said by the loops
@@ -101,6 +103,15 @@ class Metrics:
         self._place = place
         self._module = module
         self.batch = self.size = self._loader = None
+
+    @contextmanager
+    def reading(self, read: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Iterator[None]:
+        """Within, the bar's values become numbers by ``read``."""
+        before, self.read = self.read, read
+        try:
+            yield
+        finally:
+            self.read = before
 
     @contextmanager
     def measured(self, around: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
@@ -373,7 +384,7 @@ class Metrics:
         shown = dict(self._newest.bar)
         if loss is not None and not self.logs_itself():
             shown.setdefault("loss", loss)
-        return read_numbers(shown)
+        return self.read(shown)
 
     def bar_keys(self) -> list[str]:
         """The names that the bar shows, without reading a value."""

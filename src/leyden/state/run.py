@@ -375,8 +375,7 @@ class Run(Properties, ABC):
         if not gradient_clip_val or check_number("gradient_clip_val", gradient_clip_val, "a number") <= 0:
             return
         bare = bare_optimizer(optimizer)
-        if self.strategy.precision.scales:
-            self.strategy.precision.unscale(bare)  # the threshold is for the gradients themselves
+        self.strategy.precision.unscale(bare)  # the threshold is for the gradients themselves
         parameters = [parameter for group in bare.param_groups for parameter in group["params"]]
         if self.strategy.precision.leyden_clips:
             return self.strategy.precision.clip_gradients(bare, gradient_clip_val, GradClipAlgorithmType(algorithm))

@@ -208,7 +208,7 @@ class ProgressBar(Callback):
         metrics = trainer.progress_bar_metrics
         loss = metrics.get("loss", trainer.leyden_fit.losses.latest if trainer.leyden_fitting else None)
         if loss is not None:  # the bar of a fit shows it, whatever is logged
-            shown["loss"] = float(loss)  # first of all
+            shown["loss"] = float(trainer.leyden_metrics.read({"loss": loss})["loss"])  # first of all
         shown.update(metrics)
         return shown
 

@@ -13,6 +13,7 @@ from leyden.callbacks.progress.lines import Pace, epoch_name, line, of_epoch
 from leyden.callbacks.progress.progress_bar import Metrics, ProgressBar
 from leyden.callbacks.progress.screen import Screen
 from leyden.errors import InvalidOption, InvalidType
+from leyden.metrics.unwaited import Unwaited
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
@@ -35,7 +36,8 @@ class ThrottledProgressBar(ProgressBar):
     """Draws about ten times a second, and less often where drawing is slow. Between draws a batch costs one comparison.
 
     When a phase begins and when it ends it is drawn at once, as long as that does not take a share of the time that counts.
-    Values are read from the device only to be drawn. After each epoch one line with its metrics stays, on a screen and in
+    Values are read from the device only to be drawn, and on a GPU without waiting for it: they may be those of the drawing
+    before. What a phase has come to is exact. After each epoch one line with its metrics stays, on a screen and in
     a log file alike. What anybody prints meanwhile stands above the bar.
     """
 
@@ -66,6 +68,7 @@ class ThrottledProgressBar(ProgressBar):
         self.leyden_hidden = True
         self.leyden_later = 0.0  # when drawing would be due if nothing were hidden
         self.leyden_screen: Screen | None = None
+        self.leyden_unwaited = Unwaited()
 
     @property
     def refresh_rate(self) -> int:
@@ -132,6 +135,7 @@ class ThrottledProgressBar(ProgressBar):
             self.leyden_live = bool(self.leyden_unless_broken(self.leyden_open, trainer))
             self.leyden_active = True
             self.leyden_opened, self.leyden_spent, self.leyden_shown = self.clock(), 0.0, {}
+            self.leyden_unwaited = Unwaited()
             self.leyden_due = -math.inf if self.leyden_live else self.leyden_opened + SECONDS_BETWEEN_LINES
         if stage != "train":
             self._current_eval_dataloader_idx = 0
@@ -193,7 +197,9 @@ class ThrottledProgressBar(ProgressBar):
     def leyden_draw(self, stage: str, done: int, now: float, trainer: Run, pl_module: LightningModule) -> None:
         pace = self.leyden_train_pace if stage == "train" else self.leyden_pace
         pace.tell(now, done)
-        metrics = self.get_metrics(trainer, pl_module)
+        # a phase's last state is read to be drawn as it is; between, what was so a moment ago does
+        with trainer.leyden_metrics.reading(self.leyden_unwaited.read) if self.leyden_live else nullcontext():
+            metrics = self.get_metrics(trainer, pl_module)
         if self.leyden_live:
             since, before = self.leyden_since
             slow = now - since >= SLOW_STEP * (done - before)
@@ -402,4 +408,4 @@ class ThrottledProgressBar(ProgressBar):
         self.leyden_hidden, self.leyden_stage = True, ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "leyden_screen": None}  # it holds files
+        return {**self.__dict__, "leyden_screen": None, "leyden_unwaited": Unwaited()}  # they hold files and events
