@@ -152,9 +152,9 @@ def validates(run: Run, module: LightningModule) -> bool:
     if run.leyden_options.limits.val == 0:
         return False
     has_loader = run.leyden_loaders.exists("val")
-    name, step = type(module).__name__, module.validation_step
-    routed = callable(step) and run.leyden_steps["validation_step"] != step
-    has_step = overrides(module, LightningModule.validation_step) or routed
+    step: Any = module.validation_step
+    has_step = overrides(module, LightningModule.validation_step) or bool(step and run.leyden_steps["validation_step"] != step)
+    name = type(module).__name__
     if has_loader and not has_step:
         run.leyden_warn(
             f"There is a validation loader, and {name} has no `validation_step`: no validation runs.", PossibleUserWarning
