@@ -19,6 +19,7 @@ from leyden.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from leyden.callbacks.progress import RichProgressBarTheme
 from leyden.callbacks.progress.tqdm_progress import Tqdm
 from leyden.errors import InvalidOption, InvalidType, MisconfigurationException
+from leyden.metrics.metrics import Metrics
 
 BOTH = pytest.mark.parametrize("bar_class", [RichProgressBar, TQDMProgressBar])
 
@@ -49,6 +50,7 @@ class FakeRun:
         self.loggers: list[Any] = [SimpleNamespace(version=12)]
         self.metrics: dict[str, float] = {"loss": 0.41239}
         self.reads = 0
+        self.leyden_metrics = Metrics()
 
     @property
     def progress_bar_metrics(self) -> dict[str, float]:
