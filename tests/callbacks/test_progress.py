@@ -355,6 +355,23 @@ def test_a_resumed_epoch_begins_where_it_was(bar_class: Any, terminal: Terminal)
     assert "1/4" not in terminal.text
 
 
+@BOTH
+@pytest.mark.parametrize("batch", [2, 4])
+def test_a_run_that_goes_on_in_a_validation_has_its_batches_behind_it(bar_class: Any, batch: int, terminal: Terminal) -> None:
+    terminal.turn_on()
+    run = FakeRun(bar_class())
+    run.leyden_fitting, run.leyden_fit.progress.batch = True, batch
+    run.call("setup", "fit")
+    run.call("on_train_start")
+    run.evaluate("validation")  # the one that was cut: on_train_epoch_start was told before
+    run.batches("train", [4], first=batch)
+    run.call("on_train_epoch_end")
+    run.call("teardown", "fit")
+    assert f"{batch}/4" in terminal.text
+    assert "Epoch 1/2: 4/4 in" in terminal.text
+    assert not re.search(r"Epoch 1/2\W[^V\n]* 0/4", terminal.text)
+
+
 # -- switches
 @BOTH
 def test_other_processes_and_disabled_bars_draw_nothing(bar_class: Any, capsys: pytest.CaptureFixture[str]) -> None:

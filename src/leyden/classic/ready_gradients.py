@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch.nn import Parameter
+
 from leyden.checkpoint.plain_names import named_parameters
 from leyden.state.optimizers import requires_closure
 from leyden.state.progress import Done
@@ -22,15 +24,21 @@ def with_gradients_ready(run: Run, number: int, optimizer: Any, closure: Callabl
     fit, key = run.leyden_fit, str(number)
     if closure() is None:  # no gradient is new, and those that wait go on waiting
         return override()
-    concerned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    own = {name: each for name, each in named_parameters(run.lightning_module) if id(each) in concerned}
-    for name, gradient in fit.unstepped.pop(key, {}).items():
-        if name in own:
-            there, gradient = own[name].grad, gradient.to(own[name].device)
-            own[name].grad = gradient if there is None else there.add_(gradient)
+    if key in fit.unstepped:
+        waiting = fit.unstepped.pop(key)
+        for name, parameter in _of(run, optimizer):
+            if name in waiting:
+                gradient = waiting[name].to(parameter.device)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     fit.progress.done = Done.BACKWARD
     result = override()
     if fit.progress.done < Done.OPTIMIZED:
-        left = {name: each.grad.clone() for name, each in own.items() if each.grad is not None}
+        left = {name: each.grad.clone() for name, each in _of(run, optimizer) if each.grad is not None}
         fit.unstepped.update({key: left} if left else {})
     return result
+
+
+def _of(run: Run, optimizer: Any) -> list[tuple[str, Parameter]]:
+    """The optimizer's parameters, with their names in the module."""
+    concerned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [(name, each) for name, each in named_parameters(run.lightning_module) if id(each) in concerned]

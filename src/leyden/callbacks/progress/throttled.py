@@ -293,6 +293,7 @@ class ThrottledProgressBar(ProgressBar):
         self.leyden_finish("sanity", trainer, pl_module)
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        self.leyden_train_done = trainer.leyden_fit.progress.batch  # of an epoch that is gone on with
         self.leyden_start("train", trainer)
 
     def on_train_epoch_start(self, trainer: Run, pl_module: LightningModule) -> None:
