@@ -16,7 +16,7 @@ import leyden
 from leyden import Trainer
 from leyden.callbacks import ModelCheckpoint
 from leyden.data.stretches import split_along_time
-from leyden.errors import ConflictingOptions, InvalidOption, InvalidReturn
+from leyden.errors import CheckpointDamaged, ConflictingOptions, InvalidOption, InvalidReturn
 from leyden.testing import Recorder, random_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
@@ -240,6 +240,12 @@ def test_gradients_that_wait_for_a_step_are_in_the_file(batches: int, tmp_path: 
     resumed = Alternating()
     Trainer(**QUIET).fit(resumed, ckpt_path=tmp_path / "between.ckpt")
     assert same_weights(resumed, by_hand(steps=Alternating.steps))
+    saved = torch.load(tmp_path / "between.ckpt", weights_only=True)
+    for waiting in saved["leyden"]["processes"][0]["gradients"].get("unstepped", {}).values():
+        waiting.update({name: torch.zeros(7) for name in waiting})
+        torch.save(saved, tmp_path / "crafted.ckpt")
+        with pytest.raises(CheckpointDamaged, match=r"crafted\.ckpt.* of shape \(7,\)"):
+            Trainer(**QUIET).fit(Alternating(), ckpt_path=tmp_path / "crafted.ckpt")
 
 
 def test_an_optimizer_that_evaluates_the_loss_itself_steps_in_0_7_s_optimizer_step() -> None:

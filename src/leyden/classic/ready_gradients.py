@@ -8,6 +8,7 @@ from typing import Any
 from torch.nn import Parameter
 
 from leyden.checkpoint.plain_names import named_parameters
+from leyden.errors import CheckpointDamaged
 from leyden.state.optimizers import requires_closure
 from leyden.state.progress import Done
 from leyden.state.run import Run
@@ -29,6 +30,11 @@ def with_gradients_ready(run: Run, number: int, optimizer: Any, closure: Callabl
         for name, parameter in _of(run, optimizer):
             if name in waiting:
                 gradient = waiting[name].to(parameter.device)
+                if gradient.shape != parameter.shape:
+                    raise CheckpointDamaged(
+                        f"{run.ckpt_path!r} holds a gradient of shape {tuple(gradient.shape)} that waits for a step, and {name} "
+                        f"is of shape {tuple(parameter.shape)}. Take another checkpoint, or a copy of this one."
+                    )
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     fit.progress.done = Done.BACKWARD
     result = override()
