@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from logging import getLogger  # by name: leyden.logging is a room of ours
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"leyden.{name}")
+    if name == "pytorch":  # `import lightning as L`, and then `L.pytorch.callbacks`
+        return sys.modules[__name__]
     if name == "_logger":  # programs of 2020 began with `from pytorch_lightning import _logger as log`
         return getLogger("leyden")
     if name == "replay":

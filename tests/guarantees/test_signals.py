@@ -466,6 +466,22 @@ def test_a_second_ctrl_c_raises_where_it_is() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_ctrl_c_in_a_cell_that_awaits_is_heard() -> None:
+    def handle_sigint(*_: Any) -> None:
+        raise AssertionError("it cancels what is awaited")
+
+    handle_sigint.__module__ = "ipykernel.ipkernel"
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, handle_sigint)
+    try:
+        with noting(noted.append, interrupts=True):
+            signal.raise_signal(signal.SIGINT)
+        assert noted == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is handle_sigint
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_loaders_worker_works_on_and_says_nothing() -> None:
     noted: list[int] = []
     with noting(noted.append, interrupts=True):

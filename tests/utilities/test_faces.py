@@ -674,6 +674,14 @@ def test_bars_tools() -> None:
     assert leyden.callbacks.timer.Interval("step") == "step"
 
 
+def test_a_program_that_imports_lightning_whole() -> None:
+    from leyden import pytorch
+
+    assert pytorch.Trainer is leyden.Trainer
+    assert leyden.pytorch.callbacks.Timer is leyden.callbacks.Timer
+    assert leyden.fabric.utilities.seed.seed_everything is leyden.seed_everything
+
+
 def test_what_fabric_has_and_the_trainer_lacks_is_named() -> None:
     assert not hasattr(leyden.fabric, "Fabrics")
     with pytest.raises(NotOffered, match=r"^leyden\.Fabric is not offered\. Train with a Trainer, or with a loop of your own"):

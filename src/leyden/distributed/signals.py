@@ -129,6 +129,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pipe)
 
 
+def is_default(number: int, standing: Any) -> bool:
+    """Whether ``standing`` is the handler of ``number`` that is there where nobody has set one of his own.
+
+    In a notebook's cell that awaits something, a Ctrl-C only cancels what is awaited, and that is nothing while a run goes on.
+    """
+    if standing is signal.SIG_DFL:
+        return True
+    awaits = getattr(standing, "__module__", "") == "ipykernel.ipkernel"
+    return number == signal.SIGINT and (standing is signal.default_int_handler or awaits)
+
+
 @contextmanager
 def noted(note: Callable[[int], None], *, interrupts: bool, more: Iterable[str] = ()) -> Iterator[None]:
     """Call ``note`` with the number of a SIGTERM or SIGUSR1, or one of those named in ``more`` (and with ``interrupts`` of a
@@ -150,7 +161,7 @@ def noted(note: Callable[[int], None], *, interrupts: bool, more: Iterable[str] 
         if number is None:
             continue  # Windows has no SIGUSR1
         standing = signal.getsignal(number)
-        if standing is signal.SIG_DFL or (number == signal.SIGINT and standing is signal.default_int_handler):
+        if is_default(number, standing):
             before[number] = standing
             signal.signal(number, handler)
     if before and dist.is_available() and dist.is_initialized() and sys.platform != "win32":

@@ -30,7 +30,7 @@ from leyden.distributed.launchers.pickled import culprit, error_of, make_own, of
 from leyden.distributed.launchers.threads import share_threads
 from leyden.distributed.launchers.verb import outcome_of, taken_over
 from leyden.distributed.restarts import again, for_attempt
-from leyden.distributed.signals import EXIT_CODE, PRESSED_EXIT_CODE
+from leyden.distributed.signals import EXIT_CODE, PRESSED_EXIT_CODE, is_default
 from leyden.distributed.watch import watched
 from leyden.errors import ProcessFailed, TrainingTerminated, Unsupported
 
@@ -232,7 +232,7 @@ def _passed_on(processes: Sequence[Any], asked: list[int]) -> Iterator[None]:
 
     numbers = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
     standing = {number: signal.getsignal(number) for number in numbers}
-    ours = [number for number in numbers if standing[number] in (signal.SIG_DFL, signal.default_int_handler)]
+    ours = [number for number in numbers if is_default(number, standing[number])]
     for number in ours:
         signal.signal(number, pass_on)
     try:
