@@ -26,6 +26,14 @@ def job() -> dict[str, Any]:
     return runpy.run_path(str(DATA / "make_leyden_runs.py"))
 
 
+@pytest.fixture(scope="module")
+def draws_as_then() -> None:
+    torch.manual_seed(5)
+    if torch.nn.functional.dropout(torch.ones(8)).tolist() != [0, 2, 2, 2, 2, 0, 0, 0]:
+        pytest.skip(f"torch {torch.__version__} drops out other numbers than torch 2.13, with which these runs were made")
+
+
+@pytest.mark.usefixtures("draws_as_then")
 @pytest.mark.parametrize("name", FILES)
 def test_a_run_of_0_1_0_ends_here_as_there(name: str, job: dict[str, Any]) -> None:
     leyden.seed_everything(99)

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.optim.swa_utils import SWALR
 from torch.utils.data import DataLoader
 
 import leyden
+from leyden.checkpoint import settings
 from leyden.checkpoint.format import decode, encode
 from leyden.checkpoint.optimizer_states import fitted, loadable, restore, scheduler_state
-from leyden.errors import LeydenWarning
+from leyden.errors import CheckpointMismatch, LeydenWarning
 
 DATA = torch.randn(12, 4, generator=torch.Generator().manual_seed(5))
 
@@ -238,3 +240,19 @@ def test_any_value_of_a_schedulers_state(value: Any) -> None:
     assert after.held == [inner]
     assert inner.value == value
     assert kept == []
+
+
+class AsInTorch26(SWALR):
+    """Its state as torch 2.6 tells it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "anneal_func": self.anneal_func, "verbose": False}
+
+
+def test_what_schedulers_of_torch_2_6_keep_besides_neither_warns_nor_is_missed() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    annealing = AsInTorch26(optimizer, swa_lr=0.05)
+    assert "anneal_func" not in scheduler_state(annealing)
+    settings.check_scheduler(annealing, SWALR(optimizer, swa_lr=0.05).state_dict(), None, "a.ckpt")
+    with pytest.raises(CheckpointMismatch, match="without anneal_epochs"):
+        settings.check_scheduler(annealing, {"last_epoch": 1, "base_lrs": [0.1]}, None, "a.ckpt")

@@ -15,6 +15,7 @@ from leyden.callbacks.rewriting import AVERAGES, copy_of, formats_of, is_built_l
 from leyden.callbacks.swa_rates import AnnealingPlan, rates_of
 from leyden.checked import check_count
 from leyden.checkpoint.forms import usable
+from leyden.checkpoint.optimizer_states import scheduler_state
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
 from leyden.errors import IgnoredSetting, InvalidOption, InvalidType, Unsupported
 from leyden.module import LightningModule
@@ -345,7 +346,7 @@ class StochasticWeightAveraging(Callback):
         return {
             "n_averaged": 0 if self.n_averaged is None else int(self.n_averaged),
             "latest_update_epoch": self._latest_update_epoch,
-            "scheduler_state": None if self._swa_scheduler is None else self._swa_scheduler.state_dict(),
+            "scheduler_state": None if self._swa_scheduler is None else scheduler_state(self._swa_scheduler),
             "average_model_state": None if self._average_model is None else self._average_model.state_dict(),
             "recomputing": self.__recomputing,
             "trained": self.__trained,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import SWALR
 
 from leyden.checkpoint.format import StateOf, Unwritable, mark_state
 from leyden.checkpoint.plain_names import named_parameters
@@ -48,7 +49,7 @@ def groups_of(optimizer: Any, names: Mapping[int, str]) -> list[list[str]]:
 
 def scheduler_state(scheduler: Any) -> Any:
     """Its state, with the states of schedulers and the like that it holds; the optimizers that it holds have theirs elsewhere."""
-    return _with_states(scheduler.state_dict(), frozenset({id(scheduler)})) if hasattr(scheduler, "state_dict") else {}
+    return _with_states(_state_of(scheduler), frozenset({id(scheduler)})) if hasattr(scheduler, "state_dict") else {}
 
 
 def _with_states(value: Any, inside: frozenset[int]) -> Any:
@@ -62,7 +63,14 @@ def _with_states(value: Any, inside: frozenset[int]) -> Any:
         return value
     if id(value) in inside:  # it is being told
         return mark_state(value, None)
-    return mark_state(value, _with_states(value.state_dict(), inside | {id(value)}))
+    return mark_state(value, _with_states(_state_of(value), inside | {id(value)}))
+
+
+def _state_of(value: Any) -> Any:
+    state = value.state_dict()
+    if isinstance(value, SWALR):
+        state.pop("anneal_func", None)  # a function, which torch 2.6 counts as state
+    return state
 
 
 def _tells_state(value: Any) -> bool:

@@ -16,6 +16,8 @@ _ABSENT = object()
 # Switches that change what a step does and not what an optimizer keeps: they may be set at any time.
 _FREE = {"maximize", "foreach", "fused", "capturable", "differentiable", "nesterov", "decoupled_weight_decay"}
 
+_OF_TORCH_2_6 = {"verbose", "anneal_func"}  # what its schedulers keep in their state, and later ones do not
+
 
 # -- what the command says
 def asked_of(optimizers: Sequence[Any], schedulers: Sequence[Any]) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def check_scheduler(scheduler: Any, state: Any, kind: str | None, file: str) -> 
         raise CheckpointMismatch(f"{what}, {RETURNED} {now}. Return {kind} to go on with that run.")
     if not isinstance(state, Mapping) or not isinstance(mine, Mapping):
         return
-    lacking = sorted(str(key) for key in mine if key not in state and not str(key).startswith("_"))
+    lacking = sorted(str(key) for key in mine if key not in {*state, *_OF_TORCH_2_6} and not str(key).startswith("_"))
     if kind is None and lacking:
         raise CheckpointMismatch(
             f"{what} without {', '.join(lacking)}, {RETURNED} {now}, which has it. Return the scheduler that the file was "
