@@ -22,8 +22,8 @@ import leyden
 from leyden.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.checkpoint.format import decode_file
-from leyden.errors import CheckpointDamaged, LeydenError
-from leyden.testing import Recorder
+from leyden.errors import CheckpointDamaged, CheckpointForeign, LeydenError
+from leyden.testing import BoringModel, Recorder
 
 # -- crafted
 
@@ -271,3 +271,11 @@ def test_nothing_is_a_checkpoint_that_is_not_there() -> None:
     with pytest.raises(leyden.errors.CheckpointMissing) as raised:
         kit.Tiny.load_from_checkpoint("nowhere")
     assert raised.value.__suppress_context__
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    for path in (tmp_path / "pipe.ckpt", "/dev/null"):
+        with pytest.raises(CheckpointForeign, match="is a pipe or a device"):
+            kit.trainer().fit(BoringModel(), ckpt_path=path)

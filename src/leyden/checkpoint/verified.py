@@ -55,6 +55,8 @@ def load_verified(path: str, map_location: Any = None, weights_only: bool | None
     """
     if os.path.isdir(path):
         raise CheckpointForeign(f"{path!r} is a folder. Expected the path of a checkpoint file.")
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe is to wait for whoever writes into it
+        raise CheckpointForeign(f"{path!r} is a pipe or a device. Expected the path of a checkpoint file.")
     try:
         with open(path, "rb") as content, open(path, "rb", buffering=0) as check:
             if os.path.sameopenfile(content.fileno(), check.fileno()):
