@@ -402,6 +402,30 @@ def test_one_that_joins_in_a_setup_is_told_from_there_on() -> None:
     assert told == ["fit", "batch", "batch", "end", "teardown"]
 
 
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "on_train_epoch_end"])
+def test_one_that_joins_in_a_fit_is_told_from_the_next_epoch_on(hook: str) -> None:
+    class Late(leyden.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            told.append(trainer.current_epoch)
+
+        def on_validation_epoch_end(self, *_: Any) -> None:
+            self.log("late", 1.0)
+
+    def change(run: Any, *_: Any) -> None:
+        if leaving in run.callbacks:
+            run.callbacks.remove(leaving)
+            run.callbacks.append(Late())
+
+    told: list[int] = []
+    gone: list[int] = []
+    leaving = Recorder(on_train_batch_end=lambda run, *_: gone.append(run.current_epoch))
+    run = trainer(callbacks=[Recorder(**{hook: change}), leaving], max_epochs=2, enable_checkpointing=False)
+    run.fit(BoringModel())
+    assert told == ([1, 1] if hook == "on_train_epoch_end" else [0, 0, 1, 1])
+    assert gone == ([0, 0] if hook == "on_train_epoch_end" else [])
+    assert run.callback_metrics["late"] == 1.0
+
+
 def test_one_that_leaves_in_a_setup_is_told_nothing_more() -> None:
     told: list[str] = []
 

@@ -103,6 +103,7 @@ class FitLoop:
         run, fit, hooks, progress = self.run, self.fit, self.hooks, self.progress
         self.logs = bool(run.loggers) or not fit.course.alone  # step values that are reduced over processes concern all of them
         self.loaders.reload_if_due()
+        run.leyden_meet_callbacks()
         if progress.done <= Done.CHECKED:
             run.leyden_metrics.start_epoch("train")
             run.leyden_follow_accumulation_schedule()

@@ -173,6 +173,10 @@ class Run(Properties, ABC):
         if not self._verb_running:
             ask(self, "accumulate_grad_batches", "optimization", "accumulate", batches)
 
+    @abstractmethod
+    def leyden_meet_callbacks(self) -> None:
+        """From here on those are told that have joined :attr:`callbacks`, and those that have left it are not."""
+
     def leyden_follow_accumulation_schedule(self) -> None:
         """An epoch begins: accumulate as ``accumulate_grad_batches={epoch: batches}`` says."""
         schedule = self.leyden_options.optimization.schedule

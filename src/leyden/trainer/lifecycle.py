@@ -13,7 +13,7 @@ import torch
 from leyden import classic
 from leyden.asked import take_asked
 from leyden.callback import Callback
-from leyden.callbacks.in_setup import each_of
+from leyden.callbacks.joining import each_of, lent_log
 from leyden.callbacks.requeue import requeue_of
 from leyden.callbacks.strategy_hooks import strategy_hooks
 from leyden.checkpoint.drift import Drift, beside_the_module
@@ -117,7 +117,7 @@ class Lifecycle(Run):
                 self.leyden_begin(module, datamodule)
                 check_names(module, datamodule, self.callbacks)
                 self.callbacks = self._callbacks_of(module, fn)
-                self._lend_log(module)
+                self._lent += lent_log(self.callbacks, module)
                 adapter = classic.adapt(self, module)
                 tell_notices()
                 told = [*adapter.first, *self.callbacks, *adapter.callbacks]
@@ -285,14 +285,10 @@ class Lifecycle(Run):
     def _has_started(self, part: object) -> bool:
         return any(part is started for started in self._started)
 
-    def _lend_log(self, module: LightningModule) -> None:
-        """Give every callback the module's ``log`` and ``log_dict`` for this verb, where it has none of its own."""
-        for callback in self.callbacks:
-            for name in ("log", "log_dict"):
-                if not hasattr(callback, name):
-                    # the class's: an attribute of the module may hide it
-                    vars(callback)[name] = getattr(type(module), name).__get__(module)
-                    self._lent.append((vars(callback), name))
+    def leyden_meet_callbacks(self) -> None:
+        assert self.leyden_hooks is not None
+        self._lent += lent_log(self.callbacks, self.lightning_module)
+        self.leyden_hooks.meet(self.callbacks)
 
     def _let_go(self) -> None:
         while self._lent:
@@ -356,8 +352,7 @@ class Lifecycle(Run):
             request.hold(self, begun=True)
         self._start(module)
         self.leyden_hooks.call("setup", tell_stage, module.setup, fn)
-        self._lend_log(module)
-        self.leyden_hooks.meet(self.callbacks)  # some may have joined in a setup, or left
+        self.leyden_meet_callbacks()
         with self.strategy.tensor_init_context(), self.strategy.model_sharded_context():
             self.leyden_hooks.call("configure_model", self.leyden_steps["configure_model"])
         self._lent += defer_logs(module, self.leyden_steps)
