@@ -164,7 +164,7 @@ def test_onnx_gives_the_module_s_numbers_and_leaves_no_trace(example: Any) -> No
 def test_onnx_files_take_other_batch_sizes_and_the_exporter_of_old(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     module = Net()
-    module.to_onnx(tmp_path / "deep" / "net.onnx", torch.ones(2, 32), dynamic_shapes=({0: "batch"},))
+    module.to_onnx(tmp_path / "deep" / "net.onnx", torch.ones(2, 32), dynamic_shapes=({0: torch.export.Dim("batch")},))
     x = torch.rand(7, 32)
     torch.testing.assert_close(run_onnx(tmp_path / "deep" / "net.onnx", x), as_used(module, x))
     file = io.BytesIO()
