@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from logging import getLogger  # by name: leyden.logging is a room of ours
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ from leyden.version import __version__
 if TYPE_CHECKING:
     from leyden.classic import data_loader
     from leyden.replaying import replay
-
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to ask whether there is a GPU keeps nobody from forking afterwards
 
 _ROOMS = (
     "accelerators",

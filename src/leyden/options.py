@@ -17,7 +17,7 @@ from leyden.checked import (
     check_number,
     read_duration,
 )
-from leyden.devices.cublas import prepare_deterministic
+from leyden.devices.cuda import prepare_deterministic
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 
 DEFAULT_EPOCHS = 1000  # where nothing limits training

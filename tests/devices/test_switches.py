@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leyden
-from leyden.devices.cublas import CUBLAS_VARIABLE
+from leyden.devices.cuda import CUBLAS_VARIABLE, prepare_deterministic
 from leyden.devices.switches import torch_switches
 from leyden.options import Behaviour
 
@@ -55,10 +55,15 @@ def test_what_is_asked_holds_within(asked: dict[str, Any], expected: dict[str, A
 
 def test_cublas_is_asked_for_a_fixed_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CUBLAS_VARIABLE, raising=False)
-    leyden.Trainer(deterministic=True)  # PyTorch reads it once, and a product of matrices may come before the first fit
-    assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
-    monkeypatch.delenv(CUBLAS_VARIABLE)
+    leyden.Trainer(deterministic=True)
+    assert CUBLAS_VARIABLE not in os.environ
     assert within(deterministic=True)["environment"][CUBLAS_VARIABLE] == ":4096:8"
+    assert CUBLAS_VARIABLE not in os.environ
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        prepare_deterministic()  # PyTorch reads it once, and a product of matrices may come before the first fit
+        assert within(deterministic=True)["environment"][CUBLAS_VARIABLE] == ":4096:8"
+    assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
     monkeypatch.setenv(CUBLAS_VARIABLE, ":16:8")
     assert within(deterministic=True)["environment"][CUBLAS_VARIABLE] == ":16:8"
     assert os.environ[CUBLAS_VARIABLE] == ":16:8"

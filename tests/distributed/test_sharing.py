@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -29,13 +25,3 @@ def test_tensors_of_a_device_travel_on_the_cpu() -> None:
     found = unpacked(packed(given))
     assert [each.device.type for each in found["a"]] == ["cuda", "cpu"]
     assert torch.equal(found["a"][0], given["a"][0].detach())
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
-def test_who_asks_for_a_gpu_can_still_fork(given: str | None, expected: str) -> None:
-    """PyTorch asks the driver, where it is told to, and does not begin CUDA. What the user has set stays."""
-    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    environment = {key: value for key, value in os.environ.items() if key != name} | ({} if given is None else {name: given})
-    program = f"import os, leyden; print(os.environ[{name!r}])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == expected

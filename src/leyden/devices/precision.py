@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from leyden.devices.cuda import cuda_not_begun
 from leyden.devices.precision_names import PrecisionNames
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, MisconfigurationException, Unsupported
 from leyden.spelling import exact_arguments
@@ -165,7 +166,8 @@ class MixedPrecision(Precision):
         self.precision = precision
         self.device = torch.device(device).type
         self.dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
-        self.scaler = torch.amp.GradScaler(self.device) if precision == "16-mixed" and scaler is None else scaler
+        with cuda_not_begun():  # a scaler asks whether there is a GPU
+            self.scaler = torch.amp.GradScaler(self.device) if precision == "16-mixed" and scaler is None else scaler
         self.scales = self.scaler is not None
         self._unscaled: dict[int, tuple[Tensor, Tensor]] = {}  # optimizers not yet stepped with: a parameter, its gradient
         self._stepped: set[int] = set()  # ids of the optimizers that stepped under the present scale

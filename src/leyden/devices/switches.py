@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
-from leyden.devices.cublas import prepare_deterministic
+from leyden.devices.cuda import fixed_workspace
 from leyden.options import Behaviour
 
 
@@ -32,13 +32,12 @@ def deterministic(mode: bool | str) -> Iterator[None]:
     """Let PyTorch use deterministic kernels only: ``True`` raises where there is none, ``"warn"`` warns."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    if mode:
-        prepare_deterministic()
-    torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    with fixed_workspace() if mode else nullcontext():
+        torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 @contextmanager
