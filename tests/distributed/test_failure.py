@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import kit
 import pytest
@@ -273,3 +276,25 @@ def test_what_cannot_be_a_timeout_or_a_number_of_restarts() -> None:
         kit.trainer(max_restarts=-1)
     with pytest.raises(InvalidType, match="max_restarts"):
         kit.trainer(max_restarts="often")
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_the_interpreter_does_not_end_under_a_watch_that_asks_the_store(asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would come back from the store into an interpreter that is gone, and abort the process after its run."""
+    at_exit: list[Any] = []
+    monkeypatch.setattr(atexit, "register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr(watch, "PERIOD", 0.005)
+    watching, answered = watch.Watch(0, 1, Mock(), Vigilance()), threading.Event()
+    if not asks:
+        answered.set()
+    watching._thread = threading.Thread(target=answered.wait, daemon=True)
+    watching._thread.start()
+    if not asks:
+        watching._thread.join()
+    watching.stop()
+    assert len(at_exit) == asks
+    answered.set()
+    for function, *seconds in at_exit:
+        function(*seconds)
+        assert seconds[0] > 10
+    assert not watching._thread.is_alive()

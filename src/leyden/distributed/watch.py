@@ -5,6 +5,7 @@ The training thread does nothing for it: where a process is stands in attributes
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import itertools
 import json
@@ -29,6 +30,8 @@ from leyden.errors import NonFiniteLoss, ProcessFailed, TrainingTerminated
 
 PERIOD = 0.5
 """Seconds between two looks."""
+_STORE_TAKES = 10.0
+"""Seconds that the store may take to answer."""
 GRACE = 5.0
 """Seconds that a process has to leave a verb by itself once another one has failed."""
 ASKED_TO_END = 25.0
@@ -111,6 +114,8 @@ class Watch:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(2 * PERIOD)
+            if self._thread.is_alive():  # it asks the store; an interpreter that ends meanwhile would abort the process
+                atexit.register(self._thread.join, 1.2 * _STORE_TAKES)
         if self._armed:
             faulthandler.cancel_dump_traceback_later()
         if self._handles_faults:
@@ -402,7 +407,7 @@ def client_of(name: str) -> Any:
     """A client of its own at the group's store. ``None`` where the group has none that can be shared."""
     try:
         found = dist.distributed_c10d.PrefixStore(name, _cloned(dist.distributed_c10d._get_default_store()))
-        found.set_timeout(timedelta(seconds=10))
+        found.set_timeout(timedelta(seconds=_STORE_TAKES))
         found.check([""])
     except (RuntimeError, NotImplementedError, AttributeError, ValueError):
         return None
