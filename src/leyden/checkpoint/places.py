@@ -34,5 +34,9 @@ def unmarked(state: Any) -> Any:
 
 
 def placed(state: Any, device: Any) -> Any:
-    """``state`` without marks, on ``device`` but for the tensors that had one."""
-    return tree_map(state, _Placeable, lambda each: each[_BESIDE] if type(each) is dict else each.to(device))
+    """``state`` without marks, on ``device`` but for the tensors that had one, and those of the meta device."""
+
+    def there(each: Any) -> Any:
+        return each[_BESIDE] if type(each) is dict else each if each.is_meta else each.to(device)
+
+    return tree_map(state, _Placeable, there)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from leyden.checkpoint.places import marked, placed
 from leyden.tree import tree_map
 
 Exceptions = TypeVar("Exceptions", bound=BaseException)
@@ -34,42 +35,23 @@ def travels(thing: object) -> bool:
     return True
 
 
-_THERE = "leyden: on a device"
-
-
 def on_cpu(obj: Any) -> Any:
     """``obj`` with its tensors on the CPU. What is pickled on a device comes back on the device of that number: another's."""
-    return tree_map(obj, Tensor, lambda tensor: tensor if tensor.device.type in _ANYWHERE else tensor.detach().cpu())
+    return tree_map(obj, Tensor, lambda tensor: tensor if tensor.device.type in ("cpu", "meta") else tensor.detach().cpu())
 
 
 def packed(obj: Any) -> Any:
-    """``obj`` in the form of :func:`on_cpu`, with a mark at what was on a device."""
-    return tree_map(obj, Tensor, lambda tensor: tensor if tensor.device.type in _ANYWHERE else {_THERE: tensor.detach().cpu()})
+    """``obj`` in the form of :func:`on_cpu`, with a mark at what was not on this process's device."""
+    return on_cpu(marked(obj, _own_device()))
 
 
 def unpacked(obj: Any) -> Any:
     """What :func:`packed` made, on this process's own device."""
-
-    def here(leaf: dict[str, Tensor]) -> Any:
-        return (
-            leaf[_THERE].to(torch.accelerator.current_accelerator() or "cpu")
-            if torch.accelerator.is_available()
-            else leaf[_THERE]
-        )
-
-    return tree_map(obj, _Marked, here)
+    return placed(obj, _own_device())
 
 
-_ANYWHERE = ("cpu", "meta")
-
-
-class _MarkedKind(type):
-    def __instancecheck__(cls, each: Any) -> bool:
-        return type(each) is dict and list(each) == [_THERE]
-
-
-class _Marked(metaclass=_MarkedKind):
-    """A tensor with its mark."""
+def _own_device() -> torch.device | None:
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def sendable(error: Exceptions, otherwise: type[Exception]) -> Exceptions | Exception:
