@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kit import in_a_fresh_process
 from torch import nn
 
 import leyden
@@ -715,3 +716,29 @@ def test_a_former_address_has_no_other_names() -> None:
     with pytest.raises(ImportError, match="DDPlugin"):
         exec("from leyden.plugins.training_type.ddp import DDPlugin", {})
     assert importlib.import_module("leyden.plugins.training_type.ddp").DDPPlugin is leyden.strategies.DDPStrategy
+
+
+def test_programs_in_which_each_lightning_became_leyden_get_the_very_same_modules() -> None:
+    in_a_fresh_process("""
+        import leyden.pytorch as pl
+        from leyden.pytorch import LightningModule, Trainer
+        from leyden.pytorch.callbacks import ModelCheckpoint
+        from leyden.pytorch.callbacks.early_stopping import EarlyStopping
+        from leyden.pytorch.plugins.training_type.ddp import DDPPlugin
+        from leyden.pytorch.utilities.types import STEP_OUTPUT
+        import leyden.pytorch.loggers.csv_logs
+
+        import leyden, leyden.callbacks.model_checkpoint as file, leyden.loggers.csv_logs, sys
+        assert Trainer is pl.Trainer is leyden.Trainer
+        assert pl.callbacks is leyden.callbacks and pl.__version__ == leyden.__version__
+        assert file.ModelCheckpoint is ModelCheckpoint and EarlyStopping is leyden.callbacks.EarlyStopping
+        assert sys.modules["leyden.pytorch.loggers.csv_logs"] is leyden.loggers.csv_logs
+        assert leyden.callbacks.__spec__.name == "leyden.callbacks" == leyden.callbacks.__name__
+        for wrong, said in {"leyden.pytorch.calbacks": "leyden.calbacks", "leyden.pytorch.lite.no": "leyden.lite.no"}.items():
+            try:
+                __import__(wrong)
+            except ModuleNotFoundError as error:
+                assert said in str(error), error
+            else:
+                raise AssertionError(wrong)
+        """)
