@@ -253,6 +253,18 @@ def test_annotations_of_what_is_public_are_types(cls: type) -> None:
             assert [each for each in annotations if isinstance(each, str)] == [], name
 
 
+@pytest.mark.parametrize("room", ["errors", "testing", "demos", "utilities.types", "trainer.states"])
+def test_annotations_of_errors_and_small_classes_are_types(room: str) -> None:
+    members = vars(importlib.import_module(f"leyden.{room}")).values()
+    found = [each for each in members if inspect.isclass(each) and each.__module__.startswith("leyden.")]
+    assert len(found) > 1
+    for cls in found:
+        if inspect.isfunction(cls.__init__):
+            said = inspect.signature(cls.__init__)
+            annotations = [each.annotation for each in said.parameters.values()] + [said.return_annotation]
+            assert [each for each in annotations if isinstance(each, str)] == [], cls
+
+
 CLOSED = [
     (leyden.callbacks.ModelCheckpoint, "save_last", bool | Literal["link"] | None),
     (leyden.callbacks.ModelCheckpoint, "mode", Literal["min", "max"]),

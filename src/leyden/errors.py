@@ -51,8 +51,6 @@
 Each error also inherits from the builtin type that Lightning raises for the same mistake, so existing ``except`` clauses hold.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import os

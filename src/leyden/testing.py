@@ -1,7 +1,5 @@
 """Small real things for tests, yours and ours: BoringModel, random data, a callback that records what happens."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Type names that documented signatures use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable

@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
-from leyden.errors import ConflictingOptions, InvalidType, MisconfigurationException, NonFiniteLoss, PossibleUserWarning
+from leyden.errors import (
+    ConflictingOptions,
+    InvalidType,
+    LeydenWarning,
+    MisconfigurationException,
+    NonFiniteLoss,
+    PossibleUserWarning,
+)
 from leyden.testing import BoringModel, Recorder, random_batches
 
 DATA = torch.arange(24.0).reshape(6, 4) / 24
@@ -53,6 +60,18 @@ class Module(leyden.LightningModule):
 
 def fit(module: Module, **options: Any) -> leyden.Trainer:
     return kit.fit(module, DataLoader(DATA, batch_size=1), **options)  # type: ignore[arg-type]
+
+
+def test_epochs_without_a_step_are_said_where_only_steps_would_end_them() -> None:
+    class Idle(Module):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            if self.current_epoch == 2:
+                self.optimizers().step()
+
+    with pytest.warns(LeydenWarning, match=r"No optimizer stepped in epoch 0, and max_steps=2 alone limits") as told:
+        assert fit(Idle(), max_steps=2, max_epochs=-1).global_step == 2
+    assert len(told) == 1
+    fit(Idle(), max_steps=2, max_epochs=2)
 
 
 def by_hand(names: str, step: Any, make: Any = lambda parameters: SGD(parameters, lr=0.1)) -> nn.ModuleDict:

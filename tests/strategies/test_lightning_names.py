@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.accelerators import CPUAccelerator
+from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.devices.registry import Strategies
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 from leyden.plugins import DoublePrecision, Precision, TorchCheckpointIO
@@ -410,3 +411,80 @@ def test_a_strategy_that_asks_for_its_optimizers_early_serves_a_second_fit() -> 
     for fits in (1, 2):
         run.fit(module, random_batches(2))
         assert (run.global_step, module.asked) == (2, fits)
+
+
+class Noting:
+    """Exchanges of the user's own, noted with what they were asked."""
+
+    noted: list[Any]
+
+    def barrier(self, name: str | None = None) -> None:
+        self.noted.append(("barrier", name))
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        self.noted.append(("broadcast", Path(obj).name))
+        return obj
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        self.noted.append(("reduce", float(tensor), reduce_op))
+        return tensor + 10 if reduce_op == "max" else tensor
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        self.noted.append(("decision", decision, all))
+        return decision
+
+
+class Noted(Noting, SingleDeviceStrategy): ...
+
+
+class NotedDDP(Noting, DDPStrategy): ...
+
+
+class Watched(BoringModel):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val", float(2 - self.current_epoch + batch_idx), sync_dist=True)
+        self.log("most", float(batch_idx), reduce_fx="max", sync_dist=True)
+        self.log("own", 1.0)
+
+
+@pytest.mark.parametrize("cls", [Noted, NotedDDP])
+def test_exchanges_that_are_overridden_are_called_where_lightnings_trainer_calls_them(cls: Any, tmp_path: Path) -> None:
+    own = cls("cpu") if cls is Noted else cls()
+    own.noted = noted = []
+    callbacks = [ModelCheckpoint(tmp_path / "kept", monitor="val"), EarlyStopping("val", patience=1, min_delta=2.0)]
+    run = kit.trainer(
+        *callbacks, strategy=own, accelerator="auto" if cls is Noted else "cpu", devices="auto" if cls is Noted else 1,
+        enable_checkpointing=True, max_epochs=3, num_sanity_val_steps=0, default_root_dir=tmp_path,
+    )  # fmt: skip
+    run.fit(Watched(), random_batches(1), random_batches(2, batch_size=3))
+    begun = [("barrier", word) for word in ("pre_setup", "post_setup", "run-stage")]
+
+    def validated(mean: float) -> list[Any]:
+        reduced = [("reduce", 1.0, "max"), ("reduce", 6 * mean, "mean"), ("reduce", 6.0, "mean")]
+        return reduced if cls is NotedDDP else []
+
+    saved = [("decision", True, True), ("barrier", "Trainer.save_checkpoint")]
+    assert noted == [
+        *begun,
+        *[*validated(2.5), ("decision", False, False), *saved],
+        *[*validated(1.5), ("decision", True, False), *saved],
+    ]
+    assert {name: float(value) for name, value in run.callback_metrics.items()} == {
+        "val": 1.5,
+        "own": 1.0,
+        "most": 11.0 if cls is NotedDDP else 1.0,
+    }
+
+
+def test_a_decision_of_the_users_own_counts(tmp_path: Path) -> None:
+    class Stubborn(SingleDeviceStrategy):
+        def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+            return False
+
+    kept = ModelCheckpoint(tmp_path, monitor="val")
+    run = kit.trainer(
+        *[kept, EarlyStopping("val", patience=1, min_delta=9.0)], strategy=Stubborn("cpu"), accelerator="auto",
+        enable_checkpointing=True, max_epochs=4,
+    )  # fmt: skip
+    run.fit(Watched(), random_batches(1), random_batches(1))
+    assert (run.current_epoch, kept.best_model_path) == (4, "")

@@ -47,6 +47,20 @@ def fit(run: leyden.Trainer, ckpt_path: Any = "last") -> int:
     return began[0]
 
 
+def test_a_newer_run_that_saved_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(trainer(logger=None), None)
+    fit(trainer(crashes(1), logger=None), None)
+    capsys.readouterr()
+    assert fit(trainer(logger=None, max_epochs=4)) == 12
+    path = Path("lightning_logs/version_0/checkpoints/last.ckpt").absolute()
+    said = f"ckpt_path='last': training goes on from {path}; version_1, which is newer, holds no checkpoint.\n"
+    assert said in capsys.readouterr().out
+    fit(trainer(logger=None, max_epochs=5))
+    shutil.rmtree("lightning_logs/version_1")
+    fit(trainer(logger=None, max_epochs=6))
+    assert f"training goes on from {path}.\n" in capsys.readouterr().out
+
+
 # -- whatever it is called
 
 

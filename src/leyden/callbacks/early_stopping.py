@@ -18,6 +18,7 @@ from leyden.former_names import OlderName
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
+from leyden.strategies.own_exchanges import decided
 
 
 class EarlyStoppingReason(Enum):
@@ -233,7 +234,8 @@ class EarlyStopping(Callback):
         should_stop, reason = self._evaluate_stopping_criteria(current)
         if self.best_score is not best:
             self.best_epoch = trainer.current_epoch
-        if should_stop:  # epoch values are the same on all processes, and a wish of one alone is heard by the others
+        # epoch values are the same on all processes, and a wish of one alone is heard by the others
+        if decided(trainer.strategy, should_stop, all=False):
             self.stopped_epoch = trainer.current_epoch
             self.stopping_reason_message = reason
             self.__judged, self.__limits = float(current), _limits_of(trainer)

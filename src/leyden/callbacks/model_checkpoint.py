@@ -24,6 +24,7 @@ from leyden.module import LightningModule
 from leyden.schedule import EveryDuration, EveryN
 from leyden.spelling import for_tests
 from leyden.state.run import Run
+from leyden.strategies.own_exchanges import decided
 from leyden.types import STEP_OUTPUT, Path
 
 
@@ -325,7 +326,8 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             score = self.__score(trainer, candidates, epoch_over)
             if score is None:
                 return None
-            if not self.retention.wants(score):
+            wanted = self.retention.wants(score)
+            if not (decided(trainer.strategy, wanted, all=True) and wanted):
                 if self.verbose:
                     rank_zero_info(f"{self.monitor} = {float(score):.6g} is not among the best {self.save_top_k}.")
                 return None

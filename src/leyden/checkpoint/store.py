@@ -74,6 +74,17 @@ class CheckpointStore(ABC):
     def names(self, folder: str) -> list[str]:
         """What stands in ``folder``, by name; nothing where there is none."""
 
+    def newer_versions(self, path: str) -> list[str]:
+        """The newest folder ``version_n`` beside that of the checkpoint ``path``, where there is one of a higher number."""
+        folder = path
+        while (above := os.path.dirname(folder)) != folder:
+            folder = above
+            number = _version(os.path.basename(folder))
+            if number >= 0:
+                newest = max(self.names(os.path.dirname(folder)), key=_version, default="")
+                return [newest] if _version(newest) > number else []
+        return []
+
     @abstractmethod
     def duplicate(self, source: str, target: str, *, just_saved: bool = False) -> bool:
         """Make ``target`` a checkpoint of its own with the content of ``source``, without a second copy where that is possible.
@@ -267,6 +278,11 @@ def _says(path: str) -> int | None:
     ours = content.get("leyden") if isinstance(content, dict) else None
     said = ours.get("saved") if isinstance(ours, dict) else None
     return said if type(said) is int and said > 0 else None
+
+
+def _version(name: str) -> int:
+    digits = name.removeprefix("version_")
+    return int(digits) if digits != name and digits.isdecimal() else -1
 
 
 def _entries(folder: str) -> Iterator[tuple[str, int, bool]]:

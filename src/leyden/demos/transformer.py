@@ -1,7 +1,5 @@
 """A small language model and the text that it learns, under the names of Lightning's demos."""
 
-from __future__ import annotations
-
 import math
 import os
 from typing import Any

@@ -1,7 +1,5 @@
 """The random state of this process: seed it, isolate it."""
 
-from __future__ import annotations
-
 import os
 import random
 from contextlib import AbstractContextManager

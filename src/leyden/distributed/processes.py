@@ -30,6 +30,8 @@ class Processes(ABC):
     """How many nodes there are."""
     store: Any = None
     """What all of them can write to and read without waiting for each other: a :class:`torch.distributed.Store`."""
+    leyden_reduce: Callable[..., Any] | None = None
+    """A strategy's own ``reduce``, by which what is logged with ``sync_dist=True`` becomes one value in the place of ours."""
     leyden_named: int = 0
     leyden_looked_at: int = 0
     """Exchanges of a user's tensors so far."""

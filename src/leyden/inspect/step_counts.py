@@ -48,3 +48,14 @@ def _what_counts(run: Run) -> str:
     found += [f"every_n_train_steps={steps}" for steps in every if steps]
     found += ["a schedule with interval='step'" for plan in run.leyden_fit.plan.schedulers[:1] if plan.interval == "step"]
     return " and ".join(found)
+
+
+def say_idle(run: Run) -> bool:
+    """The first epoch took no step by hand: say so where nothing but steps would end training. It goes on: False."""
+    limits = run.leyden_options.limits
+    if run.current_epoch == 0 and limits.max_epochs is None and limits.max_time is None and limits.max_steps is not None:
+        run.leyden_warn(
+            f"No optimizer stepped in epoch 0, and max_steps={limits.max_steps} alone limits this run: without steps it never "
+            f"ends. Call self.optimizers().step() in {type(run.lightning_module).__name__}.training_step, or set max_epochs."
+        )
+    return False

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidReturn
 from leyden.inspect.plain import backs_plainly, expects_nothing
-from leyden.inspect.step_counts import step_counts
+from leyden.inspect.step_counts import say_idle, step_counts
 from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
 
@@ -134,8 +134,8 @@ class Manual:
         """Windows are the user's, and schedulers are the user's to step."""
 
     def tell_idle_epoch(self) -> bool:
-        """Whether to step is the user's to decide."""
-        return False
+        """Whether to step is the user's to decide: nothing but a word is said."""
+        return say_idle(self.run)
 
     def step_plateaus(self, interval: str) -> None:
         """Schedulers are the user's to step."""

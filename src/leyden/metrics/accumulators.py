@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -128,6 +129,13 @@ class Sum(Accumulator):
             _add_doubles(bins, values, weight)
         else:
             _add_singles(bins, values.to(torch.float32), weight)
+
+    def summed(self) -> Any:
+        """The sum, also of what is a mean; 0 of nothing."""
+        total = copy.copy(self)
+        total.mean = False
+        value = total.value()
+        return 0.0 if value is None else value
 
     def value(self) -> Any:
         if not self.count and not self.bins and self.whole:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from leyden.distributed.processes import Processes
@@ -76,6 +76,7 @@ class Collection:
         due = {key: entry for key, entry in self.entries.items() if entry.on_epoch and entry.is_open}
         if processes.alone:
             self._close_here(due.values())
+            self._reduce(due, processes.leyden_reduce)
             return
         self._close_here(entry for entry in due.values() if entry.own)
         shared = {key: entry for key, entry in due.items() if not entry.own}
@@ -95,6 +96,14 @@ class Collection:
                     LeydenWarning,
                 )
         self._close_here(entry for entry in in_turn if entry.metric is not None)
+        self._reduce(shared, processes.leyden_reduce)
+
+    @staticmethod
+    def _reduce(due: Mapping[Key, Entry], reduce: Callable[..., Any] | None) -> None:
+        """Have a ``reduce`` of the user's make one value of those of all processes, where ``sync_dist=True`` asks for it."""
+        for key in in_order(due) if reduce is not None else ():
+            if due[key].syncs:
+                due[key].reduce_by(reduce)
 
     @staticmethod
     def _close_here(entries: Any) -> None:

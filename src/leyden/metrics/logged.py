@@ -13,7 +13,7 @@ from torch import Tensor
 from leyden.checked import is_switch
 from leyden.errors import IllegalLog
 from leyden.hook_facts import WHERE_LEGAL
-from leyden.metrics.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, bare
+from leyden.metrics.accumulators import Accumulator, Extreme, Last, Pending, Stacked, Sum, as_tensor, bare
 
 Reduction = str | Callable[[Tensor], Any]
 AskedLog = tuple[bool, bool | None, bool | None, bool | None, Reduction | None, bool, bool, bool | None]
@@ -146,6 +146,16 @@ class Entry:
             else:
                 self.merge()
                 self.computed = self.total.value()
+
+    def reduce_by(self, reduce: Any) -> None:
+        """Let ``reduce(tensor, reduce_op=word)`` make the epoch's value of what this process counted, and the others."""
+        total = self.total
+        if isinstance(total, Sum) and total.mean:
+            summed = reduce(as_tensor(total.summed()), reduce_op="mean")
+            self.computed = summed / reduce(torch.tensor(total.count), reduce_op="mean")
+        elif isinstance(total, Sum | Extreme):
+            value = total.value()
+            self.computed = None if value is None else reduce(as_tensor(value), reduce_op=str(self.reduce))
 
     def step_value(self) -> Any:
         """The newest value. A metric's is what its own forward computed for this batch, ``None`` where it was only updated."""

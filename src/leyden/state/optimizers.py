@@ -1,7 +1,5 @@
 """What configure_optimizers returned, read once into a plan."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -64,7 +62,7 @@ class OptimizerPlan:
     schedulers: list[SchedulerPlan] = field(default_factory=list)
 
     @classmethod
-    def empty(cls) -> OptimizerPlan:
+    def empty(cls) -> "OptimizerPlan":
         return cls()
 
     def take(self, optimizers: Any, one: bool) -> None:
@@ -86,7 +84,7 @@ class OptimizerPlan:
         ]
 
     @classmethod
-    def read(cls, returned: Any, automatic: bool, several: bool = False) -> OptimizerPlan:
+    def read(cls, returned: Any, automatic: bool, several: bool = False) -> "OptimizerPlan":
         """The plan in what ``configure_optimizers`` returned; raises :class:`InvalidReturn` where there is none.
 
         ``several`` says whether automatic optimization has a use for more than one optimizer.

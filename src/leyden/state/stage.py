@@ -1,7 +1,5 @@
 """Which verb runs, and in which of its stages; and of each stage every name under which it is known."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

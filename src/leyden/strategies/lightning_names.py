@@ -14,6 +14,7 @@ from leyden.devices.empty import EmptyInit
 from leyden.devices.precision import Precision
 from leyden.devices.precision_names import no_closure
 from leyden.distributed.processes import Processes
+from leyden.strategies.own_exchanges import heed_exchanges
 from leyden.strategies.unused import explained
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -325,6 +326,7 @@ def _step_plainly(optimizer: Optimizer, closure: Callable[[], Any] | None = None
 
 def heed_overrides(strategy: LightningNames) -> None:
     """Let the house's own methods of ``strategy`` lead to those of Lightning's that its class overrides. Before it is used."""
+    heed_exchanges(strategy)
     cls: Any = type(strategy)
     own: dict[str, Any] = vars(strategy)
     if _overrides(strategy, "batch_to_device"):

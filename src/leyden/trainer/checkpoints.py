@@ -77,7 +77,10 @@ class CheckpointRequest:
         if self.checkpoint is None:
             run.print("ckpt_path='last': there is no checkpoint yet, so training starts from the beginning.")
         elif self.fitting:
-            run.print(f"ckpt_path='last': training goes on from {self.path}.")
+            newer = "".join(
+                f"; {name}, which is newer, holds no checkpoint" for name in self.store.newer_versions(self.path or "")
+            )
+            run.print(f"ckpt_path='last': training goes on from {self.path}{newer}.")
         elif self.verbose:
             run.print(f"Using the last checkpoint: {self.path}")
 
