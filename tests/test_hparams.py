@@ -12,6 +12,7 @@ import random
 import sys
 import weakref
 from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -447,6 +448,25 @@ class TestLoading:
         loaded = Transfer.load_from_checkpoint(tmp_path / "a.ckpt")
         assert (loaded.token, loaded.given) == ("", False)
         assert torch.equal(loaded.backbone.weight, module.backbone.weight)
+
+    def test_of_what_nobody_asked_to_keep_the_default_is_taken_and_said(self, tmp_path: Path):
+        class NeverSaved(LightningModule):
+            def __init__(self, backbone: nn.Module | None = None, width: int = 2) -> None:
+                super().__init__()
+                self.backbone, self.width = backbone or nn.Linear(1, width), width
+
+        class SavesWidth(NeverSaved):
+            def __init__(self, backbone: nn.Module | None = None, width: int = 2) -> None:
+                super().__init__(backbone, width)
+                self.save_hyperparameters("width")  # as good as ignore=["backbone"]
+
+        for kind in (NeverSaved, SavesWidth):
+            module = kind(nn.Linear(1, 3), width=3)
+            save(module, tmp_path / "a.ckpt")
+            with nullcontext() if kind is SavesWidth else pytest.warns(LeydenWarning, match="as 'backbone'.*the default, None"):
+                loaded = kind.load_from_checkpoint(tmp_path / "a.ckpt")
+            assert loaded.width == 3
+            assert torch.equal(loaded.backbone.weight, module.backbone.weight)
 
     def test_what_nobody_asked_to_keep_is_not_warned_of(self, tmp_path: Path):
         class NeverSaved(BoringModel):

@@ -97,6 +97,8 @@ class HyperparametersMixin:
             if not chosen and not objects:
                 return
             chosen = {key: value for key, value in chosen.items() if key not in left_out}
+            unwritten = {key for key, plain in self.__dict__.get("_init_kept", {}).items() if _is_unwritable(plain)}
+            self._forget(unwritten - chosen.keys())
             name = _name_of(objects[0], arguments) if len(objects) == 1 else "kwargs"
         self._hparams_name = name
         if is_config(self.hparams):

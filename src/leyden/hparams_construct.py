@@ -294,6 +294,8 @@ def _arguments(
     arguments.pop("_instantiator", None)
     arguments.pop("_class_path", None)
     lost = {name: value for name, value in arguments.items() if isinstance(value, Unwritable)}
+    _take_defaults(cls, [name for name in lost if name not in saved], named, lost, where)
+    arguments = {name: value for name, value in arguments.items() if name in lost or not isinstance(value, Unwritable)}
     absent = [name for name, parameter in named.items() if parameter.default is inspect.Parameter.empty and name not in arguments]
     if lost or absent:
         said = [repr(name) for name in absent]
@@ -304,6 +306,19 @@ def _arguments(
             f"Pass what is missing: {cls.__name__}.load_from_checkpoint(path, {call})."
         )
     return arguments
+
+
+def _take_defaults(
+    cls: type, names: list[str], parameters: Mapping[str, inspect.Parameter], lost: dict[str, Unwritable], where: str
+) -> None:
+    """Of what nobody asked to keep, the constructor's default is taken, where it has one, and said."""
+    for name in names:
+        if name in parameters and parameters[name].default is not inspect.Parameter.empty:
+            warn_user(
+                f"{cls.__name__} was made with a {lost.pop(name).type} as {name!r}, which {where} cannot hold: the default, "
+                f"{parameters[name].default!r}, is taken. Pass it: {cls.__name__}.load_from_checkpoint(path, {name}=...).",
+                LeydenWarning,
+            )
 
 
 def _saved(checkpoint: dict[str, Any], prefix: str, named: Mapping[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import leyden
+from leyden.metrics.metric_objects import put_state, state_of
 
 
 class Cut(Exception):
@@ -26,6 +27,7 @@ HOLDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], tuple[Any, Any]]]] =
     "list": (lambda: [torchmetrics.MeanMetric(), torchmetrics.MeanMetric()], lambda held: (held[0], held[1])),
     "shared in a list": (lambda: [torchmetrics.MeanMetric()], lambda held: (held[0], held[0])),
     "dict": (lambda: {"a": torchmetrics.MeanMetric(), "b": torchmetrics.MaxMetric()}, lambda held: (held["a"], held["b"])),
+    "lists on the CPU": (lambda: torchmetrics.CatMetric(compute_on_cpu=True), lambda held: (held, held)),
     "dict of lists": (lambda: {"a": [torchmetrics.CatMetric()]}, lambda held: (held["a"][0], held["a"][0])),
     "object": (lambda: SimpleNamespace(own=torchmetrics.SumMetric()), lambda held: (held.own, held.own)),
     "wrapped": (lambda: [torchmetrics.MinMaxMetric(torchmetrics.MeanMetric())], lambda held: (held[0], held[0])),
@@ -98,3 +100,12 @@ def test_a_metric_is_kept_wherever_it_is_held(holder: str, logs: bool, tmp_path:
         fit(holder, logs, path, cut=cut)
         told, history = fit(holder, logs, path, resume=True)
         assert (whole[0][len(whole[0]) - len(told) :], whole[1]) == (told, history), cut
+
+
+@pytest.mark.parametrize("compute_on_cpu", [True, False])
+def test_lists_come_back_where_the_metric_keeps_them(compute_on_cpu: bool) -> None:
+    metric = torchmetrics.CatMetric(compute_on_cpu=compute_on_cpu)
+    metric.update(torch.ones(2))
+    elsewhere = torchmetrics.CatMetric(compute_on_cpu=compute_on_cpu).to("meta")
+    put_state(elsewhere, state_of(metric))
+    assert [each.device.type for each in elsewhere.value] == ["cpu" if compute_on_cpu else "meta"]

@@ -36,7 +36,8 @@ def put_state(part: Any, state: Mapping[str, Any]) -> None:
         return tensor if device is None else tensor.to(device)
 
     for name, value in state["states"].items():
-        setattr(part, name, tree_map(value, Tensor, here))
+        stays = isinstance(value, list) and getattr(part, "compute_on_cpu", False)  # such a metric keeps its lists there
+        setattr(part, name, [each.cpu() for each in value] if stays else tree_map(value, Tensor, here))
     updates = state["updates"]
     for count, more in enumerate(state.get("more", ()), 2):  # of processes that are not there any more
         if more["updates"]:
