@@ -69,6 +69,13 @@ def test_functions_that_return_a_module_and_a_trainer() -> None:
     assert (cli.model.width, cli.trainer.max_epochs) == (10, 4)
 
 
+def test_null_is_no_path_of_that_name() -> None:
+    cli = made("--trainer.default_root_dir=null")
+    assert (cli.config["trainer"]["default_root_dir"], cli.trainer.default_root_dir) == (None, os.getcwd())
+    run = LightningCLI(WideNet, args=["validate", "--ckpt_path=null"], trainer_defaults=ONCE, save_config_callback=None)
+    assert run.config["validate"]["ckpt_path"] is None
+
+
 def test_a_dict_in_place_of_words() -> None:
     given = {"model": {"width": 2}, "trainer": {"max_epochs": 3}, "seed_everything": 5}
     cli = LightningCLI(WideNet, args=given, run=False, trainer_defaults=QUIET)

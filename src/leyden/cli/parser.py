@@ -1,6 +1,7 @@
 """The parser of the command line: arguments of our classes, of optimizers and of schedulers; a wrong word names the right one."""
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,7 @@ class LightningArgumentParser(ArgumentParser):
         **kwargs: Any,
     ) -> None:
         require_jsonargparse()
+        importlib.import_module("jsonargparse.typing").register_type(os.PathLike, str, _path)
         try:
             super().__init__(*args, description=description, env_prefix=env_prefix, default_env=default_env, **kwargs)
         except TypeError as error:
@@ -222,6 +224,12 @@ class LightningArgumentParser(ArgumentParser):
         """Say what is wrong, with the nearest right word where one is wrong, and exit with code 2 (or raise, as asked)."""
         said = "" if "Did you mean" in message else nearest(self, message).strip()
         super().error(message if not said else f"{message.rstrip()}\n{said}", ex)
+
+
+def _path(value: Any) -> str:
+    if value is None:  # jsonargparse makes a path of any value, of ``null`` the path "None"
+        raise ValueError("None is no path")
+    return str(value)
 
 
 @contextlib.contextmanager
