@@ -69,6 +69,16 @@ def test_functions_that_return_a_module_and_a_trainer() -> None:
     assert (cli.model.width, cli.trainer.max_epochs) == (10, 4)
 
 
+def test_what_a_constructor_hands_on_to_torch_is_an_argument_too() -> None:
+    words = ["DDPStrategy", "find_unused_parameters=true", "gradient_as_bucket_view=true"]
+    strategy = made("--trainer.strategy=" + words[0], *(f"--trainer.strategy.{word}" for word in words[1:])).trainer.strategy
+    assert [strategy._ddp_kwargs[name] for name in ("find_unused_parameters", "gradient_as_bucket_view", "static_graph")] == [
+        *(True, True, False)
+    ]
+    profiler = made("--trainer.profiler=PyTorchProfiler", "--trainer.profiler.record_shapes=true").trainer.profiler
+    assert profiler.profiler_kwargs == {"record_shapes": True}
+
+
 def test_null_is_no_path_of_that_name() -> None:
     cli = made("--trainer.default_root_dir=null")
     assert (cli.config["trainer"]["default_root_dir"], cli.trainer.default_root_dir) == (None, os.getcwd())

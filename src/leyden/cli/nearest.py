@@ -131,7 +131,7 @@ def _arguments(kind: Any) -> list[str]:
         names += [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
         if not any(each.kind is each.VAR_KEYWORD for each in parameters):
             break
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _words_of(hint: Any) -> Iterable[str]:

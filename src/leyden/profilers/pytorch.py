@@ -171,6 +171,7 @@ class PyTorchProfiler(Profiler):
             raise InvalidType("table_kwargs", table_kwargs, "a dict of keywords for the report's table, or None")
         self.table_kwargs = dict(table_kwargs or {})
         self.profiler_kwargs = profiler_kwargs
+        self.leyden_shapes = group_by_input_shapes or profiler_kwargs.get("record_shapes", False)
         _check_table(self.table_kwargs)
         if sort_by_key is not None and not isinstance(sort_by_key, str):
             raise InvalidType("sort_by_key", sort_by_key, "the name of a column, or None")
@@ -271,7 +272,7 @@ class PyTorchProfiler(Profiler):
             self.leyden_held.enter_context(torch.cuda.profiler.profile())
             self.leyden_held.enter_context(torch.autograd.profiler.emit_nvtx(record_shapes=self.group_by_input_shapes))
             return
-        options: dict[str, Any] = {"record_shapes": self.group_by_input_shapes, **self.profiler_kwargs}
+        options: dict[str, Any] = {**self.profiler_kwargs, "record_shapes": self.leyden_shapes}
         schedule = options.pop("schedule", None)
         if options.pop("export_to_flame_graph", False):
             options["with_stack"] = True

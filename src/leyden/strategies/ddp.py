@@ -71,9 +71,11 @@ class DDPStrategy(ParallelStrategy):
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
         **kwargs: Any,
     ) -> None:
-        of_torch = [name for name in inspect.signature(DistributedDataParallel).parameters if name not in _OURS]
+        parameters = inspect.signature(DistributedDataParallel).parameters
+        of_torch = [name for name in parameters if name not in _OURS]
         for name, value in kwargs.items():
-            check_argument(name, value)
+            if name not in parameters or value is not parameters[name].default:
+                check_argument(name, value)
             if name not in of_torch:
                 own = list(inspect.signature(type(self)).parameters)
                 raise unknown_argument(type(self).__name__, name, [word for word in own if word != "kwargs"] + of_torch)
@@ -93,6 +95,7 @@ class DDPStrategy(ParallelStrategy):
         self._start_method = start_method
         self._comm = CommHook(ddp_comm_state, ddp_comm_hook, ddp_comm_wrapper)
         self._averaging = Averaging(model_averaging_period, ddp_comm_state)
+        self._output_device = kwargs.pop("output_device", None)
         self._ddp_kwargs = kwargs
         self._kept: Mapping[str, Any] = {}
 
@@ -166,18 +169,21 @@ class DDPStrategy(ParallelStrategy):
         agree_on_module(self.processes, module)
         devices = self.determine_ddp_device_ids()
         kept, self._kept = self._kept, {}
-        options = self._torchs_arguments()
+        self._check_arguments()
         by_hand = not getattr(module, "automatic_optimization", True)
-        if options.get("static_graph") and (by_hand or len(self.optimizers) > 1):
+        alike, several = self._ddp_kwargs.get("static_graph"), len(self.optimizers) > 1
+        if alike and (by_hand or several):
             who = "manual optimization has" if by_hand else f"the {len(self.optimizers)} optimizers have"
             raise ConflictingOptions(
                 f"static_graph=True says that all backwards are the same, and {who} any number of them, of any loss. Leave "
                 f"static_graph out."
             )
-        if len(self.optimizers) > 1 and not options.get("static_graph"):
-            options = {"find_unused_parameters": True, **options}  # a backward reaches the parameters of one of them
         with laid_out(kept.get("buckets")):
-            wrapped = DistributedDataParallel(module, device_ids=devices, **options)
+            if several and not alike:  # a backward reaches the parameters of one of them
+                options = {"find_unused_parameters": True, **self._ddp_kwargs}
+                wrapped = DistributedDataParallel(module, device_ids=devices, **options)
+            else:  # jsonargparse reads in this line what kwargs may be
+                wrapped = DistributedDataParallel(module, device_ids=devices, **self._ddp_kwargs)
         self._comm.register(wrapped, goes_on=bool(kept))
         self._comm.load_state_dict(kept.get("hook", {}), self.root_device)
         self._averaging.begin(kept.get("averaged", 0))
@@ -189,24 +195,22 @@ class DDPStrategy(ParallelStrategy):
         self.model = wrapped
         return wrapped
 
-    def _torchs_arguments(self) -> dict[str, Any]:
-        """What was given for DistributedDataParallel. Raises :class:`ConflictingOptions` where it does not fit the processes."""
-        options = dict(self._ddp_kwargs)
-        device = options.pop("output_device", None)
+    def _check_arguments(self) -> None:
+        """Raises :class:`ConflictingOptions` where what was given for DistributedDataParallel does not fit the processes."""
+        device = self._output_device
         if device is not None and index_of(device) != index_of(self.root_device):
             raise ConflictingOptions(
                 f"output_device={device!r} was asked for, and this process's device is {str(self.root_device)!r}: outputs stay "
                 f"where the module is. Leave output_device out."
             )
         for name in ("process_group", "device_mesh"):
-            group = options.get(name)
+            group = self._ddp_kwargs.get(name)
             size = 0 if group is None else group.size()
             if group is not None and size != self.processes.world:
                 raise ConflictingOptions(
                     f"{name} is of {size} processes, and {self.processes.world} train together: gradients are exchanged among "
                     f"all of them. Leave it out; ModelParallelStrategy trains over a mesh of several dimensions."
                 )
-        return options
 
     def setup_environment(self) -> None:
         self.setup_distributed()
