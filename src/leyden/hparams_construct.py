@@ -18,8 +18,9 @@ import torch
 
 from leyden.checked import check_bool
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
-from leyden.checkpoint.format import Unwritable, check_parts, decode, decode_file
+from leyden.checkpoint.format import Unwritable, decode, decode_file
 from leyden.checkpoint.forms import usable
+from leyden.checkpoint.layout import check_parts
 from leyden.checkpoint.lost import lost_named
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.verified import bytes_verified

@@ -23,7 +23,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.checkpoint.format import MARK, Unwritable, decode, encode, type_name, unwritable
+from leyden.checkpoint.format import Unwritable, decode, encode, type_name, unwritable
+from leyden.checkpoint.single_values import MARK
 from leyden.hparams_attributes import AttributeDict
 
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 import torchmetrics
 from torch import nn
 
-from leyden.checkpoint.format import MARK, Unwritable, decode, encode, unwritable
+from leyden.checkpoint.format import Unwritable, decode, encode, unwritable
 from leyden.checkpoint.named import named
+from leyden.checkpoint.single_values import MARK
 from leyden.testing import BoringModel
 
 OF_TORCH = [

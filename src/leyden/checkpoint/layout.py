@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leyden.checkpoint.format import check_parts, decode_file, unwritable
+from leyden.checkpoint.format import decode_file, unwritable
 from leyden.checkpoint.forms import check_forms
 from leyden.errors import CheckpointForeign, LeydenWarning, warn_user
 from leyden.version import __version__
@@ -14,6 +14,23 @@ OURS = "leyden"
 FORMAT = 1
 """The number of the layout below ``leyden``. A file of a higher number is refused; 0.1.0 wrote none."""
 _named_once: set[str] = set()
+_PARTS: dict[str, tuple[type, ...]] = {
+    "state_dict": (Mapping,),
+    "optimizer_states": (list, tuple, type(None)),
+    "lr_schedulers": (list, tuple, type(None)),
+    "callbacks": (Mapping, type(None)),
+    "leyden": (Mapping, type(None)),
+}
+
+
+def check_parts(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Raise :class:`CheckpointForeign` where a part of the top level is of a kind that no writer gives it."""
+    for part, kinds in _PARTS.items():
+        if part in checkpoint and not isinstance(checkpoint[part], kinds):
+            raise CheckpointForeign(
+                f"{name!r} is no checkpoint of a Trainer: its {part!r} is {type(checkpoint[part]).__name__}, expected "
+                f"{'names and values' if Mapping in kinds else 'a list'}."
+            )
 
 
 def verified(checkpoint: Any, path: str) -> dict[str, Any]:

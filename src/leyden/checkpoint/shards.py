@@ -32,8 +32,8 @@ from leyden.checkpoint.folders import (
     read_manifest,
     sized,
 )
-from leyden.checkpoint.format import MARK
 from leyden.checkpoint.replacing import remove_tree, replace
+from leyden.checkpoint.single_values import MARK
 from leyden.checkpoint.verified import load_verified
 from leyden.distributed.sharing import sendable
 from leyden.errors import CheckpointDamaged, CheckpointForeign, CheckpointWriteFailed, Unsupported

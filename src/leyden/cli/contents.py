@@ -10,7 +10,8 @@ import torch
 
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
 from leyden.checkpoint.folders import folder_size, is_folder, read_manifest
-from leyden.checkpoint.format import MARK, decode
+from leyden.checkpoint.format import decode
+from leyden.checkpoint.single_values import MARK
 from leyden.checkpoint.verified import peek
 from leyden.errors import CheckpointForeign, LeydenError
 
