@@ -272,7 +272,7 @@ def test_what_is_as_it_was_is_not_kept() -> None:
     for name, buffer in {"a": torch.ones(3), "b": torch.zeros(0), "c": torch.ones((), dtype=torch.bfloat16)}.items():
         module.register_buffer(name, buffer, persistent=False)
     drift = Drift(module)
-    assert drift.state_dict(module) == {"buffers": {}, "trained": {}, "tracked": {}, "modes": {}, "numbers": {}}
+    assert not any(drift.state_dict(module).values())
     module.c = module.c.to(torch.float32)
     assert list(drift.state_dict(module)["buffers"]) == ["c"]
 

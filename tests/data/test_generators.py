@@ -8,6 +8,7 @@ import inspect
 import random
 import time
 from collections import OrderedDict, deque
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.quasirandom import SobolEngine
 
 from leyden.data.generators import generators_in, put_states, states_of
 from leyden.data.reachable import reachable
@@ -88,6 +90,7 @@ WAYS = [
     lambda inner: ("a", inner),
     lambda inner: {"a": inner},
     lambda inner: OrderedDict(a=inner),
+    lambda inner: MappingProxyType({"a": inner}),
     lambda inner: Named(a=inner),
     lambda inner: deque([inner]),
     lambda inner: functools.partial(print, inner),
@@ -103,12 +106,15 @@ KINDS = [
     lambda: np.random.RandomState(3),
     lambda: np.random.PCG64(3),
     lambda: random.Random(3),
+    lambda: SobolEngine(1, scramble=True, seed=3),
 ]
 
 
 def draw(generator: Any) -> float:
     if isinstance(generator, torch.Generator):
         return torch.rand((), generator=generator).item()
+    if isinstance(generator, SobolEngine):
+        return float(generator.draw(1))
     if isinstance(generator, np.random.BitGenerator):
         return float(generator.random_raw())
     return float(generator.random())
@@ -125,6 +131,15 @@ def test_a_generator_is_found_at_any_depth_and_goes_on_where_it_was(ways: list[A
     drawn = [draw(generator) for _ in range(3)]
     put_states(found, states)
     assert [draw(generator) for _ in range(3)] == drawn
+
+
+def test_what_a_hook_draws_from_has_the_same_path_in_every_process() -> None:
+    def path() -> list[str]:
+        layer, generator = nn.Linear(1, 1), torch.Generator()
+        layer.register_forward_hook(lambda *_: generator.seed())  # whose key is counted through the process
+        return list(generators_in(layer))
+
+    assert path() == path() == ["_forward_hooks.0.generator"]
 
 
 def test_a_depth_of_thousands() -> None:

@@ -10,7 +10,7 @@ import sys
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -50,6 +50,7 @@ class Followed:
     def __init__(self, parts: Iterable[Part], known: nn.Module) -> None:
         self.known = known  # whose layers are kept as such, whoever holds them
         self.put_back: dict[str, Any] = {}  # what a resumed run has put back, which is otherwise than the command has it
+        self.written: set[str] = set()  # in place
         self._then: dict[str, Any] = {}
         self._modules_then: dict[str, Any] = {}
         self._else_then: dict[str, dict[str, int]] = {}  # what objects held besides
@@ -60,7 +61,7 @@ class Followed:
         parts = list(parts)
         held = {key: value for key, _, own, value in _attributes(parts) if names is None or own in names}
         self._then.update({key: _as_it_is(value) for key, value in held.items() if _is_open(value) or is_followed(key, value)})
-        self._modules_then.update({key: _marks(each) for key, each in _modules(parts, self.known) if key in held})
+        self._modules_then.update({key: marks(each) for key, each in _modules(parts, self.known) if key in held})
         if names is None:
             self._else_then = {name: _held_besides(each) for name, each in parts if name.startswith(OBJECT)}
 
@@ -77,12 +78,18 @@ class Followed:
             if key in self.put_back or _differs(value, then):
                 found[key] = _in_a_file(value if key in self.put_back else _news(value, then))
         for key, module in _modules(parts, self.known):
-            if key in self.put_back or _marks(module) != self._modules_then.get(key):
+            if key in self.put_back or marks(module) != self._modules_then.get(key):
                 found[key] = dict(module.state_dict())
         return found
 
-    def put(self, parts: Iterable[Part], numbers: Mapping[str, Any], device: Any) -> None:
-        """Set those attributes that are of the same kind today, or are to be found out yet."""
+    def in_place(self, parts: Iterable[Part], changed: Mapping[str, Any]) -> list[str]:
+        """Which of those that have ``changed`` are the same tensors as at the beginning, which somebody else may hold too."""
+        held = ((key, value, self._then.get(key)) for key, _, _, value in _attributes(parts) if key in changed)
+        same = {key for key, value, then in held if type(value) is Tensor and type(then) is tuple and then[0]() is value}
+        return sorted(same | {key for key in self.written if key in changed})
+
+    def put(self, parts: Iterable[Part], numbers: Mapping[str, Any], device: Any, in_place: Collection[str] = ()) -> None:
+        """Set those attributes that are of the same kind today, or are to be found out yet; write into tensors ``in_place``."""
         parts = list(parts)
         owners, modules = dict(parts), dict(_modules(parts, self.known))
         for key, value in numbers.items():
@@ -93,6 +100,10 @@ class Followed:
             held = getattr(owner, own, None)
             if key in modules and isinstance(value, dict) and value.keys() == modules[key].state_dict().keys():
                 modules[key].load_state_dict(value)
+            elif key in in_place and type(held) is Tensor and isinstance(value, Tensor) and takes(held, value):
+                with torch.no_grad():
+                    held.copy_(value)
+                self.written.add(key)
             elif _is_open(held) or (is_followed(key, held) and _alike(held, value)):
                 _set(owner, own, held, _placed(value, held, device))
             else:
@@ -295,7 +306,7 @@ def _version(value: Tensor) -> int:
     return 0 if value.is_inference() else value._version
 
 
-def _marks(module: nn.Module) -> dict[str, Any]:
+def marks(module: nn.Module) -> dict[str, Any]:
     """What tells later whether the weights were changed."""
     held = module.state_dict().items()
     return {name: (_version(each), each.shape, each.dtype, _glance(each)) for name, each in held if isinstance(each, Tensor)}

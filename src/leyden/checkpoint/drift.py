@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,19 +11,23 @@ from torch import Tensor, nn
 
 from leyden.checkpoint.collected import collected_by, owners_of, put_collected, set_anew
 from leyden.checkpoint.computed_with import Followed, Part, parts_of, takes
+from leyden.checkpoint.held import Held, hint_iterators
 from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
+from leyden.errors import LeydenWarning, warn_user
 
-Others = tuple[Iterable[Any], Iterable[Any], Any, Any]
+Others = tuple[Iterable[Any], Iterable[Any], Any, Any, Iterable[Any]]
 
 
 def _no_others() -> Others:
-    return (), (), None, None
+    return (), (), None, None, ()
 
 
 def beside_the_module(run: Any) -> Others:
-    """A run's callbacks, optimizers, datamodule and data. (A function of the file's, so that the run can be pickled.)"""
-    return run.callbacks, run.leyden_fit.plan.optimizers, run.datamodule, run.leyden_loaders.train_given
+    """A run's callbacks, optimizers, datamodule, data and schedulers. (A function of the file's: the run can be pickled.)"""
+    plan = run.leyden_fit.plan
+    schedulers = [each.scheduler for each in plan.schedulers]
+    return run.callbacks, plan.optimizers, run.datamodule, run.leyden_loaders.train_given, schedulers
 
 
 class Drift:
@@ -31,7 +35,8 @@ class Drift:
 
     Args:
         module: the module.
-        others: gives the callbacks, the optimizers and the datamodule, whose plain attributes are followed too, and the data.
+        others: gives the callbacks, the optimizers and the datamodule, whose plain attributes are followed too, the data, and
+            the schedulers.
     """
 
     def __init__(self, module: nn.Module, others: Callable[[], Others] | None = None) -> None:
@@ -40,14 +45,25 @@ class Drift:
         self.trained = {name: parameter.requires_grad for name, parameter in _unpruned(module)}
         self.tracked = _tracked(module)
         self.modes = _modes(module, {})
+        self.kinds = _kinds(module)
+        self.replaced: Mapping[str, str] = {}  # of a resumed run: layers of another kind than at the beginning
         self.collected: Mapping[str, Any] = {}  # of a resumed run: see `leyden.checkpoint.collected`
         self.set_elsewhere: Mapping[str, Any] = {}  # the same
         self.elsewhere: SetElsewhere | None = None  # from the beginning of training on
         self.waiting: Mapping[str, Any] = {}  # numbers of a resumed run, which hooks may set once more before training goes on
-        self.numbers = Followed(self._parts(module), module)
+        self.in_place: Collection[str] = ()  # of these, tensors that others may hold too
+        parts, around = self._around(module)
+        self.numbers = Followed(parts, module)
+        self.held = Held(parts, module, around)
+        self.states: Mapping[str, Any] = {}  # of what is held, in a resumed run: hooks may make it once more
+
+    def _around(self, module: nn.Module) -> tuple[list[Part], list[Any]]:
+        """The parts, and the optimizers and schedulers, which are kept as such."""
+        _, optimizers, _, _, schedulers = self.others()
+        return list(self._parts(module)), [*optimizers, *schedulers]
 
     def _parts(self, module: nn.Module) -> Iterator[Part]:
-        callbacks, optimizers, datamodule, _ = self.others()
+        callbacks, optimizers, datamodule, *_ = self.others()
         return parts_of(module, list(owners_of(module, callbacks))[1:], optimizers, datamodule)
 
     def state_dict(self, module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> dict[str, Any]:
@@ -62,8 +78,20 @@ class Drift:
         trained = {name: required[name] for name in required if self.trained.get(name, required[name]) != required[name]}
         tracked = {name: flag for name, flag in _tracked(module).items() if self.tracked.get(name, flag) != flag}
         moded = {name: mode for name, mode in _modes(module, modes or {}).items() if self.modes.get(name, mode) != mode}
-        numbers = self.numbers.changed(self._parts(module))
-        return {"buffers": buffers, "trained": trained, "tracked": tracked, "modes": moded, "numbers": numbers}
+        parts, around = self._around(module)
+        numbers = self.numbers.changed(parts)
+        held, kinds = self.held.state_dict(parts, module, around), _kinds(module)
+        replaced = {name: kinds.get(name, "") for name in {**self.kinds, **kinds} if self.kinds.get(name) != kinds.get(name)}
+        return {
+            "buffers": buffers,
+            "trained": trained,
+            "tracked": tracked,
+            "modes": moded,
+            "numbers": numbers,
+            "in_place": self.numbers.in_place(parts, numbers),
+            "held": held,
+            "kinds": replaced,
+        }
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Bring the module where it was."""
@@ -94,11 +122,15 @@ class Drift:
         self.collected = {key: dict(own) for key, own in state.get("collected", {}).items()}
         self.set_elsewhere = state.get("elsewhere", {})
         self.waiting = state.get("numbers", {})
-        self.numbers.put(self._parts(module), self.waiting, device)
+        self.in_place = state.get("in_place", ())
+        self.numbers.put(self._parts(module), self.waiting, device, self.in_place)
+        self.states, self.replaced = state.get("held", {}), state.get("kinds", {})
+        parts, around = self._around(module)
+        self.held.put(parts, module, around, self.states)
 
     def _roots(self, module: nn.Module) -> dict[str, Any]:
         """From what objects that hooks set something in are reachable."""
-        callbacks, _, datamodule, data = self.others()
+        callbacks, _, datamodule, data, _ = self.others()
         return {"module": module, "callbacks": callbacks, "datamodule": datamodule, "data": data}
 
     def enter_training(self, module: nn.Module, without: Iterable[Any]) -> None:
@@ -111,10 +143,29 @@ class Drift:
         waiting, self.waiting = self.waiting, {}
         kinds = {type(owner) for _, owner in owners_of(module, callbacks)}
         self.numbers.begin(self._parts(module), frozenset[str]().union(*(set_anew(kind, ("on_train_start",)) for kind in kinds)))
-        self.numbers.put(self._parts(module), waiting, device)
+        self.numbers.put(self._parts(module), waiting, device, self.in_place)
+        states, self.states = self.states, {}
+        parts, around = self._around(module)
+        self.held.put(parts, module, around, states)
+        hint_iterators(parts)
+        self._name_replaced(module)
         self.elsewhere = SetElsewhere([module, *callbacks], self._roots(module), without)
         self.elsewhere.put(self.set_elsewhere, device)
         put_collected(collected, module, callbacks)
+
+    def _name_replaced(self, module: nn.Module) -> None:
+        """Say which layers of the command are of another kind than training had made them."""
+        replaced, self.replaced = self.replaced, {}
+        kinds = _kinds(module)
+        for name, kind in replaced.items():
+            now = kinds.get(name, "")
+            if now != kind:
+                warn_user(
+                    f"Training had {'replaced' if now and kind else 'removed' if now else 'added'} the layer {name!r} when the "
+                    f"checkpoint was saved: it was {_article(kind)} then, and is {_article(now)} now. Do the same in "
+                    f"configure_model or on_load_checkpoint, or this run is not the uninterrupted one.",
+                    LeydenWarning,
+                )
 
     def set_by_hooks(self, module: nn.Module) -> dict[str, Any]:
         """What hooks have collected, and set in other objects: with :meth:`state_dict` the whole of this part of a checkpoint."""
@@ -138,6 +189,16 @@ def _tracked(module: nn.Module) -> dict[str, bool]:
         for name, child in module.named_modules()
         if isinstance(getattr(child, "track_running_stats", None), bool)
     }
+
+
+def _kinds(module: nn.Module) -> dict[str, str]:
+    """The kind of each layer, by its name."""
+    layers = ((name, getattr(child, "cls_to_become", None) or type(child)) for name, child in module.named_modules() if name)
+    return {plain_name(name): kind.__qualname__ for name, kind in layers}  # a lazy layer is what it is going to be
+
+
+def _article(kind: str) -> str:
+    return f"a {kind}" if kind else "not there"
 
 
 def _modes(module: nn.Module, known: Mapping[nn.Module, bool]) -> dict[str, bool]:

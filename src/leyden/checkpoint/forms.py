@@ -144,6 +144,8 @@ def _sets_own(value: Any) -> bool:
     """The state of a generator that somebody owns: torch's, NumPy's or Python's."""
     if isinstance(value, Tensor):
         return value.dtype == torch.uint8 and value.dim() == 1
+    if type(value) is int:  # how many points of a Sobol sequence were drawn
+        return value >= 0
     if isinstance(value, Mapping):
         getattr(np.random, value["bit_generator"])().state = value
         return True

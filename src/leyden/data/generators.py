@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.quasirandom import SobolEngine
 
 from leyden.checkpoint.format import decode, encode
 from leyden.data.reachable import reachable
 
-_OWN = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
+_OWN = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random, SobolEngine)
 
 
 def generators_in(root: Any) -> dict[str, Any]:
@@ -77,6 +78,9 @@ def put_states(generators: Mapping[str, Any], states: Mapping[str, Any]) -> None
             generator.state = decode(state)
         elif isinstance(generator, np.random.RandomState):
             generator.set_state(decode(state))
+        elif isinstance(generator, SobolEngine):
+            generator.reset()
+            generator.fast_forward(state)
         elif isinstance(generator, random.Random):
             version, words, gauss = state
             generator.setstate((version, tuple(words.tolist()), gauss))
@@ -99,6 +103,8 @@ def _state(generator: Any) -> Any:
         return generator.bit_generator.state
     if isinstance(generator, np.random.BitGenerator):
         return generator.state
+    if isinstance(generator, SobolEngine):
+        return generator.num_generated
     return generator.get_state(legacy=False) if isinstance(generator, np.random.RandomState) else generator.getstate()
 
 
@@ -106,4 +112,4 @@ def _plain(state: Any) -> Any:
     if isinstance(state, tuple):  # Python's
         version, words, gauss = state
         return [version, torch.tensor(words, dtype=torch.int64), gauss]
-    return state if isinstance(state, torch.Tensor) else encode(state)
+    return state if isinstance(state, torch.Tensor | int) else encode(state)

@@ -168,7 +168,11 @@ def _module(part: Any) -> Reached:
         if (kind := type(value)) not in _NOTHING and (kind not in _MAY_BE_EMPTY or value) and name not in _PASSED_OVER
     ]
     inside = next((list(value.items()) for name, value in held if name == "_modules"), [])
-    return [*((name, value) for name, value in held if name != "_modules"), *inside, (None, type(part))]
+    # hooks by their order: their keys are counted through the process
+    rest = [
+        (name, list(value.values()) if name.endswith("_hooks") and isinstance(value, dict) else value) for name, value in held
+    ]
+    return [*(each for each in rest if each[0] != "_modules"), *inside, (None, type(part))]
 
 
 def _items(part: Any) -> Reached:
@@ -258,6 +262,7 @@ _WAYS: dict[type, Callable[[Any], Reached]] = {
     classmethod: _descriptor,
     staticmethod: _descriptor,
     functools.cached_property: _descriptor,
+    types.MappingProxyType: _items,
 }
 
 
