@@ -79,6 +79,25 @@ def test_what_a_constructor_hands_on_to_torch_is_an_argument_too() -> None:
     assert profiler.profiler_kwargs == {"record_shapes": True}
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("StochasticWeightAveraging swa_lrs=0.1 device=cpu", "device: cpu"),
+        ("ModelPruning pruning_fn=l1_unstructured", "pruning_fn: l1_unstructured"),
+        ("EMAWeightAveraging decay=0.5 multi_avg_fn=null", "multi_avg_fn: null"),  # as Lightning writes it
+    ],
+)
+def test_what_was_printed_makes_the_same_again(words: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *arguments = words.split()
+    given = [f"--trainer.callbacks={name}", *(f"--trainer.callbacks.{each}" for each in arguments)]
+    with pytest.raises(SystemExit):
+        made(*given, "--print_config")
+    printed = capsys.readouterr().out
+    assert line in printed
+    Path("printed.yaml").write_text(printed)
+    assert type(made("--config=printed.yaml").trainer.callbacks[0]).__name__ == name
+
+
 def test_null_is_no_path_of_that_name() -> None:
     cli = made("--trainer.default_root_dir=null")
     assert (cli.config["trainer"]["default_root_dir"], cli.trainer.default_root_dir) == (None, os.getcwd())

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,9 @@ class ModelPruning(Callback):
 
     def __init__(
         self,
-        pruning_fn: Callable[..., Any] | str,
+        pruning_fn: Literal["ln_structured", "l1_unstructured", "random_structured", "random_unstructured"]
+        | Callable[..., Any]
+        | str,
         parameters_to_prune: Pairs = (),
         parameter_names: list[str] | None = None,
         use_global_unstructured: bool = True,

@@ -440,7 +440,8 @@ class EMAWeightAveraging(WeightAveraging):
         if not 0.0 <= decay <= 1.0:
             raise InvalidOption("decay", decay, "a number from 0.0 to 1.0")
         known = ["decay", "update_every_n_steps", "update_starting_at_step", "update_starting_at_epoch"]
-        for name in kwargs:
+        other = kwargs.pop("multi_avg_fn", None)  # stands, as null, in configuration files that Lightning wrote
+        for name in kwargs if other is None else ("multi_avg_fn", *kwargs):
             raise unknown_argument(type(self).__name__, name, ["device", "use_buffers", *known])
         super().__init__(device, use_buffers, avg_fn=_Ema(decay))
         self.update_every_n_steps = check_count("update_every_n_steps", update_every_n_steps, 0, "a number of steps >= 0")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+import torch
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
@@ -55,7 +56,7 @@ class LightningArgumentParser(ArgumentParser):
         **kwargs: Any,
     ) -> None:
         require_jsonargparse()
-        importlib.import_module("jsonargparse.typing").register_type(os.PathLike, str, _path)
+        _register_types()
         try:
             super().__init__(*args, description=description, env_prefix=env_prefix, default_env=default_env, **kwargs)
         except TypeError as error:
@@ -224,6 +225,13 @@ class LightningArgumentParser(ArgumentParser):
         """Say what is wrong, with the nearest right word where one is wrong, and exit with code 2 (or raise, as asked)."""
         said = "" if "Did you mean" in message else nearest(self, message).strip()
         super().error(message if not said else f"{message.rstrip()}\n{said}", ex)
+
+
+def _register_types() -> None:
+    """Tell jsonargparse of two types how they are read and written. It takes a path for anything, and cannot write a device."""
+    register = importlib.import_module("jsonargparse.typing").register_type
+    register(os.PathLike, str, _path)
+    register(torch.device, str, torch.device, (ValueError, TypeError, AttributeError, RuntimeError))
 
 
 def _path(value: Any) -> str:
