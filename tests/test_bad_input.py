@@ -97,7 +97,13 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
         (1.5, T, "one of '64-true'"),
         ("transformer-engine", Unsupported, "precision"),
     ],
-    "logger": [(3, T, "a Logger, a list of them, True or False"), ("csv", T, "a Logger"), ([3], T, "a Logger")],
+    "logger": [
+        ("WandLogger", T, r"WandbLogger\(\)"),
+        (CSVLogger, T, r"Pass an instance: CSVLogger"),
+        (3, T, "a Logger, a list of them, True or False"),
+        ("csv", T, r"Pass leyden.loggers.CSVLogger\(save_dir\)"),
+        ([3], T, "a Logger"),
+    ],
     "callbacks": [
         (3, T, "a leyden.Callback or a list"),
         ("bar", T, "a leyden.Callback"),

@@ -11,6 +11,7 @@ from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidType
 from leyden.hooks import PHASES, phase_of
 from leyden.loggers.base import DummyLogger, Logger, is_logger
+from leyden.loggers.named import right_logger
 from leyden.options import Options
 
 LOG_FOLDER = "lightning_logs"  # where users of Lightning look
@@ -31,19 +32,14 @@ def choose_loggers(given: Any, options: Options) -> list[Logger]:
     """The loggers that ``Trainer(logger=...)`` asks for; ``True`` and ``None`` mean the default one."""
     if given is False:
         return []
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes) and not is_logger(given)
+    loggers = [] if given is None or given is True else list(given) if several else [given]
+    for logger in loggers:
+        if not is_logger(logger):
+            raise InvalidType("logger", logger, "a Logger, a list of them, True or False", right_logger(logger))
     if options.limits.fast_dev_run:
         return [DummyLogger()]
-    if given is None or given is True:
-        return [default_logger(options.default_root_dir)]
-    if is_logger(given):
-        return [given]
-    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
-        loggers = list(given)
-        for logger in loggers:
-            if not is_logger(logger):
-                raise InvalidType("logger", logger, "a Logger, a list of them, True or False")
-        return loggers
-    raise InvalidType("logger", given, "a Logger, a list of them, True or False")
+    return [default_logger(options.default_root_dir)] if given is None or given is True else loggers
 
 
 def choose_callbacks(given: Any, options: Options) -> list[Callback]:

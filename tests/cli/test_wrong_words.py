@@ -30,6 +30,9 @@ FILES = [
     ("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStoping}]}", "leyden.callbacks has no 'EarlyStoping'"),
     ("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStoping}]}", "Did you mean 'EarlyStopping'?"),
     ("trainer: {callbacks: [lightning.pytorch.callbacks.XLAStatsMonitor]}", "it is not offered"),
+    ("trainer: {callbacks: [{class_path: EarlyStoping}]}", "Did you mean 'EarlyStopping'?"),
+    ("trainer: {logger: {class_path: CVSLogger}}", "Did you mean 'CSVLogger'?"),
+    ("trainer: [1]", "trainer: the Trainer's arguments by name are expected, and not [1]"),
     ("model: [1", "Problems parsing config"),
 ]
 

@@ -15,6 +15,7 @@ _UNKNOWN_IN_CLASS = re.compile(r"Problem with given class_path '([\w.]+)':\s+Opt
 _UNKNOWN_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 _UNKNOWN_IN_SUBCOMMAND = re.compile(r"Subcommand '(\w+)' does not accept option '([\w.]+)'")
 _UNKNOWN_KEY = re.compile(r"Option '([\w.]+)' is not accepted")
+_NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\w+)\n', re.DOTALL)
 _WRONG_VALUE = re.compile(r'Parser key "([\w.]+)":.*Given value: (\w+)\s*$', re.DOTALL)
 _WRONG_CHOICE = re.compile(r"invalid choice: '(\w+)'")
 
@@ -101,6 +102,7 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Any], ...] = (
     (_UNKNOWN_IN_GROUP, _for_group),
     (_UNKNOWN_IN_SUBCOMMAND, _for_subcommand),
     (_UNKNOWN_KEY, _for_key),
+    (_NO_CLASS, _for_value),
     (_WRONG_VALUE, _for_value),
     (_WRONG_CHOICE, _for_choice),
 )
