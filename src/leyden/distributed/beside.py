@@ -6,7 +6,6 @@ import functools
 import itertools
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from leyden.distributed.asking import Asking
 from leyden.distributed.last_words import say
 from leyden.distributed.launchers.verb import Verb, outcome_of, taken_over, verb_of
 from leyden.distributed.processes import Alone, Body
@@ -105,24 +105,23 @@ class Asked:
     @contextmanager
     def heeded(self) -> Iterator[None]:
         """In the first process: what has arrived in another arrives here."""
-        over = threading.Event()
 
         def look() -> None:
             with suppress(RuntimeError, AttributeError):
                 while True:
-                    last = over.wait(_LOOKS_EVERY)
+                    last = thread.ending.wait(_LOOKS_EVERY)
                     if self.store.check(["asked"]):
                         os.kill(os.getpid(), int(self.store.get("asked")))
                         return
                     if last:
                         return
 
-        thread = threading.Thread(target=look, name="leyden: beside", daemon=True)
+        thread = Asking(look, "leyden: beside")
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            thread.ending.set()
             thread.join()
 
 

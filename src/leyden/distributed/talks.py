@@ -12,6 +12,7 @@ from typing import Any, Protocol, final
 
 import torch.distributed as dist
 
+from leyden.distributed.asking import Asking
 from leyden.distributed.processes import Processes
 from leyden.schedule import EveryDuration
 
@@ -171,7 +172,7 @@ class Called(Way):
         self._hurry = threading.Event()  # or stop
         self._stopped = False
         self._broken: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="leyden: talks", daemon=True)
+        self._thread = Asking(self._run, "leyden: talks")
 
     def begin(self, wishing: Wishing, needed: Callable[[], bool], progress: Counts) -> None:
         self._wishing, self._needed, self._progress, self._seen = wishing, needed, progress, progress.batches

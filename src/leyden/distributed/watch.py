@@ -5,7 +5,6 @@ The training thread does nothing for it: where a process is stands in attributes
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import itertools
 import json
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from leyden.distributed import hang
+from leyden.distributed.asking import STORE_TAKES, Asking
 from leyden.distributed.last_words import LastWords, hook_of, is_echo, of_error, say, say_instead
 from leyden.distributed.signals import EXIT_CODE
 from leyden.distributed.vigilance import Vigilance
@@ -30,8 +30,6 @@ from leyden.errors import NonFiniteLoss, ProcessFailed, TrainingTerminated
 
 PERIOD = 0.5
 """Seconds between two looks."""
-_STORE_TAKES = 10.0
-"""Seconds that the store may take to answer."""
 GRACE = 5.0
 """Seconds that a process has to leave a verb by itself once another one has failed."""
 ASKED_TO_END = 25.0
@@ -96,8 +94,8 @@ class Watch:
         self._here, self._beside = client_of(name), client_of(name)  # one for each thread: a client serves one at a time
         self._heard: LastWords | None = None  # of whoever failed first: the store may go with it
         self._lock = threading.Lock()  # of the first one, which another watching thread may use too
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leyden: watch", daemon=True)
+        self._thread = Asking(self._run, "leyden: watch")
+        self._stop = self._thread.ending
         self._armed = False
         self._handles_faults = False
 
@@ -114,8 +112,6 @@ class Watch:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(2 * PERIOD)
-            if self._thread.is_alive():  # it asks the store; an interpreter that ends meanwhile would abort the process
-                atexit.register(self._thread.join, 1.2 * _STORE_TAKES)
         if self._armed:
             faulthandler.cancel_dump_traceback_later()
         if self._handles_faults:
@@ -407,7 +403,7 @@ def client_of(name: str) -> Any:
     """A client of its own at the group's store. ``None`` where the group has none that can be shared."""
     try:
         found = dist.distributed_c10d.PrefixStore(name, _cloned(dist.distributed_c10d._get_default_store()))
-        found.set_timeout(timedelta(seconds=_STORE_TAKES))
+        found.set_timeout(timedelta(seconds=STORE_TAKES))
         found.check([""])
     except (RuntimeError, NotImplementedError, AttributeError, ValueError):
         return None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from leyden.distributed.asking import Asking
 from leyden.distributed.environment import free_port
 from leyden.distributed.group import Group, Started
 from leyden.distributed.last_words import of_exit, say
@@ -58,7 +59,8 @@ class Script(Started):
         OTHERS.extend(self.popen(group, range(1, group.per_node)))
         os.environ.update(self.shared(group), LOCAL_RANK="0", RANK=str(group.rank))
         atexit.register(_wait)
-        threading.Thread(target=_watch, args=(group,), name="leyden: other processes", daemon=True).start()
+        watching = Asking(lambda: _watch(group, watching.ending), "leyden: other processes")
+        watching.start()
         group.before_exit = _kill_others
 
     def shared(self, group: Group) -> dict[str, str]:
@@ -143,11 +145,10 @@ def _kill_others() -> None:
             process.kill()
 
 
-def _watch(group: Group) -> None:
+def _watch(group: Group, ending: threading.Event) -> None:
     """One of the others has failed: the rest hear of it, and this process ends too, with the same code."""
     told: set[int] = set()
-    while True:
-        time.sleep(WATCHED_EVERY)
+    while not ending.wait(WATCHED_EVERY):
         codes = {group.rank + place: process.poll() for place, process in enumerate(OTHERS, 1)}
         for rank, code in codes.items():
             watch = group.watch
@@ -161,8 +162,7 @@ def _watch(group: Group) -> None:
                     say(words.shown(group.world))
         failed = next((code for code in codes.values() if code), None)
         if failed is not None:
-            time.sleep(GRACE)  # this process ends by itself, if it can
-            if threading.main_thread().is_alive():
+            if not ending.wait(GRACE):  # in which this process ends by itself, if it can
                 _kill_others()
                 code = of_exit(1, failed, "").code
                 say(f"A process of this run ended with code {code}, and this one did not in {GRACE:.0f} s: it is ended.\n")
