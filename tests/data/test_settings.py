@@ -156,6 +156,8 @@ class Stream(torch.utils.data.IterableDataset[Any]):
         (loader(2), loader(2, 30), r"after 3 batches \(6 samples\) of the train loader, .* samples=24 then, 30 now"),
         (loader(2), loader(2, 20), "samples=24 then, 20 now"),
         (loader(2), loader(2, kind="order"), "sampler='RandomSampler' then, 'SequentialSampler' now"),
+        (loader(2), loader(2, generator=torch.Generator()), "generator=None then, 'its own' now"),
+        (loader(2, generator=torch.Generator()), loader(2), "generator='its own' then, None now"),
         (loader(2), loader(4, kind="own"), "batch_size=2 then, 4 now and sampler='RandomSampler' then, 'Own' now"),
         (loader(2), DataLoader(Stream(), 2), "dataset=None then, 'Stream' now"),
         (DataLoader(Stream(), 2), DataLoader(Stream(), 4), r"after 3 batches \(6 samples\).*batch_size=2 then, 4 now"),

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 
 import leyden
 from leyden.errors import AmbiguousBatchSize
@@ -103,6 +103,9 @@ LOADERS: dict[str, Callable[[int, Any], Any]] = {
     "batches of 4": lambda count, collate: DataLoader(Numbers(count), 4, collate_fn=collate),
     "drop_last": lambda count, collate: DataLoader(Numbers(count), 4, collate_fn=collate, drop_last=True),
     "own batches": lambda count, collate: DataLoader(Numbers(count), batch_sampler=Growing(count), collate_fn=collate),  # type: ignore[arg-type]  # PyTorch takes any iterable
+    "torch's batches": lambda count, collate: DataLoader(
+        Numbers(count), batch_sampler=BatchSampler(SubsetRandomSampler(range(count)), 4, False), collate_fn=collate
+    ),
     "a stream": lambda count, collate: DataLoader(Stream(count), 4, collate_fn=collate),
 }
 

@@ -186,11 +186,12 @@ class LoaderPosition:
             return lambda index, is_last: most
         if type(loader.batch_sampler) is not BatchSampler:
             return lambda index, is_last: self._drawn(index, sure)
-        size = loader.batch_size or 1
-        known = isinstance(loader.sampler, Sized) and not self.share.batches
+        batching: Any = loader.batch_sampler  # where it was given, the loader has no batch size and another sampler
+        size = batching.batch_size
+        known = isinstance(batching.sampler, Sized) and not self.share.batches
         if not known:
             return unknown
-        whole: int = len(loader.sampler)  # type: ignore[arg-type]  # it is sized
+        whole: int = len(batching.sampler)
         own, full = self.share.size(whole), SampleCount(size, sure and size > 1, lone=size == 1)
 
         def count(index: int, is_last: bool) -> SampleCount:

@@ -36,6 +36,7 @@ def settings_of(loader: Any) -> dict[str, Any]:
         "sampler": type(sampler).__name__,
         "replacement": getattr(sampler, "replacement", False),
         "drawn": None if drawn == found["samples"] else drawn,
+        "generator": None if getattr(sampler, "generator", None) is None else "its own",
     }
 
 
@@ -55,7 +56,7 @@ def stretches_for(
 
     Raises :class:`CheckpointMismatch` where it cannot go on with these settings: a sample would come twice, or never.
     """
-    other = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    other = [key for key in {**then, **now} if then.get(key) != now.get(key) and (key in then or key != "generator")]
     world, present = worlds
     if not then or (not other and world == present):
         return before
