@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, Subset, SubsetRandomSampler
 
 from leyden.data.combined import CombinedLoader
 from leyden.data.settings import Resized
@@ -39,6 +39,16 @@ def loader(size: int, count: int = 24, kind: str = "shuffle", **more: Any) -> Da
     data: Any = list(range(count))
     how: dict[str, Any] = {"sampler": Own(count)} if kind == "own" else {"shuffle": kind == "shuffle"}
     return DataLoader(data, size, **how, **more)
+
+
+def chosen(indices: Any) -> DataLoader[Any]:
+    data: Any = list(range(24))
+    return DataLoader(Subset(Subset(data, list(range(24))), indices), 2)
+
+
+def drawn_from(indices: Any) -> DataLoader[Any]:
+    data: Any = list(range(24))
+    return DataLoader(data, 2, sampler=SubsetRandomSampler(indices))
 
 
 def taken(of: Source, start: int, most: int | None = None) -> list[list[int]]:
@@ -158,6 +168,8 @@ class Stream(torch.utils.data.IterableDataset[Any]):
         (loader(2), loader(2, kind="order"), "sampler='RandomSampler' then, 'SequentialSampler' now"),
         (loader(2), loader(2, generator=torch.Generator()), "generator=None then, 'its own' now"),
         (loader(2, generator=torch.Generator()), loader(2), "generator='its own' then, None now"),
+        (chosen(range(20)), chosen(range(4, 24)), "subset='checksum.* then, 'checksum.* now"),
+        (drawn_from(range(20)), drawn_from(range(4, 24)), "subset='checksum.* then, 'checksum.* now"),
         (loader(2), loader(4, kind="own"), "batch_size=2 then, 4 now and sampler='RandomSampler' then, 'Own' now"),
         (loader(2), DataLoader(Stream(), 2), "dataset=None then, 'Stream' now"),
         (DataLoader(Stream(), 2), DataLoader(Stream(), 4), r"after 3 batches \(6 samples\).*batch_size=2 then, 4 now"),

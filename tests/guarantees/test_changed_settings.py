@@ -179,6 +179,27 @@ def test_a_lower_limit_of_batches_ends_the_epoch(limit: int, inside: bool, tmp_p
         assert len(module.seen) == 2 * limit
 
 
+@pytest.mark.parametrize("then", [0, 2])
+@pytest.mark.parametrize("batches", [7, 10])
+def test_loaders_that_are_reloaded_by_now_are_so_from_the_next_epoch_on(then: int, batches: int, tmp_path: Path) -> None:
+    class Loads(Net):
+        loads = 0
+
+        def train_dataloader(self) -> Any:
+            self.loads += 1
+            return loader()
+
+    path, first, second = tmp_path / "a.ckpt", Loads(), Loads()
+    stop = Recorder(on_train_batch_end=lambda run, *_: run.leyden_fit.progress.batches == batches and _save_and_crash(run, path))
+    run_first = kit.trainer(stop, reload_dataloaders_every_n_epochs=then, limit_val_batches=0, max_epochs=3)
+    with pytest.raises(kit.Crash):
+        run_first.fit(first)
+    kit.trainer(reload_dataloaders_every_n_epochs=1, limit_val_batches=0, max_epochs=3).fit(second, ckpt_path=path)
+    cut_epoch = first.seen[6:] + second.seen[: 12 - batches]
+    assert sorted(sample for batch in cut_epoch for sample in batch) == list(range(24))
+    assert second.loads == 2
+
+
 def test_a_run_that_early_stopping_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(path: Path | None = None, *callbacks: Any, **options: Any) -> tuple[int, str]:
         _, trainer = fit(path, val=True, callbacks=list(callbacks), **{"max_epochs": 9, **options})
@@ -298,6 +319,11 @@ def plateau(mode: str) -> Any:
             lambda module: torch.optim.RMSprop(module.parameters()),
             lambda module: torch.optim.RMSprop(module.parameters(), momentum=0.9),
             "RMSprop with momentum=0, and configure_optimizers returned one with momentum=0.9",
+        ),
+        (
+            lambda module: torch.optim.LBFGS(module.parameters(), history_size=4),
+            lambda module: torch.optim.LBFGS(module.parameters(), history_size=2),
+            "LBFGS with history_size=4, and configure_optimizers returned one with history_size=2, which keeps as many",
         ),
     ],
 )

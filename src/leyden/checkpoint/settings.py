@@ -227,11 +227,11 @@ class Settings:
 
 def _refuse_more_state(kind: str, key: str, before: Any, after: Any, file: str) -> None:
     """Another switch, and the optimizer keeps what the file has not."""
-    switched = before is False and after is True and key not in _FREE
-    if switched or (key == "momentum" and kind != "SGD" and before == 0 and after != 0):
+    switched, sized = before is False and after is True and key not in _FREE, key == "history_size"
+    if switched or sized or (key == "momentum" and kind != "SGD" and before == 0 and after != 0):
         raise CheckpointMismatch(
-            f"{file} holds the state of {kind} with {key}={before!r}, {RETURNED} one with {key}={after!r}, which keeps more than "
-            f"the file has. Leave {key} as it was to go on with that run."
+            f"{file} holds the state of {kind} with {key}={before!r}, {RETURNED} one with {key}={after!r}, which keeps "
+            f"{'as many steps' if sized else 'more than the file has'}. Leave {key} as it was to go on with that run."
         )
 
 

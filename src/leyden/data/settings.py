@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader
+import numpy as np
+from torch.utils.data import BatchSampler, DataLoader, Subset, SubsetRandomSampler
 
 from leyden.data.reading import length_of, reads_map_style
 from leyden.data.share import ALONE, Share
@@ -37,7 +40,34 @@ def settings_of(loader: Any) -> dict[str, Any]:
         "replacement": getattr(sampler, "replacement", False),
         "drawn": None if drawn == found["samples"] else drawn,
         "generator": None if getattr(sampler, "generator", None) is None else "its own",
+        "subset": _subset(loader.dataset, sampler),
     }
+
+
+_NEW = ("generator", "subset")  # which files of earlier versions do not tell
+_CHECKSUMS: weakref.WeakKeyDictionary[Any, str | None] = weakref.WeakKeyDictionary()
+"""Of what chooses some of a dataset's samples, when it was first looked at."""
+
+
+def _subset(dataset: Any, sampler: Any) -> str | None:
+    """Which of the samples there are, where PyTorch's own classes choose some of them."""
+    chosen: list[Any] = [sampler] if type(sampler) is SubsetRandomSampler else []
+    while type(dataset) is Subset:
+        chosen.append(dataset)
+        dataset = dataset.dataset
+    sums = []
+    for each in chosen:
+        if each not in _CHECKSUMS:
+            _CHECKSUMS[each] = _checksum(each.indices)
+        sums.append(_CHECKSUMS[each])
+    return ", ".join(filter(None, sums)) or None
+
+
+def _checksum(indices: Any) -> str | None:
+    try:
+        return f"checksum {zlib.crc32(np.asarray(indices, dtype=np.int64).tobytes()):08x}"
+    except (TypeError, ValueError, OverflowError):  # other things than numbers
+        return None
 
 
 def stretches_for(
@@ -56,7 +86,7 @@ def stretches_for(
 
     Raises :class:`CheckpointMismatch` where it cannot go on with these settings: a sample would come twice, or never.
     """
-    other = [key for key in {**then, **now} if then.get(key) != now.get(key) and (key in then or key != "generator")]
+    other = [key for key in {**then, **now} if then.get(key) != now.get(key) and (key in then or key not in _NEW)]
     world, present = worlds
     if not then or (not other and world == present):
         return before

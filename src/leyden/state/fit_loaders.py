@@ -66,11 +66,11 @@ class FitLoaders:
     def reload_if_due(self) -> None:
         """An epoch begins, or goes on: make its loader anew where ``reload_dataloaders_every_n_epochs`` says so."""
         run, epoch = self.run, self.run.leyden_fit.progress.epoch
-        every = run.leyden_options.behaviour.reload_every_n_epochs
-        if every and epoch % every == 0 and epoch != self.loaded_in:
+        every, begins = run.leyden_options.behaviour.reload_every_n_epochs, run.leyden_fit.progress.batch == 0
+        if begins and every and epoch % every == 0 and epoch != self.loaded_in:
             load_train(run)
             self._read_interval()
-        elif run.leyden_fit.progress.batch == 0 and self.source.measure(begins=True) and self.schedule.is_share:
+        elif begins and self.source.measure(begins=True) and self.schedule.is_share:
             self._read_interval()  # a share of another length
 
     def _read_interval(self) -> None:
