@@ -18,11 +18,11 @@ import torch.distributed as dist
 from real_processes import outcomes_together, together
 from torch import nn
 
-from leyden.distributed import hang, last_words, watch
+from leyden.distributed import by_itself, hang, last_words, watch
 from leyden.distributed.hang import Standing, describe, report
 from leyden.distributed.last_words import LastWords, of_error, of_exit
 from leyden.distributed.vigilance import Vigilance
-from leyden.errors import InvalidOption, InvalidType, ModulesDiffer, ProcessFailed, TrainingTerminated
+from leyden.errors import CheckpointWriteFailed, InvalidOption, InvalidType, ModulesDiffer, ProcessFailed, TrainingTerminated
 from leyden.testing import BoringModel, random_batches
 
 
@@ -152,18 +152,46 @@ def test_how_long_one_has_waited_in_an_exchange() -> None:
     assert not hang.crossed([("barrier", 3), ("", 0)])
 
 
-def saved_by_the_first() -> None:
+def saved_by_the_first(folder: str) -> dict[str, bool]:
+    by_itself.LONG = 0.1
     run = kit.trainer(devices=2)
     run.fit(BoringModel(), random_batches(4), random_batches(2))
     if run.is_global_zero:
-        run.save_checkpoint("alone.ckpt")
+        run.save_checkpoint(f"{folder}/alone.ckpt")
+    run.strategy.barrier()
+    run.save_checkpoint(f"{folder}/all {run.global_rank}.ckpt")
+    found = {"written when all go on": os.path.exists(f"{folder}/all 0.ckpt")}
+    with pytest.raises(CheckpointWriteFailed):
+        run.save_checkpoint(f"{folder}/all 0.ckpt/in a file.ckpt")
+    alone, both = (torch.load(f"{folder}/{name}.ckpt", weights_only=True) for name in ("alone", "all 0"))
+    for checkpoint in (alone, both):
+        checkpoint["leyden"].pop("saved")
+    found["the same"] = kit.same(alone, both) and len(alone["leyden"]["processes"]) == 2
+    again = kit.trainer(devices=2, max_epochs=2)
+    again.fit(BoringModel(), random_batches(4), random_batches(2), ckpt_path=f"{folder}/alone.ckpt")
+    return {**found, "goes on": again.global_step == 4}
 
 
-def test_a_save_after_training_that_the_others_do_not_call() -> None:
-    first, second = outcomes_together(2, saved_by_the_first)
-    assert second is None
-    assert isinstance(first, ProcessFailed)
-    assert "trainer.save_checkpoint was called on process 0, and another process is not there any more" in str(first)
+def test_after_training_the_first_process_saves_alone(tmp_path: Path) -> None:
+    for found in together(2, saved_by_the_first, str(tmp_path)):
+        assert all(found.values()), found
+
+
+def saved_in_shards_by(rank: int) -> str:
+    by_itself.LONG = 0.1
+    run = kit.trainer(devices=2, strategy="fsdp", hang_timeout=0.5)
+    run.fit(BoringModel(), random_batches(4))
+    if run.global_rank == rank:
+        with pytest.raises(ProcessFailed) as caught:
+            run.save_checkpoint("alone.ckpt")
+        return str(caught.value)
+    return ""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_save_after_training_that_the_others_do_not_call(rank: int) -> None:
+    said = together(2, saved_in_shards_by, rank)[rank]
+    assert said.startswith(f"trainer.save_checkpoint was called on process {rank}, and ")
 
 
 class Unlike(BoringModel):

@@ -16,6 +16,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
+from leyden.distributed.backends import carried
 from leyden.errors import ConflictingOptions, InvalidOption, MisconfigurationException
 from leyden.strategies import ModelParallelStrategy
 
@@ -125,3 +126,16 @@ def test_sizes_that_make_no_sense() -> None:
     run = kit.trainer(devices=2, strategy=strategy)
     assert strategy.distributed_sampler_kwargs == {"num_replicas": 1, "rank": 0}
     assert run.strategy is strategy
+
+
+@pytest.mark.parametrize(
+    ("backend", "carries"), [("nccl", True), ("cuda:nccl", True), ("cpu:gloo,cuda:nccl", False), ("gloo", False)]
+)
+def test_a_group_of_the_users_that_knows_no_tensors_on_the_cpu(
+    backend: str, carries: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda group: backend)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    tensor = torch.ones(2)
+    assert carried(tensor).is_meta is carries
+    assert carries or carried(tensor) is tensor

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from leyden.errors import InvalidOption, InvalidType, Unsupported
 
@@ -49,3 +51,10 @@ def with_cpu(backend: str | None) -> str | None:
         return f"cpu:gloo,{backend}"
     kinds = dist.Backend.backend_capability.get(backend.lower(), [])
     return ",".join(["cpu:gloo", *(f"{kind}:{backend}" for kind in kinds)])
+
+
+def carried(tensor: Tensor, group: Any = None) -> Tensor:
+    """``tensor``; where ``group`` knows none on the CPU, as one of NCCL alone does that a user made, on this process's GPU."""
+    if tensor.device.type != "cpu" or serves(dist.get_backend_config(group), "cpu"):
+        return tensor
+    return tensor.to(torch.accelerator.current_accelerator())

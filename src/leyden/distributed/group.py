@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from leyden.distributed.backends import serves, with_cpu
+from leyden.distributed.by_itself import Saves
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.last_words import is_echo
 from leyden.distributed.launchers.lifeline import RUN_AGAIN, tie_to
@@ -102,13 +103,14 @@ class Group(Processes):
         self.words_folder: str | None = None  # where whoever started this process looks for its last words
         self.before_exit: Callable[[], None] | None = None  # when the watch ends this process
         self.failed_by: BaseException | None = None  # of this process alone, in the verb that runs
+        self.saves: Saves | None = None  # since the last verb began
         self._of_cpu: Any = None  # the group in which tensors on the CPU are exchanged, where that of all cannot
         if self.world > 1:
             _give_way()
         self.number()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "watch": None, "before_exit": None, "failed_by": None, "_of_cpu": None}  # of a running verb
+        return {**self.__dict__, **dict.fromkeys(("watch", "before_exit", "failed_by", "_of_cpu", "saves"))}  # of a running verb
 
     def number(self) -> None:
         """Read who this process is: before the others are started, the first one of its node. The environment is told."""
@@ -270,16 +272,26 @@ class Group(Processes):
         return sum(int(bit) << place for place, bit in enumerate(agreed)), first
 
     @contextmanager
-    def called_by_all(self, what: str) -> Iterator[None]:
-        try:
+    def called_by_all(self, what: str, alone: bool = False) -> Iterator[None]:
+        if self.watch is not None or self.saves is None or not self.meets():  # inside a verb it is known who failed
             yield
+            return
+        try:
+            with self.saves.called(what, alone):
+                yield
         except RuntimeError as error:
-            if self.watch is not None or not is_echo(error):  # inside a verb it is known who failed
+            if isinstance(error, ProcessFailed) or not is_echo(error):
                 raise
             raise ProcessFailed(
                 f"{what} was called on process {self.rank}, and another process is not there any more: it has failed, or its "
                 f"script has ended. Call {what} on every process, and not under `if trainer.is_global_zero`."
             ) from None
+
+    def first(self, deed: Callable[[], Any], name: str) -> None:
+        if self.saves is not None and self.saves.alone:
+            self.saves.first(deed, name)
+        else:
+            super().first(deed, name)
 
     def talks_beside(self) -> Any:
         return client_of(self.next_name("leyden/talks"))

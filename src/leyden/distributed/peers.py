@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from leyden.distributed.backends import carried
 from leyden.distributed.processes import Body, Processes
 from leyden.distributed.sharing import on_cpu, packed, unpacked
 
@@ -50,15 +51,19 @@ class Peers(Processes):
         return unpacked(box[0])
 
     def fill(self, tensor: Tensor) -> None:
-        dist.broadcast(tensor, group=self.group, group_src=0)
+        there = carried(tensor, self.group)
+        dist.broadcast(there, group=self.group, group_src=0)
+        if there is not tensor:
+            tensor.copy_(there)
 
     def all_reduce(self, tensor: Tensor, op: Literal["sum", "min", "max"] = "sum") -> Tensor:
-        whole = tensor.detach().clone()
+        whole = carried(tensor.detach().clone(), self.group)
         dist.all_reduce(whole, _OPERATIONS[op], group=self.group)
-        return whole
+        return whole.to(tensor.device)
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        return self.every.all_gather(tensor, self.group if group is None else group, sync_grads)
+        group = self.group if group is None else group
+        return self.every.all_gather(carried(tensor, group), group, sync_grads).to(tensor.device)
 
     def gather_objects(self, obj: Any) -> list[Any]:
         found: list[Any] = [None] * self.world
@@ -77,6 +82,6 @@ class Peers(Processes):
 
 def same_random_state(group: Any) -> None:
     """Let the processes of ``group``, which have the same data, draw the same random numbers, as the first of them does."""
-    state = torch.get_rng_state()
+    state = carried(torch.get_rng_state(), group)
     dist.broadcast(state, group=group, group_src=0)
-    torch.set_rng_state(state)
+    torch.set_rng_state(state.cpu())

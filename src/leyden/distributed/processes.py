@@ -88,9 +88,16 @@ class Processes(ABC):
     def agree(self, flags: int, clock: float) -> tuple[int, float]:
         """The flags that any process raised, and the clock of the first. One small exchange."""
 
-    def called_by_all(self, what: str) -> AbstractContextManager[None]:
-        """Around what every process has to call, and a user may call on one alone."""
+    def called_by_all(self, what: str, alone: bool = False) -> AbstractContextManager[None]:
+        """Around what every process has to call, and a user may call on one alone, after a verb. With ``alone`` the first one may
+        do so: it waits for nobody, and the others wait for it in :meth:`first`."""
         return nullcontext()
+
+    def first(self, deed: Callable[[], Any], name: str) -> None:
+        """Do ``deed`` on the first process; the others go on once it is done there."""
+        if self.is_first:
+            deed()
+        self.barrier(name)
 
     def talks_beside(self) -> Any:
         """A client of its own at :attr:`store`, for a thread beside the training one, under a name that was not used before: the

@@ -16,10 +16,18 @@ _LOOKS_EVERY = 0.002
 _LOOKS_AT_LEAST_EVERY = 0.1
 
 
-def everyone(store: Any, key: str, world: int, look: Callable[[], str] = str, what: str = "ended its step") -> str:
+def everyone(
+    store: Any,
+    key: str,
+    world: int,
+    look: Callable[[], str] = str,
+    what: str = "ended its step",
+    patience: float | None = None,
+) -> str:
     """Wait until all of ``world`` processes have come to ``key``, as this one has, by having done ``what``; empty then. Otherwise
-    what ``look`` finds that one of them has done instead, or that :data:`PATIENCE` is at an end."""
-    pause, until = _LOOKS_EVERY, time.monotonic() + PATIENCE
+    what ``look`` finds that one of them has done instead, or that ``patience`` (:data:`PATIENCE`) is at an end."""
+    patience = PATIENCE if patience is None else patience
+    pause, until = _LOOKS_EVERY, time.monotonic() + patience
     here = int(store.add(key, 1))
     while here < world:
         found = look()
@@ -27,7 +35,7 @@ def everyone(store: Any, key: str, world: int, look: Callable[[], str] = str, wh
             return found
         if time.monotonic() > until:
             others = "no other one has" if here == 1 else f"only {here} of {world} have"
-            return f"{others} {what} in {PATIENCE:g} seconds: it may wait for this one in an exchange"
+            return f"{others} {what} in {patience:g} seconds: it may wait for this one in an exchange"
         time.sleep(pause)
         pause = min(2 * pause, _LOOKS_AT_LEAST_EVERY)
         here = int(store.add(key, 0))

@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from leyden.distributed import hang
 from leyden.distributed.asking import STORE_TAKES, Asking
+from leyden.distributed.by_itself import Saves
 from leyden.distributed.last_words import LastWords, hook_of, is_echo, of_error, say, say_instead
 from leyden.distributed.signals import EXIT_CODE
 from leyden.distributed.vigilance import Vigilance
@@ -90,7 +91,8 @@ class Watch:
         self.error: BaseException | None = None
         """What ends the verb here."""
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        name = f"leyden/attempt {attempt}/verb {next(_verbs)}"
+        self.number = next(_verbs)
+        name = f"leyden/attempt {attempt}/verb {self.number}"
         self._here, self._beside = client_of(name), client_of(name)  # one for each thread: a client serves one at a time
         self._heard: LastWords | None = None  # of whoever failed first: the store may go with it
         self._lock = threading.Lock()  # of the first one, which another watching thread may use too
@@ -375,7 +377,7 @@ def watched(group: Any, body: Any) -> Iterator[None]:
         yield
         return
     watch = group.watch = Watch(group.rank, group.world, body, group.vigilance, group.before_exit)
-    watch.folder, group.failed_by = group.words_folder, None
+    watch.folder, group.failed_by, group.saves = group.words_folder, None, Saves(group, watch.number)
     watch.start()
     try:
         yield

@@ -21,7 +21,7 @@ from leyden.state.course import Wish
 from leyden.state.end import End
 from leyden.state.fit_loaders import FitLoaders
 from leyden.state.flight import detached
-from leyden.state.parts import put_random_state, take_all
+from leyden.state.parts import put_random_state, rest
 from leyden.state.progress import Done
 from leyden.state.run import Run
 from leyden.state.stage import RunningStage
@@ -275,6 +275,6 @@ class FitLoop:
     def close(self) -> None:
         """Let go of what was hooked onto the optimizers, and of the loaders' workers."""
         with suppress(Exception):  # what cannot be taken will say so when somebody saves
-            self.fit.at_rest = take_all(self.run)
+            rest(self.run)
         self.optimization.close()
         self.loaders.close()

@@ -78,10 +78,6 @@ def put_told(run: Run, names: Any) -> None:
     run.leyden_fit.told_names = names
 
 
-def put_progress(run: Run, state: Any) -> None:
-    run.leyden_fit.progress.load_state_dict(state)
-
-
 def take_accumulation(run: Run) -> dict[str, Any]:
     return {"asked": run.leyden_asked_accumulation(), "now": run.accumulate_grad_batches}
 
@@ -125,10 +121,6 @@ def take_data(run: Run) -> dict[str, Any] | None:
     return source.state_dict(0, progress.batch + carried)
 
 
-def put_data(run: Run, cut: Any) -> None:
-    run.leyden_loaders.restore(cut)
-
-
 def take_own_random(run: Run) -> Any:
     """Training's; a validation that runs draws from its own."""
     return take_generators(run) if run.leyden_fit.generators_outside is None else run.leyden_fit.generators_outside
@@ -170,10 +162,6 @@ def put_gradients(run: Run, state: Any) -> None:
         fit.optimization.contributed, fit.optimization.divisor = state["contributed"], state.get("divisor", 0)
     exchanged = fit.progress.in_batch and fit.progress.done >= Done.BACKWARD and fit.progress.window + 1 >= fit.accumulation
     run.strategy.leyden_put_gradients(dict(named_parameters(run.lightning_module)), state, exchanged)
-
-
-def put_exchange(run: Run, kept: Any) -> None:
-    run.strategy.leyden_put_exchange(kept)
 
 
 # -- metrics
@@ -292,14 +280,14 @@ def put_inside(run: Run, parts: Any) -> None:
 
 PARTS = (
     Part("flight", "own", take_flight, put_flight),  # first: it may find that more is done than the loop knows
-    Part("progress", "same", take_progress, put_progress, early=True),
+    Part("progress", "same", take_progress, lambda run, state: run.leyden_fit.progress.load_state_dict(state), early=True),
     Part("made", "own", take_made, put_made, early=True),
     Part("told", "same", take_told, put_told),
     Part("accumulate", "same", take_accumulation, put_accumulation),
     Part("history", "same", lambda run: run.leyden_fit.history, put_history),
     Part("loggers", "same", take_positions, put_positions),
     Part("random", "own", take_random, put_random),
-    Part("data", "own", take_data, put_data),
+    Part("data", "own", take_data, lambda run, cut: run.leyden_loaders.restore(cut)),
     Part("generators", "own", take_own_random, put_own_random),
     Part(
         "samplers", "own", lambda run: run.leyden_loaders.carried, lambda run, states: run.leyden_loaders.restore_carried(states)
@@ -319,7 +307,9 @@ PARTS = (
     ),
     Part("drift", "own", take_drift, put_drift),
     Part("gradients", "own", take_gradients, put_gradients),
-    Part("exchange", "own", lambda run: run.strategy.leyden_exchange(), put_exchange, early=True),
+    Part(
+        "exchange", "own", lambda run: run.strategy.leyden_exchange(), lambda run, it: run.strategy.leyden_put_exchange(it), True
+    ),
     Part("evaluation", "own", take_evaluation, put_evaluation),
     Part("callbacks", "own", lambda run: None, put_callbacks),  # in `inside` alone
     Part("inside", "own", lambda run: run.leyden_fit.inside, put_inside),
@@ -334,10 +324,19 @@ def take_all(run: Run) -> dict[str, Any]:
 
 def take_parts(run: Run) -> dict[str, Any]:
     """The parts of this run, those that are each process's own under ``processes``, by rank."""
-    taken = take_all(run) if run.leyden_fit.at_rest is None else run.leyden_fit.at_rest
-    same = {part.name: taken[part.name] for part in PARTS if part.scope == "same"}
-    own = {part.name: taken[part.name] for part in PARTS if part.scope == "own"}
-    return {**same, "processes": run.strategy.processes.gather_objects(own)}
+    rest = run.leyden_fit.at_rest
+    taken = take_all(run) if rest is None else rest
+    return {**of_scope(taken, "same"), "processes": run.strategy.leyden_of_all(of_scope(taken, "own"), rest is not None)}
+
+
+def rest(run: Run) -> None:
+    """A fit is over: what is saved from now on holds the parts as they are."""
+    run.leyden_fit.at_rest = take_all(run)
+    run.strategy.leyden_leave(of_scope(run.leyden_fit.at_rest, "own"))
+
+
+def of_scope(taken: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
+    return {part.name: taken[part.name] for part in PARTS if part.scope == scope}
 
 
 def put_parts(run: Run, ours: Mapping[str, Any], early: bool) -> None:

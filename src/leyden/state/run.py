@@ -394,7 +394,7 @@ class Run(Properties, ABC):
         With ``weights_only`` the optimizers', schedulers', loops' and callbacks' states are left out.
         """
         save = self.profiler.leyden_around("save_checkpoint", self.leyden_write_checkpoint)
-        with self.strategy.processes.called_by_all("trainer.save_checkpoint"):
+        with self.strategy.leyden_saving("trainer.save_checkpoint"):
             save(check_path("filepath", filepath), check_bool("weights_only", weights_only or False), storage_options)
 
     def leyden_write_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool, storage_options: Any) -> None:

@@ -223,11 +223,15 @@ class DDPStrategy(ParallelStrategy):
         return self._averaging.after(super().leyden_stepping(), self.optimizers)
 
     def model_state_dict(self, module: nn.Module) -> dict[str, Any]:
-        if isinstance(self._wrapper, DistributedDataParallel):
+        if isinstance(self._wrapper, DistributedDataParallel) and self.leyden_in_verb:
             settle(self._wrapper)
         self._averaging.note_save()
         self._comm.note_save()
         return super().model_state_dict(module)
+
+    @property
+    def leyden_saves_alone(self) -> bool:
+        return not self.checkpoint_io.leyden_sharded and self._left is not None and self._left.of_all() is not None
 
     def leyden_exchange(self) -> dict[str, Any]:
         wrapper = self._wrapper

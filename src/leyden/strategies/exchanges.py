@@ -89,6 +89,17 @@ class Exchanges:
         """``state`` of a checkpoint, with shards in the place of tensors whose namesakes in ``like`` are shards."""
         return state
 
+    def leyden_leave(self, own: Mapping[str, Any]) -> None:
+        """A fit is over, and of this process a checkpoint holds ``own`` from now on. Waits for nobody."""
+
+    def leyden_of_all(self, own: Any, at_rest: bool) -> list[Any]:
+        """The ``own`` of all processes, by rank; whether they are those that were left with :meth:`leyden_leave`."""
+        return self.processes.gather_objects(own)
+
+    def leyden_saving(self, what: str) -> AbstractContextManager[None]:
+        """Around a save that a user asks for by ``what``."""
+        return self.processes.called_by_all(what)
+
     def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """What a checkpoint kept of this process among all of ``kept``; gradients also where there were others than there are."""
         return own_of(kept, self.processes, in_shards=False)

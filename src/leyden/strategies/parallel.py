@@ -1,6 +1,6 @@
 """Several processes, one device each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from leyden.distributed.group import Group, Launcher, Started
 from leyden.distributed.launchers.launching import Launching
 from leyden.distributed.launchers.lifeline import runs_again
 from leyden.distributed.layer_sync import TorchSyncBatchNorm
+from leyden.distributed.left_behind import LeftBehind
 from leyden.distributed.unforeseen import Unforeseen
 from leyden.errors import InvalidType, Unsupported
 from leyden.spelling import exact_arguments
@@ -68,6 +69,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         self._share = True
         self._synced = False
         self._unforeseen: Unforeseen | None = None
+        self._left: LeftBehind | None = None
 
     @property
     def leyden_devices(self) -> Sequence[torch.device]:
@@ -148,6 +150,32 @@ class ParallelStrategy(SingleDeviceStrategy):
             return Share(processes=self.processes)
         told = self.distributed_sampler_kwargs
         return Share(told["rank"], told["num_replicas"], processes=self.processes)
+
+    # -- checkpoints after a fit
+    def leyden_leave(self, own: Mapping[str, Any]) -> None:
+        if self.processes.alone:
+            return
+        self._left = self._left or LeftBehind(self.processes)
+        self._left.leave(own)
+
+    def leyden_of_all(self, own: Any, at_rest: bool) -> list[Any]:
+        left = None if self._left is None or not at_rest or self.leyden_in_verb else self._left.of_all()
+        return super().leyden_of_all(own, at_rest) if left is None else left
+
+    def leyden_saving(self, what: str) -> AbstractContextManager[None]:
+        if self.processes.alone or self.leyden_in_verb:
+            return super().leyden_saving(what)
+        return self.processes.called_by_all(what, alone=self.leyden_saves_alone)
+
+    @property
+    def leyden_saves_alone(self) -> bool:
+        """Whether the first process has all that a checkpoint holds, now that no verb runs."""
+        return False
+
+    @property
+    def leyden_in_verb(self) -> bool:
+        """Whether a verb runs in all processes."""
+        return getattr(self.processes, "watch", None) is not None
 
     # -- what one process does alone
     def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from leyden.distributed.backends import carried
 from leyden.distributed.processes import Processes
 from leyden.metrics.left_behind import taken_over
 from leyden.strategies import older_torch
@@ -178,7 +179,7 @@ def synchronise(tensors: Iterable[Tensor]) -> None:
     with torch.no_grad():
         for group in waiting.values():
             for bucket in _buckets(group):
-                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                flat = carried(torch.cat([tensor.reshape(-1) for tensor in bucket]))
                 dist.broadcast(flat, 0)
                 for tensor, values in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                     tensor.copy_(values.view(tensor.shape))

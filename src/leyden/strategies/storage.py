@@ -46,9 +46,7 @@ class OneFile(Storage):
         self.processes = processes
 
     def save(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], options: Any = None) -> None:
-        if self.processes.is_first:
-            self.io.save_checkpoint(checkpoint, path, storage_options=options)
-        self.processes.barrier("checkpoint written")
+        self.processes.first(lambda: self.io.save_checkpoint(checkpoint, path, storage_options=options), f"{path} written")
 
     def load(self, path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
         # a CheckpointIO of the user's may know no such argument
