@@ -419,6 +419,17 @@ def test_samplers_are_told_each_epoch_once() -> None:
         def set_epoch(self, epoch: int) -> None:
             self.__dict__.setdefault("told", []).append(epoch)
 
+    class Own(torch.utils.data.Sampler[int]):
+        def __init__(self, count: int) -> None:
+            self.told: list[int] = []  # a record, and nothing that the order comes of: the sanity check's stays in it
+            self.count = count
+
+        def set_epoch(self, epoch: int) -> None:
+            self.told.append(epoch)
+
+        def __iter__(self) -> Any:
+            return iter(range(self.count))
+
     class ToldBatches(torch.utils.data.BatchSampler):
         def set_epoch(self, epoch: int) -> None:
             self.__dict__.setdefault("told", []).append(epoch)
@@ -435,6 +446,9 @@ def test_samplers_are_told_each_epoch_once() -> None:
     assert [sampler.told for sampler in of_val] == [[0, 0, 1, 2]] * 2
     mine.validate(module, val, verbose=False)
     assert [sampler.told for sampler in of_val] == [[0, 0, 1, 2, 3]] * 2
+    own, data = Own(4), torch.ones(4, 32)
+    trainer(max_epochs=2, num_sanity_val_steps=1).fit(module, train, torch.utils.data.DataLoader(data, 2, sampler=own))  # type: ignore[arg-type]
+    assert own.told == [0, 0, 1]
 
 
 # -- checkpoints

@@ -38,6 +38,9 @@ class Carried:
     def _now(self) -> dict[str, dict[str, Any]]:
         return {path: _values(*part) for path, part in self.parts.items()}
 
+    def _all(self) -> Iterator[tuple[str, str, Any]]:
+        return ((path, name, value) for path, values in self._now().items() for name, value in values.items())
+
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """What is otherwise than when the parts were made, by part and attribute; inside :func:`unmoved`, what it was outside."""
         if self._outside is not None:
@@ -61,17 +64,25 @@ class Carried:
 
 
 @contextmanager
-def unmoved(carried: Iterable[Carried]) -> Iterator[None]:
-    """Whatever is iterated inside, these parts go on outside as if nothing had been."""
+def unmoved(carried: Iterable[Carried], records: bool = False) -> Iterator[None]:
+    """Whatever is iterated inside, these parts go on outside as if nothing had been (``records``: but for lists that grow)."""
     states = [(each, each.state_dict(), each._outside) for each in carried if each.parts]
+    before = [each._now() if records else {} for each, *_ in states]
     for each, state, _ in states:
         each._outside = state
     try:
         yield
     finally:
-        for each, state, outer in states:
+        for (each, state, outer), then in zip(states, before, strict=True):
+            grown = [(path, name, value) for path, name, value in each._all() if _has_grown(then.get(path, {}).get(name), value)]
             each.load_state_dict(state)
             each._outside = outer
+            for path, name, value in grown:
+                _put(each.parts[path][0], name, value)
+
+
+def _has_grown(then: Any, now: Any) -> bool:
+    return type(then) is type(now) is list and len(now) > len(then) and same_bits(now[: len(then)], then)
 
 
 def _parts(loader: Any, without: Any, dataset: bool) -> Iterator[tuple[str, tuple[Any, bool]]]:

@@ -38,7 +38,8 @@ class Validations:
                     progress.done = Done.SANITY_TOLD
                 if progress.done == Done.SANITY_TOLD or progress.validating:  # or it was cut in the middle, and goes on
                     if self.loaders.load_validation():
-                        with kept(run.leyden_loaders.generators[VAL.key]), unmoved(run.leyden_loaders.eval[VAL.key].carried):
+                        carried = run.leyden_loaders.eval[VAL.key].carried
+                        with kept(run.leyden_loaders.generators[VAL.key]), unmoved(carried, records=True):
                             self.run_epoch(self.loop, most)
                     progress.done = Done.SANITY_RUN
                 hooks.emit(Callback.on_sanity_check_end)
