@@ -40,6 +40,7 @@ def exact_arguments(cls: C) -> C:
         except (Exception, SystemExit) as error:  # a parser of command lines exits
             if isinstance(error, TypeError):
                 refuse_unknown(cls.__name__, kwargs, init)
+                _refuse_misspelt_required(cls.__name__, given, init)
             check_annotated(init, given)
             raise
         check_annotated(init, given)
@@ -87,6 +88,15 @@ def refuse_unknown(who: str, given: Iterable[str], function: Callable[..., Any],
     for name in given:
         if name not in known:
             raise unknown_argument(who, name, known)
+
+
+def _refuse_misspelt_required(who: str, given: Iterable[str], init: Callable[..., Any]) -> None:
+    """The constructor hands other words on, and lacks an argument that one of them all but is."""
+    given, parameters = list(given), inspect.signature(init).parameters
+    lacks = [name for name in arguments_of(init) if parameters[name].default is inspect.Parameter.empty and name not in given]
+    for name in given:
+        if name not in parameters and did_you_mean(name, lacks):
+            raise unknown_argument(who, name, lacks)
 
 
 def arguments_of(function: Callable[..., Any]) -> list[str]:

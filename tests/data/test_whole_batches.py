@@ -42,7 +42,12 @@ def read_by(loader: Any, how: str, epochs: int = 2) -> tuple[list[Any], list[Any
 
 def assert_same(one: Any, other: Any) -> None:
     assert type(one) is type(other)
-    if isinstance(one, Tensor):
+    if isinstance(one, Tensor) and one.layout is not torch.strided:
+        assert one.layout is other.layout
+        assert_same(one.to_dense(), other.to_dense())
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other, strict=True)
+    elif isinstance(one, Tensor):
         assert one.dtype == other.dtype
         assert one.stride() == other.stride()
         assert one.device == other.device

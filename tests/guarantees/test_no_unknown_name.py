@@ -164,6 +164,23 @@ def test_arguments_of_every_public_class(case: tuple[type, tuple[str, str]]) -> 
         concrete(cls)(**{**required, edited: None})
 
 
+@pytest.mark.parametrize(
+    ("cls", "wrong", "right"),
+    [
+        (leyden.loggers.TensorBoardLogger, "save_dirs", "save_dir"),
+        (leyden.callbacks.ThroughputMonitor, "batch_size_func", "batch_size_fn"),
+    ],
+)
+def test_an_argument_that_is_needed_and_misspelt_where_other_words_are_handed_on(cls: Any, wrong: str, right: str) -> None:
+    with pytest.raises(UnknownName, match=rf"^{cls.__name__} got an unknown argument '{wrong}'\. Did you mean '{right}'\?"):
+        cls(**{wrong: len})
+
+
+def test_an_old_name_that_is_nearer_does_not_hide_today_s() -> None:
+    with pytest.raises(UnknownName, match=r"Did you mean 'configure_optimizer' or 'configure_optimizers'\?"):
+        fit(type("Mine", (BoringModel,), {"configure_optimiser": method})())
+
+
 def test_arguments_of_a_subclass_and_of_classes_of_the_user_s() -> None:
     class Mine(EarlyStopping):
         def __init__(self, **options: Any) -> None:
