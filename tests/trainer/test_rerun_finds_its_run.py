@@ -47,6 +47,18 @@ def fit(run: leyden.Trainer, ckpt_path: Any = "last") -> int:
     return began[0]
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_what_is_written_after_an_exception_is_found(given: bool) -> None:
+    def again(at: int | None) -> int:
+        own = [ModelCheckpoint("kept")] if given else []
+        os.makedirs("after", exist_ok=True)
+        Path("after/x.ckpt").write_text("of somebody else")
+        callbacks = [OnExceptionCheckpoint("after", "failed"), *own, *([] if at is None else [crashes(at)])]
+        return fit(trainer(*callbacks, enable_checkpointing=None if given else False))
+
+    assert [again(6), again(9), again(None)] == [0, 6, 9]
+
+
 def test_a_newer_run_that_saved_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     fit(trainer(logger=None), None)
     fit(trainer(crashes(1), logger=None), None)
@@ -83,7 +95,15 @@ class Named(ModelCheckpoint):
         return os.path.join(os.path.dirname(name), "runs", "mine", os.path.basename(name))
 
 
+class Ended(ModelCheckpoint):
+    def format_checkpoint_name(self, metrics: Any, filename: Any = None, ver: Any = None, prefix: Any = None) -> str:
+        assert self.dirpath is not None
+        return os.path.join(self.dirpath, f"{filename or 'at'}_{int(metrics['step'])}.bin")
+
+
 NAMES: dict[str, Callable[[], ModelCheckpoint]] = {
+    "an end of its own": lambda: Ended("kept", save_top_k=-1),
+    "an end of its own, without a folder": lambda: Ended(save_top_k=-1),
     "a folder each": lambda: ModelCheckpoint("kept", "{epoch}/model", save_top_k=-1),
     "folders": lambda: ModelCheckpoint("kept", "a/{epoch}/b/{step}", save_top_k=-1),
     "an extension of its own": lambda: Pt("kept", save_last=True, save_top_k=0),

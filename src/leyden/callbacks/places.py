@@ -6,8 +6,11 @@ import glob
 import os
 from typing import Any
 
+import torch
+
 from leyden.assemble import LOG_FOLDER
 from leyden.callbacks.model_checkpoint import ModelCheckpoint
+from leyden.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
 from leyden.checkpoint.files import absolute
 from leyden.checkpoint.naming import FILE_EXTENSION
 from leyden.checkpoint.store import CheckpointStore, Place
@@ -37,10 +40,29 @@ def place_of(writer: Any, folder: str) -> Place:
     """``folder`` with what ``writer`` calls its files there."""
     last = getattr(writer, "CHECKPOINT_NAME_LAST", "last")
     depth = max(name.count("/") for name in (getattr(writer, "filename", None) or "", last))
-    named = getattr(type(writer), "format_checkpoint_name", None)
+    named, extension = getattr(type(writer), "format_checkpoint_name", None), getattr(writer, "FILE_EXTENSION", FILE_EXTENSION)
     if named is not None and named is not ModelCheckpoint.format_checkpoint_name:
         depth = max(depth, _DEEPEST)  # names of the user's own making: nobody else knows how many folders they make
-    return Place(folder, getattr(writer, "FILE_EXTENSION", FILE_EXTENSION), depth, os.path.basename(last))
+        extension = _own_extension(writer, folder) or extension  # how they end may be of that making too
+    return Place(folder, extension, depth, os.path.basename(last))
+
+
+def _own_extension(writer: Any, folder: str) -> str:
+    held = writer.dirpath
+    vars(writer)["dirpath"] = held or folder
+    try:
+        return os.path.splitext(str(writer.format_checkpoint_name(_Zeros())))[1]
+    except Exception:  # the user's, who expects other metrics
+        return ""
+    finally:
+        vars(writer)["dirpath"] = held
+
+
+class _Zeros(dict[str, Any]):
+    """Metrics of which each is 0."""
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        return torch.tensor(0)
 
 
 def given_places(run: Run) -> list[Place]:
@@ -51,6 +73,12 @@ def given_places(run: Run) -> list[Place]:
         if folder is not None and getattr(writer, "_given_dirpath", folder) is not None:
             places.append(place_of(writer, absolute(os.fspath(folder))))
     return list(dict.fromkeys(places))
+
+
+def places_after_exceptions(run: Run) -> list[Place]:
+    """The files, and no others beside them, that an :class:`OnExceptionCheckpoint` writes."""
+    files = [each.ckpt_path for each in run.callbacks if isinstance(each, OnExceptionCheckpoint)]
+    return [Place(os.path.dirname(file), os.path.basename(file), 0, "") for file in files]
 
 
 def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
@@ -76,10 +104,10 @@ def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
 
 def places_of(run: Run, store: CheckpointStore) -> list[Place]:
     """Where this very configuration writes to, and has written to."""
-    given = given_places(run)
+    given, others = given_places(run), places_after_exceptions(run)
     if given and all(getattr(writer, "_given_dirpath", "") is not None for writer in run.leyden_keepers):
-        return given
-    return [*given, *usual_places(run, store)]
+        return [*given, *others]
+    return [*given, *others, *usual_places(run, store)]
 
 
 def folders_to_hold(run: Run, *, begun: bool) -> list[str]:

@@ -122,9 +122,9 @@ class Drift:
         self.collected = {key: dict(own) for key, own in state.get("collected", {}).items()}
         self.set_elsewhere = state.get("elsewhere", {})
         self.waiting = state.get("numbers", {})
-        self.in_place = state.get("in_place", ())
+        self.in_place = frozenset(state.get("in_place", ()))
         self.numbers.put(self._parts(module), self.waiting, device, self.in_place)
-        self.states, self.replaced = state.get("held", {}), state.get("kinds", {})
+        self.states, self.replaced = dict(state.get("held", {})), dict(state.get("kinds", {}))
         parts, around = self._around(module)
         self.held.put(parts, module, around, self.states)
 
