@@ -577,11 +577,11 @@ def test_real_tqdm_objects_are_driven() -> None:
     run.verb("test", "test")
 
 
-def test_bars_are_there_while_their_stage_runs() -> None:
+def test_bars_are_there_once_their_stage_has_begun() -> None:
     bar = TQDMProgressBar(process_position=1)
     run = FakeRun(bar)
     run.call("setup", "fit")
-    with pytest.raises(TypeError, match="The train progress bar of TQDMProgressBar is there only while its stage runs"):
+    with pytest.raises(TypeError, match="The train progress bar of TQDMProgressBar is there once its stage has begun"):
         _ = bar.train_progress_bar
     run.call("on_train_start")
     assert bar.train_progress_bar.pos == bar.process_position == 1

@@ -225,6 +225,7 @@ class TQDMProgressBar(ThrottledProgressBar):
             raise InvalidOption("process_position", process_position, "a number of lines >= 0")
         self._process_position = process_position
         self.leyden_bars: dict[str, Any] = {}
+        self.leyden_ended: dict[str, Any] = {}  # bars that are gone from the screen, for who asks them
 
     @property
     def process_position(self) -> int:
@@ -270,8 +271,9 @@ class TQDMProgressBar(ThrottledProgressBar):
 
     @property
     def val_progress_bar(self) -> Any:
-        """What ``init_validation_tqdm`` returned, or ``init_sanity_tqdm`` while that check runs."""
-        return self.leyden_named("sanity" if "sanity" in self.leyden_bars else "validation")
+        """What ``init_validation_tqdm`` returned, or ``init_sanity_tqdm`` until there is a validation."""
+        validated = "validation" in {**self.leyden_bars, **self.leyden_ended} and "sanity" not in self.leyden_bars
+        return self.leyden_named("validation" if validated or "sanity" not in self.leyden_ended | self.leyden_bars else "sanity")
 
     @val_progress_bar.setter
     def val_progress_bar(self, bar: Any) -> None:
@@ -296,9 +298,18 @@ class TQDMProgressBar(ThrottledProgressBar):
         self.leyden_bars["predict"] = bar
 
     def leyden_named(self, stage: str) -> Any:
-        if stage not in self.leyden_bars:
-            raise UnknownName(f"The {stage} progress bar of {type(self).__name__} is there only while its stage runs.")
-        return self.leyden_bars[stage]
+        bar = self.leyden_bars.get(stage)
+        if bar is not None:
+            self.leyden_count(stage, bar)
+        elif stage not in self.leyden_ended:
+            raise UnknownName(f"The {stage} progress bar of {type(self).__name__} is there once its stage has begun.")
+        return self.leyden_ended[stage] if bar is None else bar
+
+    def leyden_count(self, stage: str, bar: Any) -> None:
+        """Tell a bar how many batches are done, which it knows only of those that were drawn."""
+        done = self.leyden_train_done if stage == "train" else self.leyden_evaluated_done
+        if hasattr(bar, "n") and self._refresh_rate:
+            bar.n = done if done == bar.total else done - done % self._refresh_rate
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
         """Print above the bars."""
@@ -309,7 +320,7 @@ class TQDMProgressBar(ThrottledProgressBar):
             others[0].write(sep.join(map(str, args)), **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "leyden_bars": {}}  # bars hold files
+        return {**super().__getstate__(), "leyden_bars": {}, "leyden_ended": {}}  # bars hold files
 
     def leyden_open(self, trainer: Run) -> bool:
         return True
@@ -360,7 +371,7 @@ class TQDMProgressBar(ThrottledProgressBar):
     def leyden_end(self, stage: str) -> None:
         bar = self.leyden_bars.pop(stage, None)
         if bar is not None:
-            bar.close()
+            self.leyden_keep(stage, bar)
         train = self.leyden_bars.get("train")
         if train is not None:
             self.leyden_live = not train.disable if isinstance(train, Tqdm) else True
@@ -387,5 +398,10 @@ class TQDMProgressBar(ThrottledProgressBar):
 
     def leyden_close(self) -> None:
         bars, self.leyden_bars = self.leyden_bars, {}
-        for bar in bars.values():
-            bar.close()
+        for stage, bar in bars.items():
+            self.leyden_keep(stage, bar)
+
+    def leyden_keep(self, stage: str, bar: Any) -> None:
+        bar.close()
+        self.leyden_count(stage, bar)
+        self.leyden_ended[stage] = bar
