@@ -22,19 +22,19 @@ from leyden.callbacks import (
 from leyden.hooks import HOOK_NAMES
 from leyden.testing import BoringModel
 
-FEW: dict[str, Any] = dict(
-    max_epochs=1,
-    limit_train_batches=2,
-    limit_val_batches=1,
-    limit_test_batches=2,
-    limit_predict_batches=2,
-    num_sanity_val_steps=1,
+FEW: dict[str, Any] = {
+    "max_epochs": 1,
+    "limit_train_batches": 2,
+    "limit_val_batches": 1,
+    "limit_test_batches": 2,
+    "limit_predict_batches": 2,
+    "num_sanity_val_steps": 1,
+}
+THREE = (
+    "setup teardown on_exception on_save_checkpoint on_load_checkpoint on_before_backward on_before_optimizer_step "
+    "on_before_zero_grad"
 )
-HOW_MANY = dict.fromkeys(  # arguments, the trainer's and the module's among them
-    ["setup", "teardown", "on_exception", "on_save_checkpoint", "on_load_checkpoint"]
-    + ["on_before_backward", "on_before_optimizer_step", "on_before_zero_grad"],
-    3,
-)
+HOW_MANY = dict.fromkeys(THREE.split(), 3)  # arguments, the trainer's and the module's among them
 HOW_MANY.update(on_train_batch_start=4, on_train_batch_end=5)
 for stage in ("validation", "test", "predict"):
     HOW_MANY.update({f"on_{stage}_batch_start": 5, f"on_{stage}_batch_end": 6})
