@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,43 @@ def test_what_does_not_fit_is_named_and_stays(tmp_path: Path) -> None:
     fit(MeanInADict, tmp_path / "a.ckpt", 2)
     with pytest.warns(LeydenWarning, match=r"means.weights.load_state_dict failed .*ValueError: not mine.* stays as"):
         fit(Other, tmp_path / "a.ckpt", -1)
+
+
+def test_what_the_run_asks_itself_and_what_leads_nowhere_is_left_alone(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    told: list[str] = []
+
+    class Own(leyden.Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"a": 1}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            told.append("callback")
+
+    class Data(leyden.LightningDataModule):
+        def state_dict(self) -> dict[str, Any]:
+            return {"a": 1}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            told.append("data")
+
+    class Holds(Base):
+        def begin(self) -> None:
+            self.callback, self.data = Own(), Data()
+            self.file = io.StringIO()
+            self.schedules: Any = None
+
+        def configure_optimizers(self) -> Any:
+            optimizer = SGD(self.parameters(), 0.1)
+            self.schedules = [ExponentialLR(optimizer, 0.9)]
+            return [optimizer], self.schedules
+
+        def configure_callbacks(self) -> Any:
+            return [self.callback]
+
+    fit(Holds, tmp_path / "a.ckpt", 2)
+    held = torch.load(tmp_path / "a.ckpt", weights_only=False)["leyden"]["processes"][0]["drift"]["held"]
+    fit(Holds, tmp_path / "a.ckpt", -1)
+    assert (held, told, [str(each.message) for each in recwarn]) == ({}, ["callback"], [])
 
 
 def test_an_iterator_is_named_before_training(tmp_path: Path) -> None:

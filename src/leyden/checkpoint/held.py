@@ -104,7 +104,15 @@ def _tells(value: Any) -> bool:
         return not hasattr(value, "_defaults")  # a metric, which is kept as such
     if isinstance(value, _KEPT_OTHERWISE) or hasattr(kind, "__iter__") or not (isinstance(value, _OF_TORCH) or is_users(kind)):
         return False
+    if any(base.__module__.startswith("leyden.") for base in kind.__mro__):
+        return False  # a callback, a datamodule, a logger: the run asks them itself
     return callable(getattr(kind, "state_dict", None)) and callable(getattr(kind, "load_state_dict", None))
+
+
+def _is_iterator(kind: type) -> bool:
+    """Whether that is one of Python's, of a loader's, or of the user's own, who tells no state of it."""
+    known = kind.__module__ in ("builtins", "itertools") or kind.__module__.startswith("torch.utils.data") or is_users(kind)
+    return hasattr(kind, "__next__") and known and not hasattr(kind, "state_dict") and not issubclass(kind, IOBase)
 
 
 def _is_of(hidden: nn.Module, known: nn.Module) -> bool:
@@ -116,13 +124,8 @@ def _is_of(hidden: nn.Module, known: nn.Module) -> bool:
 def hint_iterators(parts: Iterable[Part]) -> None:
     """Say which attributes are iterators: how far one is nobody can tell, and no file holds it."""
     for name, owner in parts:
-        for own, value in list(vars(owner).items()):
-            if (
-                type(value) not in PLAIN
-                and hasattr(type(value), "__next__")
-                and not isinstance(value, IOBase)
-                and not _tells(value)
-            ):
+        for own, value in _attributes(owner):
+            if _is_iterator(type(value)):
                 warn_user(
                     f"{'.'.join(filter(None, (name, own)))} is an iterator ({type(value).__name__}): no checkpoint can hold how "
                     f"far it is, and a resumed run begins it anew. Keep a number or a random generator to make it from, or give "
