@@ -7,6 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 import torch
 from hypothesis import given
@@ -149,6 +150,37 @@ def test_what_cannot_be_written_is_named_by_saving_and_by_resuming(tmp_path: Pat
         run(tmp_path / "a.ckpt", make, cut=4)
     with pytest.warns(LeydenWarning, match=r"StepLR\.odd_one_here.*what this process built is kept"):
         run(tmp_path / "a.ckpt", make, resume=True)
+
+
+@pytest.mark.parametrize("how", ["generator", "tensor", "named"])
+def test_a_group_that_a_hook_adds_at_each_start_of_training_is_there_once(how: str, tmp_path: Path) -> None:
+    class Adds(Module):
+        def on_train_start(self) -> None:
+            last = self.net[2]
+            ways: dict[str, Any] = {
+                "generator": last.parameters(),
+                "tensor": last.weight,
+                "named": [(f"net.2.{name}", each) for name, each in last.named_parameters()],
+            }
+            self.optimizers().add_param_group({"params": ways[how], "lr": 0.01})  # type: ignore[union-attr]
+
+        def configure_optimizers(self) -> Any:
+            first = self.net[0]
+            named = [(f"net.0.{name}", each) for name, each in first.named_parameters()]
+            return torch.optim.Adam(named if how == "named" else first.parameters(), 0.1)
+
+    def fit(most: int, path: Any = None) -> tuple[Module, leyden.Trainer]:
+        torch.manual_seed(0)
+        module, trainer = Adds(None), kit.trainer(max_epochs=3, max_steps=most)
+        trainer.fit(module, DataLoader(DATA, 4, shuffle=True), ckpt_path=path)  # type: ignore[arg-type]
+        return module, trainer
+
+    whole, _ = fit(-1)
+    fit(4)[1].save_checkpoint(tmp_path / "a.ckpt")
+    resumed, trainer = fit(-1, tmp_path / "a.ckpt")
+    assert [len(group["params"]) for group in trainer.optimizers[0].param_groups] == [2, 1 if how == "tensor" else 2]
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+    assert "add_param_group" not in vars(trainer.optimizers[0])
 
 
 def test_groups_that_were_added_and_parameters_that_were_thawed(tmp_path: Path) -> None:

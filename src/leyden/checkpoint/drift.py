@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from leyden.checkpoint.collected import collected_by, owners_of, put_collected, set_anew
 from leyden.checkpoint.computed_with import Followed, Part, parts_of, takes
 from leyden.checkpoint.held import Held, hint_iterators
+from leyden.checkpoint.optimizer_states import end_adding_once
 from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
 from leyden.errors import LeydenWarning, warn_user
@@ -138,7 +139,9 @@ class Drift:
 
         ``without`` are objects that somebody else keeps.
         """
-        callbacks, device = self.others()[0], getattr(module, "device", None)
+        callbacks, optimizers, *_ = self.others()
+        device = getattr(module, "device", None)
+        end_adding_once(optimizers)
         collected, self.collected = self.collected, {}
         waiting, self.waiting = self.waiting, {}
         kinds = {type(owner) for _, owner in owners_of(module, callbacks)}

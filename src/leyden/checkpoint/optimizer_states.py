@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -99,6 +100,24 @@ def add_groups(module: nn.Module, optimizer: Any, described: Mapping[str, Any], 
             optimizer.add_param_group({**given, "params": members})
         except ValueError:  # it stands in another group today: loading says so
             return
+    vars(optimizer)["add_param_group"] = partial(_add_once, optimizer, len(now))
+
+
+def _add_once(optimizer: Any, before: int, group: Any) -> None:
+    """``add_param_group`` until training goes on: a hook that added a group at the start of training finds it there."""
+    given = group.get("params") if isinstance(group, dict) else None
+    if isinstance(given, Iterable) and not isinstance(given, Tensor | set):
+        group = {**group, "params": (given := list(given))}  # which may be an iterator
+    members = {id(each[1] if isinstance(each, tuple) else each) for each in (given if isinstance(given, list) else [given])}
+    if not any({id(each) for each in added["params"]} == members for added in optimizer.param_groups[before:]):
+        type(optimizer).add_param_group(optimizer, group)
+
+
+def end_adding_once(optimizers: Iterable[Any]) -> None:
+    """Training goes on: groups that are added now are new."""
+    for optimizer in optimizers:
+        if isinstance(getattr(optimizer, "__dict__", None), dict):
+            vars(optimizer).pop("add_param_group", None)
 
 
 def in_order_of(module: nn.Module, optimizer: Any, described: Mapping[str, Any], state: Any) -> Any:
