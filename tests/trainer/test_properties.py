@@ -285,6 +285,7 @@ def test_limits_as_they_were_given() -> None:
         reload_dataloaders_every_n_epochs=2,
     )
     assert (run.max_epochs, run.min_epochs, run.max_steps, run.min_steps) == (4, 2, 50, 3)
+    assert kit.trainer().min_epochs == 0  # a number that hooks can compare with, as in Lightning's fits
     assert (run.limit_train_batches, run.limit_val_batches, run.limit_test_batches, run.limit_predict_batches) == (7, 0.5, 2, 3)
     assert (run.check_val_every_n_epoch, run.val_check_interval, run.num_sanity_val_steps) == (2, 0.5, float("inf"))
     assert (run.log_every_n_steps, run.reload_dataloaders_every_n_epochs, run.overfit_batches) == (9, 2, 0.0)
@@ -396,7 +397,7 @@ def test_views_of_the_loops() -> None:
     assert [row[:2] for row in ended] == [row[:2] for row in begun]
     assert (run.fit_loop.max_epochs, run.fit_loop.min_epochs, run.fit_loop.max_steps, run.fit_loop.min_steps) == (
         2,
-        None,
+        0,
         -1,
         None,
     )
@@ -497,7 +498,7 @@ def test_limits_of_the_fit_loop_may_be_set() -> None:
     assert run.fit(module).epochs == 4
     run.fit_loop.max_epochs = -1
     run.fit_loop.min_epochs = None
-    assert (run.max_epochs, run.min_epochs) == (-1, None)
+    assert (run.max_epochs, run.min_epochs) == (-1, 0)
     with pytest.raises(InvalidOption, match="max_epochs=-3"):
         run.fit_loop.max_epochs = -3
 

@@ -116,7 +116,7 @@ class FitLoopView(View):
         self._limit(max_epochs=limit)
 
     @property
-    def min_epochs(self) -> int | None:
+    def min_epochs(self) -> int:
         return self.trainer.min_epochs
 
     @min_epochs.setter

@@ -45,7 +45,7 @@ class Properties:
     # -- what was asked for, and may be asked for anew between verbs
     max_epochs = Asked[int | None]("limits", "max_epochs", minus_one_without)
     """Epochs at which training ends; ``-1`` for no limit where another limit was given."""
-    min_epochs = Asked[int | None]("limits", "min_epochs", asked.none_without)
+    min_epochs = Asked[int]("limits", "min_epochs")
     max_steps = Asked[int]("limits", "max_steps", minus_one_without)
     """Optimizer steps at which training ends; ``-1`` for no limit."""
     min_steps = Asked[int | None]("limits", "min_steps", asked.none_without)
