@@ -260,6 +260,24 @@ def test_a_name_of_an_epoch_hook_has_no_excuse() -> None:
     assert [type(outcome) for outcome in outcomes] == [MetricsDiffer] * 2
 
 
+def test_a_validation_after_training_s_batches_excuses_nobody() -> None:
+    def body(processes: ProcessesOfThreads) -> None:
+        metrics = begun(processes)
+        metrics._place = SimpleNamespace(where="training_step")
+        metrics.start_epoch("train")
+        metrics.start_batches(lambda: None)
+        metrics.batch = torch.zeros(1)
+        if processes.rank:
+            metrics.log("a", 1.0, asked("mean"), 1)
+        metrics.start_epoch("val")
+        metrics.end_batches()
+        metrics.leave("train")
+        metrics.end_batches()
+
+    outcomes = outcomes_together(2, body)
+    assert [type(outcome) for outcome in outcomes] == [MetricsDiffer] * 2
+
+
 def test_different_places_are_named() -> None:
     def body(processes: ProcessesOfThreads) -> None:
         metrics = begun(processes)

@@ -130,6 +130,7 @@ class Metrics:
         """Log into ``stage``'s collection from now on, as it is."""
         if stage != self._stage:
             self._keep()  # training's newest values stay to be seen while validation runs
+            self._note_batch()
         self._stage = stage
         self._now = self._collections.setdefault(stage, Collection())
         self._entries = self._now.entries
@@ -241,13 +242,16 @@ class Metrics:
         """
         self._keep()
         self._set_aside.put_back_unused()
-        if self._now is not None and self.batch is not None:
-            self._now.ran.add(self._loader)
+        self._note_batch()
         self.batch = None
         self.size = None
         self._between = True
         self._loader = None
         self._close("batches")
+
+    def _note_batch(self) -> None:
+        if self._now is not None and self.batch is not None:
+            self._now.ran.add(self._loader)
 
     def close(self) -> None:
         """The hooks at an epoch's end are over: what they logged is read, as by :meth:`end_batches`, and on all processes."""
