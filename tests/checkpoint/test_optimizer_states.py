@@ -288,3 +288,12 @@ def test_what_schedulers_of_torch_2_6_keep_besides_neither_warns_nor_is_missed()
     settings.check_scheduler(annealing, SWALR(optimizer, swa_lr=0.05).state_dict(), None, "a.ckpt")
     with pytest.raises(CheckpointMismatch, match="without anneal_epochs"):
         settings.check_scheduler(annealing, {"last_epoch": 1, "base_lrs": [0.1]}, None, "a.ckpt")
+
+
+def test_a_learning_rate_that_is_a_tensor_comes_back_on_its_device() -> None:
+    state = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=torch.tensor(0.5)).state_dict()
+    there = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    there.param_groups[0]["lr"] = torch.tensor(0.1, device="meta")
+    assert loadable(there, state)["param_groups"][0]["lr"].device.type == "meta"
+    there.param_groups[0]["lr"] = 0.1
+    assert loadable(there, state)["param_groups"] == state["param_groups"]

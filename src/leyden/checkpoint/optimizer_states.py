@@ -181,14 +181,26 @@ def _fitted(saved: Any, now: Any, name: str, kept: list[str]) -> Any:
 
 
 def loadable(optimizer: Any, state: Any) -> Any:
-    """An optimizer's ``state``, without what PyTorch would rebuild as something else: :func:`restore` brings that."""
+    """An optimizer's ``state``, without what PyTorch would rebuild as something else: :func:`restore` brings that. PyTorch
+    moves states to their parameters' devices, and settings nowhere."""
     if not _is_loaded_by_torch(optimizer) or not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
         return state
     plain = {
         number: {key: value for key, value in values.items() if _is_plain(value)} if isinstance(values, dict) else values
         for number, values in state["state"].items()
     }
-    return {**state, "state": plain}
+    groups, mine = state.get("param_groups") or [], optimizer.param_groups
+    if len(groups) == len(mine):
+        groups = [_where_they_are(group, own) for group, own in zip(groups, mine, strict=True)]
+    return {**state, "state": plain, "param_groups": groups}
+
+
+def _where_they_are(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's settings, of which tensors (a learning rate for ``capturable=True``) go to where the optimizer has them."""
+    return {
+        name: value.to(own[name].device) if isinstance(value, Tensor) and isinstance(own.get(name), Tensor) else value
+        for name, value in group.items()
+    }
 
 
 def restore(optimizer: Any, state: Any, dtypes: Mapping[str, Any], module: nn.Module) -> None:
