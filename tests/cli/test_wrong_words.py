@@ -10,6 +10,7 @@ from kit import QUIET
 
 from leyden.cli import LightningCLI
 from leyden.errors import InvalidOption, MissingPackage, UnknownName
+from leyden.loggers import CSVLogger
 
 WORDS = [
     (["--trainer.max_epochss=3"], "Did you mean '--trainer.max_epochs'?"),
@@ -110,3 +111,11 @@ def test_what_help_and_print_config_show(capsys: pytest.CaptureFixture[str]) -> 
         OnlyFit(WideNet, Loads, args=["fit", "--model.width=3", "--print_config"])
     printed = capsys.readouterr().out
     assert "model:\n  width: 3\n  encoder: null\n  rate: 0.1\ndata:\n  batch: 8\n" in printed
+
+
+def test_an_object_as_a_default_is_told_how_a_file_says_it() -> None:
+    with pytest.raises(InvalidOption, match=r"trainer_defaults\['logger'\].*CSVLogger.*lazy_instance\(CSVLogger"):
+        LightningCLI(WideNet, args=[], run=False, trainer_defaults={**QUIET, "logger": CSVLogger("logs")})
+    given = {**QUIET, "logger": {"class_path": "leyden.loggers.csv.CSVLogger", "init_args": {"save_dir": "logs"}}}
+    made = LightningCLI(WideNet, args=[], run=False, trainer_defaults=given, save_config_callback=None)
+    assert made.trainer.logger.save_dir == "logs"

@@ -169,6 +169,15 @@ class LightningCLI:
                     parser.set_defaults({f"trainer.{name}": value})
                 except KeyError:
                     raise unknown_argument("trainer_defaults", name, arguments_of(self.trainer_class)) from None
+                except ValueError:
+                    kind = type(value)
+                    raise InvalidType(
+                        f"trainer_defaults[{name!r}]",
+                        value,
+                        "what a file can say too",
+                        f'Give {{"class_path": "{kind.__module__}.{kind.__name__}", "init_args": {{...}}}}, or '
+                        f"jsonargparse.lazy_instance({kind.__name__}, ...).",
+                    ) from None
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=self.subclass_mode_model)
         required = self.datamodule_class is not None  # else the module may have the loaders
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=self.subclass_mode_data, required=required)
