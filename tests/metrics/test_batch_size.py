@@ -64,6 +64,7 @@ COLLATES: dict[str, Callable[[Samples], Any]] = {
     "with texts": lambda samples: (torch.stack(samples).T, ["text"] * len(samples)),
     "nested": lambda samples: [{"x": [(torch.stack(samples).T, torch.zeros(5))]}],
     "an object": lambda samples: (sample for sample in samples),
+    "nested tensors": lambda samples: (torch.nested.nested_tensor([each.expand(int(each) % 3 + 1) for each in samples]), 0),
     "usual": torch.utils.data.default_collate,
 }
 
@@ -110,6 +111,7 @@ LOADERS: dict[str, Callable[[int, Any], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("collate", COLLATES)
 @pytest.mark.parametrize("loader", LOADERS)
 def test_means_are_exact_whatever_a_batch_looks_like(loader: str, collate: str) -> None:

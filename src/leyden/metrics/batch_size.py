@@ -56,14 +56,17 @@ def read_size(name: str, batch: Any, sample_count: Callable[[], SampleCount | No
     said = None if counted is None else counted.samples
     if type(batch) is tuple or type(batch) is list:  # the usual batch, without a call for each of its tensors
         size = None
-        for item in batch:
-            if type(item) is not Tensor or not item.shape or (size is not None and item.shape[0] != size):
-                break
-            size = item.shape[0]
-        else:
-            if size is not None and said in (None, size):
-                return size
-    shapes = [leaf.shape for leaf in tree_leaves(batch, (Tensor, np.ndarray))]
+        try:
+            for item in batch:
+                if type(item) is not Tensor or not item.shape or (size is not None and item.shape[0] != size):
+                    break
+                size = item.shape[0]
+            else:
+                if size is not None and said in (None, size):
+                    return size
+        except RuntimeError:
+            size = None  # a nested tensor has no shape
+    shapes = [_shape(leaf) for leaf in tree_leaves(batch, (Tensor, np.ndarray))]
     sizes = {shape[0] for shape in shapes if shape} or ({1} if shapes else set())
     if counted is not None and len(sizes) != 1 and not counted.most:
         return counted.samples
@@ -89,6 +92,12 @@ def read_size(name: str, batch: Any, sample_count: Callable[[], SampleCount | No
         f"self.log({name!r}, ...) needs the batch's size for an exact epoch mean, and the batch {what}. Pass it: "
         f"self.log({name!r}, ..., batch_size=...)."
     )
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    if isinstance(leaf, Tensor) and leaf.is_nested:
+        return (leaf.size(0),)  # the others are each sample's own
+    return tuple(leaf.shape)
 
 
 def _has_length(batch: Any, length: int) -> bool:
