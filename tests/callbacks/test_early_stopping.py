@@ -11,7 +11,7 @@ import pytest
 import torch
 from kit import Tiny, ones
 
-from leyden.callbacks import EarlyStopping
+from leyden.callbacks import EarlyStopping, ModelCheckpoint
 from leyden.callbacks.early_stopping import EarlyStoppingReason
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, MisconfigurationException, MissingMonitor
 
@@ -257,3 +257,31 @@ def test_a_metric_that_equals_the_threshold_has_not_passed_it(mode: str) -> None
     trainer = fit(stopping, 0.9, 0.9, epochs=2)
     assert trainer.current_epoch == 2
     assert stopping.stopping_reason is EarlyStoppingReason.NOT_STOPPED
+
+
+@pytest.mark.filterwarnings("ignore:ModelCheckpoint was to save by 'val_loss', which has not been logged yet")
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: EarlyStopping("val_loss"),
+        lambda: EarlyStopping("val_loss", check_on_train_epoch_end=True),
+        lambda: ModelCheckpoint(monitor="val_loss", every_n_train_steps=1),
+        lambda: ModelCheckpoint(monitor="val_loss"),
+        lambda: ModelCheckpoint(filename="{val_loss:.1f}"),
+    ],
+)
+def test_a_validation_whose_loaders_are_made_when_it_is_due_is_waited_for(callback: Any) -> None:
+    options: dict[str, Any] = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 2, "reload_dataloaders_every_n_epochs": 1}
+    options["enable_checkpointing"] = None
+    run = kit.fit(Scripted(2.0, 1.0), ones(2), ones(1), callbacks=[callback()], max_epochs=4, **options)
+    assert (run.current_epoch, float(run.callback_metrics["val_loss"])) == (4, 1.0)
+
+
+def test_loaders_that_turn_out_to_be_none_bring_no_validation() -> None:
+    class Nothing(Scripted):
+        def val_dataloader(self) -> Any:
+            return []
+
+    options: dict[str, Any] = {"num_sanity_val_steps": 0, "reload_dataloaders_every_n_epochs": 1, "max_epochs": 2}
+    with pytest.raises(MissingMonitor, match="Validation never ran"):
+        kit.fit(Nothing(1.0), ones(2), callbacks=[EarlyStopping("val_loss")], **options)

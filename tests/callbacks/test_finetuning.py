@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import kit
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ChainedScheduler, ExponentialLR, LambdaLR, SequentialLR
 from torch.utils.data import DataLoader
 
 import leyden
@@ -162,6 +164,23 @@ def test_schedulers_go_on_from_rate_to_rate_and_others_are_refused() -> None:
         ConflictingOptions, match=r"added to Adam, and its LambdaLR has a rule only for the groups that it was made"
     ):
         fitted(BackboneFinetuning(0), module=fixed)
+
+
+def test_a_sequence_of_schedulers_takes_a_group_once_it_is_in_the_last_of_them() -> None:
+    def sequence(milestone: int) -> Callable[[Any], Any]:
+        def made(optimizer: Any) -> Any:
+            parts = [LambdaLR(optimizer, lambda epoch: 0.5), ExponentialLR(optimizer, 0.5)]
+            return SequentialLR(optimizer, parts, [milestone])
+
+        return made
+
+    # what is over and has a rule for fixed groups harms nobody
+    assert fitted(BackboneFinetuning(2), module=Net(sequence(1)), epochs=3)[2][-1] == [0.025, 0.0025]
+    with pytest.raises(ConflictingOptions, match=r"its SequentialLR has a rule .* until the last of its milestones"):
+        fitted(BackboneFinetuning(1), module=Net(sequence(3)))
+    chained = Net(lambda optimizer: ChainedScheduler([LambdaLR(optimizer, lambda epoch: 1.0), ExponentialLR(optimizer, 0.5)]))
+    with pytest.raises(ConflictingOptions, match="its LambdaLR has a rule only for the groups"):
+        fitted(BackboneFinetuning(1), module=chained)
 
 
 # -- tools

@@ -93,6 +93,18 @@ def test_by_epochs_where_the_scheduler_steps_so() -> None:
     assert monitor.lrs["lr-SGD"] == pytest.approx([1.0, 0.1])
 
 
+def test_by_what_the_scheduler_steps_that_another_callback_put_in_its_place() -> None:
+    class Replaces(leyden.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 6:
+                trainer.lr_scheduler_configs[0].interval = "epoch"
+
+    monitor = LearningRateMonitor()
+    options: dict[str, Any] = {"callbacks": [monitor, Replaces()], "max_epochs": 3, "log_every_n_steps": 2, "logger": Rows()}
+    trainer = fit(Configured(lambda m: scheduled(SGD(m.parameters(), 1.0), interval="step")), ones(4), **options)
+    assert [x for x, _ in trainer.logger.rows] == [1, 3, 5, 8]
+
+
 @pytest.mark.parametrize(("interval", "xs"), [("epoch", [0, 4]), ("step", [1, 3, 5, 7])])
 def test_logging_interval_decides(interval: str, xs: list[int]) -> None:
     other = "step" if interval == "epoch" else "epoch"

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.callbacks import EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from leyden.checkpoint.forms import _KEPT_WITH
 from leyden.errors import CheckpointMismatch, LeydenWarning
 from leyden.testing import Recorder
 
@@ -362,6 +363,24 @@ def test_they_are_named_from_a_file_that_does_not_describe_its_own(then: Any, no
     with pytest.raises(CheckpointMismatch, match=says):
         fit(path, model=Net(now))
     assert len(fit(path, model=Net(then))[0].seen) == 10
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "option"), [(torch.optim.Adam, "amsgrad"), (torch.optim.RMSprop, "momentum"), (torch.optim.RMSprop, "centered")]
+)
+def test_groups_of_one_optimizer_may_keep_other_things(optimizer: Any, option: str, tmp_path: Path) -> None:
+    def made(module: Net) -> Any:
+        weight, bias = module.parameters()
+        return optimizer([{"params": [weight], option: True}, {"params": [bias]}], 0.1)
+
+    cut(tmp_path / "a.ckpt", 3, model=Net(made))
+    assert len(fit(tmp_path / "a.ckpt", model=Net(made))[0].seen) == 15
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    first = content["optimizer_states"][0]["state"][0]
+    del first[next(name for name, asked in _KEPT_WITH.items() if asked == option)]
+    torch.save(content, tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointMismatch, match="kept of parameter 0 has no"):
+        fit(tmp_path / "b.ckpt", model=Net(made))
 
 
 def options_of(run: leyden.Trainer) -> dict[str, Any]:

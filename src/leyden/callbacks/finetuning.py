@@ -1,5 +1,6 @@
 """BaseFinetuning and BackboneFinetuning: parts of a module that are frozen at first, and thawed on the way."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -359,13 +360,26 @@ _OF_FIXED_GROUPS = ("LambdaLR", "MultiplicativeLR", "OneCycleLR", "CyclicLR", "C
 def _refuse_schedulers(trainer: Run, optimizer: Optimizer) -> None:
     """``optimizer`` has a new group: raise where PyTorch's scheduler of it cannot take one."""
     for plan in trainer.lr_scheduler_configs:
-        kind = type(plan.scheduler).__name__
-        if kind in _OF_FIXED_GROUPS and getattr(plan.scheduler, "optimizer", None) is optimizer:
+        for scheduler in _with_inner(plan.scheduler):
+            kind = type(scheduler).__name__
+            if getattr(scheduler, "optimizer", None) is not optimizer or kind not in (*_OF_FIXED_GROUPS, "SequentialLR"):
+                continue
+            if kind == "SequentialLR" and scheduler.last_epoch >= max(scheduler._milestones, default=0):
+                continue  # it begins no other of its schedulers, by the rates that there were
+            until = " until the last of its milestones" if kind == "SequentialLR" else ""
             raise ConflictingOptions(
                 f"A parameter group was added to {type(optimizer).__name__}, and its {kind} has a rule only for the groups that "
-                f"it was made with. Take a scheduler that goes from rate to rate (StepLR, ExponentialLR, CosineAnnealingLR, "
-                f"ReduceLROnPlateau), or give the optimizer all groups from the beginning."
+                f"it was made with{until}. Take a scheduler that goes from rate to rate (StepLR, ExponentialLR, "
+                f"CosineAnnealingLR, ReduceLROnPlateau), or give the optimizer all groups from the beginning."
             )
+
+
+def _with_inner(scheduler: Any) -> Iterator[Any]:
+    """A scheduler, and those that it is made of and has not left behind."""
+    yield scheduler
+    left = bisect_right(scheduler._milestones, scheduler.last_epoch) if type(scheduler).__name__ == "SequentialLR" else 0
+    for each in getattr(scheduler, "_schedulers", ())[left:]:
+        yield from _with_inner(each)
 
 
 def _described(group: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any]:

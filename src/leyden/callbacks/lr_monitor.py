@@ -51,7 +51,6 @@ class LearningRateMonitor(Callback):
         self.lrs: dict[str, list[Any]] = {}
         self.last_momentum_values: dict[str, Any] = {}
         self.last_weight_decay_values: dict[str, Any] = {}
-        self.__watched: list[tuple[str, Optimizer, str | None]] = []  # name, optimizer, its scheduler's interval
         self.__every = 0
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
@@ -60,16 +59,16 @@ class LearningRateMonitor(Callback):
                 "LearningRateMonitor writes to a logger, and Trainer(logger=False) has none. Remove the callback, or give the "
                 "Trainer a logger."
             )
-        self.__watched = list(_named_optimizers(trainer))
-        for name, optimizer, _ in self.__watched:
+        watched = list(_named_optimizers(trainer))
+        for name, optimizer, _ in watched:
             repeated = [each for each, times in Counter(_group_names(optimizer)).items() if times > 1]
             if repeated:
                 raise InvalidReturn(
                     f"The parameter groups of {name} share the name {repeated[0]!r}, so their learning rates could not be told "
                     f"apart. Give each group its own 'name', or none."
                 )
-        self.__every = trainer.log_every_n_steps if self.logging_interval != "epoch" and self.__watched else 0
-        self.lrs = {f"{name}{group}": [] for name, optimizer, _ in self.__watched for group in _suffixes(optimizer)}
+        self.__every = trainer.log_every_n_steps if self.logging_interval != "epoch" and watched else 0
+        self.lrs = {f"{name}{group}": [] for name, optimizer, _ in watched for group in _suffixes(optimizer)}
         self.last_momentum_values = {f"{name}-momentum": None for name in self.lrs}
         self.last_weight_decay_values = {f"{name}-weight_decay": None for name in self.lrs}
 
@@ -88,7 +87,7 @@ class LearningRateMonitor(Callback):
     def __log(self, trainer: Run, when: str) -> None:
         chosen = [
             (name, optimizer)
-            for name, optimizer, interval in self.__watched
+            for name, optimizer, interval in _named_optimizers(trainer)  # a callback may have put another scheduler in its place
             if self.logging_interval is not None or interval in (None, when)
         ]
         values: dict[str, Any] = {}

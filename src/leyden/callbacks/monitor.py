@@ -10,6 +10,8 @@ from torch import Tensor
 from leyden.checkpoint.naming import doubt_names, names_in
 from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import MissingMonitor, PossibleUserWarning, did_you_mean
+from leyden.hooks import overrides
+from leyden.module import LightningModule
 from leyden.state.run import Run
 
 
@@ -64,7 +66,7 @@ class Monitor:
 
     def may_still_come(self, run: Run, epoch_over: bool) -> bool:
         """Whether a metric that is not there now can have its first value ahead of it, and so is not missing yet."""
-        if not self._validated and sum(run.num_val_batches) > 0:
+        if not self._validated and _validates(run):
             return True
         return run.current_epoch == 0 and not epoch_over
 
@@ -92,7 +94,7 @@ class Monitor:
         """
         if run.limit_val_batches == 0:
             return True
-        if self._validated or not sum(run.num_val_batches) or run.fast_dev_run:
+        if self._validated or not _validates(run) or run.fast_dev_run:
             return False
         every, epochs = run.check_val_every_n_epoch, run.max_epochs
         why = f": check_val_every_n_epoch={every} is more than max_epochs={epochs}" if every and epochs and every > epochs else ""
@@ -137,7 +139,7 @@ class Monitor:
 
     def _unvalidated(self, run: Run) -> str:
         """A sentence that says that no validation ever ran, and why, where that is so."""
-        if self._validated or sum(run.num_val_batches) > 0:
+        if self._validated or _validates(run):
             return ""
         why = "there is no validation loader" if run.limit_val_batches else "limit_val_batches is 0"
         if run.limit_val_batches and run.leyden_loaders.exists("val"):
@@ -162,9 +164,18 @@ class Monitor:
         self._judged = None if judged is None else (int(judged[0]), int(judged[1]))
 
 
+def _validates(run: Run) -> bool:
+    """Whether fit has batches to validate on, or will make the loaders that give them when a validation is due."""
+    if "val" in run.leyden_loaders.eval_given:
+        return sum(run.num_val_batches) > 0
+    module = run.lightning_module
+    to_come = run.leyden_fitting and run.limit_val_batches != 0 and run.leyden_loaders.exists("val")
+    return to_come and overrides(module, LightningModule.validation_step)
+
+
 def validates_at_epoch_end(run: Run) -> bool:
     """Whether validation runs once in every epoch, after its last batch; true where there is none to wait for."""
-    if sum(run.num_val_batches) == 0:
+    if not _validates(run):
         return True
     interval = run.val_check_interval
     return isinstance(interval, float) and interval == 1.0 and run.check_val_every_n_epoch == 1

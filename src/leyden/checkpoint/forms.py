@@ -346,6 +346,10 @@ _PLAIN_STATES = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta",
 """PyTorch's optimizers that keep, of each parameter, numbers and tensors of its own shape."""
 
 
+_KEPT_WITH = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
+"""What is needed of a parameter only where its group has that option, which another group of the optimizer need not have."""
+
+
 def check_optimizer(file: str | None, optimizer: Any, saved: Mapping[str, Any]) -> None:
     """Raise :class:`CheckpointError` where the first step from ``saved`` would fail in the optimizer itself."""
     kind = type(optimizer)
@@ -364,15 +368,14 @@ def check_optimizer(file: str | None, optimizer: Any, saved: Mapping[str, Any]) 
             raise CheckpointDamaged(
                 f"The checkpoint {file!r} is damaged: {name}'s {(lacks + pairs)[0]!r} is missing or cut short."
             )
-    ids = [key for group in saved["param_groups"] for key in group["params"]]
-    parameters = dict(zip(ids, (each for group in optimizer.param_groups for each in group["params"]), strict=False))
-    names: set[Any] | None = None
-    for key, state in saved["state"].items():
-        parameter = parameters.get(key)
-        if parameter is None or not state:
-            continue
-        names = set(state) if names is None else names
-        odd = sorted(map(str, names ^ set(state))) if name != "SGD" else []
+    groups = {key: group for group in saved["param_groups"] for key in group["params"]}
+    parameters = dict(zip(groups, (each for group in optimizer.param_groups for each in group["params"]), strict=False))
+    kept = {key: state for key, state in saved["state"].items() if parameters.get(key) is not None and state}
+    names = set().union(*kept.values()) - set(_KEPT_WITH)
+    for key, state in kept.items():
+        parameter, group = parameters[key], groups[key]
+        needed = names.union(each for each, option in _KEPT_WITH.items() if group.get(option))
+        odd = sorted(map(str, needed - set(state))) if name != "SGD" else []
         odd += [each for each, value in state.items() if not _fits(each, value, parameter)]
         if odd:
             raise CheckpointMismatch(

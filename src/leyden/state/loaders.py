@@ -121,10 +121,10 @@ class Loaders:
         key = stage.key
         origin = self.origins[key]
         given = origin.load()
+        self.eval_given[key] = given
         if given is None or (isinstance(given, list | tuple | Mapping) and not given):
             self.eval.pop(key, None)
             return None
-        self.eval_given[key] = given
         self.eval[key] = Source(
             given,
             origin.name,
