@@ -239,6 +239,14 @@ class TestSaving:
         assert module._hparams_name == "hparams"
         assert module.hparams_initial == {"lr": 0.1}
 
+    def test_assigning_none_as_in_2019(self):
+        class Module(LightningModule):
+            def __init__(self, hparams: Namespace | None = None) -> None:
+                super().__init__()
+                self.hparams = hparams
+
+        assert Module().hparams == Module().hparams_initial == {}
+
 
 class TestRecording:
     def test_signatures_are_unchanged(self):

@@ -129,6 +129,10 @@ class HyperparametersMixin:
 
     @hparams.setter
     def hparams(self, values: Any) -> None:
+        if values is None:  # 0.7's `self.hparams = hparams`, where none were passed
+            self.__dict__.pop("_hparams", None)
+            self.__dict__.pop("_hparams_initial", None)
+            return
         self._hparams_name = _name_of(values, self._known_arguments(sys._getframe(1)))
         self._log_hyperparams = True
         if is_config(values):
