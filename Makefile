@@ -4,6 +4,7 @@
 # make test-gpu   what only a GPU can show, where there is one
 # make test-ray   a Trainer in two workers of Ray Train, in an environment of its own (0.6 GB)
 # make soak       kill a training job a hundred times and more, and compare bits (2 minutes)
+# make soak-together  300 runs of random features together, broken off at random, compared (4 minutes)
 # make soak-distributed  the same of two processes, under ddp and fsdp (3 minutes)
 # make benchmark  the table of benchmarks/README.md, with the peers
 # make benchmark-beside      steps of many kinds beside the same steps by hand, in turn in one process
@@ -26,7 +27,7 @@ RAY := .venv-ray
 BIN := $(VENV)/bin
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-distributed test-gpu test-ray lint types layers pytest format soak soak-distributed mutants benchmark benchmark-beside benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
+.PHONY: demo test test-distributed test-gpu test-ray lint types layers pytest format soak soak-together soak-distributed mutants benchmark benchmark-beside benchmark-checkpoint benchmark-evaluate benchmark-gpt benchmark-scale benchmark-distributed clean
 
 demo: $(VENV)/.stamp
 	$(BIN)/python examples/digits.py
@@ -82,6 +83,9 @@ benchmark-gpt: $(VENV)/.stamp
 
 soak: $(VENV)/.stamp
 	$(BIN)/python benchmarks/soak.py
+
+soak-together: $(VENV)/.stamp
+	$(BIN)/python benchmarks/soak_together.py
 
 soak-distributed: $(VENV)/.stamp
 	$(BIN)/python benchmarks/soak_distributed.py

@@ -184,6 +184,26 @@ def test_a_run_that_is_cut_after_it_was_pruned_goes_on(permanent: bool, lottery:
         assert kit.same(kit.weights(again), kit.weights(whole))
 
 
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_run_that_is_cut_after_an_epoch_s_last_step_prunes_by_what_its_forward_saw(permanent: bool, tmp_path: Path) -> None:
+    class Turns(Net):
+        def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            super().optimizer_step(*args, **kwargs)
+            for parameter in self.parameters():  # each step changes where the least values are
+                parameter.data.copy_(parameter.data.flip(0))
+
+    def pruning() -> ModelPruning:
+        return ModelPruning("l1_unstructured", amount=0.3, make_pruning_permanent=permanent)
+
+    saver = Recorder(on_train_batch_end=lambda run, *_: run.save_checkpoint(tmp_path / f"{run.global_step}.ckpt"))
+    torch.manual_seed(1)
+    options = {"limit_val_batches": 0}  # a validation would bring it up to date
+    whole = fit(pruning(), saver, module=Turns(), **options)
+    for step in (4, 8, 12):
+        resumed = fit(pruning(), module=Turns(), ckpt_path=tmp_path / f"{step}.ckpt", **options)
+        assert kit.same(kit.weights(resumed), kit.weights(whole))
+
+
 def test_a_fit_that_broke_off_is_taken_up_with_the_same_module(tmp_path: Path) -> None:
     def crash(run: Any, *_: Any) -> None:
         if run.global_step == 6:

@@ -312,6 +312,7 @@ SAMPLES = st.recursive(
 )
 
 
+@pytest.mark.filterwarnings("ignore:Creating a tensor from a list|Using a non-tuple sequence:UserWarning")  # torch's, said once
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_samples_of_any_kind_are_collated_to_the_same_batch_or_refused_in_the_same_words(data: st.DataObject) -> None:

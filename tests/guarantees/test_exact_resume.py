@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from kit import Crash, Unsynced, differences, weights
+from together_job import BreaksOff
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -39,7 +39,6 @@ from leyden.checkpoint.optimizer_states import scheduler_state
 from leyden.checkpoint.random_state import random_state
 from leyden.data.combined import CombinedLoader
 from leyden.errors import LeydenWarning
-from leyden.hooks import HOOK_NAMES
 from leyden.loggers import CSVLogger
 from leyden.testing import Recorder
 
@@ -968,23 +967,6 @@ def test_with_every_feature(name: str, tmp_path: Path) -> None:
 
 
 # -- broken off again and again
-
-
-class BreaksOff(leyden.Callback):
-    """Counts the hooks, and ends the run at one of them in one way or another."""
-
-    def __init__(self, at: int, how: str) -> None:
-        self.left, self.how = at, how
-        for name in HOOK_NAMES:
-            if name not in ("state_dict", "load_state_dict", "on_exception", "teardown"):
-                setattr(self, name, self._hook)
-
-    def _hook(self, *arguments: Any, **keywords: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            if self.how == "exception":
-                raise Crash
-            signal.raise_signal({"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}[self.how])
 
 
 BREAKS = st.lists(

@@ -134,6 +134,7 @@ class ModelPruning(Callback):
         self.__permanent: dict[str, Any] | None = None  # masks and parameters, once the module is an ordinary one again
         self.__before_end: dict[str, Any] | None = None  # the same before the end of an epoch that a limit ended inside
         self.__wanted: Mapping[str, Any] | None = None  # a file's
+        self.__seen: dict[str, Tensor] = {}  # what the last forward computed with, in the run that a file is of
 
     # -- what was asked for
     def __checked_names(self, names: Any) -> tuple[str, ...]:
@@ -309,6 +310,7 @@ class ModelPruning(Callback):
             self.__permanent = dict(wanted["pruned"]) if wanted["permanent"] else None
             if self.__permanent is None:
                 self.__put(wanted["pruned"])
+                self.__seen = {name: kept["seen"] for name, kept in wanted["pruned"].items() if kept.get("seen") is not None}
         self.__wanted = None
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
@@ -319,9 +321,13 @@ class ModelPruning(Callback):
         before, self.__before_end = self.__before_end, None
         if before is not None and not End(trainer).is_cut():
             self.__put(before)
-        for module, name in self._parameters_to_prune:
-            _recompute(module, name)
-        self.__wanted = None
+        for number, (module, name) in enumerate(self._parameters_to_prune):
+            seen = self.__seen.get(self.__named(number))
+            if seen is None:
+                _recompute(module, name)
+            elif f"{name}_mask" in module._buffers:
+                setattr(module, name, seen.to(getattr(module, name).device))
+        self.__wanted, self.__seen = None, {}
 
     def __named(self, number: int) -> str:
         assert self.__names is not None
@@ -335,12 +341,17 @@ class ModelPruning(Callback):
 
     # -- masks and parameters, taken and put
     def __take(self, all_of_them: bool = False) -> dict[str, Any]:
-        """The mask and the values of each pruned parameter, by its name; ``None`` for the mask of one that is not pruned."""
+        """The mask and the values of each pruned parameter, by its name; ``None`` for the mask of one that is not pruned.
+
+        PyTorch decides what to prune by what the last forward computed with: where a step was taken since, that is taken too.
+        """
         taken = {}
         for number, (module, name) in enumerate(self._parameters_to_prune):
             tensor, mask = _parameter(module, name), module._buffers.get(f"{name}_mask")
             if tensor is not None and (mask is not None or all_of_them):
-                taken[self.__named(number)] = {"mask": mask, "orig": tensor.detach()}
+                seen = None if mask is None else getattr(module, name).detach()
+                stale = seen is not None and not torch.equal(seen, mask.to(tensor.dtype) * tensor.detach())
+                taken[self.__named(number)] = {"mask": mask, "orig": tensor.detach(), "seen": seen if stale else None}
         return taken
 
     def __put(self, taken: Mapping[str, Any]) -> None:

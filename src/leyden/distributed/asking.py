@@ -11,7 +11,8 @@ from weakref import WeakSet
 
 STORE_TAKES = 10.0
 """Seconds that the store may take to answer."""
-_LEAVING_TAKES = 1.2 * STORE_TAKES
+_LEAVING_TAKES = 6 * STORE_TAKES
+"""One round of the watch asks up to five times; where the store does not answer at all, the first of them is the last."""
 
 
 @final

@@ -1,0 +1,82 @@
+"""Features switched on together at random, broken off at random hooks and given again, beside runs left alone: the same bits?
+
+    python benchmarks/soak_together.py                        # 300 runs, 1 to 3 breaks each
+    python benchmarks/soak_together.py --runs 2000 --seed 7   # more of them, and others
+    python benchmarks/soak_together.py --only 41              # that one run, and how it differs
+
+The job stands in tests/together_job.py: some forty features (kinds of data, optimizers, schedules, callbacks, what is logged,
+limits of the Trainer), each drawn by itself. A run is broken off by an exception, SIGTERM or Ctrl-C in any hook. When it has
+ended, weights, optimizers, schedulers, rows, history and best checkpoints have to be those of the run that nobody broke off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import random
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import torch
+from kit import differences  # type: ignore[import-not-found]  # found above
+from together_job import ENDS, FEATURES, Breaks, Features, ended  # type: ignore[import-not-found]  # found above
+
+from leyden.errors import LeydenError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="the number of a run")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("leyden").setLevel(logging.ERROR)
+    came_to: Counter[str] = Counter()
+    broken, began = 0, time.perf_counter()
+    for number in range(asked.runs) if asked.only is None else [asked.only]:
+        features, breaks = drawn(asked.seed, number)
+        outcome, said = tried(features, breaks)
+        came_to[outcome] += 1
+        broken += len(breaks) if outcome == "the same bits" else 0
+        if outcome not in ("the same bits", "features that exclude each other") or asked.only is not None:
+            print(f"run {number}: {outcome}: {said}\n  {features}\n  broken off: {breaks}")
+    print(f"{sum(came_to.values())} runs in {time.perf_counter() - began:.0f} s, broken off up to {broken} times:")
+    for outcome, count in came_to.most_common():
+        print(f"  {count} {outcome}")
+    return 1 if came_to["other bits"] + came_to["an error"] else 0
+
+
+def drawn(seed: int, number: int) -> tuple[Features, Breaks]:
+    rng = random.Random(f"{seed} {number}")
+    features = {name: rng.choice(values) for name, values in FEATURES.items()}
+    return features, [(rng.randint(1, 160), rng.choice(ENDS)) for _ in range(rng.randint(1, 3))]
+
+
+def tried(features: Features, breaks: Breaks) -> tuple[str, str]:
+    """What a run came to, and what there is to say of it."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            expected = ended(features, [])
+        except LeydenError as error:
+            return "features that exclude each other", str(error)
+        except Exception as error:
+            return "an error", repr(error)
+        try:
+            found = ended(features, breaks)
+        except Exception as error:
+            return "an error", f"once it was broken off: {error!r}"
+    different = differences(expected, found)
+    return ("other bits", "; ".join(different)[:500]) if different else ("the same bits", "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
