@@ -84,7 +84,7 @@ def nearest(name: str, hooks: Iterable[str]) -> list[str]:
     hooks = list(hooks)
     near = [hook for hook in hooks if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook)]
     if near:  # one may be an old name, and the same word for today's
-        return [*near, *(hook for hook in hooks if hook not in near and _meaning(hook) == _meaning(name))]
+        return [*near, *(hook for hook in hooks if hook not in (name, *near) and _meaning(hook) == _meaning(name))]
     foreign = _FOREIGN.get(name)
     if foreign is not None:
         return [foreign] if foreign in hooks else []

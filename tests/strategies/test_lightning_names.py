@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -447,6 +448,15 @@ class Watched(BoringModel):
         self.log("own", 1.0)
 
 
+@pytest.fixture
+def group_of_its_own() -> Iterator[None]:
+    """What a strategy of several processes began is not there for the next test."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_its_own")
 @pytest.mark.parametrize("cls", [Noted, NotedDDP])
 def test_exchanges_that_are_overridden_are_called_where_lightnings_trainer_calls_them(cls: Any, tmp_path: Path) -> None:
     own = cls("cpu") if cls is Noted else cls()
