@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 
 _WORDS = {
@@ -83,18 +84,19 @@ def nearest(name: str, hooks: Iterable[str]) -> list[str]:
     """The hooks that are one letter away from ``name``, or that it is another word for; nothing where it is a name of its own."""
     hooks = list(hooks)
     near = [hook for hook in hooks if abs(len(hook) - len(name)) <= 1 and one_edit_apart(name, hook)]
+    meant = _meaning(name)
     if near:  # one may be an old name, and the same word for today's
-        return [*near, *(hook for hook in hooks if hook not in (name, *near) and _meaning(hook) == _meaning(name))]
+        return [*near, *(hook for hook in hooks if hook not in (name, *near) and _meaning(hook) == meant)]
     foreign = _FOREIGN.get(name)
     if foreign is not None:
         return [foreign] if foreign in hooks else []
-    meant = _meaning(name)
     near = [hook for hook in hooks if _meaning(hook) == meant]
     if not near and name.startswith("on_"):
         near = difflib.get_close_matches(name, hooks, n=1, cutoff=0.86)
     return near
 
 
+@functools.cache
 def _meaning(name: str) -> tuple[str, ...]:
     """The words of a name, in whatever order and by whatever synonyms they are said."""
     said = [word for word in name.lower().split("_") if word]
