@@ -131,7 +131,7 @@ def main() -> None:
     weights = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in module.state_dict().values()]
     if trainer.is_global_zero:
         bits = hashlib.sha256(b"".join(value.numpy().tobytes() for value in weights)).hexdigest()
-        loss = float(trainer.callback_metrics["loss_epoch"])
+        loss = float(trainer.callback_metrics.get("loss_epoch", float("nan")))  # Ctrl-C may come before an epoch has ended
         Path(asked.folder, "ended.json").write_text(json.dumps([bits, trainer.global_step, loss]))
 
 
