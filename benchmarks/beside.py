@@ -146,10 +146,10 @@ def by_hand(kind: str, device: str) -> Iterator[None]:
 
 
 class Beside:
-    """Counts batches of the run, and lets the loop by hand go on after each stretch of them."""
+    """Counts batches of the run, and lets the loop by hand, ``other``, go on after each stretch of them."""
 
-    def __init__(self, kind: str, device: str) -> None:
-        self.other, self.device = by_hand(kind, device), device
+    def __init__(self, other: Iterator[None], device: str, stretch: int = STRETCH) -> None:
+        self.other, self.device, self.stretch = other, device, stretch
         self.pairs: list[tuple[float, float]] = []
         self._count = 0
         self._since: float | None = None
@@ -160,11 +160,11 @@ class Beside:
 
     def tick(self) -> None:
         self._count += 1
-        if self._count % STRETCH:
+        if self._count % self.stretch:
             return
         now = time.thread_time()
         with torch.autocast(self.device, enabled=False):
-            for _ in range(STRETCH):
+            for _ in range(self.stretch):
                 next(self.other)
         if self._since is not None:
             self.pairs.append((now - self._since, time.thread_time() - now))
@@ -225,7 +225,7 @@ def run_here(kind: str, batches: int, device: str) -> list[tuple[float, float]]:
     elif kind == "bf16":
         options["precision"] = "bf16-mixed"
     callbacks: dict[str, Any] = {"ema": EMAWeightAveraging(decay=0.99), "schedule": LearningRateMonitor()}
-    beside = Beside(kind, device)
+    beside = Beside(by_hand(kind, device), device)
     module = (Hooked if kind == "hooks" else Job)(kind, beside)
     leyden.Trainer(**options, callbacks=callbacks.get(kind)).fit(module, loader(kind))
     return beside.pairs[WARM:]

@@ -11,6 +11,10 @@ loss of a batch, the model in it.
 Each run has a process and a terminal of its own, and the runs alternate. The clock starts when step `--warm` is entered and stops
 when step `--warm + --steps` is; on a GPU both wait for it. A ratio is the median over rounds, of the two runs of a round. A
 further run of each counts what makes the host wait for the GPU.
+
+    python benchmarks/gpt.py --beside             # on the CPU: both in one process, four steps of one and four of the other
+
+A ratio is then of two stretches that follow each other, in the processor's time: what other programs do strikes both.
 """
 
 from __future__ import annotations
@@ -24,16 +28,18 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from beside import Beside
 from measuring import at_a_terminal, machine, table
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "gpt.py"
 SIDES, WAYS, PRECISIONS = ("bare", "leyden"), ("eager", "compiled"), ("fp32", "bf16")
 RUNS = [f"{side}-{how}-{precision}" for precision in PRECISIONS for how in WAYS for side in SIDES]
 MEANING = {"bare": "by hand", "leyden": "leyden"}
+STRETCH = 4
 WAITS = "called a synchronizing CUDA operation"
 
 
@@ -101,8 +107,8 @@ def prepared(task: argparse.Namespace) -> tuple[Any, Any, int]:
     return gpt.GPT(shape, warmup=10, steps=most), gpt.Text(task.context, task.batch_size, task.most), most
 
 
-def by_hand(clock: Clock, task: argparse.Namespace, compiled: bool, bf16: bool) -> Any:
-    """What the example does, written down; the trained model."""
+def by_hand(task: argparse.Namespace, compiled: bool, bf16: bool) -> Iterator[None]:
+    """What the example does, written down, one step at a time."""
     import torch
 
     gpt = example()
@@ -120,8 +126,7 @@ def by_hand(clock: Clock, task: argparse.Namespace, compiled: bool, bf16: bool) 
     step: Callable[[list[torch.Tensor]], torch.Tensor] = torch.compile(loss_of) if compiled else loss_of
     while True:
         for batch in loader:
-            if clock.tick():
-                return model
+            yield
             batch = [each.to(task.device, non_blocking=True) for each in batch]
             with torch.autocast(task.device, torch.bfloat16, enabled=bf16):
                 loss = step(batch)
@@ -132,8 +137,8 @@ def by_hand(clock: Clock, task: argparse.Namespace, compiled: bool, bf16: bool) 
             schedule.step()
 
 
-def with_leyden(clock: Clock, task: argparse.Namespace, compiled: bool, bf16: bool) -> Any:
-    """The example's module as it stands; the trained model, after one step more."""
+def with_leyden(tick: Callable[[], bool | None], task: argparse.Namespace, compiled: bool, bf16: bool) -> None:
+    """The example's module as it stands; ``tick`` is called as a step begins, and says whether it is the last."""
     import torch
 
     import leyden
@@ -142,7 +147,7 @@ def with_leyden(clock: Clock, task: argparse.Namespace, compiled: bool, bf16: bo
 
     class Ticking(leyden.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            if clock.tick():
+            if tick():
                 trainer.should_stop = True
 
     module, data, most = prepared(task)
@@ -159,19 +164,32 @@ def with_leyden(clock: Clock, task: argparse.Namespace, compiled: bool, bf16: bo
         callbacks=[LearningRateMonitor(), Ticking()],
     )
     trainer.fit(torch.compile(module) if compiled else module, datamodule=data)  # type: ignore[arg-type]  # a module all the same
-    return module.model
 
 
 def run_here(task: argparse.Namespace) -> None:
     """Do one run in this process, and leave what was read in the file that was named."""
-    clock = Clock(task)
     side, how, precision = task.run.split("-")
-    {"bare": by_hand, "leyden": with_leyden}[side](clock, task, how == "compiled", precision == "bf16")
+    ways = how == "compiled", precision == "bf16"
+    if task.read == "pairs":
+        import torch
+
+        torch.set_num_threads(1)
+        beside = Beside(by_hand(task, *ways), task.device, STRETCH)
+        with_leyden(beside.tick, task, *ways)
+        Path(task.result).write_text(json.dumps({"pairs": beside.pairs[task.warm // STRETCH :]}))
+        return
+    clock = Clock(task)
+    if side == "leyden":
+        with_leyden(clock.tick, task, *ways)
+    else:
+        for _ in by_hand(task, *ways):
+            if clock.tick():
+                break
     Path(task.result).write_text(json.dumps(clock.seen))
 
 
-def measure(task: argparse.Namespace, name: str, read: str) -> float:
-    """One run in a fresh process: its seconds, or how often it waited a step."""
+def measure(task: argparse.Namespace, name: str, read: str) -> Any:
+    """One run in a fresh process: its seconds, how often it waited a step, or the pairs of both sides."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         command = [sys.executable, str(Path(__file__).resolve()), "--run", name, "--read", read, "--result", str(result)]
@@ -180,7 +198,26 @@ def measure(task: argparse.Namespace, name: str, read: str) -> float:
         code, shown = at_a_terminal(command, folder)
         if code or not result.exists():
             raise SystemExit(f"{name} failed with exit status {code}:\n{shown[-4000:]}")
-        return float(json.loads(result.read_text())[read])
+        return json.loads(result.read_text())[read]
+
+
+def report_beside(task: argparse.Namespace) -> None:
+    """Measure both sides in one process for each way, and print the table."""
+    import torch
+
+    import leyden
+
+    rows = []
+    for name in [each for each in task.only if each.startswith("leyden")]:
+        pairs = [pair for _ in range(task.repeats) for pair in measure(task, name, "pairs")]
+        low, middle, high = statistics.quantiles((theirs / ours for ours, theirs in pairs), n=4)
+        milliseconds = statistics.median(theirs for _, theirs in pairs) / STRETCH * 1e3
+        rows.append(
+            [name.removeprefix("leyden-").replace("-", ", "), f"{milliseconds:.0f}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
+        )
+        print(f"{name}: {middle:.3f}", file=sys.stderr)
+    print(machine({"torch": torch.__version__, "leyden": leyden.__version__}) + "\n")
+    table(["one step", "by hand, ms", "tokens/s x by hand", "quartiles"], rows)
 
 
 def report(task: argparse.Namespace) -> None:
@@ -240,6 +277,7 @@ def main() -> None:
         add(f"--{name}", type=int, default=value, help=f"of the example ({value})")
     for name in ("run", "result"):
         add(f"--{name}", help=argparse.SUPPRESS)
+    add("--beside", action="store_true", help="both in one process, in turn, by the processor's time")
     add("--read", default="seconds", help=argparse.SUPPRESS)
     task = parser.parse_args()
     if task.device is None:
@@ -248,6 +286,8 @@ def main() -> None:
         task.device = "cuda" if torch.cuda.is_available() else "cpu"
     if task.run:
         run_here(task)
+    elif task.beside:
+        report_beside(task)
     else:
         report(task)
 
