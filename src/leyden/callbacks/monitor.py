@@ -10,8 +10,6 @@ from torch import Tensor
 from leyden.checkpoint.naming import doubt_names, names_in
 from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import MissingMonitor, PossibleUserWarning, did_you_mean
-from leyden.hooks import overrides
-from leyden.module import LightningModule
 from leyden.state.run import Run
 
 
@@ -168,9 +166,7 @@ def _validates(run: Run) -> bool:
     """Whether fit has batches to validate on, or will make the loaders that give them when a validation is due."""
     if "val" in run.leyden_loaders.eval_given:
         return sum(run.num_val_batches) > 0
-    module = run.lightning_module
-    to_come = run.leyden_fitting and run.limit_val_batches != 0 and run.leyden_loaders.exists("val")
-    return to_come and overrides(module, LightningModule.validation_step)
+    return run.leyden_fitting and run.enable_validation
 
 
 def validates_at_epoch_end(run: Run) -> bool:

@@ -169,7 +169,7 @@ class WeightAveraging(Callback):
             pl_module.load_state_dict(self.__trained, strict=False)
             _put_buffers(pl_module, self.__trained_buffers)
             self.__trained, self.__trained_buffers = None, {}
-        if self.__swapped and not (progress.validating and getattr(trainer, "enable_validation", True)):
+        if self.__swapped and not (progress.validating and trainer.enable_validation):
             self.__exchange(pl_module)
             self.__inside = False
         kept, self.__before_end = self.__before_end, None

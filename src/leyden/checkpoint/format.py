@@ -240,8 +240,8 @@ def _encode_tensor(value: torch.Tensor) -> torch.Tensor:
 
 
 def _encode_named(value: Any) -> Any:
-    reference = reference_of(value)
-    return None if reference is None else {MARK: "named", "of": reference, "type": type_name(value)}
+    found = reference_of(value)
+    return None if found is None else {MARK: "named", "of": found, "type": type_name(value)}
 
 
 _ENCODERS: list[tuple[Any, Callable[[Any], Any]]] = [

@@ -13,6 +13,7 @@ from leyden.callback import Callback
 from leyden.datamodule import LightningDataModule
 from leyden.devices.precision import Precision
 from leyden.errors import InvalidType, Unsupported
+from leyden.hooks import overrides
 from leyden.loggers.base import Logger, folder_of, is_logger
 from leyden.metrics.metrics import Metrics
 from leyden.module import LightningModule
@@ -239,6 +240,13 @@ class Properties:
     num_val_batches: list[int | float] = batches_of("val")
     num_test_batches: list[int | float] = batches_of("test")
     num_predict_batches: list[int | float] = batches_of("predict")
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether fit validates: there is a validation loader, a ``validation_step``, and the limits leave batches."""
+        if self._module is None or self.leyden_options.limits.val == 0:
+            return False
+        return self.leyden_loaders.exists("val") and overrides(self._module, LightningModule.validation_step)
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:

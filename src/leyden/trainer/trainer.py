@@ -455,13 +455,6 @@ class Trainer(Lifecycle):
     def predict_loop(self) -> PredictLoopView:
         return PredictLoopView(self, "predict")
 
-    @property
-    def enable_validation(self) -> bool:
-        """Whether fit validates: there is a validation loader, a ``validation_step``, and the limits leave batches."""
-        if self._module is None or self.leyden_options.limits.val == 0:
-            return False
-        return self.leyden_loaders.exists("val") and overrides(self._module, LightningModule.validation_step)
-
     @contextmanager
     def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
         """Make a module's parameters on the run's device and in its precision. ``empty_init`` leaves them unfilled."""
