@@ -148,7 +148,7 @@ def by_hand(kind: str, device: str) -> Iterator[None]:
 class Beside:
     """Counts batches of the run, and lets the loop by hand, ``other``, go on after each stretch of them."""
 
-    def __init__(self, other: Iterator[None], device: str, stretch: int = STRETCH) -> None:
+    def __init__(self, other: Iterator[Any], device: str, stretch: int = STRETCH) -> None:
         self.other, self.device, self.stretch = other, device, stretch
         self.pairs: list[tuple[float, float]] = []
         self._count = 0

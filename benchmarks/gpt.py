@@ -107,8 +107,8 @@ def prepared(task: argparse.Namespace) -> tuple[Any, Any, int]:
     return gpt.GPT(shape, warmup=10, steps=most), gpt.Text(task.context, task.batch_size, task.most), most
 
 
-def by_hand(task: argparse.Namespace, compiled: bool, bf16: bool) -> Iterator[None]:
-    """What the example does, written down, one step at a time."""
+def by_hand(task: argparse.Namespace, compiled: bool, bf16: bool) -> Iterator[Any]:
+    """What the example does, written down, one step at a time; gives the model as each step begins."""
     import torch
 
     gpt = example()
@@ -126,7 +126,7 @@ def by_hand(task: argparse.Namespace, compiled: bool, bf16: bool) -> Iterator[No
     step: Callable[[list[torch.Tensor]], torch.Tensor] = torch.compile(loss_of) if compiled else loss_of
     while True:
         for batch in loader:
-            yield
+            yield model
             batch = [each.to(task.device, non_blocking=True) for each in batch]
             with torch.autocast(task.device, torch.bfloat16, enabled=bf16):
                 loss = step(batch)
@@ -137,8 +137,8 @@ def by_hand(task: argparse.Namespace, compiled: bool, bf16: bool) -> Iterator[No
             schedule.step()
 
 
-def with_leyden(tick: Callable[[], bool | None], task: argparse.Namespace, compiled: bool, bf16: bool) -> None:
-    """The example's module as it stands; ``tick`` is called as a step begins, and says whether it is the last."""
+def with_leyden(tick: Callable[[], bool | None], task: argparse.Namespace, compiled: bool, bf16: bool) -> Any:
+    """The example's module as it stands, trained; ``tick`` is called as a step begins, and says whether it is the last."""
     import torch
 
     import leyden
@@ -164,6 +164,7 @@ def with_leyden(tick: Callable[[], bool | None], task: argparse.Namespace, compi
         callbacks=[LearningRateMonitor(), Ticking()],
     )
     trainer.fit(torch.compile(module) if compiled else module, datamodule=data)  # type: ignore[arg-type]  # a module all the same
+    return module.model
 
 
 def run_here(task: argparse.Namespace) -> None:
