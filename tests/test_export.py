@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import leyden
-from leyden.errors import InvalidOption, InvalidType, MissingExample, MissingPackage, Unsupported
+from leyden.errors import CheckpointWriteFailed, InvalidOption, InvalidType, MissingExample, MissingPackage, Unsupported
 from leyden.inspect import export
 from leyden.module import NotAttached
 from leyden.testing import BoringModel, random_batches
@@ -218,6 +219,50 @@ def test_torchscript_goes_to_a_url_and_to_an_open_file() -> None:
 
     for made in (traced, torch.jit.load(fsspec.open("memory://net.pt").open()), torch.jit.load(file)):
         assert torch.equal(made(X, SHIFT), as_used(module, X, SHIFT))
+
+
+def test_an_example_that_forward_does_not_take_is_named() -> None:
+    module = Net()
+    examples = ({"y": X}, [X, X], "abc", (None,), 3, torch.ones(2, 7))
+    for example in examples:
+        for way in (partial(module.to_torchscript, None, "trace"), partial(to_exported_program, module, None)):
+            with pytest.raises(
+                InvalidOption, match=r"(?s)(sample|inputs)=.*expected what Net.forward\(x: .*It raises \w+Error: "
+            ):
+                way(example)
+    module.example_input_array = torch.ones(2, 7)
+    with pytest.raises(InvalidOption, match=r"(?s)example_input_array=.*RuntimeError: mat1 and mat2"):
+        module.to_onnx()
+
+
+def test_a_place_where_no_file_can_be_is_named_before_the_work(own_folder: Path) -> None:
+    Path("file").write_text("")
+    module = Net()
+    ways = (module.to_onnx, module.to_torchscript, partial(to_exported_program, module))
+    with open("text", "w") as text:
+        for place, error in (
+            ("file/net", CheckpointWriteFailed),
+            ("new/", InvalidOption),
+            ("a\0b", InvalidOption),
+            (text, InvalidType),
+        ):
+            for way in ways:
+                with pytest.raises(error, match=r"^file_path="):
+                    way(place)
+    for way in ways:
+        with pytest.raises(InvalidOption, match="fsspec knows"):
+            way("nowhere://net")
+    assert sorted(os.listdir()) == ["file", "text"]
+
+
+def test_onnx_goes_to_a_url(own_folder: Path) -> None:
+    import fsspec
+    import onnx
+
+    Net().to_onnx("memory://some/net.onnx", verbose=False)
+    with fsspec.open("memory://some/net.onnx") as file:
+        onnx.checker.check_model(onnx.load(file))
+    assert os.listdir() == []
 
 
 def test_an_export_that_fails_puts_everything_back() -> None:

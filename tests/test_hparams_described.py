@@ -55,6 +55,25 @@ def test_objects_among_the_arguments_are_made_again(own_folder: Path) -> None:
     assert (net.width, net.encoder) == (77, mine)
 
 
+def test_a_loaded_module_s_checkpoint_tells_as_much_as_the_first(own_folder: Path) -> None:
+    path = saved("--model=WideNet", "--model.encoder=DeepEncoder", model=None)
+    for _ in range(2):
+        net = leyden.LightningModule.load_from_checkpoint(path)
+        assert (type(net), type(net.encoder)) == (WideNet, DeepEncoder)
+        run = leyden.Trainer(**ONCE)
+        run.fit(net)
+        run.save_checkpoint(path)
+
+
+def test_hyperparameters_that_are_plain_make_another_module(own_folder: Path) -> None:
+    net = WideNet.load_from_checkpoint(saved("--model.width=6"))
+    assert dict(net.hparams) == {"width": 6, "encoder": None, "rate": 0.1}
+    assert WideNet(**net.hparams).width == 6
+    data = Loads.load_from_checkpoint("a.ckpt")
+    assert dict(data.hparams) == {"batch": 8}
+    assert "_instantiator" in WideNet.load_from_checkpoint(saved("--model.encoder=DeepEncoder")).hparams  # made of what they say
+
+
 def test_the_right_subclass_is_made(own_folder: Path) -> None:
     path = saved("--model=WideNet", "--model.width=9", model=None)
     net = leyden.LightningModule.load_from_checkpoint(path)

@@ -38,7 +38,7 @@ from leyden.errors import (
     warn_user,
 )
 from leyden.hparams_attributes import AttributeDict
-from leyden.hparams_described import class_described, is_described, made_from_file
+from leyden.hparams_described import CLASS_KEY, class_described, is_described, made_from_file
 from leyden.notices import notice
 from leyden.spelling import arguments_of, unknown_argument
 from leyden.types import MapLocation, Path
@@ -266,7 +266,7 @@ def _construct(
     named = named_parameters(cls)
     described = [name for name in arguments if name in saved and name in named and name not in given]
     values = {name: arguments.pop(name) for name in described}
-    return made_from_file(cls, values, arguments, where, trusted)
+    return made_from_file(cls, values, arguments, where, trusted, names_class=CLASS_KEY in saved)
 
 
 def _arguments(

@@ -82,8 +82,13 @@ def class_described(cls: type, saved: Mapping[str, Any], where: str, trusted: bo
     return named if isinstance(named, type) and issubclass(named, cls) else cls
 
 
-def made_from_file(cls: type, values: Mapping[str, Any], given: Mapping[str, Any], where: str, trusted: bool) -> Any:
+def made_from_file(
+    cls: type, values: Mapping[str, Any], given: Mapping[str, Any], where: str, trusted: bool, *, names_class: bool = False
+) -> Any:
     """As :func:`instantiate_module`, of what a checkpoint says, with the arguments ``given`` beside the file's.
+
+    What is made is described again, with its class where the file ``names_class``, so that a checkpoint of it tells as much;
+    unless its arguments are the file's very values, which describe themselves.
 
     A file that is not ``trusted`` may have classes made that lie in torch's ``nn`` and ``optim``, in the package of ``cls``, or
     in code of the program's own that is imported; no module is imported for it but of these packages.
@@ -99,7 +104,9 @@ def made_from_file(cls: type, values: Mapping[str, Any], given: Mapping[str, Any
             _check(_is_harmless(value), f"{_module_of(value)}.{value.__qualname__}", where)
         if kind is not cls:
             return kind(*args, **kwargs)
-        with described_as({**values, **given}):
+        named = {CLASS_KEY: f"{cls.__module__}.{cls.__qualname__}"} if names_class else {}
+        plain = not (named or args) and all(_is_same(kwargs.get(name), value) for name, value in values.items())
+        with contextlib.nullcontext() if plain else described_as({**named, **values, **given}):
             return kind(*args, **kwargs, **given)
 
     try:
@@ -180,6 +187,17 @@ def _is_harmless(function: Any) -> bool:
 
 def _module_of(function: Any) -> str:
     return getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__ or "builtins"
+
+
+def _is_same(made: Any, said: Any) -> bool:
+    """Whether nothing was made of what the description says: it stands for itself."""
+    if type(made) is not type(said):
+        return False
+    if isinstance(said, Mapping):
+        return made.keys() == said.keys() and all(_is_same(made[key], value) for key, value in said.items())
+    if isinstance(said, list | tuple):
+        return len(made) == len(said) and all(map(_is_same, made, said))
+    return bool(made == said)
 
 
 def _functions_in(value: Any) -> Iterator[Any]:

@@ -166,6 +166,15 @@ def test_schedulers_go_on_from_rate_to_rate_and_others_are_refused() -> None:
         fitted(BackboneFinetuning(0), module=fixed)
 
 
+def test_a_cosine_goes_on_behind_its_end_with_the_new_group() -> None:
+    cosine = Net(lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2))
+    seen = fitted(BackboneFinetuning(1, lambda epoch: 1.0), module=cosine, epochs=4)[2]
+    assert [each[0] for each in seen] == [0.05, 0.0, 0.05, 0.1]
+    alone = Net(lambda optimizer: torch.optim.swa_utils.SWALR(optimizer, 0.01))
+    with pytest.raises(ConflictingOptions, match=r"its SWALR has a rule only for the groups"):
+        fitted(BackboneFinetuning(1), module=alone)
+
+
 def test_a_sequence_of_schedulers_takes_a_group_once_it_is_in_the_last_of_them() -> None:
     def sequence(milestone: int) -> Callable[[Any], Any]:
         def made(optimizer: Any) -> Any:

@@ -104,7 +104,7 @@ def test_with_a_monitor_the_best_is_kept() -> None:
     fit(Validated(5.0, 3.0, 4.0), callback)
     assert names() == ["epoch=1-step=8.ckpt"]
     assert callback.best_model_score == torch.tensor(3.0)
-    assert callback.current_score == torch.tensor(4.0)
+    assert callback.current_score == torch.tensor(3.0)  # of what was kept last
     assert callback.best_k_models == {callback.best_model_path: torch.tensor(3.0)}
 
 

@@ -64,7 +64,7 @@ def test_nan_is_the_worst(mode: str) -> None:
     assert offer(kept, "a", 5) == ["nan"]
     assert not kept.wants(score(NAN))
     assert kept.judge(score(NAN)) == kept.worst == (math.inf if mode == "min" else -math.inf)
-    assert kept.current == kept.worst
+    assert kept.current == 5  # of what was kept last
 
 
 def test_a_judged_value_is_a_number_of_its_own() -> None:
@@ -72,6 +72,8 @@ def test_a_judged_value_is_a_number_of_its_own() -> None:
     value = torch.tensor([2.0], requires_grad=True)
     judged = kept.judge(value)
     assert (judged.shape, judged.requires_grad, float(judged)) == ((), False, 2.0)
+    assert kept.current is None
+    kept.offer("a", judged)
     assert kept.current is judged
 
 

@@ -14,9 +14,11 @@ from torch import nn
 
 from leyden.errors import (
     CheckpointDamaged,
+    CheckpointError,
     CheckpointMismatch,
     CheckpointMissing,
     CheckpointWriteFailed,
+    InvalidOption,
     InvalidType,
     MissingPackage,
 )
@@ -92,6 +94,32 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(content[:-3])
     with pytest.raises(CheckpointDamaged, match="cannot be read"):
         load_weights(nn.Linear(2, 2), tmp_path / "a.safetensors")
+
+
+def test_what_is_no_place_for_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    below: dict[Any, tuple[Any, str]] = {
+        tmp_path / "file" / "a.safetensors": (CheckpointWriteFailed, "file is a file, and no folder"),
+        f"{tmp_path}/new/": (InvalidOption, "expected the path of a file, and this is a folder"),
+        "a\0b": (InvalidOption, "expected a path"),
+        3: (InvalidType, "path=3"),
+        "nowhere://a": (InvalidOption, "fsspec"),
+    }
+    for place, (error, words) in below.items():
+        with pytest.raises(error, match=words):
+            save_weights(nn.Linear(2, 2), place)
+    for place, kind in ((tmp_path / "file" / "a", CheckpointMissing), (tmp_path, CheckpointError), (3, InvalidType)):
+        with pytest.raises(kind):
+            load_weights(nn.Linear(2, 2), place)  # type: ignore[arg-type]  # one of them is the mistake under test
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_url_is_written_and_read(own_folder: Path) -> None:
+    module, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    save_weights(module, "memory://some/a.safetensors")
+    assert load_weights(other, "memory://some/a.safetensors") == ([], [])
+    assert same(module, other)
+    assert os.listdir() == []
 
 
 def test_what_is_no_tensor_is_refused(tmp_path: Path) -> None:

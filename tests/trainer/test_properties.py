@@ -265,7 +265,9 @@ def test_parts() -> None:
     assert run.scaler is None
     assert run.accelerator is run.strategy.accelerator
     assert (run.gradient_clip_val, run.gradient_clip_algorithm, run.accumulate_grad_batches) == (0.5, "value", 2)
-    assert run.distributed_sampler_kwargs == {"num_replicas": 1, "rank": 0}
+    assert run.distributed_sampler_kwargs is None
+    several = leyden.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False)
+    assert several.distributed_sampler_kwargs == {"num_replicas": 2, "rank": 0}
 
 
 def test_limits_as_they_were_given() -> None:

@@ -191,7 +191,7 @@ class BaseFinetuning(Callback):
             arguments: list[Any] = [pl_module, trainer.current_epoch, optimizer]
             self.finetune_function(*arguments, *([number] if several else []))
             if len(groups) > before:
-                _refuse_schedulers(trainer, optimizer)
+                _tell_schedulers(trainer, optimizer, groups[before:])
             known = self.__groups.get(number, [])
             kept[number] = [*known, *(_described(group, names) for group in groups[len(known) :])]
         self.__groups = kept
@@ -355,15 +355,21 @@ def _thaw(module: nn.Module) -> None:
 
 # They compute each group's rate from what they noted of it when they were made, and fail at their next step with one more.
 _OF_FIXED_GROUPS = ("LambdaLR", "MultiplicativeLR", "OneCycleLR", "CyclicLR", "CosineAnnealingWarmRestarts")
+_WITH_CONDITIONS = ("SequentialLR", "CosineAnnealingLR", "SWALR")
 
 
-def _refuse_schedulers(trainer: Run, optimizer: Optimizer) -> None:
-    """``optimizer`` has a new group: raise where PyTorch's scheduler of it cannot take one."""
+def _tell_schedulers(trainer: Run, optimizer: Optimizer, new: list[dict[str, Any]]) -> None:
+    """``optimizer`` has ``new`` groups: let PyTorch's schedulers of it take them in, and raise where one cannot."""
     for plan in trainer.lr_scheduler_configs:
         for scheduler in _with_inner(plan.scheduler):
             kind = type(scheduler).__name__
-            if getattr(scheduler, "optimizer", None) is not optimizer or kind not in (*_OF_FIXED_GROUPS, "SequentialLR"):
+            if getattr(scheduler, "optimizer", None) is not optimizer or kind not in (*_OF_FIXED_GROUPS, *_WITH_CONDITIONS):
                 continue
+            if kind == "CosineAnnealingLR":  # goes from rate to rate, and behind T_max up again to the one that it noted
+                scheduler.base_lrs += [float(group["lr"]) for group in new]
+                continue
+            if kind == "SWALR" and all("swa_lr" in group for group in new):
+                continue  # the optimizer's defaults have it, as under StochasticWeightAveraging
             if kind == "SequentialLR" and scheduler.last_epoch >= max(scheduler._milestones, default=0):
                 continue  # it begins no other of its schedulers, by the rates that there were
             until = " until the last of its milestones" if kind == "SequentialLR" else ""

@@ -63,7 +63,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         best_k_models: The files that are kept by their score, path to score.
         kth_best_model_path, kth_value: The worst of them.
         last_model_path: The file of ``save_last``.
-        current_score: The newest score.
+        current_score: The score of the file that was kept by its score last.
 
     Raises:
         InvalidOption: an argument with a value that cannot be used.

@@ -107,7 +107,7 @@ class TorchCheckpointIO(CheckpointIO):
 
             return read_folder(local_path(path), map_location, weights_only)
         if is_remote(path):
-            loaded = bytes_verified(_read_remote(path), path, place, weights_only)
+            loaded = bytes_verified(read_remote(path), path, place, weights_only)
         else:
             loaded = load_verified(local_path(path), place, weights_only)
         if not isinstance(loaded, dict):
@@ -187,19 +187,30 @@ def _write_remote(checkpoint: dict[str, Any], path: str, storage_options: Any) -
     buffer = io.BytesIO()
     with _checksums_on():
         torch.save(checkpoint, buffer)
+    put_remote(path, buffer.getvalue(), "checkpoint", storage_options)
+
+
+def put_remote(path: str, content: bytes | memoryview, what: str, storage_options: Any = None) -> None:
+    """Put a file, ``what`` errors call it so, at an URL.
+
+    Raises:
+        CheckpointWriteFailed: the storage did not take it.
+        InvalidOption: to that kind of URL nothing can be written.
+    """
     try:
         filesystem, place = reach(path, storage_options)
         filesystem.makedirs(filesystem._parent(place), exist_ok=True)
-        filesystem.pipe_file(place, buffer.getvalue())
+        filesystem.pipe_file(place, bytes(content))
+    except NotImplementedError as error:
+        raise InvalidOption("path", path, "an URL of a kind that can be written to") from error
     except OSError as error:
-        failed = CheckpointWriteFailed(
-            f"The checkpoint {path!r} could not be written: {error}. What stood there before is intact."
-        )
+        failed = CheckpointWriteFailed(f"The {what} {path!r} could not be written: {error}. What stood there before is intact.")
         failed.errno, failed.filename = error.errno, path
         raise failed from error
 
 
-def _read_remote(path: str) -> bytes:
+def read_remote(path: str) -> bytes:
+    """What stands at an URL. Raises :class:`CheckpointMissing`."""
     filesystem, place = reach(path)
     try:
         content: bytes = filesystem.cat_file(place)

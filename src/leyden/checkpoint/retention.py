@@ -32,7 +32,7 @@ class Retention:
         scores: The paths that are kept by their score, in the order in which they came.
         best, best_score: The best of them, the older of two that are equal. Without scores: the newest, and ``None``.
         kth, kth_score: The worst of them, the younger of two that are equal, once there are ``k``: the next to go.
-        current: The newest score, kept or not.
+        current: The score that came last among those that were kept.
         last: The path that holds the newest state.
         outdated: Paths that were written here, are not wanted any more, and perhaps are still there.
         interim: A path that the next save makes superfluous.
@@ -69,10 +69,9 @@ class Retention:
 
     # -- the best
     def judge(self, value: Tensor) -> Tensor:
-        """``value`` as a score: on the CPU (this waits for the device), and NaN as the worst. It is the newest from now on."""
+        """``value`` as a score: on the CPU (this waits for the device), and NaN as the worst."""
         score = value.detach().cpu().squeeze()
-        self.current = self.worst if math.isnan(float(score)) else score
-        return self.current
+        return self.worst if math.isnan(float(score)) else score
 
     def wants(self, score: Tensor | None = None) -> bool:
         """Whether :meth:`offer` would keep a path of this score."""
@@ -85,8 +84,7 @@ class Retention:
         """As :meth:`wants`, of a value that may be missing, or NaN: where files are kept by their score, nothing is none."""
         if score is None:
             return False
-        value = score.detach().cpu().squeeze()
-        return self.wants(self.worst if math.isnan(float(value)) else value)
+        return self.wants(self.judge(score))
 
     def replaced(self, score: Tensor | None = None) -> list[str]:
         """The path that goes when one of this score comes, if any: its name is free to be used again."""
@@ -102,7 +100,7 @@ class Retention:
             self.best = path
             return
         self.scores.pop(path, None)
-        self.scores[path] = score
+        self.scores[path] = self.current = score
         self.trim()
 
     def trim(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leyden.checkpoint.durable import Disk, Sink, write_durably
-from leyden.errors import CheckpointDamaged, CheckpointMismatch, CheckpointMissing, InvalidType, MissingPackage
+from leyden.checkpoint.single_file import check_place, read_file, write_file
+from leyden.errors import CheckpointDamaged, CheckpointMismatch, InvalidType, MissingPackage
 from leyden.types import Path
 
 
@@ -24,17 +24,19 @@ class LoadedWeights(NamedTuple):
 
 
 def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the parameters and buffers of ``module`` to the local ``path``, as ``safetensors.torch.load_file`` reads them.
+    """Write the parameters and buffers of ``module`` to a path or an URL, as ``safetensors.torch.load_file`` reads them.
 
     Tensors that share their memory (tied weights) are written once; the other names stand in the file's metadata, as
     ``safetensors.torch.load_model`` expects them. ``metadata`` adds texts of your own.
 
     Raises:
-        InvalidType: the module's state holds something that is no tensor.
+        InvalidType: the module's state holds something that is no tensor, or ``path`` is no path.
+        InvalidOption: ``path`` is that of a folder.
         MissingPackage: ``safetensors`` is not installed.
         CheckpointWriteFailed: disk full, permission lost ... What stood under ``path`` before is intact.
     """
     safetensors = _safetensors()
+    check_place("path", path, opened=False)
     state = module.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -49,30 +51,23 @@ def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | No
             continue
         seen[place] = name
         kept[name] = tensor.detach().contiguous().clone()  # safetensors refuses parts of one memory
-    content = safetensors.save(kept, {"format": "pt", **aliases, **(metadata or {})})
-
-    def fill(sink: Sink) -> None:
-        sink.write(content)
-
-    write_durably(os.fspath(path), fill, Disk())
+    write_file(path, safetensors.save(kept, {"format": "pt", **aliases, **(metadata or {})}))
 
 
 def load_weights(module: nn.Module, path: Path, strict: bool = True) -> LoadedWeights:
     """Put the weights in the safetensors file ``path`` into ``module``; returns the names that did not fit.
 
     Raises:
-        CheckpointMissing: there is no such file.
+        CheckpointMissing: there is no such file. CheckpointError: it cannot be read.
         CheckpointDamaged: the file is truncated, or none of the kind. (The format has no checksums.)
         CheckpointMismatch: a shape differs; or, with ``strict``, a name is missing or unexpected.
         MissingPackage: ``safetensors`` is not installed.
     """
     safetensors = _safetensors()
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidType("path", path, "a path")
     path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except FileNotFoundError as error:
-        raise CheckpointMissing(f"There are no weights at {path!r}.") from error
+    content = read_file(path, "weights")
     try:
         state = safetensors.load(content)
     except Exception as error:  # safetensors raises an error of its own that inherits from nothing but Exception

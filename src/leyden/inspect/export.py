@@ -1,6 +1,7 @@
 """A module in the forms in which it runs elsewhere: ONNX, a program of :mod:`torch.export`, TorchScript."""
 
 import contextlib
+import inspect
 import io
 import os
 import tempfile
@@ -11,10 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from leyden.checkpoint.durable import Disk, Sink, write_durably
+from leyden.checkpoint.files import is_remote, local_path
 from leyden.checkpoint.plain_names import eager_attributes, unwrapped
+from leyden.checkpoint.single_file import check_place, write_file
 from leyden.devices.transfer import move_data_to_device
-from leyden.errors import InvalidOption, InvalidType, MissingExample, MissingPackage, Unsupported
+from leyden.errors import InvalidOption, InvalidType, LeydenError, MissingExample, MissingPackage, Unsupported
 from leyden.loggers.undisturbed import undisturbed
 from leyden.spelling import refuse_unknown
 from leyden.types import Path
@@ -27,7 +29,7 @@ class Exports:
         """Write :meth:`forward` as an ONNX model, in eval mode, by torch's exporter of today.
 
         Args:
-            file_path: a path, a file that is open for writing bytes, or ``None``, to get the model and write nothing.
+            file_path: a path, an URL, a file that is open for writing bytes, or ``None``, to get the model and write nothing.
             input_sample: what ``forward`` gets: a tensor, a tuple of its arguments or a dict of them by name. It takes the way
                 of a batch, through ``on_before_batch_transfer`` and those that follow. Default: :attr:`example_input_array`.
             kwargs: go to :func:`torch.onnx.export`: ``dynamic_shapes``, ``input_names``, ``opset_version`` ...;
@@ -38,19 +40,22 @@ class Exports:
 
         Raises:
             MissingExample: there is no example.
+            InvalidOption: ``forward`` does not take the example; or ``file_path`` cannot be a file.
             MissingPackage: ``onnx`` or ``onnxscript`` is not installed.
+            CheckpointWriteFailed: nothing can be written there.
         """
         refuse_unknown("to_onnx", kwargs, torch.onnx.export)
         kwargs.setdefault("dynamo", True)
         for package in ("onnx", "onnxscript") if kwargs["dynamo"] else ("onnx",):
             if find_spec(package) is None:
                 raise MissingPackage(package, "to_onnx")
-        _check_place(file_path)
+        if file_path is not None:
+            check_place("file_path", file_path)
         arguments, named = _arguments(self, input_sample, "to_onnx", "input_sample")
         if file_path is None and not kwargs["dynamo"]:
             raise InvalidOption("file_path", None, "a file: the exporter of dynamo=False returns nothing")
         named = {**named, **kwargs.pop("kwargs", {})}
-        with for_use(self), _bytes_for(file_path, kwargs) as path:
+        with _trying(self, arguments, named, input_sample, "input_sample"), _bytes_for(file_path, kwargs) as path:
             return torch.onnx.export(self, arguments, path, kwargs=named or None, **kwargs)
 
     def to_torchscript(
@@ -67,8 +72,11 @@ class Exports:
             method: ``"script"`` reads the code of ``forward``, ``"trace"`` records what it does with ``example_inputs``.
             example_inputs: as ``input_sample`` of :meth:`to_onnx`.
             kwargs: go to :func:`torch.jit.script` or :func:`torch.jit.trace`.
+
+        Raises as :meth:`to_onnx`.
         """
-        _check_place(file_path)
+        if file_path is not None:
+            check_place("file_path", file_path)
         if method not in ("script", "trace"):
             raise InvalidOption("method", method, '"script" or "trace"')
         if not hasattr(torch, "jit"):
@@ -86,7 +94,7 @@ class Exports:
                 kwargs["check_inputs"] = _transferred(self, kwargs["check_inputs"])
             if named:
                 kwargs["example_kwarg_inputs"] = named
-            with for_use(self):
+            with _trying(self, () if named else arguments, named, example_inputs, "example_inputs"):
                 made = torch.jit.trace(func=self, example_inputs=None if named else arguments, **kwargs)
         _write(file_path, lambda file: torch.jit.save(made, file))
         return made
@@ -121,15 +129,15 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
             ``example_input_array``.
         kwargs: go to :func:`torch.export.export`: ``dynamic_shapes``, ``strict`` ...
 
-    Raises:
-        MissingExample: there is no example.
+    Raises as :meth:`LightningModule.to_onnx`.
     """
     if not isinstance(module, nn.Module):
         raise InvalidType("module", module, "a torch.nn.Module")
-    _check_place(file_path)
+    if file_path is not None:
+        check_place("file_path", file_path)
     module = unwrapped(module)
     arguments, named = _arguments(module, input_sample, "to_exported_program", "input_sample")
-    with for_use(module):
+    with _trying(module, arguments, named, input_sample, "input_sample"):
         program = torch.export.export(module, arguments, named or None, **kwargs)
     _write(file_path, lambda file: torch.export.save(program, file))
     return program
@@ -181,12 +189,37 @@ def _transferred(module: Any, example: Any) -> Any:
 
 
 @contextlib.contextmanager
+def _trying(module: Any, arguments: tuple[Any, ...], named: dict[str, Any], example: Any, parameter: str) -> Iterator[None]:
+    """As it is used, for an export. One that fails because ``forward`` does not take the example says so, and why."""
+    with for_use(module):
+        try:
+            yield
+        except Exception as error:
+            try:
+                with torch.no_grad():
+                    module(*arguments, **named)
+            except LeydenError:
+                raise error from None
+            except Exception as refused:
+                takes = f"{type(module).__name__}.forward{inspect.signature(module.forward)}"
+                said = f"It raises {type(refused).__name__}: {refused}"
+                if example is None:
+                    parameter, example = "example_input_array", module.example_input_array
+                raise InvalidOption(parameter, example, f"what {takes} takes", said) from error
+            raise
+
+
+@contextlib.contextmanager
 def _bytes_for(place: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
-    """A path to export to; what is written there goes on to ``place`` where that is an open file."""
-    if not hasattr(place, "write"):
-        if place is not None:
-            os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
-        yield None if place is None else os.fspath(place)
+    """A path to export to; what is written there goes on to ``place`` where that is an open file or an URL."""
+    if place is None:
+        yield None
+        return
+    path = None if hasattr(place, "write") else os.fspath(place)
+    if path is not None and not is_remote(path):
+        path = local_path(path)
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        yield path
         return
     kwargs["external_data"] = False  # all of it is to be in the one file
     if not kwargs["dynamo"]:
@@ -195,15 +228,8 @@ def _bytes_for(place: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
         path = os.path.join(folder, "model.onnx")
         yield path
         with open(path, "rb") as file:
-            place.write(file.read())
-
-
-def _check_place(place: Any) -> None:
-    """Before the work is done."""
-    if not (place is None or hasattr(place, "write") or isinstance(place, str | os.PathLike)):
-        raise InvalidType("file_path", place, "a path, or a file that is open for writing bytes")
-    if not hasattr(place, "write") and place is not None and os.path.isdir(place):
-        raise InvalidOption("file_path", os.fspath(place), "the path of a file, and this is a folder")
+            content = file.read()
+        _write(place, lambda file: file.write(content))
 
 
 def _write(place: Any, save: Callable[[Any], None]) -> None:
@@ -214,15 +240,4 @@ def _write(place: Any, save: Callable[[Any], None]) -> None:
         return
     content = io.BytesIO()
     save(content)
-    path = os.fspath(place)
-    if "://" in path:
-        import fsspec  # type: ignore[import-untyped]  # it has no type information
-
-        with fsspec.open(path, "wb") as file:
-            file.write(content.getbuffer())
-        return
-
-    def fill(sink: Sink) -> None:
-        sink.write(content.getvalue())
-
-    write_durably(path, fill, Disk())
+    write_file(place, content.getbuffer())

@@ -219,8 +219,9 @@ class Properties:
         return [position if device.index is None else device.index for position, device in enumerate(devices)]
 
     @property
-    def distributed_sampler_kwargs(self) -> dict[str, int]:
-        return {"num_replicas": self.world_size, "rank": self.global_rank}
+    def distributed_sampler_kwargs(self) -> dict[str, int] | None:
+        """How many processes share the data, and which this one is; ``None`` under a strategy of one process."""
+        return getattr(self.strategy, "distributed_sampler_kwargs", None)
 
     # -- loaders
     @property
