@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from real_processes import outcomes_together, together
 from torch import nn
 
 from leyden.distributed import by_itself, hang, last_words, watch
+from leyden.distributed.aborts import Abort
 from leyden.distributed.hang import Standing, describe, report
 from leyden.distributed.last_words import LastWords, of_error, of_exit
 from leyden.distributed.vigilance import Vigilance
@@ -36,6 +38,8 @@ class Faulty(BoringModel):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if batch_idx == 2 and self.trainer.global_rank == 1:
             self.fail()
+        elif batch_idx == 2 and self.fault in ("skips", "brings more"):
+            dist.all_reduce(torch.zeros(3))
         return super().training_step(batch, batch_idx)
 
     def fail(self) -> None:
@@ -49,12 +53,16 @@ class Faulty(BoringModel):
             pass
         if self.fault == "waits elsewhere":
             dist.barrier()
+        if self.fault == "brings more":
+            dist.all_reduce(torch.zeros(7))
         if self.fault == "saves":
             self.trainer.save_checkpoint("alone.ckpt")
 
     def on_train_end(self) -> None:
         if self.fault == "raises at the end" and self.trainer.global_rank == 1:
             raise LookupError("too late")
+        if self.fault == "skips at the end" and self.trainer.global_rank == 0:
+            dist.all_reduce(torch.zeros(3))
 
 
 def faulty(fault: str, folder: str, hang_timeout: float) -> tuple[str, str, int | None, int]:
@@ -125,6 +133,47 @@ def test_a_hang_shows_where_each_process_stands(fault: str, reason: str, tmp_pat
     assert "in fail" in written, "the stack of who hangs"
     if fault == "loops":
         assert written.index("process 1: train") < written.index("process 0: train"), "the suspect first"
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "first", "second"),
+    [
+        ("skips", "train, epoch 0, step 2, batch 2", "all_reduce of float32[3], called in training_step", "backward, where"),
+        (
+            "brings more",
+            "in training_step",
+            "all_reduce of float32[3], called in training_step",
+            "all_reduce of float32[7], called in",
+        ),
+        ("skips at the end", "epoch 1", "all_reduce of float32[3], called in on_train_end", "all_reduce of the run's own"),
+    ],
+)
+def test_an_exchange_of_the_users_that_meets_another_is_shown_beside_it(
+    fault: str, place: str, first: str, second: str, tmp_path: Path
+) -> None:
+    outcomes, written = ended(fault, tmp_path)
+    assert outcomes == [1, 1], "PyTorch would abort one of them"
+    head = written[written.index("process ") :].splitlines()[0]
+    assert head.startswith(f"process {0 if fault == 'brings more' else 1} of 2 hangs")
+    assert place in head
+    assert "an exchange got more than was expected there. The processes wait in different exchanges: process 0 in" in head
+    assert f"process 0 in {first}" in head
+    assert f"process 1 in {second}" in head
+    assert "Fatal Python error" not in written
+
+
+def test_an_abort_that_nobody_takes_over_goes_its_way() -> None:
+    ended = []
+    abort = Abort(0.0)
+    abort._before = lambda: ended.append(threading.current_thread().name)
+    abort._handler()
+    assert ended == ["MainThread"]
+    assert not abort.begun.is_set(), "it is no exchange's, which has a thread of its own"
+    thread = threading.Thread(target=abort._handler, name="of gloo")
+    thread.start()
+    thread.join()
+    assert abort.begun.is_set()
+    assert len(ended) == 2
 
 
 def test_what_can_never_end_is_not_waited_for(tmp_path: Path) -> None:
@@ -262,8 +311,8 @@ def test_an_echo_is_told_from_an_error() -> None:
     assert not last_words.is_echo(ConnectionResetError("of the user's own download"))
 
 
-def standing(rank: int, exchange: str, number: int) -> Standing:
-    return Standing(rank, f"step {rank}", exchange, number, "none", "", 9.0)
+def standing(rank: int, exchange: str, number: int, call: str = "") -> Standing:
+    return Standing(rank, f"step {rank}", exchange, number, "none", "", 9.0, call)
 
 
 @pytest.mark.parametrize(
@@ -274,11 +323,18 @@ def standing(rank: int, exchange: str, number: int) -> Standing:
         ([standing(0, "barrier", 3), standing(1, "barrier", 4)], "Process 0 has begun fewer exchanges than the others"),
         ([standing(0, "barrier", 4), standing(1, "all_reduce", 4)], "in different exchanges: process 0 in barrier, process 1 in"),
         ([standing(0, "barrier", 4), standing(1, "barrier", 4)], "The processes wait in the same exchange"),
+        ([standing(0, "barrier", 4), standing(1, "barrier", 4, "barrier of the run's own")], "process 1 in barrier of the run's"),
         ([standing(0, "", 4), standing(1, "", 4)], "The processes are at work or wait for something else, in no exchange."),
     ],
 )
 def test_whose_fault_a_hang_seems(stands: list[Standing], expected: str) -> None:
     assert expected in report({each.rank: each for each in stands}, 2, 5.0)[1]
+
+
+def test_who_does_as_few_do_is_named_first() -> None:
+    calls = ["all_reduce of float32[3]", "all_reduce of float32[7]", "all_reduce of float32[3]"]
+    stands = {rank: standing(rank, "all_reduce", 4, call) for rank, call in enumerate(calls)}
+    assert report(stands, 3, 5.0)[0] == 1
 
 
 def test_a_batch_in_words() -> None:

@@ -64,6 +64,15 @@ def test_the_exit_code_says_what_ended_the_job(fault: str, code: int, tmp_path: 
         assert ended(tmp_path) == ended(tmp_path / "alone")
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="whether a process is gone is asked of Linux")
+def test_of_a_first_process_that_is_gone_the_others_speak(tmp_path: Path) -> None:
+    done = job(tmp_path, "--fault", "killed", "--rank", "0")
+    assert done.returncode == -signal.SIGKILL
+    said = next(line for line in done.stderr.splitlines() if line.startswith("process "))
+    assert said.startswith("process 0 of 2 was ended: it left no word (killed")
+    assert "process 1 was at train, epoch 0, step" in said
+
+
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
 def test_the_exit_code_is_that_of_a_signal_under_every_launcher(strategy: str, tmp_path: Path) -> None:
     done = job(tmp_path, "--fault", "killed", "--strategy", strategy)

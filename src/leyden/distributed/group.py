@@ -19,11 +19,12 @@ from torch import Tensor
 from leyden.distributed.backends import serves, with_cpu
 from leyden.distributed.by_itself import Saves
 from leyden.distributed.environment import ClusterEnvironment
-from leyden.distributed.last_words import is_echo
-from leyden.distributed.launchers.lifeline import RUN_AGAIN, tie_to
+from leyden.distributed.last_words import is_echo, of_silence, say
+from leyden.distributed.launchers.lifeline import RUN_AGAIN, last_words, tie_to
 from leyden.distributed.launchers.verb import verb_of
 from leyden.distributed.processes import Body, Processes
 from leyden.distributed.rank_zero import rank_zero_only
+from leyden.distributed.restarts import ATTEMPT
 from leyden.distributed.sharing import on_cpu, packed, unpacked
 from leyden.distributed.vigilance import Vigilance
 from leyden.distributed.watch import Watch, breaks, client_of, watched
@@ -66,7 +67,7 @@ class Started(Launcher):
         @functools.wraps(body)
         def joined(*args: Any, **kwargs: Any) -> Any:
             group.begin()
-            with watched(group, body):
+            with last_words(lambda: _say_gone(group)), watched(group, body):
                 return body(*args, **kwargs)
 
         return joined  # type: ignore[return-value]  # it is called as `body` is
@@ -298,6 +299,13 @@ class Group(Processes):
 
     def has_failed(self) -> bool:
         return self.watch is not None and self.watch.first() is not None
+
+
+def _say_gone(group: Group) -> None:
+    """The process that has run the command of this one again is gone: as a rule the first of this node."""
+    if ATTEMPT not in os.environ and group.local_rank == 1 and group.watch is not None:
+        place = group.watch.where.place()
+        say(of_silence(group.rank - 1, f"process {group.rank} was at {place} then, and ends too").shown(group.world))
 
 
 def _give_way() -> None:

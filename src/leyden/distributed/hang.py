@@ -6,15 +6,20 @@ import os
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
+from leyden.distributed.last_words import HERE, is_users
+
 _OF_EXCHANGES = (os.path.join("torch", "distributed", "distributed_c10d.py"), os.path.join("distributed", "nn", "functional.py"))
-_OF_CHECKPOINTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "checkpoint") + os.sep
+_OF_CHECKPOINTS = os.path.join(HERE, "checkpoint") + os.sep
+_OF_RUNS = tuple(os.path.join(HERE, part) + os.sep for part in ("loops", "trainer", os.path.join("distributed", "launchers")))
 _SAVING = ", in leyden_write_checkpoint\n"
 _DEEPEST = 3
 BACKWARD = "backward, where gradients are exchanged"
@@ -32,6 +37,7 @@ class Standing:
         batch: the last batch, in words.
         stack: of the main thread.
         still: seconds since something moved.
+        call: the exchange with the tensors that it was given, and the place in the user's code that called it, if any did.
     """
 
     rank: int
@@ -41,9 +47,14 @@ class Standing:
     batch: str
     stack: str
     still: float
+    call: str = ""
+
+    @property
+    def waits_in(self) -> str:
+        return self.call or self.exchange
 
     def shown(self) -> str:
-        waits = f"waits in {self.exchange}" if self.exchange else "waits in no exchange"
+        waits = f"waits in {self.waits_in}" if self.exchange else "waits in no exchange"
         head = f"process {self.rank}: {self.place}; {waits} (exchange {self.number}); nothing moved for {self.still:.0f} s"
         return f"{head}\n  last batch: {self.batch}\n{self.stack.rstrip()}\n"
 
@@ -53,7 +64,8 @@ def stand(rank: int, place: str, batch: Any, still: float) -> Standing:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     stack = traceback.extract_stack(frame)
     calls = [(frame.filename, frame.name) for frame in stack]
-    return Standing(rank, place, _exchange(calls), _begun(), describe(batch), "".join(traceback.format_list(stack)), still)
+    shown = "".join(traceback.format_list(stack))
+    return Standing(rank, place, _exchange(calls), _begun(), describe(batch), shown, still, _call(frame))
 
 
 def glance() -> tuple[bool, tuple[str, int]]:
@@ -90,6 +102,28 @@ def _exchange(calls: Sequence[tuple[str, str]]) -> str:
     return found
 
 
+def _call(frame: FrameType | None) -> str:
+    """The outermost exchange of ``frame`` and those around it in words, where it is not the run's own."""
+    found, name = "", ""
+    while frame is not None:
+        code = frame.f_code
+        if _exchange([(code.co_filename, code.co_name)]) not in ("", BACKWARD):
+            name = code.co_name
+            given = [frame.f_locals.get(each) for each in code.co_varnames[: code.co_argcount]]
+            tensors = [describe(each) for each in given if _has_tensors(each)]
+            found = f"{name} of {' and '.join(tensors)}" if tensors else name
+        elif found and is_users(code.co_filename):
+            return f"{found}, called in {code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})"
+        elif code.co_filename.startswith(_OF_RUNS):
+            return f"{name} of the run's own" if name else ""
+        frame = frame.f_back
+    return found
+
+
+def _has_tensors(given: Any) -> bool:
+    return isinstance(given, Tensor) or (isinstance(given, list | tuple) and any(isinstance(each, Tensor) for each in given))
+
+
 def _begun() -> int:
     try:
         group: Any = dist.distributed_c10d._get_default_group()
@@ -122,17 +156,25 @@ def suspects(standing: Mapping[int, Standing], world: int) -> tuple[list[int], s
     least = min(where.number for where in standing.values())
     behind = [rank for rank, where in standing.items() if where.number == least]
     if len(behind) < world:
-        return behind, "has begun fewer exchanges than the others: it skipped one, or is in another"
-    kinds = {where.exchange for where in standing.values()}
-    if len(kinds) > 1:
-        return sorted(standing), "wait in different exchanges: " + ", ".join(
-            f"process {rank} in {where.exchange}" for rank, where in sorted(standing.items())
-        )
+        return behind, f"has begun fewer exchanges than the others: it skipped one, or is in another ({_where_each(standing)})"
+    if len({where.waits_in for where in standing.values()}) > 1:
+        return _odd_first(standing), f"wait in different exchanges: {_where_each(standing)}"
     return sorted(standing), "wait in the same exchange: shapes may differ, or the network does not answer"
 
 
-def report(standing: Mapping[int, Standing], world: int, seconds: float) -> tuple[int, str, str]:
-    """The first suspect, the reason in a line, and where every process stands, the suspects first."""
+def _odd_first(standing: Mapping[int, Standing]) -> list[int]:
+    """Who does as few others do before the rest; of as many, who has not called an exchange of the user's."""
+    times = Counter(where.waits_in for where in standing.values())
+    return sorted(standing, key=lambda rank: (times[standing[rank].waits_in], ", called in " in standing[rank].call, rank))
+
+
+def _where_each(standing: Mapping[int, Standing]) -> str:
+    return ", ".join(f"process {rank} in {where.waits_in}" for rank, where in sorted(standing.items()))
+
+
+def report(standing: Mapping[int, Standing], world: int, seconds: float, broken: bool = False) -> tuple[int, str, str]:
+    """The first suspect, the reason in a line, and where every process stands, the suspects first. With ``broken`` PyTorch has
+    given up an exchange."""
     ranks, why = suspects(standing, world)
     saving = [rank for rank, where in standing.items() if _SAVING in where.stack]
     alone = 0 < len(saving) < len(standing)
@@ -140,7 +182,8 @@ def report(standing: Mapping[int, Standing], world: int, seconds: float) -> tupl
         ranks.sort(key=lambda rank: rank not in saving)
     named = ", ".join(map(str, ranks))
     who = "The processes" if len(ranks) == world else f"Process {named}"
-    reason = f"nothing moved for {seconds:g} s. {who} {why}."
+    what = "an exchange got more than was expected there" if broken else f"nothing moved for {seconds:g} s"
+    reason = f"{what}. {who} {why}."
     if alone:
         who = ", ".join(map(str, saving))
         reason += f" A checkpoint is saved by process {who} alone: trainer.save_checkpoint is to be called by every process."

@@ -16,8 +16,9 @@ import torch
 
 from leyden.errors import ProcessFailed, TrainingTerminated
 
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_NOT_THE_USERS = (_HERE, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep, os.path.dirname(os.__file__) + os.sep)
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+"""The folder of this package."""
+_NOT_THE_USERS = (HERE, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep, os.path.dirname(os.__file__) + os.sep)
 _ECHOES = (
     *(
         "Connection closed by peer",
@@ -112,6 +113,11 @@ def of_exit(rank: int, code: int, place: str) -> LastWords:
     return LastWords(rank, "killed", f"it ended with exit code {code} and without a word", place, code=code)
 
 
+def of_silence(rank: int, then: str) -> LastWords:
+    """The words of a process that is gone, and whose exit code goes to somebody else."""
+    return LastWords(rank, "killed", f"it left no word (killed, perhaps for lack of memory, or os._exit was called); {then}")
+
+
 def is_echo(error: BaseException) -> bool:
     """Whether ``error`` only says that another process does not answer."""
     if isinstance(error, ProcessFailed):
@@ -167,10 +173,15 @@ def say_instead(error: BaseException, text: str, code: int) -> None:
     sys.excepthook = hook
 
 
+def is_users(file: str) -> bool:
+    """Whether code of ``file`` is the user's: none of ours, of torch or of Python's library."""
+    return not file.startswith((*_NOT_THE_USERS, "<frozen"))
+
+
 def _first_of_the_users(trace: TracebackType | None) -> str:
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not code.co_filename.startswith(_NOT_THE_USERS) and not code.co_filename.startswith("<frozen"):
+        if is_users(code.co_filename):
             return code.co_name
         trace = trace.tb_next
     return ""

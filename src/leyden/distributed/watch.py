@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from leyden.distributed import hang
+from leyden.distributed.aborts import Abort
 from leyden.distributed.asking import STORE_TAKES, Asking
 from leyden.distributed.by_itself import Saves
 from leyden.distributed.last_words import LastWords, hook_of, is_echo, of_error, say, say_instead
@@ -98,6 +99,7 @@ class Watch:
         self._lock = threading.Lock()  # of the first one, which another watching thread may use too
         self._thread = Asking(self._run, "leyden: watch")
         self._stop = self._thread.ending
+        self._abort = Abort(3 * GRACE)
         self._armed = False
         self._handles_faults = False
 
@@ -108,12 +110,15 @@ class Watch:
                 faulthandler.enable()
                 self._handles_faults = True
         if self._beside is not None:
+            self._abort.heed()
             self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(2 * PERIOD)
+        if self._beside is not None:
+            self._abort.ignore()
         if self._armed:
             faulthandler.cancel_dump_traceback_later()
         if self._handles_faults:
@@ -261,6 +266,9 @@ class Watch:
                     continue
                 hurries = asked_at is not None and now - max(since, asked_at) > max(ASKED_TO_END, AS_USUAL * longest)
                 still = self.patience is not None and now - since > self.patience
+                if self._abort.begun.is_set():
+                    store.set("broken", str(self.rank))
+                    still = True
                 if still or (hurries and not self._somebody_saves(store)) or (stands > CROSSED and self._are_crossed(store)):
                     store.compare_set("hang", "", str(self.rank))
                 if store.check(["hang"]):
@@ -329,7 +337,8 @@ class Watch:
             rank: hang.Standing(**json.loads(store.get(f"stand/{rank}"))) for rank in range(self.world) if rank not in missing
         }
         borne = self.patience is not None and still > self.patience
-        rank, reason, shown = hang.report(standing, self.world, self.patience if borne and self.patience else round(still))
+        seconds = self.patience if borne and self.patience else round(still)
+        rank, reason, shown = hang.report(standing, self.world, seconds, store.check(["broken"]))
         if asked:
             reason = f"a signal has asked process {self.rank} to end, and {reason} So nothing can be saved."
         place = standing[rank].place if rank in standing else self.place_of(rank)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _PARENT = "LEYDEN_PARENT"
 _LOOKS_EVERY = 0.5  # seconds
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of linux/prctl.h
+_SET_DEATH_SIGNAL, _GET_DEATH_SIGNAL = 1, 2  # PR_SET_PDEATHSIG and PR_GET_PDEATHSIG, of linux/prctl.h
 GONE = 137
 """The exit code of a process whose launcher is gone: that of a SIGKILL."""
 
@@ -27,10 +30,24 @@ def word_for_a_child() -> dict[str, str]:
 def tie_to(parent: int, *, watched: bool = False) -> None:
     """End this process when ``parent``, which started it, has ended. With ``watched`` a thread looks now and then."""
     if sys.platform.startswith("linux") and not watched:
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        _die_with_parent(signal.SIGKILL)
         _end_if_orphaned(parent)  # it may have ended a moment ago
     else:
         threading.Thread(target=_watch, args=(parent,), name="leyden: launcher", daemon=True).start()
+
+
+def _die_with_parent(number: int) -> None:
+    """Let Linux send signal ``number`` to this process when the one that started it ends; 0 for none. Of the calling thread."""
+    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, number)
+
+
+def _tied_by_signal() -> bool:
+    """Whether it would, as the calling thread has asked for."""
+    if not sys.platform.startswith("linux"):
+        return False
+    found = ctypes.c_int(0)
+    ctypes.CDLL(None).prctl(_GET_DEATH_SIGNAL, ctypes.byref(found))
+    return found.value == signal.SIGKILL
 
 
 def _watch(parent: int) -> None:
@@ -41,7 +58,43 @@ def _watch(parent: int) -> None:
 
 def _end_if_orphaned(parent: int) -> None:
     if os.getppid() != parent:
+        for say in _last_words:
+            say()
         os._exit(GONE)
+
+
+_last_words: list[Callable[[], None]] = []
+
+
+@contextmanager
+def last_words(say: Callable[[], None]) -> Iterator[None]:
+    """Inside, a process that runs the command of another one again calls ``say`` before it ends with that one.
+
+    Linux would end it at once. A thread that waits for the other's end does so instead, inside and where that is possible.
+    """
+    parent, by_signal = os.getppid(), RUN_AGAIN and _tied_by_signal() and hasattr(os, "pidfd_open")
+    _last_words.append(say)
+    if by_signal:
+        other, ends = os.pidfd_open(parent), os.pipe()  # type: ignore[attr-defined,unused-ignore]  # Linux has it
+
+        def wait() -> None:
+            while not select.select([other, ends[0]], [], [])[0]:
+                pass
+            _end_if_orphaned(parent)
+
+        waiting = threading.Thread(target=wait, name="leyden: launcher", daemon=True)
+        waiting.start()
+        _die_with_parent(0)
+    try:
+        yield
+    finally:
+        if by_signal:
+            _die_with_parent(signal.SIGKILL)
+            os.write(ends[1], b"x")
+            waiting.join()
+            for file in (other, *ends):
+                os.close(file)
+        _last_words.remove(say)
 
 
 def _tie_as_told() -> bool:
