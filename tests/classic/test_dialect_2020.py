@@ -137,6 +137,20 @@ def test_what_the_training_step_returns_can_be_monitored(own_folder: Path) -> No
     assert float(trainer.callback_metrics["loss"]) == float(stop.best_score)
 
 
+def test_what_is_returned_is_kept_as_it_was_then() -> None:
+    class Reuses(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"loss": self.step(batch), "acc": self.acc.fill_(batch_idx)}
+
+        def on_train_epoch_end(self) -> None:
+            self.acc.fill_(-1)
+
+    module, trainer = Reuses(), Trainer(**QUIET)
+    module.register_buffer("acc", torch.zeros(()))
+    trainer.fit(module)
+    assert float(trainer.callback_metrics["acc"]) == trainer.num_training_batches - 1
+
+
 def test_a_name_that_the_module_logs_is_not_taken_from_what_it_returns() -> None:
     class Both(BoringModel):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

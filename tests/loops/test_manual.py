@@ -444,6 +444,18 @@ def test_a_loss_that_is_not_finite_ends_the_run(give: Any) -> None:
         fit(Bursts())
 
 
+def test_a_loss_that_is_written_over_was_noted_as_it_was() -> None:
+    class Reuses(Module):
+        last = torch.zeros(())  # as a CUDA graph keeps one place for its result
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            return self.last.fill_(torch.inf if batch_idx == 2 else batch_idx)
+
+    with pytest.raises(NonFiniteLoss, match=r"became inf in training batch 2 .*Losses before it: 0, 1\."):
+        fit(Reuses())
+
+
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(algorithm: Any) -> None:
     """A threshold that no gradient reaches changes nothing, and one that they reach holds."""

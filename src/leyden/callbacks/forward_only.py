@@ -40,7 +40,7 @@ class ForwardOnly:
             outputs = self.run.leyden_read_returned("training_step", "train", outputs)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            fit.losses.waiting.append(loss.detach())
+            fit.losses.note(loss)
         if is_last:
             self._count()
         return outputs

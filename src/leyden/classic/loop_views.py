@@ -84,7 +84,7 @@ class RunningLoss:
 
     def append(self, loss: Tensor) -> None:
         """Note a loss that manual optimization does not return: the bar shows it, and it is checked as any other."""
-        self.run.leyden_fit.losses.waiting.append(loss.detach().mean())
+        self.run.leyden_fit.losses.note(loss.mean())
 
     def last(self) -> Tensor | None:
         return self.run.leyden_fit.losses.latest

@@ -104,7 +104,7 @@ class Reader:
                 if name not in own:
                     returned.add(name)
                     metrics.log(name, value, asked, None)
-        plain = {name: value.detach() if isinstance(value, Tensor) else value for name, value in told.plain.items()}
+        plain = {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in told.plain.items()}
         if any(key in outputs for key in NESTED):
             metrics.publish(plain)
             return

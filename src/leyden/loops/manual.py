@@ -40,7 +40,7 @@ class Manual:
         self.hooks = run.leyden_hooks
         self.module = run.lightning_module
         self.precision = run.strategy.precision
-        self.note_loss = run.leyden_fit.losses.waiting.append
+        self.note_loss = run.leyden_fit.losses.note
         self.tells_before_backward = self.hooks.listens(Callback.on_before_backward)
         self.tells_after_backward = self.hooks.listens(Callback.on_after_backward)
         self.prepares_step = self.precision.scales or self.hooks.listens(Callback.on_before_optimizer_step)
@@ -82,7 +82,7 @@ class Manual:
                 f"optimization return a tensor, a dict, or nothing."
             )
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            self.note_loss(loss.detach())
+            self.note_loss(loss)
         return outputs
 
     def _count(self, optimizer: Any = None, *_: Any) -> None:

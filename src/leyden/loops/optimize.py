@@ -57,7 +57,7 @@ class Automatic:
         self.flight = fit.flight
         self.optimizer = optimizer or next(iter(fit.plan.optimizers), None)
         self.precision = run.strategy.precision
-        self.note_loss = fit.losses.waiting.append
+        self.note_loss = fit.losses.note
         self.forward = run.leyden_ready_step("training_step")
         self.accumulating = (
             None if type(run.strategy).leyden_accumulating is Strategy.leyden_accumulating else run.strategy.leyden_accumulating
@@ -202,7 +202,7 @@ class Automatic:
                 zero = self.zero if self.contributed == 0 else None
                 self.no_loss(None if zero is None else partial(zero, index, at), batch is not None)
                 return None
-            self.note_loss(loss.detach())
+            self.note_loss(loss)
             flight.outputs = outputs
             if self.divisor != 1:
                 loss = loss / self.divisor

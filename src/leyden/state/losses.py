@@ -45,6 +45,10 @@ class LossWatch:
         """A copy of a run is a run at rest: it has no step that could fail."""
         return {**self.__dict__, "capsule": None}
 
+    def note(self, loss: Tensor) -> None:
+        """Keep a loss until it is checked: a copy, where the next may be written over it, as by a CUDA graph or into a buffer."""
+        self.waiting.append(loss.detach().clone() if loss.is_cuda or not loss.requires_grad else loss.detach())
+
     def open_capsule(self) -> None:
         """A fit begins: keep its newest steps, where that was asked for and there is a place to write them to."""
         asked = self.run.leyden_options.crash_capsule
