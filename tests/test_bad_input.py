@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import warnings
 from collections.abc import Callable as Function
 from functools import partial
@@ -1034,3 +1035,31 @@ def test_a_misspelt_word_of_an_export_is_named() -> None:
     for method, word in (("script", "optimise"), ("trace", "check_traces")):
         with pytest.raises(UnknownName, match=rf"to_torchscript got an unknown argument '{word}'\. Did you mean"):
             BoringModel().to_torchscript(None, method, torch.zeros(1, 32), **{word: True})  # type: ignore[arg-type]
+
+
+# From process to process
+
+OF_SEVERAL_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "InvalidOption": ("lr", -1, "a number > 0"),
+    "InvalidType": ("lr", "x", "a number"),
+    "MissingPackage": ("rich", "RichProgressBar", "rich"),
+    "TrainingSpikeException": (7, "more"),
+    "ProcessFailed": ("process 1 was ended", 1, 137),
+    "TrainingTerminated": ("SIGTERM arrived", 15),
+}
+
+
+def all_of(kind: type[LeydenError]) -> list[type[LeydenError]]:
+    return [kind, *(each for sub in kind.__subclasses__() for each in all_of(sub))]
+
+
+def test_every_error_comes_whole_out_of_another_process() -> None:
+    ours = [kind for kind in all_of(LeydenError) if kind.__module__ == "leyden.errors"]
+    assert len(ours) > 30
+    for kind in ours:
+        error = kind(*OF_SEVERAL_ARGUMENTS.get(kind.__name__, (f"what {kind.__name__} says",)))
+        error.noted = [1]  # type: ignore[attr-defined]  # by whoever raised it
+        back = pickle.loads(pickle.dumps(error))
+        assert type(back) is kind
+        assert (str(back), back.args, vars(back)) == (str(error), error.args, vars(error))
+        assert getattr(back, "code", None) == getattr(error, "code", None)

@@ -79,6 +79,18 @@ class LeydenError(Exception):
         # KeyError's own __str__ would show the message quoted and escaped.
         return str(self.args[0]) if len(self.args) == 1 else Exception.__str__(self)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own would hand the message to an __init__ that makes one of several arguments.
+        return _made_again, (type(self), self.args, dict(vars(self)))
+
+
+def _made_again(kind: type[LeydenError], args: tuple[object, ...], attributes: dict[str, object]) -> LeydenError:
+    """An error that another process has raised."""
+    error = kind.__new__(kind, *args)
+    LeydenError.__init__(error, *args)
+    vars(error).update(attributes)
+    return error
+
 
 class MisconfigurationException(LeydenError):
     """Something the caller wrote does not fit. Lightning's name for all of its option errors."""
@@ -251,9 +263,6 @@ class ProcessFailed(LeydenError, RuntimeError):
         self.rank = rank  # of the process that failed first; None where that is not known
         self.code = code  # with which a script ends that does not catch this: 137 after SIGKILL, 143 after SIGTERM, else 1
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (str(self), self.rank, self.code)
-
 
 class TrainingTerminated(LeydenError, SystemExit):
     """SIGTERM or SIGUSR1 arrived while a verb ran. The state was saved; as a ``SystemExit`` it ends the process with 143."""
@@ -262,6 +271,9 @@ class TrainingTerminated(LeydenError, SystemExit):
         super().__init__(message)
         self.code = 143
         self.signal = signal  # its number; None where another process got it
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.signal), vars(self)
 
 
 class LeydenWarning(UserWarning):

@@ -244,12 +244,15 @@ class Rated(Net):
         return torch.optim.SGD(self.parameters(), self.lr)
 
 
-def searched(strategy: str) -> tuple[Any, float, int]:
-    """What the tuner suggests, the rate that the module has then, and how many were tried."""
+def searched(strategy: str) -> tuple[Any, float, int, list[float]]:
+    """What the tuner suggests, the rate that the module has then, how many were tried, and by how much weights have changed."""
     torch.manual_seed(1)
     module, run = Rated(), kit.trainer(devices=2, strategy=strategy)
+    before = [value.clone() for value in module.state_dict().values()]
     found: Any = Tuner(run).lr_find(module, samples(64, 2), num_training=20, max_lr=5.0, early_stop_threshold=None)
-    return found.suggestion(), module.lr, len(found.results["lr"])
+    now = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in module.state_dict().values()]
+    changes = [float((value - old).abs().max()) for value, old in zip(now, before, strict=True)]
+    return found.suggestion(), module.lr, len(found.results["lr"]), changes
 
 
 def test_a_search_of_the_tuner() -> None:
@@ -257,3 +260,11 @@ def test_a_search_of_the_tuner() -> None:
     assert first == second == searched("ddp_fork")
     assert first[0] == first[1] != 0.1
     assert first[2] == 20
+    assert first[3] == [0.0] * len(first[3])
+
+
+def test_a_search_of_the_tuner_among_shards() -> None:
+    first, second = together(2, searched, "fsdp")
+    assert first == second
+    (whole, _) = together(2, searched, "ddp")
+    assert first == (pytest.approx(whole[0]), pytest.approx(whole[1]), *whole[2:])

@@ -525,7 +525,7 @@ class Lifecycle(Run):
     ) -> Iterator[None]:
         """A verb that is set up, of which callbacks and loggers hear nothing. What the trainer has of other verbs is put back."""
         kept = {name: vars(self)[name] for name in _OF_A_VERB}
-        weights = copy.deepcopy(module.state_dict())
+        weights = copy.deepcopy(module.state_dict()) if self.strategy.holds_whole_parameters else {}  # trials put shards back
         vars(self).update(
             _loggers=[DummyLogger() for _ in self.loggers],
             profiler=PassThroughProfiler(),
