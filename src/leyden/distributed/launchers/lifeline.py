@@ -78,8 +78,10 @@ def last_words(say: Callable[[], None]) -> Iterator[None]:
         other, ends = os.pidfd_open(parent), os.pipe()  # type: ignore[attr-defined,unused-ignore]  # Linux has it
 
         def wait() -> None:
-            while not select.select([other, ends[0]], [], [])[0]:
-                pass
+            poll = select.poll()  # `select` knows no file above number 1,023
+            for file in (other, ends[0]):
+                poll.register(file, select.POLLIN)
+            poll.poll()
             _end_if_orphaned(parent)
 
         waiting = threading.Thread(target=wait, name="leyden: launcher", daemon=True)
