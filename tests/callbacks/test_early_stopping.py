@@ -82,6 +82,13 @@ def test_min_delta_is_what_an_improvement_takes(mode: str, scores: tuple[float, 
     assert float(stopping.best_score) == scores[0]
 
 
+@pytest.mark.parametrize(("mode", "scores"), [("min", (5.0, 5.5, 6.0, 7.5)), ("max", (2.0, 1.5, 1.0, -1.0))])
+def test_a_min_delta_below_0_lets_a_little_less_count_too(mode: str, scores: tuple[float, ...]) -> None:
+    stopping = EarlyStopping("val_loss", min_delta=-1.0, patience=1, mode=mode, verbose=True)
+    assert fit(stopping, *scores).current_epoch == 4
+    assert float(stopping.best_score) == scores[2]  # as in Lightning, where it is the newest that counted
+
+
 @pytest.mark.parametrize(
     ("options", "scores", "reason"),
     [

@@ -43,7 +43,8 @@ class EarlyStopping(Callback):
 
     Args:
         monitor: The name of a logged metric.
-        min_delta: By how much it has to be better than the best so far to count as an improvement.
+        min_delta: By how much it has to be better than the best so far to count as an improvement. Below 0: by how much
+            less than the best is one too.
         patience: Checks without improvement after which training ends.
         verbose: Whether to log improvements and the reason for stopping.
         mode: ``"min"`` (smaller is better) or ``"max"``.
@@ -92,7 +93,7 @@ class EarlyStopping(Callback):
             raise InvalidOption("mode", mode, '"min" (smaller is better) or "max"')
         self.__metric = Monitor(monitor)
         delta = check_number("min_delta", min_delta, "a difference, such as 0.01", finite=True)
-        self.min_delta = abs(delta) * (1 if mode == "max" else -1)
+        self.min_delta = delta * (1 if mode == "max" else -1)
         self.patience = check_count("patience", patience, 0, "a number of checks >= 0")
         self.verbose = verbose
         self.mode = mode
@@ -264,7 +265,7 @@ class EarlyStopping(Callback):
         self.wait_count += 1
         if self.wait_count >= self.patience:
             self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
-            by = f" by more than {abs(self.min_delta):g}" if self.min_delta else ""
+            by = f" by more than {self.min_delta * (1 if self.mode == 'max' else -1):g}" if self.min_delta else ""
             checks = "check" if self.wait_count == 1 else "checks"
             each = checks.replace("check", "epoch") if self.__each_epoch else checks
             where = "" if self.best_epoch is None else f" at epoch {self.best_epoch + 1}"
@@ -274,6 +275,8 @@ class EarlyStopping(Callback):
     def _improvement_message(self, current: Tensor) -> str:
         if not torch.isfinite(self.best_score):
             return f"{self.monitor} has its first value: {float(current):.3f}."
+        if not self.monitor_op(current, self.best_score.to(current.device)):
+            return f"{self.monitor} = {float(current):.3f} is as good as the best, {float(self.best_score):.3f}, to min_delta."
         by = abs(float(self.best_score) - float(current))
         return f"{self.monitor} improved by {by:.3f} to {float(current):.3f}."
 

@@ -188,6 +188,19 @@ def check_scalar(name: str, value: Any) -> None:
         )
 
 
+def number_of(name: str, value: Any) -> Any:
+    """``value`` as a number, or the tensor that holds one. Raises :class:`InvalidType` for what is none; a text is none."""
+    check_scalar(name, value)
+    if isinstance(value, int | float) or (isinstance(value, Tensor) and not value.is_complex()):
+        return value
+    try:
+        # of an array that holds one too; of a text there is none, whatever stands in it
+        one: Any = None if isinstance(value, str | bytes) else value.item() if hasattr(value, "item") else value
+        return float(one)
+    except (TypeError, ValueError) as error:
+        raise InvalidType(f"metrics[{name!r}]", value, "a number", "Write other things through logger.experiment.") from error
+
+
 LIKE_A_LOGGER = ("log_metrics", "log_hyperparams", "save", "finalize", "name", "version")
 
 

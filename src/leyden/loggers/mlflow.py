@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from leyden.checked import check_text
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import IgnoredSetting, InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.background import Background
-from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
+from leyden.loggers.base import Logger, number_of, rank_zero_experiment
 from leyden.loggers.hyperparameters import as_dict, flat
 from leyden.loggers.services import (
     Found,
@@ -243,8 +241,7 @@ class MLFlowLogger(Logger):
         """Write a row: numbers, or tensors that hold one. Text is left out, with a warning."""
         if rank_zero_only.rank:
             return
-        for name, value in metrics.items():
-            _check_number(name, value)
+        metrics = {name: value if isinstance(value, str) else number_of(name, value) for name, value in metrics.items()}
         row = prefixed(metrics, self._prefix and self._prefix + self.LOGGER_JOIN_CHAR)
         at = now()
         if self.__in_verb and not self._log_batch_kwargs:
@@ -434,17 +431,6 @@ class MLFlowLogger(Logger):
 def _seen(name: str, step: int, value: Any) -> tuple[str, int, float | str]:
     number = float(value)
     return name, int(step), "nan" if number != number else min(max(number, -_LARGEST), _LARGEST)
-
-
-def _check_number(name: str, value: Any) -> None:
-    """Raise :class:`InvalidType` for what is no number, and no text, which is left out later."""
-    check_scalar(name, value)
-    if isinstance(value, int | float | str | Tensor):
-        return
-    try:
-        float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidType(f"metrics[{name!r}]", value, "a number", "Write other things through logger.experiment.") from error
 
 
 def _with_context(tags: dict[str, Any] | None) -> Any:

@@ -20,7 +20,7 @@ from torch.nn import Module
 from leyden.checkpoint.durable import put_in_place
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, MissingPackage, warn_user
-from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
+from leyden.loggers.base import Logger, number_of, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.hyperparameters import as_dict, flat
 from leyden.loggers.undisturbed import undisturbed
@@ -458,10 +458,7 @@ def _numbers_of(metrics: Mapping[str, Any]) -> list[Any]:
     parts = []
     for name, value in metrics.items():
         for part in value.values() if isinstance(value, Mapping) else (value,):
-            check_scalar(name, part)
-            if isinstance(part, str | bytes | list | tuple) or part is None:
-                raise InvalidType(f"metrics[{name!r}]", part, "a number", "Write other things through logger.experiment.")
-            parts.append(part)
+            parts.append(number_of(name, part))
     return parts
 
 
