@@ -228,6 +228,34 @@ class OfOthers(Base):
         return loss
 
 
+class InContainers(Base):
+    """Deques of named tuples, and what is to be found out yet, inside of dicts, also of a default dict and of an object."""
+
+    def begin(self) -> None:
+        self.newest: Any = {"means": deque(maxlen=2), "deep": {"sums": deque([torch.zeros(8)], maxlen=3)}}
+        self.by_turn: Any = defaultdict(lambda: deque(maxlen=2))
+        self.hidden: Any = {"pair": None, "best": None, "deep": {"mean": None}}
+        self.memory = SimpleNamespace(rows=deque(maxlen=4))
+        self.same = self.newest["means"]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        hidden = self.net(batch)
+        now = hidden.detach().mean(0)
+        self.newest["means"].append(now)
+        self.newest["deep"]["sums"].append(now * 2)
+        self.by_turn[batch_idx % 2].append(now.mean().item())
+        self.memory.rows.append(State(now, now + 1))
+        pair = self.hidden["pair"]
+        self.hidden["pair"] = (now, now) if pair is None else (pair[0] * 0.5 + now, pair[1])
+        self.hidden["best"] = min(self.hidden["best"] or 9.0, now.mean().item())
+        self.hidden["deep"]["mean"] = now if self.hidden["deep"]["mean"] is None else self.hidden["deep"]["mean"] * 0.5 + now
+        assert self.same is self.newest["means"]
+        target = sum([*self.same, *self.newest["deep"]["sums"]]) + sum(row.mean * row.spread for row in self.memory.rows)
+        target = target + sum(sum(each) for each in self.by_turn.values()) + self.hidden["pair"][0] + self.hidden["pair"][1]
+        loss: Tensor = (hidden - target - self.hidden["deep"]["mean"] * self.hidden["best"]).pow(2).mean()
+        return loss
+
+
 class Rested(Base):
     """A part of it is set into eval mode on the way; validation knows nothing of that."""
 
@@ -255,7 +283,7 @@ def fit(kind: type[Base], path: Path, cut: int | None = None, resume: bool = Fal
 
 
 BUFFERS = [InPlace, ThroughData, Replaced, Grows, Late, NoneFirst, Gone, Expanded]
-KINDS = [*BUFFERS, Tensorial, TensorialInPlace, Annealed, Together, OfOthers, Rested]
+KINDS = [*BUFFERS, Tensorial, TensorialInPlace, Annealed, Together, OfOthers, InContainers, Rested]
 
 
 @pytest.mark.parametrize("kind", KINDS)

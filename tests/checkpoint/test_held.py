@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import io
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kit
@@ -237,6 +239,18 @@ def test_an_iterator_is_named_before_training(tmp_path: Path) -> None:
 
     with pytest.warns(PossibleUserWarning, match=r"targets is an iterator \(cycle\): no checkpoint can hold how far it is"):
         fit(Cycles, tmp_path / "a.ckpt")
+
+
+def test_a_deque_that_may_become_too_long_for_a_file_is_named_before_training(tmp_path: Path) -> None:
+    class Replays(Base):
+        def begin(self) -> None:
+            self.short: Any = collections.deque(maxlen=4096)
+            self.memory = SimpleNamespace(rows=collections.deque(maxlen=50_000))
+
+    said = r"^memory.rows is a deque of up to 50000 items. While it has more than 4096, a checkpoint does not hold it"
+    with pytest.warns(PossibleUserWarning, match=said) as seen:
+        fit(Replays, tmp_path / "a.ckpt")
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Plain attributes that a step computes with: numbers with a fraction, tensors, arrays, and tuples, lists and dicts of these.
 
-In a file an ordered or default dict is a dict, and a named tuple or a deque a list: what they become again is what is there.
+In a file an ordered or default dict is a dict: what it becomes again is what is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from leyden.checkpoint.plain_names import plain_name
 from leyden.data.reachable import is_users
 from leyden.tree import PLAIN, same_bits
 
-_MOST_ITEMS = 4096  # in a container: a longer one is a record of something
+MOST_ITEMS = 4096  # in a container: a longer one is a record of something
 _MOST_BYTES = 1 << 24  # of what was not there at the beginning, which a step may have left for somebody to look at
 _MOST_BYTES_OF_ARRAY = 1 << 22  # which is read at each save
 _LOOKED_AT = 256  # numbers of a tensor, at the most, whose change is noticed where PyTorch does not tell of it
@@ -164,17 +164,26 @@ def _is_whole(key: str, wholly: set[str]) -> bool:
 
 
 def _set(owner: Any, own: str, held: Any, value: Any) -> None:
-    """In place where others may hold the same container."""
+    become = _become(held, value)
+    if become is not held:
+        with suppress(AttributeError, TypeError):  # of a frozen dataclass, say
+            setattr(owner, own, become)
+
+
+def _become(held: Any, value: Any) -> Any:
+    """``value``, in place where others may hold the same container."""
     if isinstance(held, _DICTS) and isinstance(value, dict):
-        held.update(value)
+        held.update({key: _become(held.get(key), each) for key, each in value.items()})
     elif type(held) is list and type(value) is list:
-        held[:] = value
+        held[:] = map(_become, held, value) if len(held) == len(value) else value
     elif isinstance(held, deque):
         held.clear()
         held.extend(value)
+    elif isinstance(held, tuple) and hasattr(held, "_make") and isinstance(value, list):
+        return held._make(value)  # in a file of 0.1.0
     else:
-        with suppress(AttributeError, TypeError):  # of a frozen dataclass, say
-            setattr(owner, own, held._make(value) if isinstance(held, tuple) and hasattr(held, "_make") else value)
+        return value
+    return held
 
 
 def _is_open(value: Any) -> bool:
@@ -208,9 +217,9 @@ def is_number(value: Any) -> bool:
     if kind in _DICTS or _is_row(value):
         items = _items(value)
         return (
-            0 < len(items) <= _MOST_ITEMS
-            and all(type(each) in PLAIN or is_number(each) for each in items)
-            and any(map(is_number, items))
+            0 < len(items) <= MOST_ITEMS
+            and all(type(each) in PLAIN or _is_open(each) or is_number(each) for each in items)
+            and any(_is_open(each) or is_number(each) for each in items)
             and (kind not in _DICTS or PLAIN.issuperset(map(type, value)))
         )
     return isinstance(value, np.floating)
@@ -245,9 +254,14 @@ def _items(container: Any) -> list[Any]:
 def _in_a_file(value: Any) -> Any:
     if type(value) in _DICTS:
         return {key: _in_a_file(each) for key, each in value.items()}
-    if _is_row(value):
-        return (tuple if type(value) is tuple else list)(map(_in_a_file, value))
-    return value
+    return _like(value, map(_in_a_file, value)) if _is_row(value) else value
+
+
+def _like(row: Any, items: Iterable[Any]) -> Any:
+    """A list, tuple, named tuple or deque of ``items``, as ``row`` is one."""
+    if type(row) is deque:
+        return deque(items, row.maxlen)
+    return row._make(items) if hasattr(row, "_make") else type(row)(items)
 
 
 def _as_it_is(value: Any) -> Any:
@@ -329,12 +343,15 @@ def takes(held: Tensor, value: Tensor) -> bool:
 
 def _alike(held: Any, value: Any) -> bool:
     """Whether ``held`` can become ``value``, which stood in a file."""
+    if held is None or value is None:
+        return True
     if isinstance(value, dict):
-        return type(held) in _DICTS and all(key in held and _alike(held[key], value[key]) for key in value)
-    if type(value) in (list, tuple):
+        known = type(held) in _DICTS
+        return known and (not held or all(key in held and _alike(held[key], value[key]) for key in value))
+    if _is_row(value):
         return _is_row(held) and (_is_bounded(held) or (len(held) == len(value) and all(map(_alike, held, value))))
     if type(value) is not type(held):
-        return held is None or value is None
+        return False
     if isinstance(value, Tensor):
         return takes(held, value)
     return not isinstance(value, np.ndarray) or bool(held.shape == value.shape and held.dtype == value.dtype)
@@ -346,7 +363,7 @@ def _placed(value: Any, held: Any, device: Any) -> Any:
         return value.to(held.device if isinstance(held, Tensor) else device)
     if type(value) is dict:
         return {key: _placed(each, (held or {}).get(key), device) for key, each in value.items()}
-    if type(value) in (list, tuple):
+    if _is_row(value):
         there = list(held) if held and len(held) == len(value) else [None] * len(value)
-        return type(value)(map(_placed, value, there, [device] * len(value)))
+        return _like(value, map(_placed, value, there, [device] * len(value)))
     return value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leyden.checkpoint.collected import collected_by, owners_of, put_collected, set_anew
 from leyden.checkpoint.computed_with import Followed, Part, parts_of, takes
-from leyden.checkpoint.held import Held, hint_iterators
+from leyden.checkpoint.held import Held, hint_unkept
 from leyden.checkpoint.optimizer_states import end_adding_once
 from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
@@ -150,7 +150,7 @@ class Drift:
         states, self.states = self.states, {}
         parts, around = self._around(module)
         self.held.put(parts, module, around, states)
-        hint_iterators(parts)
+        hint_unkept(parts)
         self._name_replaced(module)
         self.elsewhere = SetElsewhere([module, *callbacks], self._roots(module), without)
         self.elsewhere.put(self.set_elsewhere, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from io import IOBase
 from typing import Any
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from leyden.checkpoint.computed_with import Part, marks
+from leyden.checkpoint.computed_with import MOST_ITEMS, OBJECT, Part, marks
 from leyden.checkpoint.optimizer_states import fitted, scheduler_state
 from leyden.data.reachable import is_users
 from leyden.errors import LeydenWarning, PossibleUserWarning, warn_user
@@ -121,13 +122,21 @@ def _is_of(hidden: nn.Module, known: nn.Module) -> bool:
     return theirs.issuperset(map(id, [*hidden.parameters(), *hidden.buffers()]))
 
 
-def hint_iterators(parts: Iterable[Part]) -> None:
-    """Say which attributes are iterators: how far one is nobody can tell, and no file holds it."""
+def hint_unkept(parts: Iterable[Part]) -> None:
+    """Say which attributes are iterators, as nobody can tell how far one is, or deques that may become too long for a file."""
     for name, owner in parts:
         for own, value in _attributes(owner):
+            shown = ".".join(filter(None, (name.removeprefix(OBJECT).lstrip("."), own)))
+            if type(value) is deque and (value.maxlen or 0) > MOST_ITEMS:
+                warn_user(
+                    f"{shown} is a deque of up to {value.maxlen} items. While it has more than {MOST_ITEMS}, a checkpoint does "
+                    f"not hold it, and a resumed run has what this command puts in. Where steps read it, keep it in "
+                    f"on_save_checkpoint, in arrays.",
+                    PossibleUserWarning,
+                )
             if _is_iterator(type(value)):
                 warn_user(
-                    f"{'.'.join(filter(None, (name, own)))} is an iterator ({type(value).__name__}): no checkpoint can hold how "
+                    f"{shown} is an iterator ({type(value).__name__}): no checkpoint can hold how "
                     f"far it is, and a resumed run begins it anew. Keep a number or a random generator to make it from, or give "
                     f"its data to the Trainer's loaders.",
                     PossibleUserWarning,
