@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import kit
@@ -188,6 +189,43 @@ def test_callbacks_and_schedulers_decide_as_in_one_process(two: list[dict[str, A
     assert kit.same(first["weights"], second["weights"])
     for name, value in one["weights"].items():
         assert torch.allclose(value, first["weights"][name], atol=1e-5)
+
+
+class BySteps(Net):
+    """Decides by values that are each process's own: those of steps, and one that the first process alone means."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.layer(batch[0]).pow(2).mean()
+        self.log("loss", loss)
+        self.log("mine", float(-self.current_epoch if self.global_rank == 0 else self.current_epoch), rank_zero_only=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.05)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.05)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "loss", "interval": "step"}}
+
+
+def by_steps(size: int, devices: int, strategy: str, folder: str) -> dict[str, Any]:
+    torch.manual_seed(3)
+    module = BySteps()
+    keeps = ModelCheckpoint(folder, "{epoch}-{loss:.4f}", monitor="loss", save_top_k=1, save_on_train_epoch_end=True)
+    stops = EarlyStopping("mine", patience=1, check_on_train_epoch_end=True)
+    run = kit.trainer(keeps, stops, devices=devices, strategy=strategy, max_epochs=4, enable_checkpointing=True)
+    run.fit(module, loader(16, size), loader(4, 1))
+    names = sorted(path.rsplit("/", 1)[1] for path in keeps.best_k_models)
+    return {"epochs": run.current_epoch, "names": names, "rate": [group["lr"] for group in run.optimizers[0].param_groups]}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_what_decides_by_the_values_of_steps_decides_by_their_mean_on_all(strategy: str, tmp_path: Path) -> None:
+    one = by_steps(4, 1, "auto", str(tmp_path / "one"))
+    assert one["epochs"] == 4
+    assert one["rate"][0] < 0.05
+    first, second = together(2, by_steps, 2, 2, strategy, str(tmp_path / "two"))
+    assert first == second
+    assert first == one | {"rate": pytest.approx(one["rate"])}
+    assert [path.name for path in (tmp_path / "two").iterdir()] == first["names"]
 
 
 def test_an_epoch_that_is_left_inside_a_window_steps_alike(two: list[dict[str, Any]]) -> None:

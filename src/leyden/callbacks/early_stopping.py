@@ -235,7 +235,7 @@ class EarlyStopping(Callback):
         should_stop, reason = self._evaluate_stopping_criteria(current)
         if self.best_score is not best:
             self.best_epoch = trainer.current_epoch
-        # epoch values are the same on all processes, and a wish of one alone is heard by the others
+        # what is judged is the same on all processes
         if decided(trainer.strategy, should_stop, all=False):
             self.stopped_epoch = trainer.current_epoch
             self.stopping_reason_message = reason

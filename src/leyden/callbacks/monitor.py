@@ -12,6 +12,8 @@ from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import MissingMonitor, PossibleUserWarning, did_you_mean
 from leyden.state.run import Run
 
+_COUNTS = ("epoch", "step")  # in the names of files they are the run's
+
 
 @final
 class Monitor:
@@ -48,8 +50,9 @@ class Monitor:
 
     # -- asked by the callback
     def read(self, run: Run) -> Tensor | None:
-        """The metric's value, on the CPU (this waits for the device); ``None`` where it has not been logged."""
-        value = run.callback_metrics.get(self.name)
+        """The metric's value, on the CPU (this waits for the device), the same on all processes, which all call this; ``None``
+        where it has not been logged."""
+        value = run.leyden_metrics.of_all([self.name]).get(self.name, run.callback_metrics.get(self.name))
         return None if value is None else value.detach().cpu().squeeze()
 
     def is_new(self, run: Run) -> bool:
@@ -104,7 +107,8 @@ class Monitor:
         return True
 
     def all_named(self, writer: Any, metrics: dict[str, Tensor], run: Run, epoch_over: bool) -> dict[str, Tensor]:
-        """``metrics``, among which is every one that ``writer.filename`` names, or it may still come.
+        """``metrics``, among which is every one that ``writer.filename`` names, or it may still come. All processes call this,
+        and get the same values of those and of :attr:`name`.
 
         A writer that puts its files' names together itself may know more, and with ``limit_val_batches=0``, a quick run, not all
         need come.
@@ -112,9 +116,11 @@ class Monitor:
         Raises:
             MissingMonitor: one is not there and will not come.
         """
+        named = names_in(writer.filename or "")
+        alike = {name: value for name, value in run.leyden_metrics.of_all([self.name, *named]).items() if name not in _COUNTS}
         if not type(writer).format_checkpoint_name.__module__.startswith("leyden."):
-            return metrics
-        lacking = [name for name in names_in(writer.filename or "") if name not in metrics]
+            return metrics | alike
+        lacking = [name for name in named if name not in metrics]
         if lacking and run.limit_val_batches != 0 and not self.may_still_come(run, epoch_over):
             known = sorted(metrics)
             raise MissingMonitor(
@@ -123,7 +129,7 @@ class Monitor:
                 f"self.log({lacking[0]!r}, value) in the module, or leave it out of the name."
             )
         doubt_names(writer.filename, lacking, metrics, self._doubted)
-        return metrics
+        return metrics | alike
 
     def missing(self, who: str, run: Run) -> MissingMonitor:
         """The error that says what there is instead."""

@@ -418,7 +418,7 @@ class Automatic:
         metric = None
         if plan.monitor is not None and plan.reduce_on_plateau:
             found = self.run.callback_metrics
-            metric = found.get(plan.monitor)
+            metric = self.run.leyden_metrics.of_all([plan.monitor]).get(plan.monitor, found.get(plan.monitor))
             if metric is None:
                 text = (
                     f"{type(plan.scheduler).__name__} monitors {plan.monitor!r}, which is not among the logged metrics "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -362,11 +362,11 @@ class Metrics:
             return
         if self._between:
             for _, entry, value in now.epoch_values():
-                self._newest.take(entry, entry.epoch_name, value, callback=True)
+                self._newest.take(entry, entry.epoch_name, value, callback=True, own=entry.own or entry.is_open)
         else:
             training = now is self._collections.get("train")
             for entry, value in now.step_values(self._loader):
-                self._newest.take(entry, entry.step_name, value, callback=training)
+                self._newest.take(entry, entry.step_name, value, callback=training, own=True)
 
     def callback(self) -> dict[str, Tensor]:
         """The newest value under each name."""
@@ -376,6 +376,12 @@ class Metrics:
                 self._newest.callback.pop(name, None)
             self._offered = set()
         return self._newest.callback
+
+    def of_all(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Those of ``names`` whose newest value is each process's own, with one value for all: the mean, or the first process's
+        where ``rank_zero_only=True`` was said. So that all decide alike by them. All processes call it, with the same names."""
+        self.callback()
+        return self._newest.of_all(names, self._processes)
 
     def logged(self) -> dict[str, Tensor]:
         """The newest values that are meant for loggers, whether there are any or not."""

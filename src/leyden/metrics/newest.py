@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from leyden.distributed.processes import Processes
 from leyden.metrics.accumulators import as_tensor
 from leyden.metrics.logged import Entry
 
@@ -21,13 +22,16 @@ class Newest:
         self.callback: dict[str, Tensor] = {}
         self.logged: dict[str, Any] = {}
         self.bar: dict[str, Any] = {}
+        self.own: dict[str, bool] = {}
+        """Names of which callbacks see this process's own value, and whether only the first process's is meant."""
 
-    def take(self, entry: Entry, name: str, value: Any, callback: bool) -> None:
-        """A value of ``entry``, under ``name``."""
+    def take(self, entry: Entry, name: str, value: Any, callback: bool, own: bool) -> None:
+        """A value of ``entry``, under ``name``: this process's ``own``, or that of all."""
         if callback:
             tensor = as_tensor(value)
-            self.callback[entry.name] = tensor
-            self.callback[name] = tensor
+            for each in (entry.name, name):
+                self.callback[each] = tensor
+                self._note(each, own, entry.own)
         if entry.logger:
             self.logged[name] = value
         if entry.bar:
@@ -38,16 +42,35 @@ class Newest:
         for name, value in values.items():
             if callback:
                 self.callback[name] = as_tensor(value)
+                self._note(name, own=True)
             if bar:
                 self.bar[name] = value
             if logged:
                 self.logged[name] = value
 
+    def _note(self, name: str, own: bool, of_the_first: bool = False) -> None:
+        if own:
+            self.own[name] = of_the_first
+        else:
+            self.own.pop(name, None)
+
+    def of_all(self, names: Iterable[str], processes: Processes) -> dict[str, Tensor]:
+        """As :meth:`Metrics.of_all <leyden.metrics.metrics.Metrics.of_all>`."""
+        asked = sorted(name for name in set(names) & self.own.keys() if name in self.callback)
+        if processes.alone or not asked:
+            return {}
+        values = read_numbers({name: self.callback[name] for name in asked})
+        mine = [values[name] if processes.is_first or not self.own[name] else 0.0 for name in asked]
+        total = processes.all_reduce(torch.tensor(mine, dtype=torch.float64))
+        means = (each if self.own[name] else each / processes.world for name, each in zip(asked, total, strict=True))
+        return {name: mean.to(self.callback[name]) for name, mean in zip(asked, means, strict=True)}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"callback": dict(self.callback), "logged": dict(self.logged), "bar": dict(self.bar)}
+        return {"callback": dict(self.callback), "logged": dict(self.logged), "bar": dict(self.bar), "own": dict(self.own)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.callback, self.logged, self.bar = dict(state["callback"]), dict(state["logged"]), dict(state["bar"])
+        self.own = dict(state.get("own", {}))  # 2.6.0 wrote none
 
 
 def read_numbers(values: Mapping[K, Any]) -> dict[K, float]:
