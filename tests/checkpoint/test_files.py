@@ -20,6 +20,7 @@ from leyden.errors import (
     CheckpointError,
     CheckpointForeign,
     CheckpointMissing,
+    CheckpointWriteFailed,
     DeviceUnavailable,
     InvalidOption,
     LeydenWarning,
@@ -76,6 +77,23 @@ def test_other_urls_go_through_fsspec():
     storage.remove_checkpoint("memory://folder/a.ckpt")
     with pytest.raises(CheckpointMissing, match=r"no checkpoint at 'memory://folder/a\.ckpt'"):
         storage.load_checkpoint("memory://folder/a.ckpt")
+
+
+def test_what_a_storage_raises_is_one_of_our_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no token")  # each kind of storage has its own
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    with pytest.raises(CheckpointError, match=r"'memory://a\.ckpt' cannot be read: no token"):
+        TorchCheckpointIO().load_checkpoint("memory://a.ckpt")
+    with pytest.raises(CheckpointWriteFailed, match=r"'memory://a\.ckpt' could not be written: no token"):
+        TorchCheckpointIO().save_checkpoint({}, "memory://a.ckpt")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda *_, **__: (_ for _ in ()).throw(NotImplementedError))
+    with pytest.raises(InvalidOption, match="that can be written to"):
+        TorchCheckpointIO().save_checkpoint({}, "memory://a.ckpt")
 
 
 def test_an_unknown_kind_of_url_says_so():

@@ -12,7 +12,15 @@ import torch
 from leyden.checkpoint.durable import Disk, Sink, write_durably
 from leyden.checkpoint.folders import is_folder, remove_folder
 from leyden.checkpoint.verified import bytes_verified, load_verified
-from leyden.errors import CheckpointForeign, CheckpointMissing, CheckpointWriteFailed, InvalidOption, InvalidType, MissingPackage
+from leyden.errors import (
+    CheckpointError,
+    CheckpointForeign,
+    CheckpointMissing,
+    CheckpointWriteFailed,
+    InvalidOption,
+    InvalidType,
+    MissingPackage,
+)
 from leyden.spelling import exact_arguments
 from leyden.types import Path
 
@@ -197,25 +205,28 @@ def put_remote(path: str, content: bytes | memoryview, what: str, storage_option
         CheckpointWriteFailed: the storage did not take it.
         InvalidOption: to that kind of URL nothing can be written.
     """
+    filesystem, place = reach(path, storage_options)
     try:
-        filesystem, place = reach(path, storage_options)
         filesystem.makedirs(filesystem._parent(place), exist_ok=True)
         filesystem.pipe_file(place, bytes(content))
     except NotImplementedError as error:
         raise InvalidOption("path", path, "an URL of a kind that can be written to") from error
-    except OSError as error:
-        failed = CheckpointWriteFailed(f"The {what} {path!r} could not be written: {error}. What stood there before is intact.")
-        failed.errno, failed.filename = error.errno, path
+    except Exception as error:  # each storage has its own
+        why = str(error) or type(error).__name__
+        failed = CheckpointWriteFailed(f"The {what} {path!r} could not be written: {why}. What stood there before is intact.")
+        failed.errno, failed.filename = getattr(error, "errno", None), path
         raise failed from error
 
 
 def read_remote(path: str) -> bytes:
-    """What stands at an URL. Raises :class:`CheckpointMissing`."""
+    """What stands at an URL. Raises :class:`CheckpointMissing`, and :class:`CheckpointError` where it cannot be read."""
     filesystem, place = reach(path)
     try:
         content: bytes = filesystem.cat_file(place)
     except FileNotFoundError as error:
         raise CheckpointMissing(f"There is no checkpoint at {path!r}.") from error
+    except Exception as error:  # each storage has its own
+        raise CheckpointError(f"{path!r} cannot be read: {str(error) or type(error).__name__}.") from error
     return content
 
 
