@@ -237,3 +237,48 @@ def evaluated() -> list[Any]:
 def test_all_processes_evaluate_what_the_first_one_has() -> None:
     first, second = together(2, evaluated)
     assert first == second
+
+
+class Changing(leyden.LightningModule):
+    """Other parameters are trained from the second epoch on than the wrapper was made for."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.last, self.how = nn.Linear(3, 2), nn.Linear(2, 1), how
+        self.first.requires_grad_(how != "thaws")
+        self.scale: Any = 1.0
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch != 1:
+            return
+        if self.how == "adds":
+            del self.scale
+            self.scale = nn.Parameter(torch.zeros(1) if self.global_rank else torch.ones(1))
+            self.optimizers().add_param_group({"params": [self.scale]})
+        else:
+            self.first.requires_grad_(self.how == "thaws")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return (self.last(self.first(batch[0])) * self.scale - 1).pow(2).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+def changed(devices: int, size: int) -> list[dict[str, Tensor]]:
+    found = []
+    for how in ("thaws", "freezes", "adds"):
+        module = Changing(how)
+        kit.trainer(devices=devices, max_epochs=3).fit(module, samples(16, size))
+        found.append(kit.weights(module))
+    return found
+
+
+def test_what_is_trained_may_change_in_the_middle_of_a_fit() -> None:
+    whole = changed(1, 4)
+    assert "scale" in whole[2]
+    for first, second, expected in zip(*together(2, changed, 2, 2), whole, strict=True):
+        assert kit.same(first, second)
+        for name, value in expected.items():
+            assert torch.allclose(first[name], value, atol=1e-6), name

@@ -26,6 +26,7 @@ from leyden.strategies.averaging import Averaging
 from leyden.strategies.buckets import laid_out, layout_of, settle
 from leyden.strategies.comm_hook import CommHook, alike_on_all
 from leyden.strategies.ddp_arguments import check_argument, index_of
+from leyden.strategies.known import Known
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
@@ -101,8 +102,8 @@ class DDPStrategy(ParallelStrategy):
 
     strategy_name = "ddp"
     leyden_exchanges_by_name = True
-    leyden_frozen: Sequence[Tensor] = ()
-    """The parameters that the wrapper knows nothing of, since they were frozen when it was made."""
+    leyden_known: Known | None = None
+    """What the wrapper was made for."""
 
     def leyden_launcher(self) -> Launcher:
         if self._start_method == "popen":
@@ -118,12 +119,12 @@ class DDPStrategy(ParallelStrategy):
             return step
         if self._wrapper is None or self._wrapper is self._module:  # else another optimizer, or a trial, has made it
             self._wrap(self._module)
-        return Thawing(self, step) if self.leyden_frozen else self.leyden_entered(step)
+        return Wrapped(self, step)
 
     def _wrap(self, module: nn.Module) -> None:
         wrapped: nn.Module | None = self.configure_ddp()  # an override as Lightning has them sets self.model, and returns nothing
         self._wrapper = self._wrapper if wrapped is None else wrapped
-        self.leyden_frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        self.leyden_known = Known(module, self.optimizers, not getattr(self._wrapper, "find_unused_parameters", True))
 
     def leyden_wrap_again(self) -> None:
         """Wrap the module anew, once all have let go of the wrapper that was."""
@@ -297,26 +298,24 @@ def _expect_backward(wrapper: Any, loss: Tensor) -> None:
     wrapper.reducer.prepare_for_backward([loss] if wrapper.find_unused_parameters and not wrapper.static_graph else [])
 
 
-class Thawing:
-    """A step through a wrapper that knows nothing of parameters which were frozen when it was made.
+class Wrapped:
+    """A step through the wrapper, which knows nothing of parameters that were frozen or not there when it was made.
 
-    As soon as one of them is trained the module is wrapped anew: else each process would go its own way with it.
+    As soon as one of them is trained the module is wrapped anew: else each process would go its own way with it. So it is
+    when one is frozen for whose gradient the wrapper would wait.
     """
 
     def __init__(self, strategy: DDPStrategy, step: Callable[..., Any]) -> None:
         self.strategy, self.step = strategy, step
         self.entered: Callable[..., Any] | None = None
-        self.frozen: Sequence[Tensor] = ()
+        self.known: Known | None = None
 
     def __call__(self, *args: Any) -> Any:
         strategy = self.strategy
-        for parameter in strategy.leyden_frozen:
-            if parameter.requires_grad:
-                self.entered = None
-                strategy.leyden_wrap_again()
-                break
-        if self.entered is None or self.frozen is not strategy.leyden_frozen:
-            self.entered, self.frozen = strategy.leyden_entered(self.step), strategy.leyden_frozen
+        if strategy.leyden_known is not None and strategy.leyden_known.is_outdated():
+            strategy.leyden_wrap_again()
+        if self.entered is None or self.known is not strategy.leyden_known:
+            self.entered, self.known = strategy.leyden_entered(self.step), strategy.leyden_known
         return self.entered(*args)
 
 
