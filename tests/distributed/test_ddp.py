@@ -250,7 +250,7 @@ class Changing(leyden.LightningModule):
         self.scale: Any = 1.0
 
     def on_train_epoch_start(self) -> None:
-        if self.current_epoch != 1:
+        if self.current_epoch != 1 or "window" in self.how:
             return
         if self.how == "adds":
             del self.scale
@@ -258,6 +258,10 @@ class Changing(leyden.LightningModule):
             self.optimizers().add_param_group({"params": [self.scale]})
         else:
             self.first.requires_grad_(self.how == "thaws")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.how == "freezes in a window" and (self.current_epoch, batch_idx) == (1, 1):
+            self.first.requires_grad_(False)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return (self.last(self.first(batch[0])) * self.scale - 1).pow(2).mean()
@@ -268,9 +272,11 @@ class Changing(leyden.LightningModule):
 
 def changed(devices: int, size: int) -> list[dict[str, Tensor]]:
     found = []
-    for how in ("thaws", "freezes", "adds"):
+    for how in ("thaws", "freezes", "adds", "freezes in a window"):
         module = Changing(how)
-        kit.trainer(devices=devices, max_epochs=3).fit(module, samples(16, size))
+        kit.trainer(devices=devices, max_epochs=3, accumulate_grad_batches=2 if "window" in how else 1).fit(
+            module, samples(16, size)
+        )
         found.append(kit.weights(module))
     return found
 
@@ -282,3 +288,34 @@ def test_what_is_trained_may_change_in_the_middle_of_a_fit() -> None:
         assert kit.same(first, second)
         for name, value in expected.items():
             assert torch.allclose(first[name], value, atol=1e-6), name
+
+
+class Thawed(Net):
+    """What was frozen at the beginning is trained from the second epoch on. Notes what there is of gradients after each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3).requires_grad_(False)
+        self.gradients: list[Tensor] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.first.requires_grad_(self.current_epoch > 0)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.layer(self.first(batch[0])).pow(2).mean()
+
+    def on_after_backward(self) -> None:
+        self.gradients.append(torch.cat([each.grad.flatten() for each in self.parameters() if each.grad is not None]))
+
+
+def thawed() -> list[Tensor]:
+    torch.manual_seed(3)
+    module = Thawed()
+    kit.trainer(devices=2, max_epochs=2, accumulate_grad_batches=2).fit(module, samples(16, 2))
+    return module.gradients
+
+
+def test_a_window_that_begins_as_parameters_thaw_is_exchanged_once() -> None:
+    first, second = together(2, thawed)
+    assert [len(gradients) for gradients in first] == [4] * 4 + [16] * 4
+    assert [torch.equal(*each) for each in zip(first, second, strict=True)] == [False, True] * 4

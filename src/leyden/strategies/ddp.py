@@ -126,11 +126,14 @@ class DDPStrategy(ParallelStrategy):
         self._wrapper = self._wrapper if wrapped is None else wrapped
         self.leyden_known = Known(module, self.optimizers, not getattr(self._wrapper, "find_unused_parameters", True))
 
-    def leyden_wrap_again(self) -> None:
-        """Wrap the module anew, once all have let go of the wrapper that was."""
-        self._wrapper = None
-        assert self._module is not None
-        self._wrap(self._module)
+    def leyden_keep_up(self) -> None:
+        """Wrap the module anew where a parameter is trained that the wrapper does not know, else each process would go its own
+        way with it; or where one is frozen for whose gradient it would wait."""
+        known = self.leyden_known
+        if known is not None and known.is_outdated():
+            self.leyden_average(known.left_behind())
+            self._wrapper = None
+            self._wrap(known.module)
 
     def leyden_entered(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """``step``, as it is entered through the wrapper."""
@@ -257,6 +260,7 @@ class DDPStrategy(ParallelStrategy):
         return {**own, "exchange": {**alike, "left_out": left_out}}
 
     def leyden_accumulating(self) -> AbstractContextManager[Any]:
+        self.leyden_keep_up()  # before a window begins: else its first batch would be exchanged by itself
         wrapper = self._wrapper
         return wrapper.no_sync() if isinstance(wrapper, DistributedDataParallel) else nullcontext()
 
@@ -299,11 +303,7 @@ def _expect_backward(wrapper: Any, loss: Tensor) -> None:
 
 
 class Wrapped:
-    """A step through the wrapper, which knows nothing of parameters that were frozen or not there when it was made.
-
-    As soon as one of them is trained the module is wrapped anew: else each process would go its own way with it. So it is
-    when one is frozen for whose gradient the wrapper would wait.
-    """
+    """A step through the wrapper, which is made anew when it knows nothing of what is trained by now."""
 
     def __init__(self, strategy: DDPStrategy, step: Callable[..., Any]) -> None:
         self.strategy, self.step = strategy, step
@@ -312,8 +312,7 @@ class Wrapped:
 
     def __call__(self, *args: Any) -> Any:
         strategy = self.strategy
-        if strategy.leyden_known is not None and strategy.leyden_known.is_outdated():
-            strategy.leyden_wrap_again()
+        strategy.leyden_keep_up()
         if self.entered is None or self.known is not strategy.leyden_known:
             self.entered, self.known = strategy.leyden_entered(self.step), strategy.leyden_known
         return self.entered(*args)

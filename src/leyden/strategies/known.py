@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -28,6 +28,11 @@ class Known:
             return True
         before, self.stepped = self.stepped, self._stepped()
         return before != self.stepped and len(list(self.module.parameters())) != len(self.parameters)
+
+    def left_behind(self) -> list[Tensor]:
+        """Gradients of an open window that no other wrapper exchanges, since their parameters are frozen by now."""
+        were = zip(self.parameters, self.trained, strict=True)
+        return [each.grad for each, trained in were if trained and not each.requires_grad and each.grad is not None]
 
     def _stepped(self) -> int:
         return sum(len(group["params"]) for optimizer in self.optimizers for group in optimizer.param_groups)
