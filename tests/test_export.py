@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 
 import leyden
-from leyden.errors import CheckpointWriteFailed, InvalidOption, InvalidType, MissingExample, MissingPackage, Unsupported
+from leyden.errors import (
+    CheckpointWriteFailed,
+    InvalidOption,
+    InvalidType,
+    MissingExample,
+    MissingPackage,
+    UnknownName,
+    Unsupported,
+)
 from leyden.inspect import export
 from leyden.module import NotAttached
 from leyden.testing import BoringModel, random_batches
@@ -249,9 +257,18 @@ def test_a_place_where_no_file_can_be_is_named_before_the_work(own_folder: Path)
             for way in ways:
                 with pytest.raises(error, match=r"^file_path="):
                     way(place)
+    closed = io.BytesIO()
+    closed.close()
+    with open("file", "rb") as only_read:
+        for file in (closed, only_read):
+            for way in ways:
+                with pytest.raises(InvalidOption, match="a file that is open for writing bytes"):
+                    way(file)
     for way in ways:
         with pytest.raises(InvalidOption, match="fsspec knows"):
             way("nowhere://net")
+    with pytest.raises(UnknownName, match=r"'dynamic_shape'\. Did you mean 'dynamic_shapes'"):
+        to_exported_program(module, dynamic_shape=None)
     assert sorted(os.listdir()) == ["file", "text"]
 
 

@@ -17,12 +17,14 @@ def check_place(name: str, place: Any, *, opened: bool = True) -> None:
 
     Raises:
         InvalidType: it is none of these, or a file that takes text.
-        InvalidOption: it is the path of a folder, or no path, or an URL of a kind that nobody knows.
+        InvalidOption: it is the path of a folder, or no path, a file that is not open for writing, or an URL of no known kind.
         MissingPackage: what reaches the URL is not installed.
         CheckpointWriteFailed: nothing can be written into its folder, or that cannot be made.
     """
     expected = "a path, or a file that is open for writing bytes" if opened else "a path"
     if opened and hasattr(place, "write") and not isinstance(place, io.TextIOBase):
+        if getattr(place, "closed", False) or not getattr(place, "writable", lambda: True)():
+            raise InvalidOption(name, place, expected)
         return
     if not isinstance(place, str | os.PathLike):
         raise InvalidType(name, place, expected)

@@ -133,6 +133,7 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
     """
     if not isinstance(module, nn.Module):
         raise InvalidType("module", module, "a torch.nn.Module")
+    refuse_unknown("to_exported_program", kwargs, torch.export.export)
     if file_path is not None:
         check_place("file_path", file_path)
     module = unwrapped(module)
