@@ -66,10 +66,13 @@ class Net(kit.Tiny):
     def __init__(self) -> None:
         super().__init__()
         self.layer = Scaled(4, 1)
-        self.config = SimpleNamespace(weight=1)
+        self.config, self.samples = SimpleNamespace(weight=1), Samples()
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Any:
         return self.layer(batch).square().mean() * self.config.weight
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        pass
 
 
 def dataset_of(run: Any) -> Any:
@@ -126,7 +129,34 @@ class OfALayer(leyden.Callback):
         pl_module.config.weight = 2 * trainer.current_epoch + 1
 
 
-KINDS = [ByAttribute, ByMethod, ByProperty, ByFunction, ByCounting, OfATransform, OfSlots, AnOrder, OfALayer]
+class InValidation(leyden.Callback):
+    """Also in the sanity check, which a resumed run leaves out."""
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.samples.stage = trainer.global_step + 2
+
+
+class PerBatch(leyden.Callback):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        dataset_of(trainer).stage += 1
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        pl_module.config.weight = pl_module.config.weight % 5 + 1
+
+
+KINDS = [
+    InValidation,
+    PerBatch,
+    ByAttribute,
+    ByMethod,
+    ByProperty,
+    ByFunction,
+    ByCounting,
+    OfATransform,
+    OfSlots,
+    AnOrder,
+    OfALayer,
+]
 
 
 def fitted(kind: type[leyden.Callback], path: Path, cut: int | None = None, resume: bool = False) -> dict[str, Tensor]:
@@ -137,9 +167,9 @@ def fitted(kind: type[leyden.Callback], path: Path, cut: int | None = None, resu
         run.save_checkpoint(path)
         raise kit.Crash
 
-    run = kit.trainer(kind(), *([] if cut is None else [kit.at_batch(cut, stop)]), max_epochs=2)
+    run = kit.trainer(kind(), *([] if cut is None else [kit.at_batch(cut, stop)]), max_epochs=2, num_sanity_val_steps=2)
     with suppress(kit.Crash):
-        run.fit(module, DataLoader(Samples(), 4), ckpt_path=path if resume else None)
+        run.fit(module, DataLoader(module.samples, 4), DataLoader(Samples(), 4), ckpt_path=path if resume else None)
     return kit.weights(module)
 
 

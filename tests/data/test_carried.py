@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, WeightedRandomSampler
 
 import leyden
 from leyden.data.carried import Carried
@@ -272,6 +272,68 @@ def test_an_order_that_steps_change_is_drawn_from_what_they_left(tmp_path: Path)
     assert whole[:4] != whole[4:8]
     for cut in (1, 3, 4, 6):
         assert seen(cut=cut, **options()) + seen(resume=True, **options()) == whole, cut
+
+
+class OfWeights(Counts):
+    """Draws by weights, and counts its passes, which validation must not move."""
+
+    def __init__(self) -> None:
+        self.weights, self.epoch = torch.ones(COUNT), 0
+
+    def take(self, weights: Tensor) -> None:
+        self.weights = weights
+
+    def order(self) -> list[int]:
+        self.epoch += 1
+        drawn = torch.multinomial(self.weights.float(), COUNT, True, generator=torch.Generator().manual_seed(self.epoch))
+        return [int(each) for each in drawn]
+
+
+class InTheValidation(leyden.Callback):
+    """Gives a sampler other weights at each validation, also in the sanity check."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        weights = torch.full((COUNT,), 0.01).double()
+        weights[(trainer.global_step + 1) % COUNT] = 1.0
+        self.sampler.weights = weights
+
+
+class ByAMethod(InTheValidation):
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.sampler.take((torch.arange(COUNT) == trainer.global_step % COUNT).double() + 0.01)
+
+
+class AfterABatch(InTheValidation):
+    on_validation_epoch_end = leyden.Callback.on_validation_epoch_end
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.sampler.weights = self.sampler.weights.roll(1) + torch.eye(COUNT).double()[0]
+
+
+STEERED = [(OfWeights, InTheValidation), (OfWeights, ByAMethod), (OfWeights, AfterABatch)]
+STEERED += [(lambda: WeightedRandomSampler(torch.ones(COUNT).double(), COUNT), kind) for kind in (InTheValidation, AfterABatch)]
+
+
+@pytest.mark.parametrize(("make", "kind"), STEERED)
+def test_what_hooks_set_in_a_sampler_counts_and_is_there_after_a_cut(make: Any, kind: Any, tmp_path: Path) -> None:
+    steered: list[Any] = []
+
+    def options() -> dict[str, Any]:
+        steered[:] = [make()]
+        loader, val = DataLoader(Samples(), 2, sampler=steered[0]), DataLoader(Samples(), 4)
+        return {"loader": loader, "val": val, "callbacks": [kind(steered[0])], "path": tmp_path / "a.ckpt"}
+
+    def read(**more: Any) -> list[Any]:
+        return [each for each in seen(**options(), **more) if each[0] != "val"]
+
+    whole, weights = read(), steered[0].weights
+    assert len(set(weights.tolist())) > 1, "what the hook set stays"
+    for cut in (1, 3, 4, 6, 8):
+        assert read(cut=cut) + read(resume=True) == whole, cut
+        assert torch.equal(steered[0].weights, weights)
 
 
 @pytest.mark.parametrize("val", [False, True])

@@ -134,11 +134,13 @@ class Drift:
         callbacks, _, datamodule, data, _ = self.others()
         return {"module": module, "callbacks": callbacks, "datamodule": datamodule, "data": data}
 
-    def enter_training(self, module: nn.Module, without: Iterable[Any]) -> None:
+    def enter_training(self, module: nn.Module, data: Any) -> None:
         """Training is about to begin, or to go on: what hooks had set and collected is put back, and followed from now on.
 
-        ``without`` are objects that somebody else keeps.
+        The source of the ``data`` keeps what its samplers carry, and is told what hooks set in them.
         """
+        carried = [] if data is None else data.carried
+        without = [part for each in carried for part, _ in each.parts.values()]
         callbacks, optimizers, *_ = self.others()
         device = getattr(module, "device", None)
         end_adding_once(optimizers)
@@ -154,6 +156,8 @@ class Drift:
         self._name_replaced(module)
         self.elsewhere = SetElsewhere([module, *callbacks], self._roots(module), without)
         self.elsewhere.put(self.set_elsewhere, device)
+        for each in carried:
+            each.set_by_hooks = self.elsewhere.set_in_validation
         put_collected(collected, module, callbacks)
 
     def _name_replaced(self, module: nn.Module) -> None:

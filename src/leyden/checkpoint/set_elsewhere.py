@@ -1,4 +1,4 @@
-"""What an epoch's hooks set in other objects than their own: a dataset's stage of a curriculum, a field of a configuration."""
+"""What hooks of epochs, batches and validations set in other objects than their own: a dataset's stage, a field of settings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from leyden.checkpoint.places import marked, placed
 from leyden.data.reachable import is_users, reachable
 from leyden.tree import same_bits
 
+IN_VALIDATION = (
+    *("on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end"),
+    *("validation_epoch_end", "on_validation_epoch_end", "on_validation_end"),
+)
+_HOOKS = (*HOOKS, "on_train_batch_start", "on_train_batch_end", *IN_VALIDATION)
 _ABSENT = object()
 
 
 class SetElsewhere:
-    """The user's objects that hooks of an epoch may have set something in, as they were before its first one.
+    """The user's objects that such hooks may have set something in, as they were before the first one.
 
     Args:
         hooked: the module and the callbacks. What their hooks set in themselves is not looked at here.
@@ -30,13 +35,16 @@ class SetElsewhere:
 
     def __init__(self, hooked: Iterable[Any], roots: Mapping[str, Any], without: Iterable[Any]) -> None:
         hooked = list(hooked)
-        self.stored, self.called = _done_by(hooked)
+        self.stored, self.called = _done_by(hooked, _HOOKS)
+        self._in_validation = _done_by(hooked, IN_VALIDATION)
+        self._known: dict[type, frozenset[str]] = {}
         self._passed_over = {id(each) for each in (*hooked, *without)}
         self._roots: Mapping[str, Any] = {}
         self._parts: list[tuple[str, Any, frozenset[str]]] = []  # with the names of what may be set in each
         self._then: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._find(roots)
         for _, part, names in self._parts:
+            names -= self.set_in_validation(type(part))  # which a sanity check has called already, here and not in a resumed run
             held = {name: value for name, value in _settable(part, names).items() if is_kept(value)}
             self._then[id(part)] = part, copy.deepcopy(held)
 
@@ -45,20 +53,15 @@ class SetElsewhere:
             return
         found = reachable(dict(roots), _may_be_set, through=True)
         self._roots = dict(roots)
-        left = [(path, part, self._names(type(part))) for path, part in found if id(part) not in self._passed_over]
+        others = ((path, part) for path, part in found if id(part) not in self._passed_over)
+        left = [(path, part, _names(type(part), self.stored, self.called)) for path, part in others]
         self._parts = [each for each in left if each[2]]
 
-    def _names(self, kind: type) -> frozenset[str]:
-        """The attributes of an object of this class that a hook may set, if it has them."""
-        names = set(self.stored)
-        for base in filter(is_users, kind.__mro__):
-            for name, held in vars(base).items():
-                written = (
-                    held.fset if isinstance(held, property) and name in self.stored else held if name in self.called else None
-                )
-                if isinstance(written, types.FunctionType):
-                    names.update(set_in(inspect.unwrap(written).__code__, counted=True))
-        return frozenset(names)
+    def set_in_validation(self, kind: type) -> frozenset[str]:
+        """The attributes of an object of this class that a hook of a validation may set, if it has them."""
+        if kind not in self._known:
+            self._known[kind] = _names(kind, *self._in_validation)
+        return self._known[kind]
 
     def state_dict(self, roots: Mapping[str, Any], device: Any = None) -> dict[str, dict[str, Any]]:
         """What is otherwise now, by path and name; all of it in objects that were not there at the beginning."""
@@ -81,6 +84,17 @@ class SetElsewhere:
                         setattr(part, name, unpacked(placed(value, device)))
 
 
+def _names(kind: type, stored: frozenset[str], called: frozenset[str]) -> frozenset[str]:
+    """The attributes of an object of this class that a hook may set, if it has them."""
+    names = set(stored)
+    for base in filter(is_users, kind.__mro__):
+        for name, held in vars(base).items():
+            written = held.fset if isinstance(held, property) and name in stored else held if name in called else None
+            if isinstance(written, types.FunctionType):
+                names.update(set_in(inspect.unwrap(written).__code__, counted=True))
+    return frozenset(names)
+
+
 def _settable(part: Any, names: frozenset[str]) -> dict[str, Any]:
     """Those of the attributes of ``names`` that ``part`` has."""
     held = {name: value for name, value in dict(getattr(part, "__dict__", {})).items() if name in names}
@@ -98,11 +112,11 @@ def _may_be_set(kind: type) -> bool:
     return kind is types.SimpleNamespace or is_users(kind)
 
 
-def _done_by(hooked: Iterable[Any]) -> tuple[frozenset[str], frozenset[str]]:
+def _done_by(hooked: Iterable[Any], hooks: Iterable[str]) -> tuple[frozenset[str], frozenset[str]]:
     """The names of attributes that the hooks set in whatever object, and of what they call by an attribute's name."""
     stored: set[str] = set()
     called: set[str] = set()
-    functions = [(type(owner), function) for owner in hooked for function in _hooks_of(type(owner))]
+    functions = [(type(owner), function) for owner in hooked for function in _hooks_of(type(owner), hooks)]
     seen = {function.__code__ for _, function in functions}
     for kind, function in functions:
         code = function.__code__
@@ -117,8 +131,8 @@ def _done_by(hooked: Iterable[Any]) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(stored), frozenset(called)
 
 
-def _hooks_of(kind: type) -> Iterator[types.FunctionType]:
-    for name in HOOKS:
+def _hooks_of(kind: type, hooks: Iterable[str]) -> Iterator[types.FunctionType]:
+    for name in hooks:
         for base in filter(is_users, kind.__mro__):
             held: Any = vars(base).get(name)
             function = inspect.unwrap(getattr(held, "__func__", held))

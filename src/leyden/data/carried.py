@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SubsetRandomSampler, WeightedRandomSampler
 
 from leyden.tree import PLAIN, same_bits
 
@@ -22,7 +22,8 @@ class Carried:
     """Attributes of a loader's parts that iterating may change, and that no generator and no state of their own holds.
 
     Of samplers these are numbers, texts, tensors and arrays, and lists and dicts of them; of loaders of the user's own, and of
-    iterable datasets, numbers and texts alone. Samplers are found inside samplers, and inside loaders of the user's own.
+    iterable datasets, numbers and texts alone. Samplers are found inside samplers, and inside loaders of the user's own. Those
+    of PyTorch do not change what they hold, such as weights: hooks do.
 
     Args:
         loader: the loader.
@@ -34,6 +35,7 @@ class Carried:
         self.parts = dict(_parts(loader, without, dataset))
         self._before = self._now()
         self._outside: dict[str, dict[str, Any]] | None = None  # while another iterates the same parts
+        self.set_by_hooks: Callable[[type], frozenset[str]] = _nothing  # of a class, the names that a validation's hooks set
 
     def _now(self) -> dict[str, dict[str, Any]]:
         return {path: _values(*part) for path, part in self.parts.items()}
@@ -43,12 +45,28 @@ class Carried:
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """What is otherwise than when the parts were made, by part and attribute; inside :func:`unmoved`, what it was outside."""
-        if self._outside is not None:
-            return self._outside
+        changed = self._changed()
+        return changed if self._outside is None else self._but_for_hooks(self._outside, changed)
+
+    def _but_for_hooks(self, outside: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What is ``outside``, with that which hooks set as it is ``now``."""
+        mixed = {}
+        for path, (part, _) in self.parts.items():
+            then, names = outside.get(path, {}), self._names_set(part)
+            mixed[path] = {name: value for name, value in then.items() if name not in names}
+            mixed[path].update({name: value for name, value in now.get(path, {}).items() if name in names})
+        return {path: values for path, values in mixed.items() if values}
+
+    def _names_set(self, part: Any) -> frozenset[str]:
+        return frozenset(vars(part)) if _is_torchs(type(part)) else self.set_by_hooks(type(part))
+
+    def _changed(self) -> dict[str, dict[str, Any]]:
         changed = {}
         for path, now in self._now().items() if self.parts else ():
-            before = self._before[path]
-            differing = {name: value for name, value in now.items() if not same_bits(value, before.get(name, _NOT))}
+            before, hooks = self._before[path], self.set_by_hooks(type(self.parts[path][0]))  # which a sanity check calls too
+            differing = {
+                name: value for name, value in now.items() if name in hooks or not same_bits(value, before.get(name, _NOT))
+            }
             if differing:
                 changed[path] = {name: _packed(value) for name, value in differing.items()}
         return changed
@@ -63,9 +81,16 @@ class Carried:
                 _put(part, name, value)
 
 
+def _nothing(kind: type) -> frozenset[str]:
+    return frozenset()
+
+
 @contextmanager
 def unmoved(carried: Iterable[Carried], records: bool = False) -> Iterator[None]:
-    """Whatever is iterated inside, these parts go on outside as if nothing had been (``records``: but for lists that grow)."""
+    """Whatever is iterated inside, these parts go on outside as if nothing had been, but for what a validation's hooks set.
+
+    With ``records`` also but for lists that grow.
+    """
     states = [(each, each.state_dict(), each._outside) for each in carried if each.parts]
     before = [each._now() if records else {} for each, *_ in states]
     for each, state, _ in states:
@@ -75,7 +100,7 @@ def unmoved(carried: Iterable[Carried], records: bool = False) -> Iterator[None]
     finally:
         for (each, state, outer), then in zip(states, before, strict=True):
             grown = [(path, name, value) for path, name, value in each._all() if _has_grown(then.get(path, {}).get(name), value)]
-            each.load_state_dict(state)
+            each.load_state_dict(each._but_for_hooks(state, each._changed()))
             each._outside = outer
             for path, name, value in grown:
                 _put(each.parts[path][0], name, value)
@@ -93,7 +118,7 @@ def _parts(loader: Any, without: Any, dataset: bool) -> Iterator[tuple[str, tupl
         if id(part) in seen:
             continue
         seen.add(id(part))
-        if not _is_torchs(type(part)):
+        if not _is_torchs(type(part)) or _may_be_steered(part):
             yield path, (part, is_sampler)
         for name, value in list(getattr(part, "__dict__", {}).items()):
             if name == "dataset" and not (dataset and isinstance(value, IterableDataset)):
@@ -108,6 +133,11 @@ def _parts(loader: Any, without: Any, dataset: bool) -> Iterator[tuple[str, tupl
 
 def _is_torchs(kind: type) -> bool:
     return kind.__module__.startswith(("torch.", "builtins")) or kind in (np.ndarray,)
+
+
+def _may_be_steered(part: Any) -> bool:
+    """Whether a sampler of PyTorch's holds what hooks may set: its weights, or its indices."""
+    return isinstance(part, WeightedRandomSampler | SubsetRandomSampler)
 
 
 def _is_sampler_like(part: Any) -> bool:

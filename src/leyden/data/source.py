@@ -140,6 +140,13 @@ class Source:
         """What each loader carries from pass to pass."""
         return [leaf.carried for reader in self.readers for leaf in reader.leaves]
 
+    def follow(self, before: Source | None) -> Source:
+        """This source, in the place of the one ``before``: hooks set in its samplers what they set in those."""
+        for known in [] if before is None else before.carried[:1]:
+            for each in self.carried:
+                each.set_by_hooks = known.set_by_hooks
+        return self
+
     # -- reading
     def read(
         self, epoch: int = 0, start: int = 0, *, reader: int = 0, most: int | None = None, in_flight: bool = False

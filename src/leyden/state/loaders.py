@@ -108,7 +108,7 @@ class Loaders:
             training=True,
             in_order=bool(limits.overfit),
             share=replace(self.share, uneven="drop"),
-        )
+        ).follow(self.train)
         self._put_back("train", self.train_given)
         if limits.overfit and hasattr(self.train_given, "sampler"):
             self.train_given = self.train.readers[0].loader  # what is read: without shuffling

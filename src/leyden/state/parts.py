@@ -367,5 +367,4 @@ def put_random_state(run: Run) -> None:
         put_generators(run, fit.generators_to_restore)
         fit.generators_to_restore = None
     if fit.drift is not None:
-        carried = [] if run.leyden_loaders.train is None else run.leyden_loaders.train.carried
-        fit.drift.enter_training(run.lightning_module, [part for each in carried for part, _ in each.parts.values()])
+        fit.drift.enter_training(run.lightning_module, run.leyden_loaders.train)
