@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leyden
 from leyden.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from leyden.distributed import talks
 from leyden.errors import MetricsDiffer, Unsupported
 from leyden.loggers import CSVLogger
 from leyden.strategies.skips import may_skip
@@ -191,6 +192,42 @@ def test_callbacks_and_schedulers_decide_as_in_one_process(two: list[dict[str, A
         assert torch.allclose(value, first["weights"][name], atol=1e-5)
 
 
+class OneNextEpoch(NextEpoch):
+    """The second process alone wishes to leave out the rest."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Any:
+        return super().on_train_batch_start(trainer, pl_module, batch, batch_idx) if trainer.global_rank else None
+
+
+class Stepping(Net):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+def left_early(devices: int, size: int) -> list[tuple[dict[str, Tensor], int]]:
+    found = []
+    if devices > 1:
+        talks.ALIKE_WITHIN = 0.3
+    for callback in (NextEpoch(), OneNextEpoch())[:devices]:
+        torch.manual_seed(3)
+        module, run = Stepping(), kit.trainer(callback, devices=devices, max_epochs=2, accumulate_grad_batches=2)
+        run.fit(module, loader(64, size), loader(4, 1))
+        found.append((kit.weights(module), run.global_step))
+    return found
+
+
+def test_an_epoch_that_all_leave_at_one_batch_ends_there() -> None:
+    (whole, steps), *_ = left_early(1, 4)
+    first, second = together(2, left_early, 2, 2)
+    for (mine, here), (other, there) in zip(first, second, strict=True):
+        assert here == there
+        assert kit.same(mine, other)
+    assert first[0][1] == steps == 4
+    assert first[1][1] > steps, "the first process was in that batch already"
+    for name, value in whole.items():
+        assert torch.allclose(first[0][0][name], value, atol=1e-6)
+
+
 class BySteps(Net):
     """Decides by values that are each process's own: those of steps, and one that the first process alone means."""
 
@@ -230,6 +267,15 @@ def test_what_decides_by_the_values_of_steps_decides_by_their_mean_on_all(strate
 
 def test_an_epoch_that_is_left_inside_a_window_steps_alike(two: list[dict[str, Any]]) -> None:
     assert kit.same(two[0]["left out"], two[1]["left out"])
+    torch.manual_seed(3)
+    module = Skipping()
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    for _ in range(2):  # the first three batches of an epoch; the second gives no loss on the second process
+        optimizer.zero_grad()
+        torch.stack([module.layer(rows(16)[[each]]).pow(2).mean() for each in (0, 1, 2, 4, 5)]).mean().backward()
+        optimizer.step()
+    for name, value in module.state_dict().items():
+        assert torch.allclose(two[0]["left out"][name], value, atol=1e-6)
 
 
 def test_what_a_step_asks_of_the_others(two: list[dict[str, Any]], folder: str) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from leyden.distributed.asking import Asking
 from leyden.distributed.processes import Processes
+from leyden.distributed.unforeseen import all_alike
 from leyden.schedule import EveryDuration
 
 PER_SECOND = 4
@@ -23,6 +24,8 @@ TICK = 0.1
 _OF_EACH = 0.0005
 _HURRIES = 0.002  # while somebody waits
 _ASKS_EVERY = 50  # such looks, whether another process has failed
+ALIKE_WITHIN = 5.0
+"""Seconds for which one that leaves an epoch waits to hear whether all do so at this batch."""
 _AHEAD = 3  # ticks in which all have heard of a batch that is proposed, as a rule
 
 
@@ -58,6 +61,8 @@ class Talks:
         self._heard = 0.0
         self._way: Way = Paced()
         self._by_clock: dict[int, EveryDuration] = {}
+        self._alike = ""  # begins the names of what all may do at one batch
+        self._unlike_in: int | None = None  # the epoch in which some did so and some not
 
     @property
     def now(self) -> float:
@@ -83,6 +88,18 @@ class Talks:
         self._way.held(batches, self._heard)
         return said
 
+    def all_do_so(self, batches: int, epoch: int) -> bool:
+        """Whether all processes leave ``epoch`` after ``batches``, as this one wishes: then they need not talk about it.
+
+        Where some do not, they are in that batch by now, and it is not asked again in this epoch.
+        """
+        store = self.processes.store
+        if self.processes.alone or store is None or self._unlike_in == epoch:
+            return self.processes.alone
+        alike = all_alike(store, f"{self._alike}/{epoch}/{batches}", self.processes.world, ALIKE_WITHIN)
+        self._unlike_in = None if alike else epoch
+        return alike
+
     def are_needed(self, wishing: Wishing) -> bool:
         """Whether there is something to talk about: a wish, or the time for something has come."""
         over = self.processes.is_first and any(each.is_over(self.clock()) for each in list(self._by_clock.values()))
@@ -94,7 +111,7 @@ class Talks:
         if self.processes.alone:
             yield
             return
-        store = self.processes.talks_beside()
+        store, self._alike = self.processes.talks_beside(), self.processes.next_name("leyden/alike")
         self._way = Paced() if store is None else Called(store, self.processes.world, self.processes.has_failed)
         wishing.decide(progress.batches, at_once=True)
         self._way.begin(wishing, lambda: self.are_needed(wishing), progress)

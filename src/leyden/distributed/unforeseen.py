@@ -42,6 +42,17 @@ def everyone(
     return ""
 
 
+def all_alike(store: Any, key: str, world: int, patience: float) -> bool:
+    """Whether all of ``world`` processes come to ``key``, none waiting longer than ``patience`` for the rest. Those that come get
+    the same answer."""
+    verdict, until = f"{key}/verdict", time.monotonic() + patience
+    all_here, pause = int(store.add(key, 1)) == world, _LOOKS_EVERY
+    while not (all_here or store.check([verdict]) or time.monotonic() > until):
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOKS_AT_LEAST_EVERY)
+    return bool(store.compare_set(verdict, "", "all" if all_here else "some") == b"all")  # the first who says it is heard
+
+
 class Unforeseen:
     """What a process does alone while the others wait for it in an exchange, where nobody could know that beforehand: it gave no
     loss, it called backward another number of times, its data ended. Costs nothing until it happens.

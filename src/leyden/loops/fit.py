@@ -155,8 +155,8 @@ class FitLoop:
                 progress.done = READ
                 if any(map(is_skip, hooks.ask(Callback.on_train_batch_start, batch, index))):
                     course.wish(Wish.SKIP)
-                    if course.alone:  # among several the wish has to be agreed on first
-                        self.must_leave()
+                    if course.talks.all_do_so(progress.batches, progress.epoch):  # else it has to be agreed on first
+                        self.must_leave(Wish.SKIP)
                         return
             if capsule is not None and capsule.notes:
                 capsule.note(batch, index, len(waiting))
@@ -226,12 +226,12 @@ class FitLoop:
         flight = self.flight
         self.hooks.emit_checkpoint_phase(Callback.on_train_batch_end, flight.outputs, flight.batch, flight.index)
 
-    def must_leave(self) -> bool:
-        """Obey what was agreed on: whether the epoch's batches end here."""
+    def must_leave(self, more: int = 0) -> bool:
+        """Obey what was agreed on, and ``more``: whether the epoch's batches end here."""
         fit = self.fit
         self.run.leyden_raise_if_signalled()
         fit.losses.raise_if_agreed()
-        if fit.course.agreed & Wish.SKIP:
+        if (fit.course.agreed | more) & Wish.SKIP:
             fit.course.withdraw(Wish.SKIP)
             self.skip_rest()
             return True

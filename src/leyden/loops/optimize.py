@@ -175,8 +175,7 @@ class Automatic:
             self.step_optimizer(self.optimizer)
         if at < STEPPED:
             progress.window = 0
-            if self.stepped:
-                progress.step += 1
+            progress.step += self.stepped
         if self.run.leyden_fit.plan.schedulers:
             progress.done = STEPPED
             self.step_due(is_last)
@@ -184,8 +183,7 @@ class Automatic:
 
     def open_window(self, batches: int) -> None:
         """So many batches make the next step."""
-        self.divisor = batches
-        self.contributed = 0
+        self.divisor, self.contributed = batches, 0
 
     def differentiate(self, batch: Any, index: int, at: int) -> Any:
         """Forward and backward of one batch."""
@@ -341,22 +339,24 @@ class Automatic:
         """The data ended inside a window: step with what there is."""
         progress = self.progress
         if at < STEPPED:
-            if progress.window and self.contributed:
-                self.average_what_is_there()
+            self.stepped = progress.window > 0 and self.average_what_is_there()
+            if self.stepped:
                 self.step_with_what_is_there(progress.batch - 1, at)
                 progress.step += 1
                 progress.stepped_batches += 1
-                self.stepped = True
-            else:
-                self.stepped = False
             progress.window = 0
         progress.done = STEPPED
         self.step_due(is_last=True)
 
-    def average_what_is_there(self) -> None:
-        """No batch's backward exchanges the gradients of a window that was not filled."""
-        groups = [] if self.optimizer is None else self.optimizer.param_groups
-        self.run.strategy.leyden_average([each.grad for group in groups for each in group["params"] if each.grad is not None])
+    def average_what_is_there(self) -> bool:
+        """No batch's backward exchanges the gradients of a window that was not filled. Whether any process has some."""
+        trained = [] if self.optimizer is None else [each for group in self.optimizer.param_groups for each in group["params"]]
+        average = self.run.strategy.leyden_average
+        if self.skips is not None:
+            self.contributed = self.skips.settle_unfilled(self.progress.window, self.contributed, trained, average)
+        elif self.contributed:
+            average([each.grad for each in trained if each.grad is not None])
+        return self.contributed > 0
 
     def step_with_what_is_there(self, index: int, at: int = OPENED) -> None:
         """Step with the gradients of a window that no batch will fill."""

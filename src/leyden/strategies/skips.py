@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import itertools
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,6 +72,17 @@ class Skips:
             return contributed
         world = self.processes.world
         return (world * batches - int(self.store.get(key))) / world
+
+    def settle_unfilled(
+        self, batches: int, contributed: float, trained: Sequence[Tensor], average: Callable[[Sequence[Tensor]], None]
+    ) -> float:
+        """As :meth:`settle`, where no backward has exchanged the gradients of ``trained``: ``average`` does it, with zeros where
+        no batch has given a loss."""
+        if not contributed:
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        average([each.grad for each in trained if each.grad is not None])
+        return self.settle(batches, contributed)
 
 
 class SkippedByAll:
