@@ -86,6 +86,22 @@ def test_logging_changes_nothing(tmp_path: Path) -> None:
         assert torch.equal(value, logged.state_dict()[name]), name
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"), [(CSVLogger, torch.ones(2)), (TensorBoardLogger, torch.ones(2)), (TensorBoardLogger, "a")]
+)
+def test_what_cannot_be_written_ends_the_step_that_logs_it(kind: Any, value: Any, tmp_path: Path) -> None:
+    class Wrong(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if batch_idx == 1:
+                self.logger.log_metrics({"wrong": value}, step=batch_idx)  # type: ignore[union-attr]  # there is one
+            return super().training_step(batch, batch_idx)
+
+    run = trainer_of(logger=kind(tmp_path), limit_val_batches=0)
+    with pytest.raises(InvalidType, match=r"metrics\['wrong'\]="):
+        run.fit(Wrong(), DataLoader(TensorDataset(torch.ones(4, 4))))
+    assert run.global_step == 1
+
+
 def test_a_logger_of_ones_own_gets_numbers() -> None:
     class Mine(Logger):
         def __init__(self) -> None:

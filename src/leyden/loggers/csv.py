@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import fsspec  # type: ignore[import-untyped]  # it ships no types
+from torch import Tensor
 
 from leyden.checkpoint.durable import put_in_place
 from leyden.distributed.rank_zero import rank_zero_only
@@ -69,7 +70,10 @@ class ExperimentWriter:
         return list(self._columns)
 
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep a row. Without a ``step`` rows are counted."""
+        """Keep a row. Without a ``step`` rows are counted. Raises :class:`InvalidType` for a tensor of several numbers."""
+        for name, value in metrics_dict.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                check_scalar(name, value)
         if step is None:
             step = self._rows + len(self._waiting)
         self._waiting.append((dict(metrics_dict), step))
@@ -128,13 +132,6 @@ class ExperimentWriter:
         return True
 
     def _read(self) -> list[dict[str, Any]]:
-        for index, (metrics, _) in enumerate(self._waiting):
-            try:
-                for name, value in metrics.items():
-                    check_scalar(name, value)
-            except InvalidType:
-                del self._waiting[index]  # the other rows can still be written
-                raise
         values = [value for metrics, _ in self._waiting for value in metrics.values()]
         numbers = iter(read_numbers(dict(enumerate(values))).values())
         return [{**{self._prefix + name: next(numbers) for name in metrics}, "step": step} for metrics, step in self._waiting]

@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from leyden.checkpoint.durable import put_in_place
 from leyden.distributed.rank_zero import rank_zero_only
-from leyden.errors import InvalidOption, InvalidType, LeydenWarning, MissingPackage, warn_user
+from leyden.errors import InvalidOption, LeydenWarning, MissingPackage, warn_user
 from leyden.loggers.base import Logger, number_of, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.hyperparameters import as_dict, flat
@@ -157,14 +157,14 @@ class TensorBoardLogger(InFolder, Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row: numbers, 0-dim tensors that are read from their device when rows are written, or dicts of such.
 
-        A dict of values is one chart with several lines.
+        A dict of values is one chart with several lines. Raises :class:`InvalidType` for what is no number.
         """
         if not self._rows and self.__writer is None and rank_zero_only.rank:
             return
         if step is None:
             step = self._counted
+        self._rows.append((_as_numbers(metrics), step, time.time()))
         self._counted += 1
-        self._rows.append((dict(metrics), step, time.time()))
         if len(self._rows) >= self._enough or time.monotonic() - self._written_at >= SECONDS:
             self.__write()
 
@@ -390,13 +390,8 @@ class TensorBoardLogger(InFolder, Logger):
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        parts = []
-        for index, (metrics, _, _) in enumerate(rows):
-            try:
-                parts += _numbers_of(metrics)
-            except InvalidType:
-                self._rows = rows[:index] + rows[index + 1 :]  # the other rows can still be written
-                raise
+        values_of = [value for metrics, _, _ in rows for value in metrics.values()]
+        parts = [part for value in values_of for part in (value.values() if isinstance(value, Mapping) else (value,))]
         numbers = iter(read_numbers(dict(enumerate(parts))).values())
         records = []
         for metrics, step, at in rows:
@@ -453,13 +448,13 @@ class TensorBoardLogger(InFolder, Logger):
             self.experiment._get_file_writer().add_summary(summary)
 
 
-def _numbers_of(metrics: Mapping[str, Any]) -> list[Any]:
-    """The values of a row in their order. Raises :class:`InvalidType` for one that is no number."""
-    parts = []
+def _as_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a row in which each value is a number, a tensor of one, or a dict of such."""
+    row: dict[str, Any] = {}
     for name, value in metrics.items():
-        for part in value.values() if isinstance(value, Mapping) else (value,):
-            parts.append(number_of(name, part))
-    return parts
+        several = isinstance(value, Mapping)
+        row[name] = {key: number_of(name, part) for key, part in value.items()} if several else number_of(name, value)
+    return row
 
 
 def _holds(folder: str, sizes: Mapping[str, int]) -> bool:
