@@ -253,6 +253,33 @@ def test_a_deque_that_may_become_too_long_for_a_file_is_named_before_training(tm
     assert len(seen) == 1
 
 
+def test_hooks_of_layers_that_training_registered_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    class Hooked(Base):
+        early = False
+
+        def double(self, *given: Any) -> Any:
+            return given[-1] * 2
+
+        def on_train_start(self) -> None:
+            if self.early:
+                self.net[0].register_forward_hook(self.double)
+
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1 and not self.early:
+                self.net[0].register_forward_hook(self.double)
+
+    class Again(Hooked):
+        early = True
+
+    fit(Hooked, tmp_path / "a.ckpt", 6)
+    fit(Again, tmp_path / "a.ckpt", -1)
+    assert not recwarn.list
+    with pytest.warns(
+        LeydenWarning, match=r"the layer 'net.0' had 1 forward or backward hooks .* has 0 now: no file can hold them"
+    ):
+        fit(Hooked, tmp_path / "a.ckpt", -1)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

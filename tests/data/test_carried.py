@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import kit
 import numpy as np
 import pytest
 import torch
@@ -272,6 +274,64 @@ def test_an_order_that_steps_change_is_drawn_from_what_they_left(tmp_path: Path)
     assert whole[:4] != whole[4:8]
     for cut in (1, 3, 4, 6):
         assert seen(cut=cut, **options()) + seen(resume=True, **options()) == whole, cut
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.rows: deque[Tensor] = deque([torch.tensor([float(number)]) for number in range(4)], maxlen=6)
+
+
+class Replayed(IterableDataset[Tensor]):
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(COUNT):
+            yield self.memory.rows[int(torch.randint(len(self.memory.rows), ()))]
+
+
+class ReplayedOn(Replayed):
+    done = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while self.done < COUNT:
+            self.done += 1
+            yield self.memory.rows[int(torch.randint(len(self.memory.rows), ()))]
+        self.done = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.done = state["done"]
+
+
+class Remembers(Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.memory.rows.append(batch[0] + torch.rand(1))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("kind", "cuts"), [(Replayed, (4, 8)), (ReplayedOn, (2, 4, 7, 8))])
+def test_a_replay_buffer_goes_on_at_an_epoch_s_end_and_inside_where_the_dataset_tells_its_state(
+    kind: Any, cuts: Any, tmp_path: Path
+) -> None:
+    def read(cut: int | None = None, resume: bool = False) -> list[Any]:
+        leyden.seed_everything(0)
+        module = Remembers()
+        trainer = kit.trainer(max_epochs=EPOCHS, max_steps=cut or -1)
+        trainer.fit(module, DataLoader(kind(module.memory), 2), ckpt_path=tmp_path / "a.ckpt" if resume else None)
+        if cut:
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+        return module.seen
+
+    whole = read()
+    for cut in cuts:
+        assert read(cut) + read(resume=True) == whole, cut
 
 
 class OfWeights(Counts):

@@ -15,6 +15,7 @@ from leyden.checkpoint.held import Held, hint_unkept
 from leyden.checkpoint.optimizer_states import end_adding_once
 from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
+from leyden.data.reachable import is_users
 from leyden.errors import LeydenWarning, warn_user
 
 Others = tuple[Iterable[Any], Iterable[Any], Any, Any, Iterable[Any]]
@@ -47,6 +48,8 @@ class Drift:
         self.tracked = _tracked(module)
         self.modes = _modes(module, {})
         self.kinds = _kinds(module)
+        self.hooks = _hooks(module)
+        self.hooked: Mapping[str, int] = {}  # of a resumed run: hooks of layers, where training has changed their number
         self.replaced: Mapping[str, str] = {}  # of a resumed run: layers of another kind than at the beginning
         self.collected: Mapping[str, Any] = {}  # of a resumed run: see `leyden.checkpoint.collected`
         self.set_elsewhere: Mapping[str, Any] = {}  # the same
@@ -83,7 +86,11 @@ class Drift:
         numbers = self.numbers.changed(parts)
         held, kinds = self.held.state_dict(parts, module, around), _kinds(module)
         replaced = {name: kinds.get(name, "") for name in {**self.kinds, **kinds} if self.kinds.get(name) != kinds.get(name)}
+        # those of a validation are gone after it
+        hooks = {} if modes else _hooks(module)
+        hooked = {name: number for name, number in hooks.items() if self.hooks.get(name, number) != number}
         return {
+            "hooks": hooked,
             "buffers": buffers,
             "trained": trained,
             "tracked": tracked,
@@ -126,6 +133,7 @@ class Drift:
         self.in_place = frozenset(state.get("in_place", ()))
         self.numbers.put(self._parts(module), self.waiting, device, self.in_place)
         self.states, self.replaced = dict(state.get("held", {})), dict(state.get("kinds", {}))
+        self.hooked = state.get("hooks", {})
         parts, around = self._around(module)
         self.held.put(parts, module, around, self.states)
 
@@ -174,6 +182,17 @@ class Drift:
                     LeydenWarning,
                 )
 
+        hooked, self.hooked, hooks = self.hooked, {}, _hooks(module)
+        for name, number in hooked.items():
+            if hooks.get(name, number) != number:
+                warn_user(
+                    f"When the checkpoint was saved, the layer {name or type(module).__name__!r} had {number} forward or "
+                    f"backward hooks of your code, which training had changed, and it has {hooks[name]} now: no file can "
+                    f"hold them. Register or remove them in on_load_checkpoint or on_train_start too, or this run is not the "
+                    f"uninterrupted one.",
+                    LeydenWarning,
+                )
+
     def set_by_hooks(self, module: nn.Module) -> dict[str, Any]:
         """What hooks have collected, and set in other objects: with :meth:`state_dict` the whole of this part of a checkpoint."""
         device = getattr(module, "device", None)
@@ -202,6 +221,15 @@ def _kinds(module: nn.Module) -> dict[str, str]:
     """The kind of each layer, by its name."""
     layers = ((name, getattr(child, "cls_to_become", None) or type(child)) for name, child in module.named_modules() if name)
     return {plain_name(name): kind.__qualname__ for name, kind in layers}  # a lazy layer is what it is going to be
+
+
+def _hooks(module: nn.Module) -> dict[str, int]:
+    """How many hooks of the user's own code each layer has, by its name."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        plain_name(name): sum(is_users(getattr(hook, "func", hook)) for kind in kinds for hook in getattr(child, kind).values())
+        for name, child in module.named_modules()
+    }
 
 
 def _article(kind: str) -> str:
