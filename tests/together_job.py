@@ -6,10 +6,12 @@ The guarantee's test (test_features_together.py) draws a few, the soak (benchmar
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 import signal
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 import torchmetrics
 from kit import Crash, Unsynced
+from real_processes import outcomes_together
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
@@ -276,7 +279,8 @@ def given_once(features: Features, folder: Path, at: int, how: str) -> tuple[ley
     leyden.seed_everything(7)
     trainer = leyden.Trainer(
         accelerator="cpu",
-        devices=1,
+        devices=int(os.environ.get("WORLD_SIZE", 1)),
+        strategy=features.get("strategy", "auto"),
         callbacks=[*callbacks(features), *([BreaksOff(at, how)] if at else [])],
         logger=CSVLogger(folder, name="logs"),
         default_root_dir=folder,
@@ -296,14 +300,41 @@ def ended(features: Features, breaks: Breaks) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for at, how in [*breaks, (0, "")]:
             trainer, net, result = given_once(features, Path(folder), at, how)
-        rows = Path(trainer.logger.log_dir, "metrics.csv")
-        keeper = trainer.checkpoint_callback
-        return {
-            "weights": net.state_dict(),
-            "optimizers": [each.state_dict() for each in trainer.optimizers],
-            "schedulers": [repr(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs],
-            "history": [dict(sorted(row.items())) for row in result.history],  # in whatever order they were logged
-            "status": (result.status, result.epochs, result.steps),
-            "rows": rows.read_text() if rows.exists() else "",
-            "best": [(os.path.basename(path), score) for path, score in keeper.best_k_models.items()],
-        }
+        return left_by(trainer, net, result)
+
+
+def ended_together(features: Features, breaks: Sequence[tuple[int, str, int]], world: int) -> list[Any]:
+    """As :func:`ended`, by ``world`` processes, one of which (the third of each break; -1: all) breaks off: what each leaves."""
+    with tempfile.TemporaryDirectory() as folder:
+        for at, how, rank in [*breaks, (0, "", -1)]:
+            outcomes = outcomes_together(world, one_of_many, features, folder, at, how, rank)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException | int):
+                raise outcome if isinstance(outcome, BaseException) else AssertionError(f"a process ended with {outcome}")
+        for others in outcomes[1:]:  # which resume with the first one's
+            del others["history"], others["rows"]
+            others["weights"] = {name: value for name, value in others["weights"].items() if "running" not in name}
+        return outcomes
+
+
+def one_of_many(features: Features, folder: str, at: int, how: str, rank: int) -> dict[str, Any] | None:
+    """What this process of several does, and leaves where the run ended by itself."""
+    warnings.simplefilter("ignore")
+    here = int(os.environ["RANK"])
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        trainer, net, result = given_once(features, Path(folder), at if rank in (-1, here) else 0, how)
+    return left_by(trainer, net, result) if not at and result is not None else None
+
+
+def left_by(trainer: leyden.Trainer, net: Net, result: Any) -> dict[str, Any]:
+    rows = Path(trainer.logger.log_dir or "", "metrics.csv")
+    keeper = trainer.checkpoint_callback
+    return {
+        "weights": net.state_dict(),
+        "optimizers": [each.state_dict() for each in trainer.optimizers],
+        "schedulers": [repr(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs],
+        "history": [dict(sorted(row.items())) for row in result.history],  # in whatever order they were logged
+        "status": (result.status, result.epochs, result.steps),
+        "rows": rows.read_text() if rows.exists() else "",
+        "best": [(os.path.basename(path), score) for path, score in keeper.best_k_models.items()],
+    }

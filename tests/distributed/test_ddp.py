@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from warm_python import python
 
 import leyden
+from leyden.callbacks import EMAWeightAveraging
 from leyden.errors import ConflictingOptions, Unsupported
 from leyden.strategies import DDPStrategy
 
@@ -228,10 +229,12 @@ class Normed(leyden.LightningModule):
 def evaluated() -> list[Any]:
     fitted, fresh = Normed(), Normed()
     kit.trainer(devices=2, num_sanity_val_steps=0).fit(fitted, samples(8, 2), samples(4, 2))
+    averaged = Normed()
+    kit.trainer(EMAWeightAveraging(), devices=2, num_sanity_val_steps=0).fit(averaged, samples(8, 2), samples(4, 2))
     torch.manual_seed(int(os.environ["RANK"]))
     fresh.net[1].reset_parameters()
     kit.trainer(devices=2).test(fresh, samples(4, 2), verbose=False)
-    return [fitted.means, fresh.means]
+    return [fitted.means, averaged.means, fresh.means]
 
 
 def test_all_processes_evaluate_what_the_first_one_has() -> None:

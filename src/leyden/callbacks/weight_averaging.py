@@ -224,6 +224,7 @@ class WeightAveraging(Callback):
         self.__follow(pl_module)
         self.__inside = True
         self._swap_models(pl_module)
+        trainer.strategy.leyden_share_buffers()  # of the average too each process has its own
 
     def on_validation_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if self.__swapped and trainer.leyden_fitting:

@@ -142,7 +142,10 @@ class DDPStrategy(ParallelStrategy):
         return ByHand(self._wrapper, step)
 
     def on_validation_start(self) -> None:
-        """Inside a fit: all processes validate with the first one's buffers, which are those that a checkpoint holds."""
+        """Inside a fit: all processes validate with the first one's buffers."""
+        self.leyden_share_buffers()
+
+    def leyden_share_buffers(self) -> None:
         wrapper = self._wrapper
         if isinstance(wrapper, DistributedDataParallel) and wrapper.will_sync_module_buffers():
             wrapper._sync_buffers()

@@ -73,6 +73,9 @@ class Exchanges:
     def leyden_ended(self) -> None:
         """This process has evaluated all of its batches of a loader. Called before anything is exchanged of them."""
 
+    def leyden_share_buffers(self) -> None:
+        """Give all processes the buffers that the first one's module has, which are those that a checkpoint holds."""
+
     def leyden_accumulating(self) -> AbstractContextManager[Any]:
         """What forward and backward run in while the window is not full: no gradients are exchanged then."""
         return nullcontext()
