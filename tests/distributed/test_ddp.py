@@ -231,10 +231,13 @@ def evaluated() -> list[Any]:
     kit.trainer(devices=2, num_sanity_val_steps=0).fit(fitted, samples(8, 2), samples(4, 2))
     averaged = Normed()
     kit.trainer(EMAWeightAveraging(), devices=2, num_sanity_val_steps=0).fit(averaged, samples(8, 2), samples(4, 2))
+    in_a_window = Normed()
+    often: dict[str, Any] = {"accumulate_grad_batches": 3, "val_check_interval": 1}
+    kit.trainer(devices=2, num_sanity_val_steps=0, **often).fit(in_a_window, samples(12, 2), samples(4, 2))
     torch.manual_seed(int(os.environ["RANK"]))
     fresh.net[1].reset_parameters()
     kit.trainer(devices=2).test(fresh, samples(4, 2), verbose=False)
-    return [fitted.means, averaged.means, fresh.means]
+    return [fitted.means, averaged.means, in_a_window.means, fresh.means]
 
 
 def test_all_processes_evaluate_what_the_first_one_has() -> None:

@@ -146,9 +146,11 @@ class DDPStrategy(ParallelStrategy):
         self.leyden_share_buffers()
 
     def leyden_share_buffers(self) -> None:
-        wrapper = self._wrapper
-        if isinstance(wrapper, DistributedDataParallel) and wrapper.will_sync_module_buffers():
-            wrapper._sync_buffers()
+        wrapper: Any = self._wrapper
+        if not isinstance(wrapper, DistributedDataParallel) or not wrapper.modules_buffers:
+            return
+        if getattr(wrapper, "forward_sync_buffers", wrapper.broadcast_buffers):  # the former since PyTorch 2.13
+            wrapper._sync_buffers()  # inside a window too, where a forward would not
 
     def leyden_place(self, module: nn.Module) -> None:
         super().leyden_place(module)
