@@ -149,7 +149,7 @@ class DDPStrategy(ParallelStrategy):
         wrapper: Any = self._wrapper
         if not isinstance(wrapper, DistributedDataParallel) or not wrapper.modules_buffers:
             return
-        if getattr(wrapper, "forward_sync_buffers", wrapper.broadcast_buffers):  # the former since PyTorch 2.13
+        if getattr(wrapper, "forward_sync_buffers", wrapper.broadcast_buffers):  # the former where PyTorch has it
             wrapper._sync_buffers()  # inside a window too, where a forward would not
 
     def leyden_place(self, module: nn.Module) -> None:
