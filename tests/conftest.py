@@ -6,6 +6,8 @@ import gc
 import itertools
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,22 @@ settings.register_profile("leyden", derandomize=True, database=None, deadline=No
 settings.load_profile("leyden")
 
 
+MEMORY, ROOM = Path("/dev/shm"), 2 << 30
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Tests run on the CPU, on machines with a GPU too, but for those that are asked for with ``-m gpu``."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    _write_into_memory(config)
+
+
+def _write_into_memory(config: pytest.Config) -> None:
+    """Temporary files lie in memory, unless ``TMPDIR`` says where: thousands of saves would each wait milliseconds for a disk."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM:
+        return
+    folder = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="leyden-tests-", dir=MEMORY)
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_finish() -> None:
