@@ -52,7 +52,7 @@ class Monitor:
     def read(self, run: Run) -> Tensor | None:
         """The metric's value, on the CPU (this waits for the device), the same on all processes, which all call this; ``None``
         where it has not been logged."""
-        value = run.leyden_metrics.of_all([self.name]).get(self.name, run.callback_metrics.get(self.name))
+        value = run.leyden_metrics.deciding(self.name)
         return None if value is None else value.detach().cpu().squeeze()
 
     def is_new(self, run: Run) -> bool:

@@ -58,7 +58,8 @@ def load_weights(module: nn.Module, path: Path, strict: bool = True) -> LoadedWe
     """Put the weights in the safetensors file ``path`` into ``module``; returns the names that did not fit.
 
     Raises:
-        CheckpointMissing: there is no such file. CheckpointError: it cannot be read.
+        CheckpointMissing: there is no such file.
+        CheckpointError: it cannot be read.
         CheckpointDamaged: the file is truncated, or none of the kind. (The format has no checksums.)
         CheckpointMismatch: a shape differs; or, with ``strict``, a name is missing or unexpected.
         MissingPackage: ``safetensors`` is not installed.

@@ -142,9 +142,10 @@ class Source:
 
     def follow(self, before: Source | None) -> Source:
         """This source, in the place of the one ``before``: hooks set in its samplers what they set in those."""
-        for known in [] if before is None else before.carried[:1]:
+        known = [] if before is None else before.carried
+        if known:
             for each in self.carried:
-                each.set_by_hooks = known.set_by_hooks
+                each.set_by_hooks = known[0].set_by_hooks
         return self
 
     # -- reading

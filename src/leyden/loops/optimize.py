@@ -417,9 +417,9 @@ class Automatic:
     def step_scheduler(self, plan: SchedulerPlan) -> None:
         metric = None
         if plan.monitor is not None and plan.reduce_on_plateau:
-            found = self.run.callback_metrics
-            metric = self.run.leyden_metrics.of_all([plan.monitor]).get(plan.monitor, found.get(plan.monitor))
+            metric = self.run.leyden_metrics.deciding(plan.monitor)
             if metric is None:
+                found = self.run.callback_metrics
                 text = (
                     f"{type(plan.scheduler).__name__} monitors {plan.monitor!r}, which is not among the logged metrics "
                     f"({', '.join(sorted(found)) or 'there are none'}).{did_you_mean(plan.monitor, found)}"

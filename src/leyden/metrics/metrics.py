@@ -383,6 +383,10 @@ class Metrics:
         self.callback()
         return self._newest.of_all(names, self._processes)
 
+    def deciding(self, name: str) -> Tensor | None:
+        """The newest value of ``name`` by which all processes decide alike, as :meth:`of_all`; ``None`` where there is none."""
+        return self.of_all([name]).get(name, self._newest.callback.get(name))
+
     def logged(self) -> dict[str, Tensor]:
         """The newest values that are meant for loggers, whether there are any or not."""
         self._keep()
