@@ -39,7 +39,7 @@ from leyden.errors import (
     MissingPackage,
     PossibleUserWarning,
 )
-from leyden.hparams import AttributeDict, HyperparametersMixin, UnknownHyperparameter, dump_hparams
+from leyden.hparams import AttributeDict, HyperparametersMixin, UnknownHyperparameter, put_hparams
 from leyden.module import LightningModule
 from leyden.testing import BoringModel
 from leyden.trainer.trainer import Trainer
@@ -50,9 +50,16 @@ REAL = Path(__file__).parent / "checkpoint" / "data" / "lightning-2.6.6.ckpt"
 
 def save(module: Any, path: Any, **more: Any) -> None:
     """As the trainer writes it."""
-    checkpoint = {"state_dict": module.state_dict(), **dump_hparams(module)}
-    checkpoint["leyden"] = {"init_arguments": module._init_arguments()}
+    checkpoint = {"state_dict": module.state_dict(), "leyden": {"init_arguments": module._init_arguments()}}
+    put_hparams(module, checkpoint)
     TorchCheckpointIO().save_checkpoint(encode({**checkpoint, **more}), path)
+
+
+def dumped(owner: Any, prefix: str = "") -> dict[str, Any]:
+    """The keys of a checkpoint that are about hyper-parameters, without pickles."""
+    checkpoint: dict[str, Any] = {"state_dict": {}, "leyden": {}}
+    put_hparams(owner, checkpoint, prefix)
+    return {name: value for name, value in checkpoint.items() if name not in ("state_dict", "leyden")}
 
 
 class Base(LightningModule):
@@ -384,21 +391,21 @@ class TestRecording:
 
 class TestDumping:
     def test_lightnings_keys(self):
-        assert dump_hparams(Child(3)) == {
+        assert dumped(Child(3)) == {
             "hparams_name": "kwargs",
             "hyper_parameters": {"a": 5, "width": 2, "b": 3},
             "hparams_type": "AttributeDict",
         }
-        assert set(dump_hparams(Child(3), "datamodule_")) == {
+        assert set(dumped(Child(3), "datamodule_")) == {
             "datamodule_hparams_name",
             "datamodule_hyper_parameters",
             "datamodule_hparams_type",
         }
-        assert dump_hparams(Silent(3)) == {}
+        assert dumped(Silent(3)) == {}
 
     def test_a_default_that_cannot_be_written_is_left_out(self):
-        assert dump_hparams(WithNet(None))["hyper_parameters"] == {"lr": 0.1}
-        assert list(dump_hparams(WithNet(None, loss=max))["hyper_parameters"]) == ["lr", "loss"]
+        assert dumped(WithNet(None))["hyper_parameters"] == {"lr": 0.1}
+        assert list(dumped(WithNet(None, loss=max))["hyper_parameters"]) == ["lr", "loss"]
 
 
 class TestLoading:
@@ -673,7 +680,7 @@ class TestDataModule:
         data = Data(Path("x"))
         assert data.hparams == {"folder": Path("x"), "batch_size": 3}
         checkpoint = {
-            **dump_hparams(data, "datamodule_"),
+            **dumped(data, "datamodule_"),
             "leyden": {"datamodule_init_arguments": data._init_arguments()},
             Data.__qualname__: {"position": 5},
         }

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from leyden.checkpoint.format import Unwritable, decode, encode, type_name
+from leyden.checkpoint.format import Unwritable, decode, encode, type_name, unwritable
 from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you_mean, warn_user
 from leyden.hparams_attributes import AttributeDict as AttributeDict
 from leyden.hparams_construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
 from leyden.hparams_construct import load_module_from_checkpoint as load_module_from_checkpoint
 from leyden.hparams_construct import makes_anew as makes_anew
 from leyden.hparams_described import LIGHTNINGS_MAKER, MAKER_KEY, take_description
+from leyden.hparams_pickled import PICKLED, pickled
 from leyden.spelling import refuse_unknown
 
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
@@ -112,7 +113,8 @@ class HyperparametersMixin:
             if isinstance(value, torch.nn.Module):
                 warn_user(
                     f"The hyper-parameter {key!r} is a torch module. Its weights are in the checkpoint anyway, and the module "
-                    f"itself cannot be written. Leave it out: self.save_hyperparameters(ignore=[{key!r}]).",
+                    f"itself can only be pickled: it is made again where load_from_checkpoint gets weights_only=False. Leave it "
+                    f"out: self.save_hyperparameters(ignore=[{key!r}]).",
                     PossibleUserWarning,
                 )
         self.__dict__["_hparams_initial"] = _copied(self.hparams)
@@ -225,16 +227,16 @@ class HyperparametersMixin:
         return arguments[name]
 
 
-def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any]:
-    """What a checkpoint holds of ``owner``'s hyper-parameters, under Lightning's keys, encoded. Empty where it saved none.
+def put_hparams(owner: HyperparametersMixin, checkpoint: dict[str, Any], prefix: str = "") -> None:
+    """Write ``owner``'s hyper-parameters into ``checkpoint``, under Lightning's keys, encoded. Nothing where it saved none.
 
     ``prefix`` is ``"datamodule_"`` for a datamodule. A value that cannot be written and is the constructor's own default
-    is left out: the constructor will have it again.
+    is left out: the constructor will have it again. Of another one, a pickle stands below ``leyden``.
     """
     config = is_config(owner.hparams)
     saved = as_plain(owner.hparams, resolve=False) if config else _named_values(owner.hparams)
     if not saved:
-        return {}
+        return
     defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
     values: dict[str, Any] = encode(saved, "hyper_parameters") if config else {}
     for name, value in () if config else saved.items():
@@ -243,14 +245,17 @@ def dump_hparams(owner: HyperparametersMixin, prefix: str = "") -> dict[str, Any
             values[name] = plain
     if MAKER_KEY in values:
         values = {**values, MAKER_KEY: LIGHTNINGS_MAKER}  # by which Lightning knows it too
-    dumped = {
+    lost = {name: saved[name] for name, plain in values.items() if unwritable(plain)}
+    found = pickled(lost, owner, checkpoint["state_dict"]) if lost else {}
+    if found:
+        checkpoint["leyden"].setdefault(PICKLED, {})[f"{prefix}hyper_parameters"] = found
+    checkpoint |= {
         f"{prefix}hparams_name": owner._hparams_name,
         f"{prefix}hyper_parameters": values,
         f"{prefix}hparams_type": "DictConfig" if config else "AttributeDict",
     }
     if not prefix and type(owner.hparams) in _ASSIGNED:
-        dumped |= {"hparams": values, "hparams_type": _ASSIGNED[type(owner.hparams)]}  # as 0.7.1 wrote them
-    return dumped
+        checkpoint |= {"hparams": values, "hparams_type": _ASSIGNED[type(owner.hparams)]}  # as 0.7.1 wrote them
 
 
 def assigned_hparams(owner: HyperparametersMixin) -> Any:

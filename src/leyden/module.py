@@ -674,7 +674,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
             map_location: as in :func:`torch.load`.
             hparams_file: a ``.yaml`` or ``.csv`` with the constructor's arguments, for files that hold none.
             strict: whether keys must match exactly (default: the module's :attr:`strict_loading`).
-            weights_only: ``False`` allows a foreign file to run code while it is read. Only for files you trust.
+            weights_only: ``False`` lets a file run code: a foreign one, and pickled hyper-parameters. Only for files you trust.
             **kwargs: constructor arguments that override the file's.
 
         Raises:

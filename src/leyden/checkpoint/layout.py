@@ -63,7 +63,8 @@ def name_unwritable(plain: dict[str, Any]) -> None:
     listed = ", ".join(f"{name} ({kind})" for name, kind in found)
     warn_user(
         f"Some values cannot be written into a checkpoint that loads without running code, and only their names and types are: "
-        f"{listed}. Hyper-parameters are passed again when loading, or kept out with save_hyperparameters(ignore=[...]); of what "
-        f"a callback, an optimizer or a scheduler holds, a resumed run keeps what it builds itself.",
+        f"{listed}. Hyper-parameters are passed again when loading, or pickled besides, which load_from_checkpoint reads with "
+        f"weights_only=False alone, or kept out with save_hyperparameters(ignore=[...]); of what a callback, an optimizer or a "
+        f"scheduler holds, a resumed run keeps what it builds itself.",
         LeydenWarning,
     )

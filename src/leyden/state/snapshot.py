@@ -18,7 +18,7 @@ from leyden.checkpoint.settings import Settings
 from leyden.datamodule import LightningDataModule
 from leyden.errors import CheckpointMismatch, CheckpointPartial, InvalidReturn
 from leyden.hooks import overrides
-from leyden.hparams import dump_hparams
+from leyden.hparams import put_hparams
 from leyden.module import LightningModule
 from leyden.state.optimizers import OptimizerPlan
 from leyden.state.parts import put_parts, take_parts
@@ -62,11 +62,11 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         if state:
             checkpoint[type(precision).__qualname__] = state
         precision.on_save_checkpoint(checkpoint)
-    checkpoint.update(dump_hparams(module))
+    put_hparams(module, checkpoint)
     datamodule = run.datamodule
     if datamodule is not None:
         checkpoint[OURS]["datamodule_init_arguments"] = datamodule._init_arguments()
-        checkpoint.update(dump_hparams(datamodule, "datamodule_"))
+        put_hparams(datamodule, checkpoint, "datamodule_")
         state = datamodule.state_dict()
         if state:
             checkpoint[type(datamodule).__qualname__] = state
