@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict, deque, namedtuple
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+import leyden
 from leyden.data.reachable import make_normal
+from leyden.testing import BoringModel
 
 Pair = namedtuple("Pair", "first second")
 
@@ -191,3 +195,52 @@ def test_a_cache_of_normal_tensors_is_not_emptied() -> None:
     make_normal(module)
     table(3)
     assert calls == [3]
+
+
+class Proxy:
+    """Has no dict of attributes, and gives a function for every name: what wraps a library written in C is often so."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self) -> None:
+        self.inner = torch.zeros(1)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__deepcopy__":
+            raise AttributeError(name)
+        return lambda *args: None
+
+
+def test_an_object_that_answers_to_every_name_costs_no_run(tmp_path: Path):
+    class Order(RandomSampler):
+        def __init__(self, data: Any) -> None:
+            super().__init__(data)
+            self.proxy = Proxy()
+
+    class Net(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proxy = Proxy()
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            data = TensorDataset(torch.randn(6, 32))
+            data.proxy = self.proxy  # type: ignore[attr-defined]
+            return DataLoader(data, 2, sampler=Order(data), collate_fn=lambda rows: torch.stack([row[0] for row in rows]))
+
+        def on_train_epoch_start(self) -> None:
+            self.trainer.train_dataloader.dataset.inner = 3
+
+    class Held(leyden.Callback):
+        def __init__(self) -> None:
+            self.proxy, self.seen = Proxy(), 0
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.seen += 1
+
+    def run(**more: Any) -> Any:
+        trainer = leyden.Trainer(max_epochs=2, callbacks=[Held()], default_root_dir=tmp_path, enable_progress_bar=False, **more)
+        trainer.fit(Net(), ckpt_path="last")
+        return trainer
+
+    assert run(limit_val_batches=2, max_steps=4, logger=False).global_step == 4
+    assert run(limit_val_batches=2, logger=False).global_step == 6

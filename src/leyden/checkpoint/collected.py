@@ -15,7 +15,7 @@ from torch import Tensor
 
 from leyden.checkpoint.format import is_writable
 from leyden.checkpoint.places import marked, placed
-from leyden.data.reachable import is_users
+from leyden.data.reachable import has_attributes, is_users
 from leyden.tree import PLAIN, tree_map
 
 HOOKS = ("on_train_epoch_start", "on_train_epoch_end", "training_epoch_end", "on_epoch_start", "on_epoch_end")
@@ -88,7 +88,7 @@ def owners_of(module: Any, callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]
     for callback in callbacks:
         name = type(callback).__qualname__
         counts[name] = counts.get(name, 0) + 1
-        if hasattr(callback, "__dict__"):
+        if has_attributes(callback):
             yield f"{name} {counts[name]}", callback
 
 

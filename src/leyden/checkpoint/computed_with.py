@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.checkpoint.plain_names import plain_name
-from leyden.data.reachable import is_users
+from leyden.data.reachable import has_attributes, is_users, own_attributes
 from leyden.tree import PLAIN, same_bits
 
 MOST_ITEMS = 4096  # in a container: a longer one is a record of something
@@ -129,7 +129,7 @@ def parts_of(
                 seen.add(id(value))
                 yield f"{OBJECT}{name}.{own}", value
     for number, optimizer in enumerate(optimizers):
-        if is_users(type(optimizer)) and hasattr(optimizer, "__dict__"):
+        if is_users(type(optimizer)) and has_attributes(optimizer):
             yield f"optimizer {number}", optimizer
 
 
@@ -145,7 +145,7 @@ def _is_object(value: Any) -> bool:
     kind = type(value)
     if kind is types.SimpleNamespace:
         return True
-    if isinstance(value, _KEPT_OTHERWISE) or not is_users(kind) or not hasattr(value, "__dict__") or hasattr(kind, "state_dict"):
+    if isinstance(value, _KEPT_OTHERWISE) or not is_users(kind) or not has_attributes(value) or hasattr(kind, "state_dict"):
         return False
     return "-packages" not in (getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
 
@@ -154,7 +154,7 @@ def _held_besides(part: Any) -> dict[str, int]:
     """What an object holds that is not followed, by what it is."""
     return {
         name: id(value)
-        for name, value in list(vars(part).items())
+        for name, value in list(own_attributes(part).items())
         if not (type(value) in PLAIN or is_number(value) or _is_open(value))
     }
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.checkpoint.computed_with import MOST_ITEMS, OBJECT, Part, marks
 from leyden.checkpoint.optimizer_states import fitted, scheduler_state
-from leyden.data.reachable import is_users
+from leyden.data.reachable import is_users, own_attributes
 from leyden.errors import LeydenWarning, PossibleUserWarning, warn_user
 from leyden.tree import PLAIN
 
@@ -147,5 +147,5 @@ def _with_inner(others: Iterable[Any]) -> Iterator[Any]:
     """With the optimizers and schedulers that these hold."""
     for each in others:
         yield each
-        for value in getattr(each, "__dict__", {}).values():
+        for value in own_attributes(each).values():
             yield from value if isinstance(value, list) else (value,)

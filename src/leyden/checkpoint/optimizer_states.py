@@ -13,6 +13,7 @@ from torch.optim.swa_utils import SWALR
 
 from leyden.checkpoint.format import StateOf, Unwritable, mark_state
 from leyden.checkpoint.plain_names import named_parameters
+from leyden.data.reachable import own_attributes
 from leyden.tree import tree_map
 
 _MISSING = object()
@@ -33,7 +34,7 @@ def describe(module: nn.Module, optimizers: Sequence[Any], schedulers: Sequence[
 
 def kind_of(scheduler: Any) -> str:
     """The name of its class, with those of the schedulers that it holds: ``SequentialLR(LinearLR, CosineAnnealingLR)``."""
-    held = [item for value in getattr(scheduler, "__dict__", {}).values() for item in (value if type(value) is list else [value])]
+    held = [item for value in own_attributes(scheduler).values() for item in (value if type(value) is list else [value])]
     inside = [kind_of(each) for each in held if isinstance(each, LRScheduler) and each is not scheduler]
     return f"{type(scheduler).__name__}({', '.join(inside)})" if inside else type(scheduler).__name__
 

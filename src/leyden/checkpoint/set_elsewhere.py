@@ -13,7 +13,7 @@ from torch import nn
 
 from leyden.checkpoint.collected import HOOKS, is_kept, packed, set_in, unpacked
 from leyden.checkpoint.places import marked, placed
-from leyden.data.reachable import is_users, reachable
+from leyden.data.reachable import is_users, own_attributes, reachable
 from leyden.tree import same_bits
 
 IN_VALIDATION = (
@@ -97,7 +97,7 @@ def _names(kind: type, stored: frozenset[str], called: frozenset[str]) -> frozen
 
 def _settable(part: Any, names: frozenset[str]) -> dict[str, Any]:
     """Those of the attributes of ``names`` that ``part`` has."""
-    held = {name: value for name, value in dict(getattr(part, "__dict__", {})).items() if name in names}
+    held = {name: value for name, value in own_attributes(part).items() if name in names}
     for name in names:  # an object with __slots__ has no __dict__, or has some of its attributes beside it
         if isinstance(getattr(type(part), name, None), types.MemberDescriptorType) and hasattr(part, name):
             held[name] = getattr(part, name)

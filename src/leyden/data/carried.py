@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SubsetRandomSampler, WeightedRandomSampler
 
+from leyden.data.reachable import has_attributes, own_attributes
 from leyden.tree import PLAIN, same_bits
 
 _NOT = object()
@@ -58,7 +59,7 @@ class Carried:
         return {path: values for path, values in mixed.items() if values}
 
     def _names_set(self, part: Any) -> frozenset[str]:
-        return frozenset(vars(part)) if _is_torchs(type(part)) else self.set_by_hooks(type(part))
+        return frozenset(own_attributes(part)) if _is_torchs(type(part)) else self.set_by_hooks(type(part))
 
     def _changed(self) -> dict[str, dict[str, Any]]:
         changed = {}
@@ -120,7 +121,7 @@ def _parts(loader: Any, without: Any, dataset: bool) -> Iterator[tuple[str, tupl
         seen.add(id(part))
         if not _is_torchs(type(part)) or _may_be_steered(part):
             yield path, (part, is_sampler)
-        for name, value in list(getattr(part, "__dict__", {}).items()):
+        for name, value in list(own_attributes(part).items()):
             if name == "dataset" and not (dataset and isinstance(value, IterableDataset)):
                 continue
             items = enumerate(value) if type(value) in (list, tuple) and len(value) < 100 else [(None, value)]
@@ -143,7 +144,7 @@ def _may_be_steered(part: Any) -> bool:
 def _is_sampler_like(part: Any) -> bool:
     if isinstance(part, Sampler | DataLoader | SimpleNamespace):
         return True
-    if isinstance(part, Dataset | torch.Tensor | torch.nn.Module | type) or not hasattr(part, "__dict__"):
+    if isinstance(part, Dataset | torch.Tensor | torch.nn.Module | type) or not has_attributes(part):
         return False
     kind = type(part)
     return hasattr(kind, "__iter__") and not hasattr(kind, "__next__") and not _is_torchs(kind)
@@ -151,7 +152,7 @@ def _is_sampler_like(part: Any) -> bool:
 
 def _values(part: Any, is_sampler: bool) -> dict[str, Any]:
     held = {}
-    for name, value in getattr(part, "__dict__", {}).items():
+    for name, value in own_attributes(part).items():
         if not name.startswith(_OF_TORCH) and (is_sampler or type(value) in PLAIN):
             copied = _copied(value)
             if copied is not _NOT:
@@ -206,7 +207,7 @@ def _unpacked(value: Any) -> Any:
 
 def _put(part: Any, name: str, value: Any) -> None:
     """In place where that can be done: others may hold the same list."""
-    held = getattr(part, "__dict__", {}).get(name, _NOT)
+    held = own_attributes(part).get(name, _NOT)
     if held is not _NOT and same_bits(_copied(held), value):
         return
     value = _copied(value)

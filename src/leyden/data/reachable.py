@@ -137,9 +137,15 @@ def _slots(base: type) -> list[str]:
     ]
 
 
-def _own_attributes(part: Any) -> dict[str, Any]:
+def has_attributes(part: Any) -> bool:
+    """Whether an object has a dict of attributes, empty or not, whatever its ``__getattr__`` says."""
+    return type(part).__dictoffset__ != 0
+
+
+def own_attributes(part: Any) -> dict[str, Any]:
+    """The dict of an object's attributes, itself; an empty one where it has none, whatever its ``__getattr__`` says."""
     try:
-        held = object.__getattribute__(part, "__dict__")  # never by a __getattr__ of the user's
+        held = object.__getattribute__(part, "__dict__")
     except AttributeError:
         return {}
     return held if isinstance(held, dict) else {}
@@ -147,7 +153,7 @@ def _own_attributes(part: Any) -> dict[str, Any]:
 
 def _attributes(part: Any) -> Reached:
     left = "_iterator" if isinstance(part, torch.utils.data.DataLoader) else None  # of a pass, with copies of what it reads
-    yield from [item for item in _own_attributes(part).items() if item[0] not in _PASSED_OVER and item[0] != left]
+    yield from [item for item in own_attributes(part).items() if item[0] not in _PASSED_OVER and item[0] != left]
     if is_users(type(part)):
         yield None, type(part)
 
@@ -333,7 +339,7 @@ def _keeps_inference(cache: Any) -> bool:
 def _places(part: Any) -> list[Any]:
     """Where ``part`` holds what it holds, as lists and dicts that can be written to."""
     held = [part] if isinstance(part, list | dict | deque) else []
-    own = _own_attributes(part) if not isinstance(part, type) else {}
+    own = own_attributes(part) if not isinstance(part, type) else {}
     if not isinstance(part, torch.nn.Module):
         return [*held, own]
     # those of a module that TorchScript has made are no dicts

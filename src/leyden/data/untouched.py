@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from leyden.data.reachable import leads_on
+from leyden.data.reachable import has_attributes, leads_on, own_attributes
 
 CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 _OF_TORCH = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
@@ -52,7 +52,7 @@ def _kept_of(model: nn.Module) -> Iterator[tuple[Any, Any]]:
             queue += part.values() if isinstance(part, dict) else part
         elif isinstance(part, tuple | frozenset):
             queue += part
-        elif isinstance(getattr(part, "__dict__", None), dict) and _is_looked_into(part):
+        elif has_attributes(part) and _is_looked_into(part):
             own = _own(part)
             yield part, own
             queue += own.values()
@@ -66,7 +66,7 @@ def _is_looked_into(part: Any) -> bool:
 
 def _own(part: Any) -> dict[str, Any]:
     left = _LEFT | _OF_TORCH if isinstance(part, nn.Module) else _LEFT
-    return {name: value for name, value in vars(part).items() if name not in left}
+    return {name: value for name, value in own_attributes(part).items() if name not in left}
 
 
 def _put_back(held: Any, before: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from leyden.checkpoint.plain_names import COMPILED, LENT, eager_attributes, is_wrapper, unwrapped
+from leyden.data.reachable import own_attributes
 from leyden.errors import InvalidOption, InvalidType
 from leyden.hooks import overrides
 from leyden.module import LightningModule
@@ -78,7 +79,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def _is_compiled_function(value: object) -> bool:
-    return "_torchdynamo_orig_callable" in getattr(value, "__dict__", ())
+    return "_torchdynamo_orig_callable" in own_attributes(value)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from leyden.checkpoint.format import is_writable
 from leyden.data.generators import generators_in, put_states, states_of
+from leyden.data.reachable import own_attributes
 from leyden.errors import Unsupported, warn_user
 from leyden.tree import tree_map
 
@@ -159,7 +160,7 @@ def _attributes(state: Any) -> Iterator[tuple[str, Any]]:
             if hasattr(state, name):
                 yield name, getattr(state, name)
     if not _is_group(state):
-        yield from getattr(state, "__dict__", {}).items()
+        yield from own_attributes(state).items()
 
 
 def _is_group(value: Any) -> bool:
