@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import tempfile
@@ -30,7 +31,7 @@ from leyden.errors import (
     MissingMonitor,
     PossibleUserWarning,
 )
-from leyden.plugins.io import AsyncCheckpointIO, ShardedCheckpointIO, TorchCheckpointIO
+from leyden.plugins.io import AsyncCheckpointIO, CheckpointIO, ShardedCheckpointIO, TorchCheckpointIO
 
 NAN = float("nan")
 
@@ -825,6 +826,35 @@ def test_a_storage_of_ones_own_needs_no_folder(kind: Any, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="by order"):
         fit(Scripted(fails_at=5), kind(tmp_path / "file"), plugins=[Elsewhere()])
     assert saved
+
+
+@pytest.mark.parametrize(
+    ("base", "inner"),
+    [
+        (CheckpointIO, ()),
+        (TorchCheckpointIO, ()),
+        (ShardedCheckpointIO, ()),
+        (AsyncCheckpointIO, ()),
+        (AsyncCheckpointIO, (ShardedCheckpointIO(),)),
+    ],
+)
+def test_a_storage_of_ones_own_writes_the_last_as_every_other(base: Any, inner: Any, tmp_path: Path) -> None:
+    class Listed(base):  # type: ignore[misc]  # whichever it is
+        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            there[os.fspath(path)] = copy.deepcopy(checkpoint)
+            Path(path).touch()  # it is in the list that it is looked up
+
+        def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+            return there[os.fspath(path)]
+
+        def remove_checkpoint(self, path: Any) -> None:
+            del there[os.fspath(path)]
+            os.remove(path)
+
+    there: dict[str, Any] = {}
+    fit(Scripted(), ModelCheckpoint(tmp_path, save_last=True, filename="{step}"), epochs=2, plugins=[Listed(*inner)])
+    assert sorted(os.path.basename(path) for path in there) == ["last.ckpt", "step=8.ckpt"]
+    assert there[str(tmp_path / "last.ckpt")]["global_step"] == 8
 
 
 @pytest.mark.parametrize(("name", "said"), [("val_los", r"Did you mean 'val_loss'\?"), ("accuracy", "There are: 'epoch'")])

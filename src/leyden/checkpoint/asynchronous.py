@@ -57,11 +57,15 @@ class AsyncCheckpointIO(CheckpointIO):
 
     @property
     def leyden_sharded(self) -> bool:  # type: ignore[override]  # what does the work says it
-        return self._checkpoint_io.leyden_sharded
+        return self._writes_by_it and self._checkpoint_io.leyden_sharded
 
     @property
     def leyden_needs_folder(self) -> bool:
-        return type(self).save_checkpoint is AsyncCheckpointIO.save_checkpoint and self._checkpoint_io.leyden_needs_folder
+        return self._writes_by_it and self._checkpoint_io.leyden_needs_folder
+
+    @property
+    def _writes_by_it(self) -> bool:
+        return type(self).save_checkpoint is AsyncCheckpointIO.save_checkpoint
 
     def leyden_write(self, write: Callable[..., None], checkpoint: dict[str, Any], *where: Any) -> None:
         self._begin(write, checkpoint, *where, keeps_nothing=True)

@@ -19,14 +19,17 @@ class ShardedCheckpointIO(CheckpointIO):
 
     The folder is verified by sizes and checksums when it is read, and is under its name only when all of it is on the disk.
     It resumes on any number of processes. ``AsyncCheckpointIO(ShardedCheckpointIO())`` writes in the background. All
-    processes have to see the same folder; URLs are not supported.
+    processes have to see the same folder; URLs are not supported. A subclass with a ``save_checkpoint`` of its own gets the
+    whole state, on the first process, as every other :class:`CheckpointIO`.
     """
-
-    leyden_sharded = True
 
     @property
     def leyden_needs_folder(self) -> bool:
         return type(self).save_checkpoint is ShardedCheckpointIO.save_checkpoint
+
+    @property
+    def leyden_sharded(self) -> bool:  # type: ignore[override]  # a subclass that writes itself does so on the first process
+        return self.leyden_needs_folder
 
     def __init__(self) -> None:
         self._files = TorchCheckpointIO()

@@ -89,8 +89,8 @@ class CheckpointStore(ABC):
     def duplicate(self, source: str, target: str, *, just_saved: bool = False) -> bool:
         """Make ``target`` a checkpoint of its own with the content of ``source``, without a second copy where that is possible.
 
-        False where it cannot be done, as with one that was ``just_saved`` and may still be on its way: then the same state has
-        to be saved again.
+        False where it cannot be done, as with one that was ``just_saved`` and may still be on its way, or that a CheckpointIO
+        of the user's own wrote: then the same state has to be saved again.
 
         Raises:
             CheckpointWriteFailed: ``target`` could not be written. What stood there before is intact.
@@ -176,10 +176,11 @@ class FileStore(CheckpointStore):
         return self._ask(lambda: sorted(os.path.basename(path) for path, *_ in _entries(folder)))
 
     def duplicate(self, source: str, target: str, *, just_saved: bool = False) -> bool:
-        on_its_way = just_saved and hasattr(self._checkpoint_io, "wait")
+        # what a CheckpointIO of the user's own writes beside, or in place of, the file at that path is not known
+        again = not self._checkpoint_io.leyden_needs_folder or (just_saved and hasattr(self._checkpoint_io, "wait"))
 
         def linked() -> bool:
-            if on_its_way or is_remote(source) or not (os.path.isfile(local_path(source)) or is_folder(local_path(source))):
+            if again or is_remote(source) or not (os.path.isfile(local_path(source)) or is_folder(local_path(source))):
                 return False
             deed = duplicate_folder if is_folder(local_path(source)) else duplicate
             deed(local_path(source), local_path(target))
