@@ -347,6 +347,7 @@ class Run(Properties, ABC):
             self.leyden_steps["backward"](loss, *args, **kwargs)
         else:
             self.strategy.backward(loss, getattr(self.leyden_fit.optimization, "optimizer", None), *args, **kwargs)
+        self.strategy.leyden_backed()
 
     def leyden_manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward in manual optimization."""

@@ -30,6 +30,7 @@ from leyden.strategies.known import Known
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
+from leyden.strategies.unowned import met
 
 __all__ = ["DDPStrategy"]
 _OURS = ("module", "device_ids")  # what is said by the Trainer
@@ -125,12 +126,21 @@ class DDPStrategy(ParallelStrategy):
         wrapped: nn.Module | None = self.configure_ddp()  # an override as Lightning has them sets self.model, and returns nothing
         self._wrapper = self._wrapper if wrapped is None else wrapped
         self.leyden_known = Known(module, self.optimizers, not getattr(self._wrapper, "find_unused_parameters", True))
+        self.leyden_see_optimizers()
+
+    def leyden_unowned(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        known = set() if self.leyden_known is None else set(map(id, self.leyden_known.parameters))
+        return [each for each in parameters if id(each) not in known]
 
     def leyden_keep_up(self) -> None:
         """Wrap the module anew where a parameter is trained that the wrapper does not know, else each process would go its own
         way with it; or where one is frozen for whose gradient it would wait."""
         known = self.leyden_known
-        if known is not None and known.is_outdated():
+        if known is None or not known.is_outdated():
+            super().leyden_keep_up()
+        else:
+            if self._unforeseen is not None:
+                met(self._unforeseen, known.changes())
             self.leyden_average(known.left_behind())
             self._wrapper = None
             self._wrap(known.module)
@@ -274,7 +284,8 @@ class DDPStrategy(ParallelStrategy):
         if self.processes.alone or module is None or not isinstance(wrapper, DistributedDataParallel) or not may_skip(module):
             return None
         enter = self.leyden_entered(lambda: None)
-        return Skips(self.processes, module.parameters, lambda loss: _expect_backward(self._wrapper, loss), enter)
+        expect = lambda loss: _expect_backward(self._wrapper, loss)  # noqa: E731
+        return Skips(self.processes, module.parameters, expect, enter, self.leyden_backed)
 
     def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:
         super().leyden_no_loss(progress, optimizer, zero, entered)
@@ -291,6 +302,10 @@ class DDPStrategy(ParallelStrategy):
         parts = self.processes.all_reduce(packed).div_(self.processes.world).split([each.numel() for each in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    @property
+    def leyden_exchanging(self) -> bool:
+        return getattr(self._wrapper, "require_backward_grad_sync", True)
 
     def leyden_expect_backward(self, loss: Tensor) -> None:
         wrapper = self._wrapper

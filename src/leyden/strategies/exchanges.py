@@ -143,6 +143,9 @@ class Exchanges:
     def leyden_expect_backward(self, loss: Tensor) -> None:
         """A backward of manual optimization comes next."""
 
+    def leyden_backed(self) -> None:
+        """A backward is over."""
+
     def leyden_skips(self) -> Skips | None:
         """How batches that give no loss on some processes are dealt with; ``None`` where there can be none. Asked once a fit."""
         return None

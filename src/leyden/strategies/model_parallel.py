@@ -1,10 +1,11 @@
 """A mesh of data and tensor parallel processes, over which the module parallelises itself in ``configure_model``."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from leyden.data.share import Share
@@ -14,8 +15,13 @@ from leyden.errors import ConflictingOptions, InvalidOption, MisconfigurationExc
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments
 from leyden.strategies.sharded import ShardedStrategy
+from leyden.strategies.shards import is_sharded
 
 __all__ = ["ModelParallelStrategy"]
+_UNAVERAGED = (
+    "{} would get other gradients in each of the {} data parallel groups, and nothing averages them. Call fully_shard(self, "
+    "mesh=self.device_mesh['data_parallel']) {}."
+)
 
 
 @exact_arguments
@@ -92,16 +98,24 @@ class ModelParallelStrategy(ShardedStrategy):
         data, tensor = self._sizes
         if tensor > 1:
             same_random_state(self._group("tensor_parallel"))
-        if data == 1:
-            return
-        mine = {self.global_rank // tensor * tensor + place for place in range(tensor)}
         for name, parameter in module.named_parameters():
-            mesh: Any = getattr(parameter, "device_mesh", None)
-            if parameter.requires_grad and (mesh is None or set(mesh.mesh.flatten().tolist()) <= mine):
-                raise MisconfigurationException(
-                    f"{name} would get other gradients in each of the {data} data parallel groups, and nothing averages them. "
-                    f"Call fully_shard(self, mesh=self.device_mesh['data_parallel']) at the end of configure_model."
-                )
+            if data > 1 and parameter.requires_grad and (not is_sharded(parameter) or self._is_within(parameter)):
+                raise MisconfigurationException(_UNAVERAGED.format(name, data, "at the end of configure_model"))
+
+    def _is_within(self, parameter: Any) -> bool:
+        """Whether the shards of ``parameter`` are those of one data parallel group."""
+        tensor = self._sizes[1]
+        mine = {self.global_rank // tensor * tensor + place for place in range(tensor)}
+        return set(parameter.device_mesh.mesh.flatten().tolist()) <= mine
+
+    def leyden_unowned(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        if self._sizes[0] == 1:
+            return []  # one data parallel group computes the same
+        within = next((each for each in parameters if each.requires_grad and is_sharded(each) and self._is_within(each)), None)
+        if within is not None:
+            what = f"A parameter of {list(within.shape)} that an optimizer was given"
+            raise MisconfigurationException(_UNAVERAGED.format(what, self._sizes[0], "on the new layer"))
+        return super().leyden_unowned(parameters)
 
 
 def __getattr__(name: str) -> Any:

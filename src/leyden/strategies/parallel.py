@@ -1,6 +1,6 @@
 """Several processes, one device each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from leyden.errors import InvalidType, Unsupported
 from leyden.spelling import exact_arguments
 from leyden.strategies.single import SingleDeviceStrategy
 from leyden.strategies.skips import ByHand
+from leyden.strategies.unowned import Unowned
 
 
 @exact_arguments
@@ -42,6 +43,7 @@ class ParallelStrategy(SingleDeviceStrategy):
     leyden_exchanges_by_name = False
     """Whether nothing but ``manual_backward`` exchanges gradients in manual optimization."""
     _by_hand: ByHand | None = None
+    _unowned: Unowned | None = None
 
     def __init__(
         self,
@@ -193,6 +195,51 @@ class ParallelStrategy(SingleDeviceStrategy):
         self._by_hand = None if self._unforeseen is None else ByHand(self._unforeseen, self.leyden_exchanges_by_name)
         return self._by_hand
 
+    # -- parameters that no engine knows
+    def leyden_unowned(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Those of ``parameters`` whose gradients no engine exchanges, and somebody has to."""
+        return []
+
+    def leyden_beside(self) -> Iterable[Tensor]:
+        """What begins alike on all processes, beside parameters that no engine knows."""
+        return ()
+
+    def leyden_see_optimizers(self) -> None:
+        """Heed from now on what the optimizers have that no engine knows."""
+        if self._unforeseen is not None:
+            self._unowned = Unowned(
+                self.leyden_peers,
+                self._unforeseen,
+                lambda: self.optimizers,
+                self.leyden_unowned,
+                self.leyden_beside,
+                self._was_given,
+            )
+            self._unowned.look()
+
+    def _was_given(self) -> None:
+        """An optimizer was given other parameters."""
+
+    def leyden_keep_up(self) -> None:
+        """A step begins, of what is trained by now."""
+        if self._unowned is not None:
+            self._unowned.look()
+            if self._by_hand is not None and self._unowned.parameters:
+                self._by_hand.by_name = True
+
+    @property
+    def leyden_exchanging(self) -> bool:
+        """Whether the running batch's backward exchanges gradients."""
+        return True
+
+    @property
+    def leyden_backs_plainly(self) -> bool:
+        return super().leyden_backs_plainly and self.processes.alone
+
+    def leyden_backed(self) -> None:
+        if self._unowned is not None and self.leyden_exchanging:
+            self._unowned.average()
+
     def leyden_expect_backward(self, loss: Tensor) -> None:
         if self._by_hand is not None:
             self._by_hand.backwards += 1
@@ -218,7 +265,7 @@ class ParallelStrategy(SingleDeviceStrategy):
         super().leyden_place(module)
 
     def setup_environment(self) -> None:
-        self._unforeseen = None if self.processes.alone else Unforeseen(self.processes)
+        self._unforeseen, self._unowned = None if self.processes.alone else Unforeseen(self.processes), None
         self._device = self.root_device
         super().setup_environment()
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -97,22 +97,41 @@ class ShardedStrategy(ParallelStrategy):
             self._mesh = self.leyden_make_mesh()
 
     def setup(self, module: Any) -> nn.Module:
-        from torch.distributed.fsdp import FSDPModule
-
         converted = self.leyden_converted(module)
         agree_on_module(self.processes, converted)
         self.leyden_divide(converted)
         self.leyden_make_alike(converted)
-        self._units = [each for each in converted.modules() if isinstance(each, FSDPModule)]
+        self._find_units(converted)
         if self._units:
             check_device(self._device)
+        for unit in self._units:
+            if hasattr(unit, "reset_iter_state") and _is_root(unit):  # an earlier verb may have ended inside a step
+                unit.reset_iter_state()
+        return converted
+
+    def _find_units(self, module: nn.Module) -> None:
+        from torch.distributed.fsdp import FSDPModule
+
+        self._units = [each for each in module.modules() if isinstance(each, FSDPModule)]
         # those of tensor parallel layers are exchanged at each batch
         self._defers = not any(parameter.is_dtensor for parameter in parameters_of(self._units))
         for unit in self._units:
             _name_plainly(type(unit))
-            if hasattr(unit, "reset_iter_state") and _is_root(unit):  # an earlier verb may have ended inside a step
-                unit.reset_iter_state()
-        return converted
+
+    # -- what training adds to it
+    def leyden_unowned(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        return [each for each in parameters if not shards.is_sharded(each)]
+
+    def leyden_beside(self) -> Iterable[Tensor]:
+        return () if self._module is None else shards.plain_tensors(self._module)
+
+    def _was_given(self) -> None:
+        if self._module is not None:
+            self._find_units(self._module)
+
+    @property
+    def leyden_exchanging(self) -> bool:
+        return self._exchanges
 
     def leyden_make_alike(self, module: nn.Module) -> None:
         """Put what is whole in ``module`` on this process's device, with the values of the first process."""
@@ -150,7 +169,12 @@ class ShardedStrategy(ParallelStrategy):
             vars(module)[entered] = step
             register_fsdp_forward_method(module, entered)
             step = vars(module).pop(entered)
-        if self.processes.alone or not self._units:
+        if self.processes.alone:
+            return step
+        if name == "training_step":
+            self.leyden_see_optimizers()
+            step = Watched(self, step)
+        if not self._units:
             return step
         if name == "training_step":
             skips = getattr(module, "automatic_optimization", True) and may_skip(module)
@@ -219,6 +243,8 @@ class ShardedStrategy(ParallelStrategy):
                 yield parameter, found
 
     def leyden_average(self, gradients: Sequence[Tensor]) -> None:
+        if self._unowned is not None:
+            self._unowned.average()
         waiting = list(self._waiting())
         if not waiting:
             return
@@ -249,8 +275,10 @@ class ShardedStrategy(ParallelStrategy):
     def leyden_take_gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
         names = {id(parameter): name for name, parameter in parameters.items()}
         waiting = {names[id(each.sharded_param)]: gradient for each, gradient in self._waiting()}
-        there = {name: shards.local(each.grad) for name, each in parameters.items() if each.grad is not None}
-        return {"gradients": waiting, "shards": there}
+        there = {name: each.grad for name, each in parameters.items() if each.grad is not None}
+        waiting.update({name: gradient for name, gradient in there.items() if not shards.is_sharded(gradient)})
+        sharded = {name: shards.local(gradient) for name, gradient in there.items() if shards.is_sharded(gradient)}
+        return {"gradients": waiting, "shards": sharded}
 
     def leyden_put_gradients(self, parameters: Mapping[str, Tensor], state: Mapping[str, Any], exchanged: bool) -> None:
         mine = {id(each.sharded_param): each for each in parameters_of(self._units)} if self._defers and not exchanged else {}
@@ -258,7 +286,9 @@ class ShardedStrategy(ParallelStrategy):
             parameter: Any = parameters.get(name)
             if parameter is None:
                 continue
-            if id(parameter) in mine:
+            if not shards.is_sharded(parameter):
+                parameter.grad = gradient.to(parameter)
+            elif id(parameter) in mine:
                 mine[id(parameter)].unsharded_accumulated_grad = gradient.to(self._device)
             else:
                 mean = self.processes.all_reduce(gradient.to(self._device)) / self.processes.world
@@ -343,6 +373,17 @@ class ShardedStrategy(ParallelStrategy):
             for number, state in states.items()
         }
         optimizer.load_state_dict({**state_dict, "state": cut})
+
+
+class Watched:
+    """A step before which the strategy looks at what is trained by now."""
+
+    def __init__(self, strategy: ShardedStrategy, step: Callable[..., Any]) -> None:
+        self.strategy, self.step = strategy, step
+
+    def __call__(self, *args: Any) -> Any:
+        self.strategy.leyden_keep_up()
+        return self.step(*args)
 
 
 def _renewed(state: Any, new: Callable[[str, Any], Any]) -> dict[str, Any]:

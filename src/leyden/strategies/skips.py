@@ -28,6 +28,7 @@ class Skips:
         parameters: what yields the module's parameters; gradients are exchanged of those that are trained.
         expect: called with what a backward begins at, before it.
         enter: a forward in which nothing happens but what the processes exchange in it.
+        backed: called after that backward.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Skips:
         parameters: Callable[[], Iterable[nn.Parameter]],
         expect: Callable[[Tensor], Any],
         enter: Callable[[], Any],
+        backed: Callable[[], Any],
     ) -> None:
-        self.processes, self.parameters, self.expect, self.enter = processes, parameters, expect, enter
+        self.processes, self.parameters, self.expect, self.enter, self.backed = processes, parameters, expect, enter, backed
         self.store = processes.store
         self.name = processes.next_name("leyden/skip")
         self.window = 0
@@ -63,6 +65,7 @@ class Skips:
         ).sum()
         self.expect(nothing)
         nothing.backward()
+        self.backed()
 
     def settle(self, batches: int, contributed: float) -> float:
         """The window is over: how many of its ``batches`` gave a loss, as a mean over the processes."""
