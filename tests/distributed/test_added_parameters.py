@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden
 from leyden.distributed import unforeseen
 from leyden.errors import MisconfigurationException, Unsupported
-from leyden.strategies import ModelParallelStrategy
+from leyden.strategies import FSDPStrategy, ModelParallelStrategy
 
 HOW = ("a parameter", "a layer", "outside of the module", "inside a step", "other layers", "by hand")
 
@@ -114,6 +114,28 @@ def test_what_is_added_is_trained_as_by_one_process(strategy: str) -> None:
         assert first.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.allclose(first[name], value, atol=1e-5), (how, name)
+
+
+class Scaled(Growing):
+    def __init__(self) -> None:
+        super().__init__("")
+        self.more = nn.Parameter(torch.tensor(1.5))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+def left_whole(devices: int, size: int) -> Tensor:
+    module = Scaled()
+    strategy = FSDPStrategy(ignored_params={module.more}) if devices > 1 else "auto"
+    kit.trainer(devices=devices, strategy=strategy).fit(module, data(size))
+    return module.more.detach()
+
+
+def test_a_parameter_that_is_left_whole_is_averaged() -> None:
+    first, second = together(2, left_whole, 2, 1)
+    assert torch.equal(first, second)
+    assert torch.allclose(first, left_whole(1, 2), atol=1e-5)
 
 
 def kept_inside_a_window(folder: str, strategy: str) -> Any:

@@ -250,7 +250,8 @@ class FSDPStrategy(ShardedStrategy):
 
         if isinstance(module, FSDPModule):
             return
-        scalar = next((name for name, each in module.named_parameters() if each.ndim == 0), None)
+        ignored = set(self._ignored_in(module))
+        scalar = next((name for name, each in module.named_parameters() if each.ndim == 0 and each not in ignored), None)
         if scalar is not None:
             raise Unsupported(
                 f"The parameter {scalar!r} of {type(module).__name__} is a single number without a dimension, which cannot be "
@@ -261,7 +262,6 @@ class FSDPStrategy(ShardedStrategy):
         policy = self.mixed_precision_config
         if policy is not None:
             options["mp_policy"] = policy
-        ignored = set(self._ignored_in(module))
         if ignored:
             options["ignored_params"] = ignored
         pins = self._device.type != "cpu"
