@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import leyden
 from leyden.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from leyden.distributed import talks
-from leyden.errors import MetricsDiffer, Unsupported
+from leyden.errors import MetricsDiffer, PossibleUserWarning, Unsupported
 from leyden.loggers import CSVLogger
 from leyden.strategies.skips import may_skip
 
@@ -325,6 +326,48 @@ def test_what_cannot_be_is_a_named_error_on_both(kind: str, error: type[Exceptio
     for outcome in outcomes_together(2, faulty, kind):
         with pytest.raises(error, match=words):
             raise outcome
+
+
+class LoggedByOne(Net):
+    """From the third batch on the second process has a value by which something decides, and the first has not."""
+
+    def __init__(self, decides: str) -> None:
+        super().__init__()
+        self.decides = decides
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.global_rank and batch_idx > 1:
+            self.log("value", 1.0)
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.05)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        configured = {"scheduler": plateau, "monitor": "value", "interval": "step", "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": configured} if self.decides == "plateau" else optimizer
+
+    def configure_callbacks(self) -> list[Any]:
+        return {
+            "checkpoint": [ModelCheckpoint(monitor="value", every_n_train_steps=1)],
+            "name": [ModelCheckpoint(filename="{step}-{value}", every_n_train_steps=1)],
+            "stopping": [EarlyStopping("value", strict=False, check_on_train_epoch_end=True)],
+            "plateau": [],
+        }[self.decides]
+
+
+def decided_by_one(decides: str, folder: str) -> None:
+    saves = decides in ("checkpoint", "name")
+    options = {"default_root_dir": folder, "enable_checkpointing": saves}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        kit.trainer(devices=2, **options).fit(LoggedByOne(decides), loader(16, 2), loader(4, 1))
+
+
+@pytest.mark.parametrize("decides", ["checkpoint", "name", "stopping", "plateau"])
+def test_a_value_that_one_process_lacks_decides_nothing_and_is_named(decides: str, tmp_path: Path) -> None:
+    _, second = outcomes_together(2, decided_by_one, decides, str(tmp_path))
+    assert isinstance(second, MetricsDiffer), second
+    assert "process 0 has logged no value of a step by the name of 'value'" in str(second)
 
 
 def test_which_steps_may_skip_is_read_off_their_code() -> None:

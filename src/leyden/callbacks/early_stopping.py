@@ -209,6 +209,7 @@ class EarlyStopping(Callback):
 
     def __check_if_new(self, trainer: Run, epoch_over: bool) -> None:
         if self.monitor not in trainer.callback_metrics:
+            self.__metric.read(trainer)  # processes that have it hear that this one has not
             self.__say_missing(trainer, epoch_over)
         elif self.__metric.is_new(trainer):
             self._run_early_stopping_check(trainer)

@@ -12,7 +12,7 @@ from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import MissingMonitor, PossibleUserWarning, did_you_mean
 from leyden.state.run import Run
 
-_COUNTS = ("epoch", "step")  # in the names of files they are the run's
+_COUNTS = {"epoch", "step"}  # in the names of files they are the run's
 
 
 @final
@@ -117,7 +117,7 @@ class Monitor:
             MissingMonitor: one is not there and will not come.
         """
         named = names_in(writer.filename or "")
-        alike = {name: value for name, value in run.leyden_metrics.of_all([self.name, *named]).items() if name not in _COUNTS}
+        alike = run.leyden_metrics.of_all({*filter(None, [self.name]), *named} - _COUNTS)
         if not type(writer).format_checkpoint_name.__module__.startswith("leyden."):
             return metrics | alike
         lacking = [name for name in named if name not in metrics]

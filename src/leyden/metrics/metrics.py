@@ -14,6 +14,7 @@ from leyden.errors import AmbiguousBatchSize, IllegalLog, LeydenWarning, warn_us
 from leyden.metrics.accumulators import as_tensor
 from leyden.metrics.batch_size import SampleCount, given_size, read_size
 from leyden.metrics.collection import Collection
+from leyden.metrics.decisions import Decisions
 from leyden.metrics.exchange import Key
 from leyden.metrics.logged import AskedLog, Entry, check_kind, check_place, flattened, is_metric
 from leyden.metrics.metric_objects import SetAside, children_of, is_part, put_state, state_of
@@ -70,7 +71,7 @@ class Metrics:
         self._set_aside = SetAside()
         self._module: torch.nn.Module | None = None
         self._cut: dict[str, Any] | None = None  # where in which stage a checkpoint was taken, until the stage goes on
-        self._rows = Rows(ALONE)
+        self._rows, self._decisions = Rows(ALONE), Decisions(ALONE)
         self._said_silent = False
         self.silent = False  # barebones: nothing is logged
         self.has_loggers = True  # said when a verb begins; a smoke run's count as there
@@ -80,7 +81,7 @@ class Metrics:
 
     def __getstate__(self) -> dict[str, Any]:
         at_rest = {"_place": NOWHERE, "_sample_count": uncounted, "_of_training": uncounted, "batch": None}
-        at_rest |= {"_processes": ALONE, "_rows": Rows(ALONE), "read": read_numbers}
+        at_rest |= {"_processes": ALONE, "_rows": Rows(ALONE), "_decisions": Decisions(ALONE), "read": read_numbers}
         return {**self.__dict__, **at_rest}  # a copy belongs to no verb
 
     # -- said by the loops
@@ -99,7 +100,7 @@ class Metrics:
         self._newest = Newest()
         self._logs_itself, self._offered = False, set()
         self._cut = None
-        self._processes, self._rows = processes, Rows(processes)
+        self._processes, self._rows, self._decisions = processes, Rows(processes), Decisions(processes)
         self._place = place
         self._module = module
         self.batch = self.size = self._loader = None
@@ -381,7 +382,7 @@ class Metrics:
         """Those of ``names`` whose newest value is each process's own, with one value for all: the mean, or the first process's
         where ``rank_zero_only=True`` was said. So that all decide alike by them. All processes call it, with the same names."""
         self.callback()
-        return self._newest.of_all(names, self._processes)
+        return self._newest.of_all(names, self._processes, self._decisions)
 
     def deciding(self, name: str) -> Tensor | None:
         """The newest value of ``name`` by which all processes decide alike, as :meth:`of_all`; ``None`` where there is none."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leyden.distributed.processes import Processes
 from leyden.metrics.accumulators import as_tensor
+from leyden.metrics.decisions import Decisions
 from leyden.metrics.logged import Entry
 
 K = TypeVar("K")
@@ -54,10 +55,14 @@ class Newest:
         else:
             self.own.pop(name, None)
 
-    def of_all(self, names: Iterable[str], processes: Processes) -> dict[str, Tensor]:
+    def of_all(self, names: Iterable[str], processes: Processes, decisions: Decisions) -> dict[str, Tensor]:
         """As :meth:`Metrics.of_all <leyden.metrics.metrics.Metrics.of_all>`."""
-        asked = sorted(name for name in set(names) & self.own.keys() if name in self.callback)
-        if processes.alone or not asked:
+        wanted = set(names)
+        if processes.alone or not wanted:
+            return {}
+        asked = sorted(name for name in wanted & self.own.keys() if name in self.callback)
+        decisions.agree(wanted, asked)
+        if not asked:
             return {}
         values = read_numbers({name: self.callback[name] for name in asked})
         mine = [values[name] if processes.is_first or not self.own[name] else 0.0 for name in asked]
