@@ -143,7 +143,7 @@ def load_hparams_from_file(path: Path) -> dict[str, Any]:
         CheckpointForeign: it holds something else.
         MissingPackage: YAML needs PyYAML.
     """
-    path = os.fspath(path)
+    path = local_path(os.fspath(path))
     ending = os.path.splitext(path)[1].lower()
     if ending not in (".yaml", ".yml", ".csv"):
         raise InvalidOption("hparams_file", path, "a file that ends in .yaml, .yml or .csv")

@@ -17,6 +17,7 @@ from leyden.checked import (
     check_number,
     read_duration,
 )
+from leyden.checkpoint.files import absolute
 from leyden.devices.cuda import prepare_deterministic
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType
 
@@ -319,9 +320,6 @@ class Options:
 
     @staticmethod
     def read_root(given: Any) -> str:
-        if given is None:
-            return os.getcwd()
-        if not isinstance(given, str | os.PathLike):
+        if given is not None and not isinstance(given, str | os.PathLike):
             raise InvalidType("default_root_dir", given, "a path or an URL")
-        root = os.fspath(given)
-        return root if "://" in root else os.path.abspath(os.path.expanduser(root))
+        return os.getcwd() if given is None else absolute(os.fspath(given))

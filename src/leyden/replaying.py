@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.checkpoint.files import TorchCheckpointIO, local_path
 from leyden.checkpoint.format import Unwritable, decode_file
 from leyden.checkpoint.random_state import set_random_state
 from leyden.crash.capsule import FILE, versions
@@ -31,7 +31,7 @@ def replay(folder: str | os.PathLike[str], module: LightningModule, *, batch: An
         the exception that the step raised.
         CheckpointMissing, CheckpointForeign: there is no capsule in ``folder``.
     """
-    path = os.path.join(os.fspath(folder), FILE)
+    path = os.path.join(local_path(os.fspath(folder)), FILE)
     if not os.path.exists(path):
         raise CheckpointMissing(f"There is no crash capsule in {os.fspath(folder)}: {FILE} is not there.")
     if not isinstance(module, LightningModule):

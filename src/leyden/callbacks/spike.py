@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leyden.callback import Callback
 from leyden.checked import check_bool, check_count, check_number
+from leyden.checkpoint.files import local_path
 from leyden.distributed.rank_zero import rank_zero_warn_user
 from leyden.errors import InvalidOption, InvalidReturn, InvalidType, TrainingSpikeException
 from leyden.module import LightningModule
@@ -85,7 +86,8 @@ class SpikeDetection(Callback):
             self.__newest.clear()
             self.last_val, self.__seen = 0.0, 0
         self.__restored = False
-        path = os.fspath(trainer.default_root_dir if self.exclude_batches_path is None else self.exclude_batches_path)
+        given = trainer.default_root_dir if self.exclude_batches_path is None else self.exclude_batches_path
+        path = local_path(os.fspath(given))
         if not path.endswith(".json"):
             path = os.path.join(path, "skip_batches.json")
         self.exclude_batches_path = path

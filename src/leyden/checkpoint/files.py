@@ -143,13 +143,13 @@ def is_remote(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """``path`` without ``file://``."""
-    return path.removeprefix("file://")
+    """``path`` without ``file://``, and with the user's folder in place of a tilde, as a shell puts it."""
+    return os.path.expanduser(path.removeprefix("file://"))
 
 
 def absolute(path: str) -> str:
     """``path`` as it stays right wherever the process goes; an URL as it is."""
-    return path if is_remote(path) else os.path.abspath(os.path.expanduser(local_path(path)))
+    return path if is_remote(path) else os.path.abspath(local_path(path))
 
 
 def read_folder(name: str, given: object) -> str | None:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.checkpoint.files import TorchCheckpointIO, local_path
 from leyden.checkpoint.legacy import callback_states_of, is_foreign, lightning_loops, progress_of, top_level_callback_keys
 from leyden.errors import InvalidOption, LeydenError
 from leyden.version import LIGHTNING
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m leyden.utilities.upgrade_checkpoint",
         description="Bring checkpoints of older Lightnings into today's layout. The original is kept beside each as .bak.",
     )
-    parser.add_argument("path", type=Path, help="a checkpoint, or a folder of checkpoints")
+    parser.add_argument("path", type=lambda given: Path(local_path(given)), help="a checkpoint, or a folder of checkpoints")
     parser.add_argument("--extension", "-e", default=".ckpt", help="which files of a folder are checkpoints (default: .ckpt)")
     parser.add_argument("--map-to-cpu", action="store_true", help="write all tensors as the CPU's")
     asked = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, final
 
-from leyden.checkpoint.files import is_remote
+from leyden.checkpoint.files import is_remote, local_path
 from leyden.checkpoint.retention import Retention, moved, within
 from leyden.checkpoint.store import CheckpointStore, FileStore
 from leyden.distributed.rank_zero import rank_zero_warn_user
@@ -42,7 +42,8 @@ class Upkeep:
         """Write the best files and their scores as YAML to ``filepath``, or into ``folder``."""
         if filepath is None and folder is None:
             raise InvalidOption("filepath", filepath, "a path: dirpath is not known before training")
-        with open(filepath or os.path.join(folder or "", "best_k_models.yaml"), "w", encoding="utf-8") as file:
+        path = os.path.join(folder or "", "best_k_models.yaml") if filepath is None else local_path(os.fspath(filepath))
+        with open(path, "w", encoding="utf-8") as file:
             file.write(self._retention.as_yaml())
 
     def take_over(self, state: Mapping[str, Any], folder: str | None, *, fixed: bool) -> bool:

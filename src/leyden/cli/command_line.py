@@ -6,12 +6,12 @@ import os
 import sys
 import types
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
 
 from leyden.callback import Callback
+from leyden.checkpoint.files import local_path
 from leyden.checkpoint.format import decode
 from leyden.checkpoint.verified import peek
 from leyden.cli.installed import ActionConfigFile, Namespace
@@ -249,12 +249,12 @@ class LightningCLI:
 
     def _parse_ckpt_path(self) -> None:
         """Where a checkpoint is to be loaded, the module is made with the arguments that it was saved with."""
-        path = self._get(self.config, "ckpt_path") if self.subcommand else None
-        if not path or not Path(path).is_file():
+        path = local_path(os.fspath((self._get(self.config, "ckpt_path") if self.subcommand else None) or ""))
+        if not os.path.isfile(path):
             return
-        where = repr(os.fspath(path))
+        where = repr(path)
         before = self._get(self.config, "model")
-        values = self.leyden_saved_arguments((peek(os.fspath(path)) or {}).get("hyper_parameters"), where, before)
+        values = self.leyden_saved_arguments((peek(path) or {}).get("hyper_parameters"), where, before)
         if not values:
             return
         try:

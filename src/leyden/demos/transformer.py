@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from leyden.checkpoint.files import local_path
 from leyden.errors import MissingText
 from leyden.module import LightningModule
 from leyden.not_offered import absent
@@ -139,7 +140,7 @@ class WikiText2(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, data_dir: str | os.PathLike[str] = "data", block_size: int = 35, download: bool = True) -> None:
-        self.path = os.path.join(os.fspath(data_dir), "wikitext-2.txt")
+        self.path = os.path.join(local_path(os.fspath(data_dir)), "wikitext-2.txt")
         if download:
             self.download(self.path)
         if not os.path.isfile(self.path):
@@ -167,6 +168,7 @@ class WikiText2(Dataset[tuple[Tensor, Tensor]]):
     @staticmethod
     def download(destination: str | os.PathLike[str]) -> None:
         """Write the text to the file ``destination``, unless it is there already."""
+        destination = local_path(os.fspath(destination))
         if os.path.exists(destination):
             return
         try:
@@ -176,7 +178,7 @@ class WikiText2(Dataset[tuple[Tensor, Tensor]]):
             raise MissingText(
                 f"The text of WikiText-2 could not be read from {TEXT} ({error}). Put it at {destination!r}."
             ) from error
-        os.makedirs(os.path.dirname(os.fspath(destination)) or ".", exist_ok=True)
+        os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
         with open(destination, "wb") as file:
             file.write(text)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from torch.nn import Module
 
+from leyden.checkpoint.files import local_path
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import ConflictingOptions, InvalidOption
 from leyden.loggers.base import Logger, rank_zero_experiment
@@ -68,6 +69,8 @@ class CometLogger(Logger):
             notice(f"CometLogger({former}=...)", f"CometLogger({today}=...)")
             value = given.pop(former)
             given[today] = not value if former == "offline" else value
+        if given.get("offline_directory") is not None:
+            given["offline_directory"] = local_path(os.fspath(given["offline_directory"]))
         self._project_name: str | None = given.pop("project")
         self._online: bool | None = given.pop("online")
         self._api_key, self._workspace, self._mode, self._prefix = api_key, workspace, mode, prefix

@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from leyden.checked import read_word
+from leyden.checkpoint.files import local_path
 from leyden.errors import InvalidOption, InvalidType
 from leyden.hparams import as_plain, is_config
 from leyden.hparams_construct import load_hparams_from_file
@@ -58,7 +59,7 @@ def load_hparams_from_yaml(config_yaml: Path, use_omegaconf: bool = True) -> Any
     With ``use_omegaconf`` an OmegaConf object, where the program has imported omegaconf. Raises :class:`InvalidOption` for a
     file that is no mapping, :class:`MissingPackage` without PyYAML.
     """
-    if not os.path.exists(config_yaml):
+    if not os.path.exists(local_path(os.fspath(config_yaml))):
         return {}
     values = load_hparams_from_file(config_yaml)
     omegaconf = sys.modules.get("omegaconf")
@@ -73,8 +74,9 @@ def _values(hparams: Any) -> dict[str, Any]:
     raise InvalidType("hparams", hparams, "a dict or a namespace")
 
 
-def _in_a_folder(name: str, path: Path) -> Path:
-    folder = os.path.dirname(os.fspath(path)) or "."
+def _in_a_folder(name: str, path: Path) -> str:
+    path = local_path(os.fspath(path))
+    folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
-        raise InvalidOption(name, os.fspath(path), f"a file in a folder that is there: {folder} is not")
+        raise InvalidOption(name, path, f"a file in a folder that is there: {folder} is not")
     return path

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from leyden.checked import check_text
+from leyden.checkpoint.files import local_path
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import IgnoredSetting, InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.background import Background
@@ -99,7 +100,7 @@ class MLFlowLogger(Logger):
             raise InvalidType("save_dir", save_dir, "a path, where no tracking_uri is given")
         self._experiment_name = experiment_name
         self._experiment_id: str | None = None
-        self._tracking_uri = tracking_uri or f"{_FOLDER}{save_dir}"
+        self._tracking_uri = tracking_uri or f"{_FOLDER}{local_path(os.fspath(save_dir or ''))}"
         self._run_name = run_name
         self._run_id = run_id
         self.tags = tags

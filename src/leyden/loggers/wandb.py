@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from torch.nn import Module
 
+from leyden.checkpoint.files import local_path
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, LeydenWarning, warn_user
@@ -112,7 +113,7 @@ class WandbLogger(Logger):
         self._wandb_init: dict[str, Any] = {
             "name": name,
             "project": project or os.environ.get("WANDB_PROJECT", "lightning_logs"),
-            "dir": None if chosen is None else os.fspath(chosen),
+            "dir": None if chosen is None else local_path(os.fspath(chosen)),
             "id": version or id,
             "resume": "allow",
             "anonymous": "allow" if anonymous else None,
@@ -318,7 +319,7 @@ class WandbLogger(Logger):
             found = wandb.run.use_artifact(artifact)
         else:
             found = wandb.Api().artifact(artifact, type=artifact_type)
-        folder: str = found.download(root=None if save_dir is None else os.fspath(save_dir))
+        folder: str = found.download(root=None if save_dir is None else local_path(os.fspath(save_dir)))
         return folder
 
     def use_artifact(self, artifact: str, artifact_type: str | None = None) -> Any:
