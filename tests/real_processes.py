@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -63,6 +64,7 @@ def outcomes_together(world: int, body: Callable[..., Any], *arguments: Any, tim
 
 
 def _run(rank: int, world: int, port: int, file: str, name: str, arguments: Any, folder: str) -> None:
+    gc.freeze()  # what the server has loaded is looked through by no collector here, which would copy it
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),

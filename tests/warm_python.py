@@ -7,6 +7,7 @@ are as if ``python`` had been started. What shows how *importing* goes needs a f
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -146,6 +147,8 @@ if __name__ == "__main__":
     usual = [entry for entry in sys.path[1:] if entry not in given]
     for each in LOADED:
         import_module(each)
+    gc.collect()
+    gc.freeze()  # what is loaded is looked through by no program's collector: where it ends, that would copy all of it
     with socket.socket(fileno=int(sys.argv[1])) as theirs:
         task = serve(theirs)
     become(task["words"], task["folder"], task["environment"], usual)

@@ -14,7 +14,6 @@ import torch
 from real_processes import outcomes_together, together
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import CatMetric, MeanMetric
 
 import leyden
 from leyden.callbacks import ModelCheckpoint
@@ -287,6 +286,8 @@ class Counting(leyden.LightningModule):
     """Logs the numbers of its samples in every way that an epoch has."""
 
     def __init__(self) -> None:
+        from torchmetrics import CatMetric, MeanMetric  # two seconds, in each process: most have no use for it
+
         super().__init__()
         self.layer, self.mean, self.kept = nn.Linear(1, 1), MeanMetric(), CatMetric()
 

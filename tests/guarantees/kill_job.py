@@ -11,6 +11,7 @@ epoch and of a window, two loggers, checkpoints of the best and the last.
 from __future__ import annotations
 
 import builtins
+import gc
 import hashlib
 import json
 import os
@@ -530,10 +531,11 @@ def main(job: Job, kill: Kill | None) -> int:
 def zygote() -> None:
     import torch._dynamo  # the first optimizer imports it, which takes a second
     import torch.utils.tensorboard
+    import torchmetrics  # as long
 
     import leyden
 
-    _ = leyden.Trainer, leyden.callbacks, leyden.loggers
+    _ = leyden.Trainer, leyden.callbacks, leyden.loggers, torchmetrics
     from tensorboard.compat.tensorflow_stub.io import gfile  # noqa: F401
     from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: F401
 
@@ -541,6 +543,8 @@ def zygote() -> None:
     import leyden.testing
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what is loaded is looked through by no job's collector, which would copy it
     for line in sys.stdin:
         asked = json.loads(line)
         job = Job(**asked["job"])
