@@ -47,6 +47,13 @@ def test_it_is_named(option: str, base: type, tmp_path: Path) -> None:
     assert isinstance(caught.value, MisconfigurationException)
 
 
+def test_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What is still called of it, so that it can end, lacks as much."""
+    with pytest.raises(NotConstructed):
+        kit.trainer(profiler=forgetful(SimpleProfiler), logger=forgetful(CSVLogger)).fit(BoringModel())
+    assert caplog.text == ""
+
+
 def test_of_a_trainer() -> None:
     class Mine(leyden.Trainer):
         def __init__(self) -> None:

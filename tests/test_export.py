@@ -170,6 +170,21 @@ def test_onnx_gives_the_module_s_numbers_and_leaves_no_trace(example: Any) -> No
     torch.testing.assert_close(run_onnx(file.getvalue(), X, SHIFT), as_used(module, X, SHIFT))
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (3, InvalidType, "a list of examples, each as example_inputs"),
+        ([3], InvalidType, "a list of examples, each as example_inputs"),
+        ([torch.ones(1, 3)], InvalidOption, r"what Two\.forward\(.* takes\. It raises TypeError"),
+        ([(X, torch.ones(5))], InvalidOption, r"what Two\.forward\(.* takes\. It raises RuntimeError"),
+    ],
+)
+def test_inputs_to_check_a_trace_with_are_examples(given: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=f"(?s)check_inputs=.* cannot be used: expected {says}"):
+        Two().to_torchscript(method="trace", example_inputs=(X, SHIFT), check_inputs=given)
+    Two().to_torchscript(method="trace", example_inputs=(X, SHIFT), check_inputs=[(X, SHIFT)])
+
+
 def test_onnx_files_take_other_batch_sizes_and_the_exporter_of_old(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     module = Net()

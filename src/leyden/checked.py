@@ -204,7 +204,7 @@ def read_duration(name: str, given: object) -> timedelta | None:
             raise InvalidOption(name, given, expected)
         days, hours, minutes, seconds = (int(part) for part in parts)
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and given:
         try:
             return timedelta(**given)
         except TypeError as error:

@@ -71,8 +71,8 @@ class Limits:
         if max_epochs == -1:
             max_epochs = None
         duration = read_duration("max_time", max_time)
-        if duration is not None and duration <= timedelta(0):
-            raise InvalidOption("max_time", max_time, "a duration longer than zero")
+        if duration is not None and duration < timedelta(0):
+            raise InvalidOption("max_time", max_time, "a duration that is not negative")
         low_epochs = 0 if min_epochs is None else check_count("min_epochs", min_epochs, 0, "a number of epochs >= 0, or None")
         low_steps = 0 if min_steps is None else check_count("min_steps", min_steps, 0, "a number of steps >= 0, or None")
         shares = {

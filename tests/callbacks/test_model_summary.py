@@ -35,6 +35,17 @@ class Net(nn.Module):
         return self.head(self.body(batch)) * self.scale * torch.rand(3) * more  # type: ignore[no-any-return]  # a Tensor
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch says it of itself
+def test_a_compiled_module_is_shown_as_it_is() -> None:
+    assert str(summarize(torch.compile(Net()))) == str(summarize(Net()))  # type: ignore[arg-type]  # torch says it is a function
+
+
+@pytest.mark.parametrize("given", [None, 3, Net])
+def test_what_is_no_module_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidType, match=r"model=.* cannot be used: expected a module"):
+        summarize(given)
+
+
 def test_the_table() -> None:
     assert str(summarize(Net())) == (
         "  | Name         | Type       | Params | Mode\n"

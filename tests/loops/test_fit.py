@@ -108,6 +108,7 @@ class TestLimits:
             ({"fast_dev_run": 1, "max_epochs": 9, "num_sanity_val_steps": 2, "val_check_interval": 3}, "E0 0s* V1 /"),
             ({"max_time": timedelta(microseconds=1), "max_epochs": 3}, "E0 0s V1 /"),
             ({"max_time": {"days": 1}}, "E0 0s 1s 2s* V1 /"),
+            ({"max_time": "00:00:00:00"}, ""),
         ],
     )
     def test_how_much_is_trained(self, options: dict[str, Any], expected: str) -> None:

@@ -16,6 +16,7 @@ import leyden
 from leyden.callbacks import ModelCheckpoint
 from leyden.errors import (
     ConflictingOptions,
+    InvalidReturn,
     InvalidType,
     LeydenWarning,
     MisconfigurationException,
@@ -522,6 +523,18 @@ class TestRefusals:
                 call(self)
 
         with pytest.raises(InvalidType, match=says):
+            fit(Wrong())
+
+    @pytest.mark.parametrize(
+        ("loss", "says"),
+        [(torch.ones(2, requires_grad=True), r"a loss of shape \(2,\)"), (torch.ones(()), "a loss without a gradient")],
+    )
+    def test_what_cannot_be_differentiated(self, loss: Tensor, says: str) -> None:
+        class Wrong(Module):
+            def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+                self.manual_backward(loss)
+
+        with pytest.raises(InvalidReturn, match=f"Wrong gave manual_backward {says}"):
             fit(Wrong())
 
 

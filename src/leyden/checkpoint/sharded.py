@@ -36,7 +36,7 @@ class ShardedCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
         """Write ``checkpoint`` as a folder, by this process alone. (A strategy lets all of its processes write.)"""
-        write_folder(checkpoint, os.fspath(path))
+        write_folder(checkpoint, local_path(os.fspath(path)))
 
     def load_checkpoint(self, path: Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a folder or a file, verified; tensors are whole."""

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from leyden.checkpoint.checksums import Checksum
 from leyden.checkpoint.durable import Disk, Sink, write_failed
-from leyden.checkpoint.files import local_path
 from leyden.checkpoint.folders import (
     MANIFEST,
     METADATA,
@@ -59,7 +58,7 @@ def write_folder(checkpoint: dict[str, Any], path: str, group: Any = None, disk:
         CheckpointWriteFailed: on all processes. What stood under ``path`` before is intact.
         Unsupported: ``path`` is an URL.
     """
-    path = local_path(path)
+    path = path.removeprefix("file://")
     if "://" in path:
         raise Unsupported(f"A sharded checkpoint cannot be written to {path!r}: it needs a folder that all processes see.")
     path, disk = os.path.abspath(path), disk or Disk()
@@ -299,7 +298,7 @@ def read_folder(path: str, map_location: Any = None, weights_only: bool | None =
     Raises:
         CheckpointMissing, CheckpointDamaged, CheckpointForeign: as the names say; each names the folder and the file.
     """
-    path = os.path.abspath(local_path(path))
+    path = os.path.abspath(path.removeprefix("file://"))
     manifest = read_manifest(path)
     check_sizes(path, manifest)
     check_checksums(path, manifest, manifest.files)

@@ -5,12 +5,12 @@ import inspect
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leyden.checkpoint.files import is_remote, local_path
 from leyden.checkpoint.plain_names import eager_attributes, unwrapped
@@ -20,6 +20,8 @@ from leyden.errors import InvalidOption, InvalidType, LeydenError, MissingExampl
 from leyden.loggers.undisturbed import undisturbed
 from leyden.spelling import refuse_unknown
 from leyden.types import Path
+
+_EXAMPLES = (Tensor, list, tuple, Mapping)
 
 
 class Exports:
@@ -90,11 +92,17 @@ class Exports:
         else:
             refuse_unknown("to_torchscript", kwargs, torch.jit.trace)
             arguments, named = _arguments(self, example_inputs, "to_torchscript", "example_inputs")
-            if kwargs.get("check_inputs") is not None:
-                kwargs["check_inputs"] = _transferred(self, kwargs["check_inputs"])
+            checks = kwargs.get("check_inputs")
+            if checks is not None:
+                if not isinstance(checks, Iterable) or not all(isinstance(each, _EXAMPLES) for each in checks):
+                    raise InvalidType("check_inputs", checks, "a list of examples, each as example_inputs")
+                checks = kwargs["check_inputs"] = _transferred(self, checks)
             if named:
                 kwargs["example_kwarg_inputs"] = named
-            with _trying(self, () if named else arguments, named, example_inputs, "example_inputs"):
+            with contextlib.ExitStack() as tries:
+                tries.enter_context(_trying(self, () if named else arguments, named, example_inputs, "example_inputs"))
+                for check in () if checks is None else checks:
+                    tries.enter_context(_trying(self, *_as_arguments(check), check, "check_inputs"))
                 made = torch.jit.trace(func=self, example_inputs=None if named else arguments, **kwargs)
         _write(file_path, lambda file: torch.jit.save(made, file))
         return made
@@ -173,7 +181,10 @@ def _arguments(module: Any, example: Any, what: str, parameter: str) -> tuple[tu
             f"{what} needs an example of what forward gets: pass {parameter}=, or set {type(module).__name__}."
             f"example_input_array, to a tensor, a tuple of arguments, or a dict of them by name."
         )
-    example = _transferred(module, example)
+    return _as_arguments(_transferred(module, example))
+
+
+def _as_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, Mapping):
         return (), dict(example)
     return tuple(example) if isinstance(example, list | tuple) else (example,), {}

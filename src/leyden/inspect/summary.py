@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from leyden.checkpoint.plain_names import unwrapped
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.undisturbed import undisturbed
 from leyden.spelling import exact_arguments
@@ -93,12 +94,14 @@ class ModelSummary:
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         tries_example: bool = True,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InvalidType("model", model, "a module")
         wanted = "a depth >= 0, or -1 for all layers"
         if isinstance(max_depth, bool) or not isinstance(max_depth, int):
             raise InvalidType("max_depth", max_depth, wanted)
         if max_depth < -1:
             raise InvalidOption("max_depth", max_depth, wanted)
-        self._model = model
+        self._model: nn.Module = unwrapped(model)
         self._max_depth = max_depth
         self._layers = {name: LayerSummary(module) for name, module in self.named_modules}
         self._flops: Mapping[str, dict[Any, int]] = {}

@@ -14,6 +14,7 @@ from leyden.callback import Callback
 from leyden.errors import ConflictingOptions, InvalidReturn
 from leyden.inspect.plain import backs_plainly, expects_nothing
 from leyden.inspect.step_counts import say_idle, step_counts
+from leyden.loops.outputs import differentiate
 from leyden.state.optimizers import SteppingOptimizer
 from leyden.state.run import Run
 
@@ -119,7 +120,7 @@ class Manual:
         if self.tells_before_backward:
             self.hooks.emit(Callback.on_before_backward, loss)
         if self._backs_plainly:
-            loss.backward(*args, **kwargs)
+            differentiate(f"{type(self.module).__name__} gave manual_backward", "do not call it,", loss, *args, **kwargs)
         else:
             loss = self.precision.pre_backward(loss, self.module)
             self.run.strategy.leyden_expect_backward(loss)

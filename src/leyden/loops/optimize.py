@@ -18,7 +18,7 @@ from leyden.errors import ConflictingOptions, MissingMonitor, did_you_mean
 from leyden.hooks import overrides
 from leyden.inspect.plain import backs_plainly, let_gradients_go, zeroes_plainly
 from leyden.loops.manual import Manual
-from leyden.loops.outputs import read_loss, refuse_loss
+from leyden.loops.outputs import differentiate, read_loss
 from leyden.module import LightningModule
 from leyden.state.fit_state import Stepping
 from leyden.state.optimizers import SchedulerPlan, SteppingOptimizer, requires_closure, takes_closure
@@ -111,14 +111,8 @@ class Automatic:
         self._stepping: tuple[Any, Any] | None = None  # the scheduler that a hook of the module steps, and its count before
 
     def _chosen_backward(self) -> Callable[[Tensor], Any]:
-        return self._backward_plainly if backs_plainly(self.run) else self._backward_by_hook
-
-    def _backward_plainly(self, loss: Tensor) -> None:
-        try:
-            loss.backward()
-        except RuntimeError as error:
-            refuse_loss(loss, self.run, error)
-            raise
+        plainly = partial(differentiate, f"{type(self.module).__name__}.training_step returned", "return None")
+        return plainly if backs_plainly(self.run) else self._backward_by_hook
 
     def _backward_by_hook(self, loss: Tensor) -> None:
         self.hooks.call("backward", self.run.leyden_backward, self.precision.pre_backward(loss, self.module))

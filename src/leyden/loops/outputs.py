@@ -37,18 +37,21 @@ def read_loss(outputs: Any, run: Run) -> Tensor | None:
     )
 
 
-def refuse_loss(loss: Tensor, run: Run, error: RuntimeError) -> None:
-    """Raise :class:`InvalidReturn` where backward failed because of what ``training_step`` returned as the loss."""
-    name = f"{type(run.lightning_module).__name__}.training_step"
-    if loss.numel() != 1:
+def differentiate(gave: str, skips: str, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    """``loss.backward()``. Where the loss that ``gave`` names cannot be differentiated, that is an :class:`InvalidReturn`."""
+    try:
+        loss.backward(*args, **kwargs)
+    except RuntimeError as error:
+        if loss.numel() != 1 and not (args or kwargs):  # among which may be a gradient to begin with
+            raise InvalidReturn(
+                f"{gave} a loss of shape {tuple(loss.shape)}, and only a single value can be differentiated. Reduce it, for "
+                f"example by .mean()."
+            ) from error
+        if loss.requires_grad:
+            raise
         raise InvalidReturn(
-            f"{name} returned a loss of shape {tuple(loss.shape)}, and only a single value can be differentiated. Reduce it, for "
-            f"example by .mean()."
-        ) from error
-    if not loss.requires_grad:
-        raise InvalidReturn(
-            f"{name} returned a loss without a gradient: it was detached, computed under no_grad, or from parameters that are "
-            f"frozen. Compute it from parameters with requires_grad=True, or return None to skip the batch."
+            f"{gave} a loss without a gradient: it was detached, computed under no_grad, or from parameters that are "
+            f"frozen. Compute it from parameters with requires_grad=True, or {skips} to skip the batch."
         ) from error
 
 

@@ -75,14 +75,16 @@ class Sharded(Storage):
 
         if options is not None:
             raise InvalidType("storage_options", options, "None: a sharded checkpoint is written by PyTorch, and takes none")
-        self.io.leyden_write(write_folder, checkpoint, os.fspath(path), None if self.processes.alone else group_of_all())
+        place, group = local_path(os.fspath(path)), None if self.processes.alone else group_of_all()
+        self.io.leyden_write(write_folder, checkpoint, place, group)
 
     def load(self, path: str | os.PathLike[str], weights_only: bool | None = None) -> Any:
         from leyden.checkpoint.shards import read_folder
 
         self.io.leyden_settle()
-        if self.processes.once(lambda: is_folder(local_path(os.fspath(path)))):
-            return from_first(self.processes, lambda: read_folder(os.fspath(path), "cpu", weights_only))
+        place = local_path(os.fspath(path))
+        if self.processes.once(lambda: is_folder(place)):
+            return from_first(self.processes, lambda: read_folder(place, "cpu", weights_only))
         return OneFile(self.io, self.processes).load(path, weights_only)
 
     def remove(self, path: str | os.PathLike[str]) -> None:

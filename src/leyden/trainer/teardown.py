@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from leyden.errors import NotConstructed
+
 _log = logging.getLogger("leyden")
 
 
@@ -30,7 +32,7 @@ class Teardown:
     def settle(self) -> None:
         """Raise the first error, unless the verb's own is on its way; the others are logged.
 
-        Ctrl-C and the like are always raised.
+        Ctrl-C and the like are always raised. What was not constructed lacks as much when it is ended: that is said once.
         """
         urgent = [error for _, error in self.errors if not isinstance(error, Exception)]
         shown = self.failure
@@ -39,7 +41,7 @@ class Teardown:
         elif shown is None and self.errors:
             shown = self.errors[0][1]
         for name, error in self.errors:
-            if error is not shown:
+            if error is not shown and not (isinstance(error, NotConstructed) and isinstance(shown, NotConstructed)):
                 _log.error("%s raised too, while the run was being ended:", name, exc_info=error)
         if shown is not None and shown is not self.failure:
             raise shown

@@ -59,7 +59,7 @@ class Trainer(Lifecycle):
         min_epochs: epochs before a stop is heeded.
         max_steps: optimizer steps to train; ``-1`` or ``None`` without limit.
         min_steps: optimizer steps before a stop is heeded.
-        max_time: longest training: ``"DD:HH:MM:SS"``, a timedelta, or a dict of its keywords.
+        max_time: longest training: ``"DD:HH:MM:SS"``, a timedelta, or a dict of its keywords; of zero, nothing is trained.
         limit_train_batches, limit_val_batches, limit_test_batches, limit_predict_batches: batches to use of each loader: a
             number (an int) or a share (a float up to 1.0).
         overfit_batches: train and validate on this number or share of batches, without shuffling.
