@@ -425,26 +425,27 @@ def test_batches_between_validations(options: dict[str, Any], batches: int | Non
     assert batches_between(run.leyden_options.validation, None) == (float("inf") if batches == 3 or batches == 1 else batches)
 
 
-def test_callbacks_are_told_of_a_checkpoint_in_each_verb(tmp_path: Path) -> None:
+def test_callbacks_are_told_of_a_checkpoint_in_each_verb_and_have_their_states(tmp_path: Path) -> None:
     class Told(leyden.Callback):
         def state_dict(self) -> dict[str, Any]:
             return {"n": 1}
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            seen.append("state")
+            seen.append(state_dict["n"])
 
         def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
             seen.append((trainer.state.fn.value, checkpoint["epoch"]))
 
     seen: list[Any] = []
-    run = trainer(Told())
+    run, keeper = trainer(Told()), ModelCheckpoint(tmp_path, every_n_train_steps=1, filename="{step}", save_top_k=-1)
+    run.callbacks.append(keeper)
     run.fit(Net())
-    path = tmp_path / "x.ckpt"
-    run.save_checkpoint(path)
+    path = tmp_path / "step=1.ckpt"
     for verb in ("validate", "test", "predict"):
         getattr(run, verb)(Net(), ckpt_path=path)
+    assert keeper.best_model_path == str(tmp_path / f"step={run.global_step}.ckpt")  # how far the fit has come stays
     trainer(Told(), max_epochs=3).fit(Net(), ckpt_path=path)
-    assert seen == [("validate", 2), ("test", 2), ("predict", 2), ("fit", 2), "state"]
+    assert seen == [("validate", 0), 1, ("test", 0), 1, ("predict", 0), 1, ("fit", 0), 1]
 
 
 def test_how_far_the_loops_are_in_each_hook() -> None:

@@ -165,17 +165,15 @@ def _unfitting(run: Run, error: Exception) -> CheckpointMismatch:
 
 
 def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
-    """Tell the callbacks of the checkpoint; in a fit, give them their states."""
+    """Tell the callbacks of the checkpoint, and give them their states: those of ours, which are of training, in a fit only."""
     assert run.leyden_hooks is not None
     run.leyden_hooks.tell_checkpoint(Callback.on_load_checkpoint, checkpoint)
-    if not run.leyden_fitting:
-        return
     with usable(run.ckpt_path, "callbacks"):
         states = callback_states_of(checkpoint)
     missing = sorted(set(states) - {callback.state_key for callback in run.callbacks})
     if not run.leyden_options.watching.checkpointing:
         missing = [key for key in missing if not key.startswith("ModelCheckpoint")]  # turned off, and not forgotten
-    if missing and OURS in checkpoint:  # Lightning's callbacks have other names, and their states are taken where they fit
+    if missing and run.leyden_fitting and OURS in checkpoint:  # Lightning's have other names: what fits is taken
         run.leyden_warn(
             f"{run.ckpt_path} holds the states of callbacks that this Trainer has not, or has with other arguments, and they "
             f"are left out: {', '.join(missing)}."
@@ -183,14 +181,14 @@ def put_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     kept: list[str] = []
     for callback in run.callbacks:
         state = states.get(callback.state_key)
-        if state:
-            methods = (type(callback).state_dict, type(callback).load_state_dict)  # what the user's raise is the user's
-            is_ours = all(method.__module__.startswith("leyden.callbacks.") for method in methods)
+        methods = (type(callback).state_dict, type(callback).load_state_dict)  # what the user's raise is the user's
+        is_ours = all(method.__module__.startswith("leyden.callbacks.") for method in methods)
+        if state and (run.leyden_fitting or not is_ours):
             with usable(run.ckpt_path, callback.state_key) if is_ours else nullcontext():
                 if is_ours:
                     check_alike(run.ckpt_path, callback.state_key, state, callback.state_dict())
                 callback.load_state_dict(fitted(dict(state), callback.state_dict, type(callback).__name__, kept))
-    _name_kept(run, kept)
+    _name_kept(run, kept if run.leyden_fitting else [])
 
 
 def _name_kept(run: Run, names: list[str]) -> None:
