@@ -211,6 +211,39 @@ def test_a_full_disk_on_one_process_is_told_on_all_and_the_old_stays(name: str, 
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
+class Noting(Disk):
+    """Notes what is synced and renamed, and fails when the named file is synced."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.synced, self.before = fails, set(), set()
+
+    def sync_file(self, file: Any) -> None:
+        if os.path.basename(file.name) == self.fails:
+            raise OSError(5, "Input/output error", file.name)
+        super().sync_file(file)
+        self.synced.add(os.path.basename(file.name))
+
+    def sync_folder(self, folder: str) -> None:
+        super().sync_folder(folder)
+        self.synced.add("the folder")
+
+    def replace(self, source: str, target: str) -> None:
+        self.before = set(self.synced)
+        super().replace(source, target)
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_gets_its_name(tmp_path: Path) -> None:
+    path, small = str(tmp_path / "a.ckpt"), {".metadata", "meta.pt", "manifest.json"}
+    disk = Noting()
+    shards.write_folder({"state_dict": {"a": torch.ones(3)}}, path, None, disk)
+    assert disk.before == {*small, "the folder"}  # PyTorch syncs the tensors' file itself
+    for name in small:
+        with pytest.raises(CheckpointWriteFailed, match="Input/output error"):
+            shards.write_folder({"state_dict": {"a": torch.zeros(3)}}, path, None, Noting(name))
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+    assert torch.equal(shards.read_folder(path)["state_dict"]["a"], torch.ones(3))
+
+
 # -- one process
 CONTENT: dict[str, Any] = {
     "state_dict": {

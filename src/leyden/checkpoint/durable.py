@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import IO, Any
 
@@ -101,6 +102,32 @@ class Sink:
 
     def flush(self) -> None:
         """Nothing: the whole file is flushed once, at its end."""
+
+
+def sync_together(folder: str, names: Iterable[str], disk: Disk) -> None:
+    """See that the files ``names`` in ``folder``, and the folder, are on the disk. Raises what a system call raised.
+
+    At once: one after the other, each would wait for a commit of the file system of its own.
+    """
+    errors: list[BaseException] = []
+
+    def sync(name: str) -> None:
+        try:
+            with open(os.path.join(folder, name), "rb+") as file:
+                disk.sync_file(file)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=sync, args=(name,), name="leyden: sync", daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    try:
+        disk.sync_folder(folder)
+    finally:
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
 
 
 def write_durably(path: str, fill: Callable[[Sink], None], disk: Disk, *, folder_existed: bool = False) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from leyden.checkpoint.checksums import Checksum
-from leyden.checkpoint.durable import Disk, Sink, write_failed
+from leyden.checkpoint.durable import Disk, Sink, sync_together, write_failed
 from leyden.checkpoint.folders import (
     MANIFEST,
     METADATA,
@@ -219,6 +219,7 @@ def _writer(folder: str, disk: Disk, finish: Callable[[list[Files]], None]) -> A
 
         def finish(self, metadata: Any, results: Any) -> None:
             written = [each.pop() for each in results]
+            self.sync_files = False  # PyTorch's table is synced with our files
             super().finish(metadata, results)
             written[0] |= counting.files  # PyTorch's table has come to them
             finish(written)
@@ -270,7 +271,6 @@ def _finish(rest: dict[str, Any], beside: str, path: str, written: list[Files], 
         if sink.error is not None:
             raise sink.error
         disk.flush(file)
-        disk.sync_file(file)
     files = {REST: sized(os.path.join(beside, REST))}
     for rank, theirs in enumerate(written):
         for name, (size, crc) in theirs.items():
@@ -284,8 +284,7 @@ def _finish(rest: dict[str, Any], beside: str, path: str, written: list[Files], 
     with disk.open(os.path.join(beside, MANIFEST)) as file:
         disk.write(file, Manifest(len(written), files).to_bytes())
         disk.flush(file)
-        disk.sync_file(file)
-    disk.sync_folder(beside)
+    sync_together(beside, (METADATA, REST, MANIFEST), disk)
     replace(beside, path, disk)
 
 
