@@ -37,7 +37,7 @@ def test_a_save_that_was_killed_is_as_if_it_had_never_begun(tmp_path: Path) -> N
     assert run(tmp_path / "alone") == [None, None]
     folder = tmp_path / "killed"
     folder.mkdir()
-    assert killed(folder, 0, 9).endswith("/manifest.json")
+    assert killed(folder, 0, 8).endswith("/manifest.json")
     assert [name.name.endswith(".leyden-tmp") for name in (folder / "kept").iterdir()] == [True]
     assert killed(folder, 1, 2).endswith("/__1_0.distcp")
     assert {"epoch=0-step=2.ckpt", "last.ckpt"} <= {name.name for name in (folder / "kept").iterdir()}
