@@ -58,7 +58,7 @@ def save(module: Any, path: Any, **more: Any) -> None:
 def dumped(owner: Any, prefix: str = "") -> dict[str, Any]:
     """The keys of a checkpoint that are about hyper-parameters, without pickles."""
     checkpoint: dict[str, Any] = {"state_dict": {}, "leyden": {}}
-    put_hparams(owner, checkpoint, prefix)
+    put_hparams(owner, checkpoint, prefix=prefix)
     return {name: value for name, value in checkpoint.items() if name not in ("state_dict", "leyden")}
 
 

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from leyden.checkpoint.format import Unwritable, decode, encode, type_name, unwritable
+from leyden.checkpoint.format import Unwritable, decode, encode, type_name
+from leyden.checkpoint.pickles import Pickles
 from leyden.errors import InvalidType, PossibleUserWarning, UnknownName, did_you_mean, warn_user
 from leyden.hparams_attributes import AttributeDict as AttributeDict
 from leyden.hparams_construct import load_datamodule_from_checkpoint as load_datamodule_from_checkpoint
 from leyden.hparams_construct import load_module_from_checkpoint as load_module_from_checkpoint
 from leyden.hparams_construct import makes_anew as makes_anew
 from leyden.hparams_described import LIGHTNINGS_MAKER, MAKER_KEY, take_description
-from leyden.hparams_pickled import PICKLED, pickled
 from leyden.spelling import refuse_unknown
 
 _LARGEST_REMEMBERED = 1 << 20  # bytes of one constructor argument
@@ -99,7 +99,7 @@ class HyperparametersMixin:
                 return
             chosen = {key: value for key, value in chosen.items() if key not in left_out}
             unwritten = {key for key, plain in self.__dict__.get("_init_kept", {}).items() if _is_unwritable(plain)}
-            self._forget(unwritten - chosen.keys())
+            self._forget(unwritten - chosen.keys() - set(_items_of(self.hparams)))
             name = _name_of(objects[0], arguments) if len(objects) == 1 else "kwargs"
         self._hparams_name = name
         if is_config(self.hparams):
@@ -227,28 +227,26 @@ class HyperparametersMixin:
         return arguments[name]
 
 
-def put_hparams(owner: HyperparametersMixin, checkpoint: dict[str, Any], prefix: str = "") -> None:
+def put_hparams(
+    owner: HyperparametersMixin, checkpoint: dict[str, Any], pickles: Pickles | None = None, prefix: str = ""
+) -> None:
     """Write ``owner``'s hyper-parameters into ``checkpoint``, under Lightning's keys, encoded. Nothing where it saved none.
 
     ``prefix`` is ``"datamodule_"`` for a datamodule. A value that cannot be written and is the constructor's own default
-    is left out: the constructor will have it again. Of another one, a pickle stands below ``leyden``.
+    is left out: the constructor will have it again. Of another one there is what ``pickles`` has of it.
     """
     config = is_config(owner.hparams)
     saved = as_plain(owner.hparams, resolve=False) if config else _named_values(owner.hparams)
     if not saved:
         return
     defaults = {name: parameter.default for name, parameter in _parameters(type(owner)).items()}
-    values: dict[str, Any] = encode(saved, "hyper_parameters") if config else {}
+    values: dict[str, Any] = encode(saved, "hyper_parameters", pickles) if config else {}
     for name, value in () if config else saved.items():
-        plain = encode(value, name)
+        plain = encode(value, name, pickles)
         if not (_is_unwritable(plain) and defaults.get(name, inspect.Parameter.empty) is value):
             values[name] = plain
     if MAKER_KEY in values:
         values = {**values, MAKER_KEY: LIGHTNINGS_MAKER}  # by which Lightning knows it too
-    lost = {name: saved[name] for name, plain in values.items() if unwritable(plain)}
-    found = pickled(lost, owner, checkpoint["state_dict"]) if lost else {}
-    if found:
-        checkpoint["leyden"].setdefault(PICKLED, {})[f"{prefix}hyper_parameters"] = found
     checkpoint |= {
         f"{prefix}hparams_name": owner._hparams_name,
         f"{prefix}hyper_parameters": values,

@@ -18,10 +18,11 @@ import torch
 
 from leyden.checked import check_bool
 from leyden.checkpoint.files import TorchCheckpointIO, is_remote, local_path
-from leyden.checkpoint.format import Unwritable, decode, decode_file
+from leyden.checkpoint.format import TRUSTED, Unwritable, decode, decode_file
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.layout import check_parts
 from leyden.checkpoint.lost import lost_named
+from leyden.checkpoint.pickles import with_objects
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.verified import bytes_verified
 from leyden.errors import (
@@ -39,7 +40,6 @@ from leyden.errors import (
 )
 from leyden.hparams_attributes import AttributeDict
 from leyden.hparams_described import CLASS_KEY, class_described, is_described, made_from_file
-from leyden.hparams_pickled import PICKLED, unpickled
 from leyden.notices import notice
 from leyden.spelling import arguments_of, unknown_argument
 from leyden.types import MapLocation, Path
@@ -198,6 +198,7 @@ def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str
             raise CheckpointForeign(f"{_called(source)} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
     else:
         loaded = TorchCheckpointIO().load_checkpoint(source, place, weights_only)
+    loaded = with_objects(loaded) if weights_only is False else loaded
     decoded: dict[str, Any] = {key: decode_file(value, _called(source)) for key, value in loaded.items()}
     check_parts(decoded, _called(source))
     return decoded
@@ -255,33 +256,19 @@ def _construct(
     weights_only: bool | None,
 ) -> Any:
     """An object of ``cls``; where a configuration described the saved one, of what that names: the right subclass, its parts."""
-    trusted = weights_only is False
-    if trusted and hparams_file is None:
-        checkpoint = _with_pickled(checkpoint, f"{prefix}hyper_parameters", given, where)
     saved = checkpoint.get(f"{prefix}hyper_parameters") if hparams_file is None else load_hparams_from_file(hparams_file)
     if not is_described(saved):
         if not prefix and cls.__module__ == "leyden.module":
             raise MissingModel(f"{where} does not say which class its module is of: call load_from_checkpoint of that class.")
         return cls(**_arguments(cls, checkpoint, prefix, where, hparams_file, given))
     assert isinstance(saved, Mapping)
+    trusted = weights_only is False
     cls = class_described(cls, saved, where, trusted)
     arguments = _arguments(cls, checkpoint, prefix, where, hparams_file, given)
     named = named_parameters(cls)
     described = [name for name in arguments if name in saved and name in named and name not in given]
     values = {name: arguments.pop(name) for name in described}
     return made_from_file(cls, values, arguments, where, trusted, names_class=CLASS_KEY in saved)
-
-
-def _pickles(checkpoint: Mapping[str, Any], part: str) -> Any:
-    """What stands in a file as pickles, by name, of the hyper-parameters that are its ``part``."""
-    return ((checkpoint.get("leyden") or {}).get(PICKLED) or {}).get(part) or {}
-
-
-def _with_pickled(checkpoint: dict[str, Any], part: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``checkpoint``, in whose ``part`` objects stand for what only pickle could write. Runs code of the file."""
-    made = unpickled(_pickles(checkpoint, part), given, checkpoint.get("state_dict") or {}, where)
-    parts = [key for key in (part, "hparams") if made and isinstance(checkpoint.get(key), Mapping)]
-    return {**checkpoint, **{key: {**checkpoint[key], **made} for key in parts}}
 
 
 def _arguments(
@@ -315,14 +302,12 @@ def _arguments(
     absent = [name for name, parameter in named.items() if parameter.default is inspect.Parameter.empty and name not in arguments]
     if lost or absent:
         said = [repr(name) for name in absent]
-        said += [f"{name!r} (was a {value.type}, which cannot be written)" for name, value in lost.items()]
+        said += [f"{name!r} ({value.said})" for name, value in lost.items()]
         call = ", ".join(f"{name}=..." for name in [*absent, *lost])
-        there = [name for name in lost if name in _pickles(checkpoint, f"{prefix}hyper_parameters")]
-        pickle = "weights_only=False makes {} again from a pickle, which runs code: only for a file that you trust."
+        waiting = any(value.waits for value in lost.values())
         raise MissingHyperparameter(
             f"{cls.__name__} cannot be made from {where}: the file does not hold the constructor's {', '.join(said)}. "
-            f"Pass what is missing: {cls.__name__}.load_from_checkpoint(path, {call})."
-            + (f" Or {pickle.format(' and '.join(map(repr, there)))}" if there else "")
+            f"Pass what is missing: {cls.__name__}.load_from_checkpoint(path, {call}){TRUSTED if waiting else ''}."
         )
     return arguments
 

@@ -16,7 +16,7 @@ import types
 import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from leyden.errors import CheckpointDamaged
 from leyden.hparams_attributes import AttributeDict
 
 _SAME = frozenset({bool, float, str, bytes, bytearray, complex, type(None), torch.dtype, torch.device, torch.Size, torch.layout})
+TRUSTED = ", or load it with weights_only=False, which runs code of the file: only where you trust it"
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, tuple, int, float, str, bool)}
 
 
@@ -44,13 +45,27 @@ class Unwritable:
 
     name: str
     type: str
+    kept: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True, repr=False, compare=False)
+    """What else the file holds of it: a ``pickle`` and its ``tensors``, and the ``reason`` why these could not be used."""
+
+    @property
+    def said(self) -> str:
+        """What became of it, for a message that has named it."""
+        if "reason" in self.kept:
+            return f"was a {self.type}, which cannot be unpickled: {self.kept['reason']}"
+        return f"was a {self.type}, which cannot be written"
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``weights_only=False`` may make it again."""
+        return "pickle" in self.kept and "reason" not in self.kept
 
     def __getattr__(self, asked: str) -> Any:
-        if asked.startswith("__") or asked in ("name", "type"):  # a copy that is being made has none yet
+        if asked.startswith("__") or asked in ("name", "type", "kept"):  # a copy that is being made has none yet
             raise AttributeError(asked)
         raise AttributeError(
             f"{self.name or 'This value'} ({self.type}) could not be written into the checkpoint, which says so where it was "
-            f"saved: it has no {asked!r}. Make it anew."
+            f"saved: it has no {asked!r}. Make it anew{TRUSTED if self.waits else ''}."
         )
 
 
@@ -66,13 +81,15 @@ def mark_state(value: Any, state: Any) -> dict[str, Any]:
     return {MARK: "state", "of": type_name(value), "values": encode(state)}
 
 
-def encode(value: Any, name: str = "") -> Any:
+def encode(value: Any, name: str = "", pickles: _Pickles | None = None) -> Any:
     """``value`` in a form that loads with ``weights_only=True``; ``name`` is what to call it should it be unwritable.
+
+    Beside the name and type of what is unwritable stands what ``pickles`` has of it.
 
     Plain values come back as the same objects; containers too, where nothing in them had to change. Subclasses of plain
     types (a dict, list, str ... of a user's own) are written as the plain type. What is encoded already stays as it is.
     """
-    return _Encoder().encode(value, name)
+    return _Encoder(pickles).encode(value, name)
 
 
 def decode(plain: Any) -> Any:
@@ -93,7 +110,7 @@ def decode(plain: Any) -> Any:
             return plain
         return items if kind is list else tuple(items)
     if kind is OrderedDict:
-        return _with_values(plain, {key: decode(value) for key, value in plain.items()})
+        return with_values(plain, {key: decode(value) for key, value in plain.items()})
     return plain
 
 
@@ -140,8 +157,13 @@ def type_name(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+class _Pickles(Protocol):
+    def of(self, value: Any, path: str) -> dict[str, Any]: ...
+
+
 class _Encoder:
-    def __init__(self) -> None:
+    def __init__(self, pickles: _Pickles | None) -> None:
+        self._pickles = pickles
         self._open: set[int] = set()  # ids of the containers we are inside of
 
     def encode(self, value: Any, name: str) -> Any:
@@ -153,7 +175,7 @@ class _Encoder:
         if isinstance(value, torch.Tensor):
             return _encode_tensor(value)
         if id(value) in self._open:
-            return _unwritable(name, f"{type_name(value)} that contains itself")
+            return self._lost(value, name, f"{type_name(value)} that contains itself")
         self._open.add(id(value))
         try:
             return self._encode_container(value, kind, name)
@@ -181,7 +203,7 @@ class _Encoder:
 
     def _encode_compound(self, value: Any, kind: type, name: str) -> Any:
         if isinstance(value, torch.nn.Module):
-            return _unwritable(name, type_name(value))
+            return self._lost(value, name, type_name(value))
         if kind in (argparse.Namespace, types.SimpleNamespace):
             return {MARK: "namespace", "of": kind.__name__, "values": self._encode_dict(vars(value), name)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -208,12 +230,15 @@ class _Encoder:
             return {MARK: "deque", "items": self._encode_items(list(value), name), "maxlen": value.maxlen}
         if isinstance(value, slice):
             return {MARK: "slice", "items": self._encode_items((value.start, value.stop, value.step), name)}
-        return _unwritable(name, type_name(value))
+        return self._lost(value, name, type_name(value))
+
+    def _lost(self, value: Any, name: str, kind: str) -> dict[str, Any]:
+        return _unwritable(name, kind, {} if self._pickles is None else self._pickles.of(value, name))
 
     def _encode_omegaconf(self, value: Any, name: str) -> Any:
         to_container = getattr(getattr(sys.modules.get("omegaconf"), "OmegaConf", None), "to_container", None)
         if to_container is None or type(value).__name__ not in ("DictConfig", "ListConfig"):
-            return _unwritable(name, type_name(value))
+            return self._lost(value, name, type_name(value))
         return {MARK: "omegaconf", "values": self.encode(to_container(value, resolve=False), name)}
 
     def _encode_dict(self, value: dict[Any, Any], name: str) -> Any:
@@ -225,7 +250,7 @@ class _Encoder:
         new = {key: self.encode(item, _inside(name, key)) for key, item in value.items()}
         if type(value) is dict:
             return new if any(new[key] is not value[key] for key in new) else value
-        return _with_values(value, new)
+        return with_values(value, new)
 
     def _encode_items(self, value: Any, name: str) -> list[Any]:
         return [self.encode(item, f"{name}[{index}]") for index, item in enumerate(value)]
@@ -245,7 +270,7 @@ def _encode_named(value: Any) -> Any:
 
 
 _ENCODERS: list[tuple[Any, Callable[[Any], Any]]] = [
-    (Unwritable, lambda value: _unwritable(value.name, value.type)),
+    (Unwritable, lambda value: _unwritable(value.name, value.type, value.kept)),
     (type | types.FunctionType | types.BuiltinFunctionType, _encode_named),
     *SINGLE_ENCODERS,
 ]
@@ -341,12 +366,14 @@ _DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "set": lambda plain: set(decode(plain["items"])),
     "slice": lambda plain: slice(*decode(plain["items"])),
     "state": lambda plain: StateOf("", str(plain["of"]), decode(plain["values"])),
-    "unwritable": lambda plain: Unwritable(plain["name"], plain["type"]),
+    "unwritable": lambda plain: Unwritable(
+        plain["name"], plain["type"], kept={key: plain[key] for key in ("pickle", "tensors", "reason") if key in plain}
+    ),
 }
 
 
-def _unwritable(name: str, kind: str) -> dict[str, str]:
-    return {MARK: "unwritable", "name": name, "type": kind}
+def _unwritable(name: str, kind: str, kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {MARK: "unwritable", "name": name, "type": kind, **{key: kept[key] for key in kept if key != "reason"}}
 
 
 def _find_unwritable(plain: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -381,7 +408,7 @@ def _is_plain_key(key: Any) -> bool:
     return kind in _SAME or (kind is tuple and all(_is_plain_key(item) for item in key))
 
 
-def _with_values(container: Any, values: dict[Any, Any]) -> Any:
+def with_values(container: Any, values: dict[Any, Any]) -> Any:
     if all(values[key] is container[key] for key in values):
         return container
     new = copy.copy(container)  # with what hangs on it: a state_dict has `_metadata`

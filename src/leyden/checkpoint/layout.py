@@ -7,6 +7,7 @@ from typing import Any
 
 from leyden.checkpoint.format import decode_file, unwritable
 from leyden.checkpoint.forms import check_forms
+from leyden.checkpoint.pickles import with_objects
 from leyden.errors import CheckpointForeign, LeydenWarning, warn_user
 from leyden.version import __version__
 
@@ -33,13 +34,16 @@ def check_parts(checkpoint: Mapping[str, Any], name: str) -> None:
             )
 
 
-def verified(checkpoint: Any, path: str) -> dict[str, Any]:
-    """What a file at ``path`` held, decoded, and of the form that a checkpoint has. Raises where it is none."""
+def verified(checkpoint: Any, path: str, weights_only: bool | None = None) -> dict[str, Any]:
+    """What a file at ``path`` held, decoded, and of the form that a checkpoint has. Raises where it is none.
+
+    With ``weights_only=False`` the objects in it that are pickled are made, which runs code of the file.
+    """
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointForeign(
             f"{path} holds no checkpoint: it has no 'state_dict'. Expected a file that a Trainer wrote, or Lightning."
         )
-    decoded: dict[str, Any] = decode_file(checkpoint, repr(path))
+    decoded: dict[str, Any] = decode_file(with_objects(checkpoint) if weights_only is False else checkpoint, repr(path))
     ours = decoded.get(OURS)
     written = ours.get("format", 0) if isinstance(ours, Mapping) else 0
     if isinstance(ours, Mapping) and isinstance(written, int) and written > FORMAT:
@@ -63,8 +67,8 @@ def name_unwritable(plain: dict[str, Any]) -> None:
     listed = ", ".join(f"{name} ({kind})" for name, kind in found)
     warn_user(
         f"Some values cannot be written into a checkpoint that loads without running code, and only their names and types are: "
-        f"{listed}. Hyper-parameters are passed again when loading, or pickled besides, which load_from_checkpoint reads with "
-        f"weights_only=False alone, or kept out with save_hyperparameters(ignore=[...]); of what a callback, an optimizer or a "
+        f"{listed}. What can be pickled is in it besides, for a reader that says weights_only=False. Hyper-parameters are passed "
+        f"again when loading, or kept out with save_hyperparameters(ignore=[...]); of what a callback, an optimizer or a "
         f"scheduler holds, a resumed run keeps what it builds itself.",
         LeydenWarning,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from leyden.checkpoint.format import Unwritable
+from leyden.checkpoint.format import TRUSTED, Unwritable
 from leyden.errors import CheckpointMismatch
 
 _OURS = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "leyden")
@@ -23,12 +23,13 @@ def lost_named(owner: object, checkpoint: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (TypeError, AttributeError) as error:
         values = {key: value for key, value in checkpoint.items() if key not in _OURS}
-        lost = ", ".join(f"{path!r} (was a {value.type})" for path, value in _lost_in(values, ""))
+        lost = ", ".join(f"{path!r} ({value.said})" for path, value in _lost_in(values, ""))
         if not lost:
             raise
+        more = TRUSTED if any(value.waits for _, value in _lost_in(values, "")) else ""
         raise CheckpointMismatch(
             f"{type(owner).__name__}.on_load_checkpoint failed: {error}. What cannot be written without pickle is in a "
-            f"checkpoint by name and type alone: {lost}. Make it anew in on_load_checkpoint, or save what it is made of."
+            f"checkpoint by name and type alone: {lost}. Make it anew in on_load_checkpoint, or save what it is made of{more}."
         ) from error
 
 

@@ -14,7 +14,6 @@ from leyden.checkpoint.format import decode
 from leyden.checkpoint.single_values import MARK
 from leyden.checkpoint.verified import peek
 from leyden.errors import CheckpointForeign, LeydenError
-from leyden.hparams_pickled import PICKLED
 
 _LONGEST = 120  # characters of a value that is shown
 _TOLD = ("epoch", "global_step", "state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "leyden")
@@ -86,12 +85,11 @@ def _told(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if loops:
         yield "loops", ", ".join(map(str, loops))
     for key in _HYPERPARAMETERS:
-        yield from _hyperparameters(key, checkpoint.get(key), ((own or {}).get(PICKLED) or {}).get(key) or {})
+        yield from _hyperparameters(key, checkpoint.get(key))
     if own:
-        parts = {name: part for name, part in own.items() if name != PICKLED}
         yield (
             "exact resume",
-            ", ".join(f"{name} {_bytes(_size(part))}" if _size(part) else str(name) for name, part in parts.items()),
+            ", ".join(f"{name} {_bytes(_size(part))}" if _size(part) else str(name) for name, part in own.items()),
         )
     known = {*_TOLD, *_VERSIONS, *_HYPERPARAMETERS, *_ABOUT_HYPERPARAMETERS}
     others = [
@@ -110,7 +108,7 @@ def _writer(checkpoint: Mapping[str, Any]) -> str:
     return f"Lightning {version} (foreign to leyden, which reads it)" if version else "neither leyden nor Lightning"
 
 
-def _hyperparameters(key: str, values: Any, pickles: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _hyperparameters(key: str, values: Any) -> Iterator[tuple[str, str]]:
     if not values:
         return
     if not isinstance(values, Mapping):
@@ -118,12 +116,13 @@ def _hyperparameters(key: str, values: Any, pickles: Mapping[str, Any]) -> Itera
         return
     title = "of the datamodule" if key.startswith("datamodule") else "hyper-parameters"
     for name, value in values.items():
-        yield title, f"{name} = {_shown(_decoded(value))}{_beside(pickles.get(name))}"
+        yield title, f"{name} = {_shown(_decoded(value))}{_beside(value)}"
         title = ""
 
 
-def _beside(pickle: Any) -> str:
-    return "" if pickle is None else f" (and a pickle of {_bytes(len(pickle['pickle']))}, for weights_only=False)"
+def _beside(value: Any) -> str:
+    pickle = value.get("pickle") if isinstance(value, Mapping) and MARK in value else None
+    return "" if pickle is None else f" (and a pickle of {_bytes(len(pickle))}, for weights_only=False)"
 
 
 def _decoded(value: Any) -> Any:

@@ -14,6 +14,7 @@ from leyden.checkpoint.legacy import callback_states_of, progress_of
 from leyden.checkpoint.legacy import lightning_loops as written_for_lightning
 from leyden.checkpoint.lost import lost_named
 from leyden.checkpoint.optimizer_states import describe, fitted, loadable, restore, scheduler_state
+from leyden.checkpoint.pickles import Pickles
 from leyden.checkpoint.settings import Settings
 from leyden.datamodule import LightningDataModule
 from leyden.errors import CheckpointMismatch, CheckpointPartial, InvalidReturn
@@ -62,11 +63,11 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
         if state:
             checkpoint[type(precision).__qualname__] = state
         precision.on_save_checkpoint(checkpoint)
-    put_hparams(module, checkpoint)
+    put_hparams(module, checkpoint, pickles := Pickles(module, checkpoint["state_dict"]))
     datamodule = run.datamodule
     if datamodule is not None:
         checkpoint[OURS]["datamodule_init_arguments"] = datamodule._init_arguments()
-        put_hparams(datamodule, checkpoint, "datamodule_")
+        put_hparams(datamodule, checkpoint, pickles, "datamodule_")
         state = datamodule.state_dict()
         if state:
             checkpoint[type(datamodule).__qualname__] = state
@@ -77,7 +78,7 @@ def take(run: Run, weights_only: bool = False) -> dict[str, Any]:
     module.on_save_checkpoint(checkpoint)
     if datamodule is not None and overrides(datamodule, LightningDataModule.on_save_checkpoint):
         datamodule.on_save_checkpoint(checkpoint)
-    plain: dict[str, Any] = encode(run.strategy.leyden_whole(checkpoint))
+    plain: dict[str, Any] = encode(run.strategy.leyden_whole(checkpoint), pickles=pickles)
     name_unwritable(plain)
     return plain
 
@@ -275,4 +276,4 @@ def parts_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def read(run: Run, path: str, weights_only: bool | None) -> dict[str, Any]:
     """The content of a checkpoint, verified."""
-    return verified(run.strategy.load_checkpoint(path, weights_only=weights_only), path)
+    return verified(run.strategy.load_checkpoint(path, weights_only=weights_only), path, weights_only)

@@ -1,4 +1,4 @@
-"""Hyper-parameters that only pickle can write: made again where a file is trusted, and never otherwise."""
+"""What only pickle can write is made again where a file is trusted, and never otherwise."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class KeepsData(leyden.LightningDataModule):
         self.scale = scale
 
 
-def saved(module: Any, folder: Path, data: Any = None, plugins: Any = None, **options: Any) -> Path:
+def saved(module: Any, folder: Path, data: Any = None, plugins: Any = None, ckpt_path: Any = None, **options: Any) -> Path:
     """A checkpoint of ``module`` after two steps."""
     trainer = leyden.Trainer(
         max_steps=2, logger=False, enable_progress_bar=False, default_root_dir=folder, limit_val_batches=0, plugins=plugins
@@ -86,7 +86,7 @@ def saved(module: Any, folder: Path, data: Any = None, plugins: Any = None, **op
         data.train_dataloader = module.train_dataloader
         trainer.fit(module, datamodule=data)
     else:
-        trainer.fit(module)
+        trainer.fit(module, ckpt_path=ckpt_path)
     trainer.save_checkpoint(folder / "a.ckpt", **options)
     return folder / "a.ckpt"
 
@@ -108,11 +108,12 @@ def test_an_object_comes_back_with_the_word_alone(tmp_path: Path, value: Any, wh
     torch.load(path, weights_only=True)
     show(str(path))
     if isinstance(value, Scale):
-        with pytest.raises(MissingHyperparameter, match=r"value=\.\.\.\)\. Or weights_only=False makes 'value' again"):
+        with pytest.raises(MissingHyperparameter, match=r"value=\.\.\.\), or load it with weights_only=False"):
             Keeps.load_from_checkpoint(path)
     assert Keeps.load_from_checkpoint(path, value=7).value == 7
-    assert Keeps.load_from_checkpoint(path, value=7, weights_only=False).value == 7  # passed, so nothing is read
     assert Scale.made_again == 0
+    assert Keeps.load_from_checkpoint(path, value=7, weights_only=False).value == 7
+    Scale.made_again = 0
 
     loaded = Keeps.load_from_checkpoint(path, weights_only=False)
     assert Scale.made_again > 0
@@ -179,7 +180,7 @@ def test_a_folder_of_shards_holds_them_too(tmp_path: Path):
 
 def test_a_datamodules_object(tmp_path: Path):
     path = saved(BoringModel(), tmp_path, KeepsData(Scale(3.0)))
-    with pytest.raises(MissingHyperparameter, match="weights_only=False makes 'scale' again"):
+    with pytest.raises(MissingHyperparameter, match=r"'scale' .*, or load it with weights_only=False"):
         KeepsData.load_from_checkpoint(path)
     assert KeepsData.load_from_checkpoint(path, weights_only=False).scale.factor == 3.0
 
@@ -206,7 +207,7 @@ def test_what_pickle_cannot_write_is_asked_for(tmp_path: Path, value: Any):
 
 
 def test_what_is_too_large_is_asked_for_and_not_tried_at_every_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("leyden.hparams_pickled._LARGEST", 1000)
+    monkeypatch.setattr("leyden.checkpoint.pickles._LARGEST", 1000)
     tried = []
 
     class Large(Scale):
@@ -229,7 +230,9 @@ def test_what_is_too_large_is_asked_for_and_not_tried_at_every_save(tmp_path: Pa
 def test_a_class_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = saved(Keeps(Scale(3.0)), tmp_path)
     monkeypatch.delitem(globals(), "Scale")
-    with pytest.raises(CheckpointMismatch, match=r"'value' in '.*a\.ckpt' cannot be unpickled \(AttributeError.*value=\.\.\."):
+    with pytest.raises(
+        MissingHyperparameter, match=r"'value' \(was a .*Scale, which cannot be unpickled: AttributeError.*=\.\.\.\)\."
+    ):
         Keeps.load_from_checkpoint(path, weights_only=False)
     assert Keeps.load_from_checkpoint(path, value=1, weights_only=False).value == 1
 
@@ -240,7 +243,7 @@ def test_a_weight_that_the_file_has_no_longer_is_named(tmp_path: Path):
             del checkpoint["state_dict"]["net.weight"]
 
     path = saved(Slim(nn.Linear(32, 32)), tmp_path)
-    with pytest.raises(CheckpointMismatch, match=r"'net' in .* cannot be unpickled \(KeyError: 'net.weight'\)"):
+    with pytest.raises(MissingHyperparameter, match=r"'net' \(was a .*, which cannot be unpickled: KeyError: 'net.weight'\)"):
         Slim.load_from_checkpoint(path, weights_only=False)
 
 
@@ -261,7 +264,7 @@ def test_what_nobody_asked_to_keep_is_not_pickled(tmp_path: Path):
             super().__init__()
 
     path = saved(NeverSaved(Scale(3.0)), tmp_path)
-    assert "pickled" not in torch.load(path, weights_only=True)["leyden"]
+    assert "pickle'" not in str(torch.load(path, weights_only=True))
     with pytest.raises(MissingHyperparameter, match=r"scale=\.\.\.\)\.$"):
         NeverSaved.load_from_checkpoint(path, weights_only=False)
 
@@ -270,7 +273,7 @@ def test_the_notices_name_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("leyden.checkpoint.layout._named_once", set())
     with pytest.warns(PossibleUserWarning, match=r"can only be pickled: .* weights_only=False\. Leave it out"):
         Wraps(nn.Linear(1, 1))
-    with pytest.warns(LeydenWarning, match=r"load_from_checkpoint reads with weights_only=False alone"):
+    with pytest.warns(LeydenWarning, match=r"can be pickled is in it besides, for a reader that says weights_only=False"):
         saved(Keeps(Scale(3.0)), tmp_path)
 
 
@@ -287,3 +290,108 @@ def test_lightnings_own_files_still_need_the_word(tmp_path: Path):
         Keeps.load_from_checkpoint(tmp_path / "a.ckpt", strict=False)
     with pytest.warns(LeydenWarning, match="in part"):
         assert Keeps.load_from_checkpoint(tmp_path / "a.ckpt", strict=False, weights_only=False).value.factor == 3.0
+
+
+class Remembers(leyden.Callback):
+    """Its state has an object in it."""
+
+    def __init__(self) -> None:
+        self.scale: Any = Scale(3.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.scale = state_dict["scale"]
+
+
+class Adds(BoringModel):
+    """Puts objects into its checkpoints, one of them among the hyper-parameters, and needs them back."""
+
+    def __init__(self, lr: float = 0.1, scale: Any = None) -> None:
+        super().__init__()
+        self.save_hyperparameters("lr")
+        self.scale, self.words = scale or Scale(1.0), {"words": [Scale(2.0)]}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vocabulary"] = self.words
+        checkpoint["hyper_parameters"].update(scale=self.scale)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert checkpoint["vocabulary"]["words"][0].factor == 2.0
+
+
+def test_what_hooks_put_into_a_checkpoint(tmp_path: Path):
+    path = saved(Adds(scale=Scale(3.0)), tmp_path)
+    torch.load(path, weights_only=True)
+    with pytest.raises(MissingHyperparameter, match=r"'scale' .*or load it with weights_only=False"):
+        Adds.load_from_checkpoint(path)
+    with pytest.raises(CheckpointMismatch, match=r"vocabulary.words.0' \(was a .*Scale.*, or load it with weights_only=False"):
+        Adds.load_from_checkpoint(path, scale=1)
+    loaded = Adds.load_from_checkpoint(path, weights_only=False)
+    assert loaded.scale.factor == 3.0
+
+
+def test_one_object_in_two_places_is_one_again(tmp_path: Path):
+    class Twice(BoringModel):
+        def __init__(self, first: Any, second: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.same = first is second["deep"][0]
+
+    scale = Scale(3.0)
+    assert Twice.load_from_checkpoint(saved(Twice(scale, {"deep": [scale]}), tmp_path), weights_only=False).same
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_run_goes_on_with_them(tmp_path: Path, sharded: bool):
+    def trainer(steps: int) -> leyden.Trainer:
+        return leyden.Trainer(
+            max_steps=steps,
+            callbacks=[Remembers()],
+            plugins=[ShardedCheckpointIO()] if sharded else None,
+            logger=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+            limit_val_batches=0,
+        )
+
+    first = trainer(2)
+    first.callbacks[0].scale = Scale(4.0)  # type: ignore[attr-defined]
+    first.fit(Adds())
+    first.save_checkpoint(tmp_path / "b.ckpt")
+    if not sharded:
+        with pytest.raises(CheckpointMismatch, match="or load it with weights_only=False"):
+            trainer(4).fit(Adds(), ckpt_path=tmp_path / "b.ckpt")
+    second = trainer(4)
+    second.fit(Adds(), ckpt_path=tmp_path / "b.ckpt", weights_only=False)
+    assert second.global_step == 4
+    assert second.callbacks[0].scale.factor == 4.0  # type: ignore[attr-defined]
+
+
+def test_a_file_that_is_written_before_all_is_put_back_holds_them_still(tmp_path: Path):
+    path = saved(Keeps(Scale(3.0)), tmp_path)
+
+    class Early(Keeps):
+        def on_fit_start(self) -> None:
+            self.trainer.save_checkpoint(tmp_path / "early.ckpt")
+
+    saved(Early(Scale(3.0)), tmp_path, ckpt_path=path)
+    assert Keeps.load_from_checkpoint(tmp_path / "early.ckpt", weights_only=False).value.factor == 3.0
+
+
+def test_an_argument_that_goes_on_to_the_base_as_a_keyword(tmp_path: Path):
+    class Base(BoringModel):
+        def __init__(self, width: int = 1, scale: Any = None) -> None:
+            super().__init__()
+            self.save_hyperparameters({"width": width})  # what its subclass has not kept
+            self.scale = scale
+
+    class Given(Base):
+        def __init__(self, lr: float = 0.1, **kwargs: Any) -> None:
+            self.save_hyperparameters()
+            super().__init__(**kwargs)
+
+    path = saved(Given(0.5, scale=Scale(3.0), width=2), tmp_path)
+    loaded = Given.load_from_checkpoint(path, weights_only=False)
+    assert (loaded.hparams.lr, loaded.hparams.width, loaded.scale.factor) == (0.5, 2, 3.0)

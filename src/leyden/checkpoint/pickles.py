@@ -1,0 +1,151 @@
+"""What only pickle can write: kept in a checkpoint as bytes that nothing reads until the file is trusted.
+
+A checkpoint loads without running code, so a module or an object of a user's own stands in it by the name of its type. Where
+the user put it there (hyper-parameters, states of callbacks and of the datamodule, what ``on_save_checkpoint`` adds), it is
+pickled besides, and ``weights_only=False`` alone makes it again. A tensor is no part of the pickle: weights of the module are
+named, for they are in the file already, and others stand beside the bytes, where ``map_location`` holds for them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor, nn
+
+from leyden.checkpoint.format import with_values
+from leyden.checkpoint.random_state import preserved_random_state
+from leyden.checkpoint.single_values import MARK
+
+_LARGEST = 64 << 20  # bytes of one object, its own tensors included: each checkpoint holds them once more
+_OURS = frozenset({"leyden", "optimizer_states", "lr_schedulers", "loops"})
+"""Parts of a checkpoint of which a resumed run builds the objects itself."""
+_refused: dict[str, weakref.ref[Any]] = {}
+"""What could not be pickled the last time, by its path: it is not tried at each save."""
+
+
+class _TooLarge(Exception):
+    """An object needs more than the room that there is for one."""
+
+
+class _Limited(io.BytesIO):
+    """Bytes in memory, of which there may be so many."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + memoryview(data).nbytes > _LARGEST:
+            raise _TooLarge
+        return super().write(data)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes an object; of a tensor, whose it is or where it stands in ``tensors``, and what kind it is."""
+
+    def __init__(self, file: io.BytesIO, weights: Mapping[int, str]) -> None:
+        super().__init__(file)
+        self._weights, self._places, self._room = weights, dict[int, int](), _LARGEST
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, value: Any) -> Any:
+        name = self._weights.get(id(value))
+        plain = type(value) in (Tensor, nn.Parameter)
+        if name is None and not plain:
+            return None
+        kind = isinstance(value, nn.Parameter), value.requires_grad
+        return ("weight", name, *kind) if name is not None else ("tensor", self._place(value), *kind)
+
+    def _place(self, value: Tensor) -> int:
+        if id(value) not in self._places:
+            self._room -= value.numel() * value.element_size()
+            if self._room < 0:
+                raise _TooLarge
+            self._places[id(value)] = len(self.tensors)
+            self.tensors.append(value.detach())
+        return self._places[id(value)]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes an object again, whose tensors are copies of the file's."""
+
+    def __init__(self, data: bytes, tensors: list[Tensor], weights: Mapping[str, Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._sources: dict[str, Any] = {"weight": weights, "tensor": tensors}
+        self._made: dict[Any, Tensor] = {}
+
+    def persistent_load(self, told: Any) -> Tensor:
+        source, key, parameter, trainable = told
+        if told not in self._made:  # what was one tensor in two places is one again
+            value = self._sources[source][key].clone()
+            self._made[told] = nn.Parameter(value, trainable) if parameter else value.requires_grad_(trainable)
+        return self._made[told]
+
+
+class Pickles:
+    """Pickles what is encoded for a checkpoint of ``module``, whose ``state_dict`` has the names ``written``."""
+
+    def __init__(self, module: nn.Module, written: Mapping[str, Any]) -> None:
+        self._module, self._written = module, written
+        self._names: dict[int, str] | None = None
+        self._done: dict[int, tuple[Any, dict[str, Any]]] = {}  # with what is pickled, so that no id is given twice
+
+    def of(self, value: Any, path: str) -> dict[str, Any]:
+        """What is to stand beside the name and type of ``value``; nothing where it cannot be pickled, or takes over 64 MiB.
+
+        Of an object that stands in two places it is the same, which a reader sees.
+        """
+        refused = _refused.get(path)
+        if path.partition(".")[0].partition("[")[0] in _OURS or (refused is not None and refused() is value):
+            return {}
+        if id(value) not in self._done:
+            self._done[id(value)] = value, self._pickled(value, path)
+        return self._done[id(value)][1]
+
+    def _pickled(self, value: Any, path: str) -> dict[str, Any]:
+        file = _Limited()
+        pickler = _Pickler(file, self._weights())
+        try:
+            with preserved_random_state():  # a user's own __getstate__ may draw
+                pickler.dump(value)
+        except Exception:  # a lambda, a lock, a class in a function ...: each says it in its own way
+            with suppress(TypeError):
+                _refused[path] = weakref.ref(value)
+            return {}
+        return {"pickle": file.getvalue(), "tensors": pickler.tensors}
+
+    def _weights(self) -> dict[int, str]:
+        if self._names is None:
+            module = self._module
+            named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+            self._names = {id(tensor): name for name, tensor in named if name in self._written}
+        return self._names
+
+
+def with_objects(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint as it was read, with the objects in it that stood there as pickles. Runs code of the file.
+
+    What cannot be made (an import that fails, a class that is gone) stays what it was, and says why.
+    """
+    weights = checkpoint.get("state_dict")
+    weights = weights if isinstance(weights, Mapping) else {}
+    made: dict[int, Any] = {}  # by the identity of what was read
+
+    def put(plain: Any) -> Any:
+        if isinstance(plain, dict):
+            if plain.get(MARK) == "unwritable" and "pickle" in plain:
+                if id(plain["pickle"]) not in made:
+                    try:
+                        made[id(plain["pickle"])] = _Unpickler(plain["pickle"], plain["tensors"], weights).load()
+                    except Exception as error:  # each thing that is missing says it in its own way
+                        return {**plain, "reason": f"{type(error).__name__}: {error}"}
+                return made[id(plain["pickle"])]
+            if type(plain) in (dict, OrderedDict):
+                return with_values(plain, {key: put(value) for key, value in plain.items()})
+        if type(plain) in (list, tuple):
+            return type(plain)(put(item) for item in plain)
+        return plain
+
+    return {name: part if name in _OURS else put(part) for name, part in checkpoint.items()}
