@@ -194,6 +194,23 @@ def test_a_validation_changes_no_average_in_any_number_format(precision: Any) ->
     assert kit.same(seen.after_steps, unseen.after_steps)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.parametrize("limit", [{"max_epochs": 1}, {"max_steps": 6}])
+def test_a_finished_run_goes_on_with_the_average_itself(limit: Any, precision: Any, tmp_path: Path) -> None:
+    at_once, _ = fit(EMAWeightAveraging(decay=0.9), max_epochs=3, precision=precision)
+    _, run = fit(EMAWeightAveraging(decay=0.9), precision=precision, **{"max_epochs": 3, **limit})
+    run.save_checkpoint(tmp_path / "ended.ckpt")
+    same, run = fit(EMAWeightAveraging(decay=0.9), precision=precision, ckpt_path=tmp_path / "ended.ckpt", **limit)
+    run.save_checkpoint(tmp_path / "again.ckpt")  # by a run that had nothing to do
+    later, run = fit(EMAWeightAveraging(decay=0.9), max_epochs=3, precision=precision, ckpt_path=tmp_path / "again.ckpt")
+    assert kit.same(kit.weights(later), kit.weights(at_once))
+    with torch.no_grad():
+        later.net[0].weight.fill_(3)
+    run.save_checkpoint(tmp_path / "set.ckpt")  # what was set since stands in the file
+    assert torch.load(tmp_path / "set.ckpt", weights_only=True)["state_dict"]["net.0.weight"].unique() == 3
+    assert not kit.same(kit.weights(same), kit.weights(at_once))
+
+
 @pytest.mark.parametrize("raised", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_weights_are_put_back_when_a_validation_breaks_off(raised: BaseException, tmp_path: Path) -> None:
     class Breaking(Net):

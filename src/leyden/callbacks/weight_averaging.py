@@ -168,7 +168,7 @@ class WeightAveraging(Callback):
             trainer.strategy.leyden_reshard()
             pl_module.load_state_dict(self.__trained, strict=False)
             _put_buffers(pl_module, self.__trained_buffers)
-            self.__trained, self.__trained_buffers = None, {}
+            self.__trained, self.__trained_buffers, self.__exact = None, {}, {}
         if self.__swapped and not (progress.validating and trainer.enable_validation):
             self.__exchange(pl_module)
             self.__inside = False
@@ -248,6 +248,7 @@ class WeightAveraging(Callback):
         self.__trained = {name: _copied(value) for name, value in pl_module.state_dict().items()}
         self.__trained_buffers = self.__unkept_of(pl_module)
         self._copy_average_to_current(pl_module)
+        self.__note_exact(pl_module)
 
     def __follow(self, pl_module: LightningModule) -> None:
         """Where nothing was averaged yet, the weights of today stand for the average."""
@@ -321,16 +322,23 @@ class WeightAveraging(Callback):
         """Training's weights and their average; ``state`` is what the module has now."""
         own = dict(state)
         if self.__trained is not None:
-            return self.__trained, own
+            return self.__trained, self.__exactly(pl_module, own)
         strategy = pl_module.trainer.strategy
         other = strategy.model_state_dict(self._average().module)
         if self.__swapped:
-            tensors = dict(chain(pl_module.named_parameters(remove_duplicate=False), pl_module.named_buffers()))
-            wide = {name: self.__exact[id(tensor)] for name, tensor in tensors.items() if id(tensor) in self.__exact}
-            whole = strategy.leyden_whole(wide)
-            exact = {name: whole.get(name, value) for name, value in own.items()}
-            return {name: _in_format_of(own.get(name), value) for name, value in other.items()}, exact
+            return {name: _in_format_of(own.get(name), value) for name, value in other.items()}, self.__exactly(pl_module, own)
         return own, own if self.__count == 0 else other
+
+    def __note_exact(self, pl_module: LightningModule) -> None:
+        """The module has its average for good, as well as its number format can hold it."""
+        self.__exact = {id(mine): exact.data for exact, mine in self.__pairs(pl_module) if exact.dtype != mine.dtype}
+
+    def __exactly(self, pl_module: LightningModule, own: dict[str, Any]) -> dict[str, Any]:
+        """What the module has, with the averages themselves in the place of what its number format made of them."""
+        tensors = dict(chain(pl_module.named_parameters(remove_duplicate=False), pl_module.named_buffers()))
+        wide = {name: self.__exact[id(tensor)] for name, tensor in tensors.items() if id(tensor) in self.__exact}
+        whole = pl_module.trainer.strategy.leyden_whole(wide) if wide else {}
+        return {name: whole[name] if _is_rounded(whole.get(name), value) else value for name, value in own.items()}
 
     def __buffers_aside(self, pl_module: LightningModule) -> dict[str, Any]:
         """Buffers that no ``state_dict`` holds, of the one of the two that the checkpoint does not take for the module."""
@@ -369,6 +377,7 @@ class WeightAveraging(Callback):
             if ours.get("ended"):  # the module has the average already
                 self.__trained = {name: _copied(value) for name, value in current.items()}
                 self.__trained_buffers = buffers
+                self.__note_exact(pl_module)
                 return
             pl_module.load_state_dict(current, strict=pl_module.strict_loading)
             if ours.get("inside"):
@@ -391,6 +400,11 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _is_rounded(exact: Any, value: Any) -> bool:
+    """Whether ``value`` is ``exact`` in a narrower number format, and nobody has set another one since."""
+    return isinstance(exact, Tensor) and torch.equal(local(exact).to(local(value)), local(value))
 
 
 def _in_format_of(other: Any, value: Any) -> Any:
