@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import functools
 import inspect
 import os
 import sys
@@ -12,6 +13,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 _LOADS = ("LOAD_ATTR", "LOAD_METHOD")
+_INSTALLED = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
 
 
 def calls_itself(part: object, name: str) -> bool:
@@ -65,9 +67,12 @@ def _files_around(owners: list[type]) -> set[str]:
 
 def _is_the_author_s(module: Any) -> bool:
     file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not file.endswith(".py") or getattr(module, "__name__", "").split(".")[0] == "leyden":
-        return False
-    return not any(part in file for part in ("site-packages", "dist-packages", os.path.dirname(os.__file__)))
+    return isinstance(file, str) and _is_an_author_s(file) and getattr(module, "__name__", "").split(".")[0] != "leyden"
+
+
+@functools.cache
+def _is_an_author_s(file: str) -> bool:
+    return file.endswith(".py") and not any(part in file for part in _INSTALLED)
 
 
 def _imported(module: Any) -> set[str]:
