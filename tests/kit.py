@@ -57,7 +57,8 @@ def at_batch(number: int, deed: Callable[[], Any]) -> Recorder:
 
 def in_a_fresh_process(program: str, *arguments: Any, folder: Path | None = None) -> str:
     """What ``program`` prints when it has a Python process to itself, and stands in ``folder``. It fails if that fails."""
-    command = [sys.executable, "-c", dedent(program), *map(str, arguments)]
+    # what is loaded need not be looked through once more where the process ends: that takes a second
+    command = [sys.executable, "-c", f"{dedent(program)}\nimport gc; gc.freeze()", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
