@@ -198,8 +198,8 @@ def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str
             raise CheckpointForeign(f"{_called(source)} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
     else:
         loaded = TorchCheckpointIO().load_checkpoint(source, place, weights_only)
-    loaded = with_objects(loaded) if weights_only is False else loaded
-    decoded: dict[str, Any] = {key: decode_file(value, _called(source)) for key, value in loaded.items()}
+    whole = with_objects(loaded, weights_only)
+    decoded: dict[str, Any] = {key: decode_file(value, _called(source)) for key, value in whole.items()}
     check_parts(decoded, _called(source))
     return decoded
 

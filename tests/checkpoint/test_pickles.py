@@ -31,7 +31,7 @@ class Scale:
 
     made_again = 0
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: Any) -> None:
         self.factor = factor
 
     def __getstate__(self) -> dict[str, Any]:
@@ -42,6 +42,16 @@ class Scale:
     def __setstate__(self, state: dict[str, Any]) -> None:
         Scale.made_again += 1
         vars(self).update(state)
+
+
+class Unsafe:
+    made_again = False
+
+    def __setstate__(self, state: Any) -> None:
+        Unsafe.made_again = True
+
+    def __getstate__(self) -> Any:
+        return {"a": 1}
 
 
 @dataclass
@@ -395,3 +405,30 @@ def test_an_argument_that_goes_on_to_the_base_as_a_keyword(tmp_path: Path):
     path = saved(Given(0.5, scale=Scale(3.0), width=2), tmp_path)
     loaded = Given.load_from_checkpoint(path, weights_only=False)
     assert (loaded.hparams.lr, loaded.hparams.width, loaded.scale.factor) == (0.5, 2, 3.0)
+
+
+def test_what_the_user_calls_safe_needs_no_other_word(tmp_path: Path):
+    path = saved(Keeps({"deep": [Scale(3.0), Scale([Scale(4.0)]), Scale([Unsafe()])], "other": Unsafe()}), tmp_path)
+    Unsafe.made_again = False
+    with torch.serialization.safe_globals([Scale]):
+        value = Keeps.load_from_checkpoint(path).value
+    assert value["deep"][0].factor == 3.0
+    assert value["deep"][1].factor[0].factor == 4.0
+    for left in (value["deep"][2], value["other"]):
+        with pytest.raises(
+            AttributeError, match=r"could not be written .*: it has no 'a'\. Make it anew, or load it with weights_"
+        ):
+            _ = left.a
+    assert not Unsafe.made_again
+
+
+def test_a_layer_that_the_user_calls_safe(tmp_path: Path):
+    net = nn.Linear(32, 32)
+    path = saved(Wraps(net), tmp_path)
+    with (
+        torch.serialization.safe_globals([nn.Sequential]),
+        pytest.raises(MissingHyperparameter, match="or load it with weights_"),
+    ):
+        Wraps.load_from_checkpoint(path)
+    with torch.serialization.safe_globals([nn.Linear]):
+        assert torch.equal(Wraps.load_from_checkpoint(path).net.weight, net.weight)

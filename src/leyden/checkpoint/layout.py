@@ -43,7 +43,7 @@ def verified(checkpoint: Any, path: str, weights_only: bool | None = None) -> di
         raise CheckpointForeign(
             f"{path} holds no checkpoint: it has no 'state_dict'. Expected a file that a Trainer wrote, or Lightning."
         )
-    decoded: dict[str, Any] = decode_file(with_objects(checkpoint) if weights_only is False else checkpoint, repr(path))
+    decoded: dict[str, Any] = decode_file(with_objects(checkpoint, weights_only), repr(path))
     ours = decoded.get(OURS)
     written = ours.get("format", 0) if isinstance(ours, Mapping) else 0
     if isinstance(ours, Mapping) and isinstance(written, int) and written > FORMAT:

@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._weights_only_unpickler import _get_allowed_globals
 
 from leyden.checkpoint.format import with_values
 from leyden.checkpoint.random_state import preserved_random_state
@@ -69,12 +71,20 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes an object again, whose tensors are copies of the file's."""
+    """Makes an object again, whose tensors are copies of the file's, out of ``allowed`` classes and functions (None: any)."""
 
-    def __init__(self, data: bytes, tensors: list[Tensor], weights: Mapping[str, Any]) -> None:
+    def __init__(self, data: bytes, tensors: list[Tensor], weights: Mapping[str, Any], allowed: Mapping[str, Any] | None) -> None:
         super().__init__(io.BytesIO(data))
+        self._allowed = allowed
         self._sources: dict[str, Any] = {"weight": weights, "tensor": tensors}
         self._made: dict[Any, Tensor] = {}
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if self._allowed is None:
+            return super().find_class(module, name)
+        if f"{module}.{name}" not in self._allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is not among torch.serialization.get_safe_globals()")
+        return self._allowed[f"{module}.{name}"]
 
     def persistent_load(self, told: Any) -> Tensor:
         source, key, parameter, trainable = told
@@ -124,11 +134,14 @@ class Pickles:
         return self._names
 
 
-def with_objects(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint as it was read, with the objects in it that stood there as pickles. Runs code of the file.
+def with_objects(checkpoint: Mapping[str, Any], weights_only: bool | None) -> Mapping[str, Any]:
+    """A checkpoint as it was read, with the objects in it that stood there as pickles.
 
-    What cannot be made (an import that fails, a class that is gone) stays what it was, and says why.
+    With ``weights_only=False`` all of them, which runs code of the file, and what cannot be made (a class is gone) says why.
+    Else those whose class, and all that they are made of, is among :func:`torch.serialization.get_safe_globals`.
     """
+    safe = {} if weights_only is False else _safe()
+    allowed = None if weights_only is False else {**_get_allowed_globals(), **safe}
     weights = checkpoint.get("state_dict")
     weights = weights if isinstance(weights, Mapping) else {}
     made: dict[int, Any] = {}  # by the identity of what was read
@@ -136,11 +149,13 @@ def with_objects(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     def put(plain: Any) -> Any:
         if isinstance(plain, dict):
             if plain.get(MARK) == "unwritable" and "pickle" in plain:
+                if allowed is not None and plain["type"] not in safe:
+                    return plain
                 if id(plain["pickle"]) not in made:
                     try:
-                        made[id(plain["pickle"])] = _Unpickler(plain["pickle"], plain["tensors"], weights).load()
+                        made[id(plain["pickle"])] = _Unpickler(plain["pickle"], plain["tensors"], weights, allowed).load()
                     except Exception as error:  # each thing that is missing says it in its own way
-                        return {**plain, "reason": f"{type(error).__name__}: {error}"}
+                        return plain if allowed is not None else {**plain, "reason": f"{type(error).__name__}: {error}"}
                 return made[id(plain["pickle"])]
             if type(plain) in (dict, OrderedDict):
                 return with_values(plain, {key: put(value) for key, value in plain.items()})
@@ -148,4 +163,13 @@ def with_objects(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             return type(plain)(put(item) for item in plain)
         return plain
 
-    return {name: part if name in _OURS else put(part) for name, part in checkpoint.items()}
+    try:
+        return {name: part if name in _OURS else put(part) for name, part in checkpoint.items()}
+    except RecursionError:
+        return checkpoint  # nested too deeply, as decoding is going to say
+
+
+def _safe() -> dict[str, Any]:
+    """What the user, or a package, has told torch to be safe in a file, by name."""
+    given = [each if isinstance(each, tuple) else (each, None) for each in torch.serialization.get_safe_globals()]
+    return {name or f"{each.__module__}.{each.__qualname__}": each for each, name in given}
