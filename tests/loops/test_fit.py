@@ -222,6 +222,10 @@ class TestStopping:
     def test_min_steps(self, hook: str) -> None:
         assert trace(callbacks=[stopping(hook)], max_epochs=5, min_steps=4) == "E0 0s 1s 2s* V1 / E1 0s V1 /"
 
+    def test_max_steps_before_the_stop_is_allowed_ends_as_without_it(self) -> None:
+        limits: Any = {"max_epochs": 5, "min_epochs": 2, "max_steps": 4}
+        assert trace(callbacks=[stopping("on_train_batch_start")], **limits) == trace(**limits) == "E0 0s 1s 2s* V1 / E1 0s /"
+
     @pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_validation_epoch_end", "on_validation_end"])
     def test_in_a_validation_that_goes_to_its_end(self, hook: str) -> None:
         line = trace(3, 2, callbacks=[stopping(hook)], max_epochs=5, val_check_interval=1)

@@ -50,7 +50,7 @@ class Validations:
     def is_due(self) -> bool:
         """Whether a validation follows the batch that ended. Asked once a batch: a clock starts anew when it says yes."""
         course = self.run.leyden_fit.course
-        stopping = bool(course.agreed & Wish.STOP) and self.end.is_cut()
+        stopping = bool(course.agreed & Wish.STOP) and self.end.may_stop()
         return self.schedule.is_due(self.progress, self.progress.closed, stopping, course.talks.now_for(self.schedule.clock))
 
     def validate(self) -> None:

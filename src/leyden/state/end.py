@@ -21,8 +21,11 @@ class End:
             return True
         if limits.max_epochs is not None and progress.epoch >= limits.max_epochs:
             return True  # inside an epoch only where a resumed run has a lower limit
-        if not run.leyden_fit.course.agreed & Wish.STOP:
-            return False
+        return bool(run.leyden_fit.course.agreed & Wish.STOP) and self.may_stop()
+
+    def may_stop(self) -> bool:
+        """Whether a stop that was wished ends training here: neither ``min_epochs`` nor ``min_steps`` is in the way."""
+        limits, progress = self.run.leyden_options.limits, self.run.leyden_fit.progress
         return self.is_idle or (progress.epoch >= limits.min_epochs and progress.step >= limits.min_steps)
 
     def is_raised(self) -> bool:
