@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,38 @@ def test_modules_that_differ_are_one_error_on_all_processes_before_training(stra
 
 
 # -- what is said
+
+
+def awaited() -> list[str]:
+    """What another thread sees of the main one while that waits for an exchange which the other process has not begun."""
+    kit.trainer(devices=2, strategy="ddp").strategy.processes.launched(lambda: None)()
+    seen: list[str] = []
+    store = dist.distributed_c10d._get_default_store()
+    if dist.get_rank():
+        store.wait(["seen"])
+        dist.all_reduce(torch.ones(3), async_op=True).wait()
+        return seen
+
+    def look() -> None:
+        until = time.monotonic() + 10
+        while not hang.glance()[1][0] and time.monotonic() < until:
+            time.sleep(0.01)
+        where = hang.stand(0, "", None, 0.0)
+        seen.extend([hang.glance()[1][0], where.exchange, where.call])
+        store.set("seen", "")
+
+    looking = threading.Thread(target=look)
+    work = dist.all_reduce(torch.ones(3), async_op=True)
+    looking.start()
+    work.wait(timedelta(seconds=20))
+    looking.join()
+    return seen
+
+
+def test_an_exchange_that_is_waited_for_later_is_seen() -> None:
+    glanced, stands, called = together(2, awaited)[0]
+    assert glanced == stands == hang.AWAITED
+    assert called.startswith(f"{hang.AWAITED}, called in awaited (test_failure.py:")
 
 
 def test_the_words_of_each_end() -> None:

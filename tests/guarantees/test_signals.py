@@ -163,6 +163,7 @@ def test_a_second_termination_exits_at_once(tmp_path: Path) -> None:
     done = python(script, tmp_path / "run", "training", "SIGTERM", "0")
     assert done.returncode == 143
     assert "teardown" not in done.stdout
+    assert "SIGTERM arrived again: this process ends now, without a save." in done.stderr
 
 
 # -- in this process
@@ -506,4 +507,5 @@ def test_a_second_signal_that_ends_the_process_does_so_inside_a_batch(tmp_path: 
     )
     done = python("-c", script, timeout=60)
     assert done.returncode == 143
-    assert "never" not in done.stdout
+    assert "teardown" not in done.stdout
+    assert "SIGUSR1 arrived again: this process ends now, without a save." in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
 import threading
@@ -23,6 +24,8 @@ _OF_RUNS = tuple(os.path.join(HERE, part) + os.sep for part in ("loops", "traine
 _SAVING = ", in leyden_write_checkpoint\n"
 _DEEPEST = 3
 BACKWARD = "backward, where gradients are exchanged"
+AWAITED = "wait() for an exchange that was begun with async_op=True"
+_AT_MOST = 8  # instructions between a method and its call
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,21 @@ def stand(rank: int, place: str, batch: Any, still: float) -> Standing:
     stack = traceback.extract_stack(frame)
     calls = [(frame.filename, frame.name) for frame in stack]
     shown = "".join(traceback.format_list(stack))
-    return Standing(rank, place, _exchange(calls), _begun(), describe(batch), shown, still, _call(frame))
+    exchange = _exchange(calls) or (AWAITED if _awaits(frame) else "")
+    return Standing(rank, place, exchange, _begun(), describe(batch), shown, still, _call(frame))
 
 
 def glance() -> tuple[bool, tuple[str, int]]:
     """Whether the main thread writes a checkpoint, which may take its time; and the exchange that it waits in, if any, with the
     number of those that it has begun."""
     frame, calls, saves = sys._current_frames().get(threading.main_thread().ident or 0), [], False
+    awaited = AWAITED if _awaits(frame) else ""
     while frame is not None:
         code = frame.f_code
         saves = saves or code.co_filename.startswith(_OF_CHECKPOINTS)
         calls.append((code.co_filename, code.co_name))
         frame = frame.f_back
-    name = _exchange(calls[::-1])
+    name = _exchange(calls[::-1]) or awaited
     return saves, (name, _begun() if name else 0)
 
 
@@ -102,9 +107,18 @@ def _exchange(calls: Sequence[tuple[str, str]]) -> str:
     return found
 
 
+def _awaits(frame: FrameType | None) -> bool:
+    """Whether ``frame`` is in a ``wait()`` that is no function of Python's: what an exchange with ``async_op=True`` returns."""
+    if frame is None:
+        return False
+    done = [each for each in dis.get_instructions(frame.f_code) if each.offset <= frame.f_lasti]
+    methods = [each.argval for each in done[-_AT_MOST:] if each.opname in ("LOAD_METHOD", "LOAD_ATTR")]
+    return bool(done) and done[-1].opname.startswith(("CALL", "PRECALL")) and methods[-1:] == ["wait"]
+
+
 def _call(frame: FrameType | None) -> str:
     """The outermost exchange of ``frame`` and those around it in words, where it is not the run's own."""
-    found, name = "", ""
+    found = name = AWAITED if _awaits(frame) else ""
     while frame is not None:
         code = frame.f_code
         if _exchange([(code.co_filename, code.co_name)]) not in ("", BACKWARD):

@@ -67,6 +67,11 @@ class _Arrivals:
         elif number == signal.SIGINT:
             self._gives_up = True
         else:
+            several = dist.is_available() and dist.is_initialized()
+            who = f"process {dist.get_rank()} of {dist.get_world_size()}" if several else "this process"
+            text = f"{signal.Signals(number).name} arrived again: {who} ends now, without a save.\n"
+            with suppress(OSError):
+                os.write(2, text.encode())
             os._exit(EXIT_CODE)
 
     def _read(self, reads: int) -> None:
