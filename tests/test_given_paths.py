@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import kit
 import pytest
 import torch
@@ -18,10 +19,12 @@ from leyden.checkpoint.files import TorchCheckpointIO
 from leyden.cli import LightningCLI
 from leyden.cli.console import main as command
 from leyden.demos.transformer import WikiText2
+from leyden.errors import CheckpointWriteFailed, InvalidOption, MissingPackage
 from leyden.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from leyden.loggers.hparams_files import load_hparams_from_yaml, save_hparams_to_tags_csv, save_hparams_to_yaml
 from leyden.profilers import AdvancedProfiler, SimpleProfiler
 from leyden.testing import BoringModel
+from leyden.utilities.cloud_io import get_filesystem
 from leyden.utilities.export import to_exported_program
 from leyden.utilities.upgrade_checkpoint import main as upgrade
 from leyden.utilities.weights import load_weights, save_weights
@@ -128,6 +131,37 @@ READERS: dict[str, Callable[[], Any]] = {
         kit.fit(Wide(), callbacks=[ModelCheckpoint("~")], enable_checkpointing=True, ckpt_path="last").global_step == 1
     ),
 }
+
+
+GIVEN: dict[str, Callable[[str], Any]] = {
+    "Trainer.default_root_dir": lambda path: run(default_root_dir=path, logger=True),
+    "ModelCheckpoint": lambda path: run(ModelCheckpoint(path), enable_checkpointing=True),
+    "OnExceptionCheckpoint": lambda path: run(OnExceptionCheckpoint(path)),
+    "CSVLogger": lambda path: run(logger=CSVLogger(path)),
+    "TensorBoardLogger": lambda path: run(logger=TensorBoardLogger(path)),
+    "SimpleProfiler": lambda path: run(profiler=SimpleProfiler(path, "x")),
+    "get_filesystem": get_filesystem,
+}
+
+
+@pytest.mark.parametrize("door", GIVEN)
+def test_an_url_that_cannot_be_reached_is_named_before_the_first_step(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Wide, "training_step", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(InvalidOption, match=r"path='nowhere://a/b.*' cannot be used: .* URL of a kind that fsspec knows"):
+        GIVEN[door]("nowhere://a/b")
+
+    def missing(*args: Any, **kwargs: Any) -> Any:
+        raise ImportError("Install s3fs to access S3") from ModuleNotFoundError("No module named 's3fs'", name="s3fs")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(MissingPackage, match="pip install s3fs"):
+        GIVEN[door]("s3://a/b")
+
+
+@pytest.mark.parametrize("door", [door for door in GIVEN if door != "get_filesystem"])
+def test_a_path_that_none_can_be_is_named(door: str, home: Path) -> None:
+    with pytest.raises((InvalidOption, CheckpointWriteFailed), match="null byte"):
+        GIVEN[door]("a\0b")
 
 
 @pytest.mark.parametrize("door", READERS)

@@ -124,6 +124,7 @@ class CheckpointStore(ABC):
 
         Raises:
             CheckpointWriteFailed: nothing can be written there.
+            MissingPackage, InvalidOption: it is an URL of a kind that cannot be reached.
         """
 
 
@@ -202,10 +203,14 @@ class FileStore(CheckpointStore):
             let_go(self._holds.popitem()[1])
 
     def clean(self, folder: str) -> None:
-        if not is_remote(folder):
-            self._ask(lambda: self._make_ready(local_path(folder)))
+        self._ask(lambda: self._make_ready(folder))
 
     def _make_ready(self, folder: str) -> None:
+        if is_remote(folder):
+            if self._checkpoint_io.leyden_needs_folder:
+                reach(folder)
+            return
+        folder = local_path(folder)
         if self._checkpoint_io.leyden_needs_folder:
             refuse_unwritable(folder)
         clean_leftovers(folder)

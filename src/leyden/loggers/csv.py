@@ -8,10 +8,10 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import fsspec  # type: ignore[import-untyped]  # it ships no types
 from torch import Tensor
 
 from leyden.checkpoint.durable import put_in_place
+from leyden.checkpoint.files import reach
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
@@ -44,7 +44,7 @@ class ExperimentWriter:
         self._flushed = 0  # the step at the last flush
         self._hparams_wait = False
         self.is_full = False  # whether rows have waited long enough
-        self._files, _ = fsspec.core.url_to_fs(log_dir)
+        self._files, _ = reach(log_dir)
         self._remote = "://" in log_dir
         self._columns: list[str] = []
         self._rows = self._size = self._crc = 0

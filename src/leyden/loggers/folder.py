@@ -5,9 +5,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]  # it ships no types
-
 from leyden.checkpoint.durable import clean_leftovers
+from leyden.checkpoint.files import reach
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.types import Path
@@ -134,9 +133,9 @@ class RunFolder:
                 os.makedirs(self.root, exist_ok=True)
                 self._take_number()
             os.makedirs(self.path, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a path with a character that none may have
             self.claimed = False
-            raise self._refusal(error.strerror or str(error)) from error
+            raise self._refusal(getattr(error, "strerror", None) or str(error)) from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             self.claimed = False
             raise self._refusal("permission denied")
@@ -214,11 +213,13 @@ class RunFolder:
     def _next(self) -> int:
         try:
             if self.remote:
-                files, root = fsspec.core.url_to_fs(self.root)
+                files, root = reach(self.root)
                 found = [os.path.basename(entry.rstrip("/")) for entry in files.ls(root, detail=False)]
             else:
                 found = os.listdir(self.root)
-        except OSError:
+        except InvalidOption:  # an URL of no known kind
+            raise
+        except (OSError, ValueError):  # what cannot be looked into cannot be made either, which says why
             return 0
         taken = [int(match[1]) for match in (re.fullmatch(r"version_(\d+)", entry) for entry in found) if match]
         return max(taken, default=-1) + 1

@@ -66,8 +66,8 @@ def check_writable(name: str, folder: str, instead: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         why = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
-    except OSError as error:
-        why = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # a path with a character that none may have
+        why = getattr(error, "strerror", None) or str(error)
     if why:
         raise InvalidOption(name, folder, "a folder that can be written", f"{os.path.abspath(folder)}: {why}. {instead}")
 

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
-import fsspec  # type: ignore[import-untyped]  # it ships no types
-
+from leyden.checkpoint.files import reach
 from leyden.distributed.rank_zero import rank_zero_print
 from leyden.errors import ConflictingOptions, InvalidOption, LeydenWarning, warn_user
 from leyden.spelling import exact_arguments
@@ -122,10 +121,10 @@ class Profiler(ABC):
 
     def leyden_folder(self) -> tuple[Any, str]:
         """The folder's file system, and what it is called there."""
-        files, place = fsspec.core.url_to_fs(os.fspath(self.dirpath or self.leyden_log_dir or "."))
+        files, place = reach(os.fspath(self.dirpath or self.leyden_log_dir or "."))
         try:
             files.makedirs(place, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a path with a character that none may have
             raise _unwritable(self, error) from error
         if files.protocol[0] == "file" and not os.access(place, os.W_OK):
             raise _unwritable(self, PermissionError("permission denied"))
@@ -184,5 +183,5 @@ class PassThroughProfiler(Profiler):
         pass
 
 
-def _unwritable(profiler: Profiler, error: OSError) -> InvalidOption:
+def _unwritable(profiler: Profiler, error: Exception) -> InvalidOption:
     return InvalidOption("dirpath", str(profiler.dirpath or profiler.leyden_log_dir), f"a folder to write to ({error})")
