@@ -617,6 +617,19 @@ def test_files_of_the_future_that_is_given_up_are_written_anew_and_have_no_twins
     assert step_of("kept/last.ckpt") == 16
 
 
+def test_the_last_of_a_run_that_judged_nothing_goes_when_something_is_judged(tmp_path: Path) -> None:
+    def once(**limit: Any) -> ModelCheckpoint:
+        callback = ModelCheckpoint(tmp_path, monitor="val_loss", filename="best")
+        fit(Validated(3.0, 2.0, 1.0), callback, ckpt_path="last", **limit)
+        return callback
+
+    with pytest.warns(PossibleUserWarning, match="ModelCheckpoint was to save by 'val_loss'"):
+        assert once(max_steps=2).last_model_path == str(tmp_path / "last.ckpt")
+    assert names(tmp_path) == ["last.ckpt"]
+    assert once().last_model_path == ""
+    assert names(tmp_path) == ["best.ckpt"]
+
+
 def test_a_second_fit_is_judged_by_itself() -> None:
     callback = ModelCheckpoint(monitor="val_loss", filename="{val_loss:.0f}")
     trainer = fit(Validated(1.0), callback, epochs=1)

@@ -332,7 +332,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
                     rank_zero_info(f"{self.monitor} = {float(score):.6g} is not among the best {self.save_top_k}.")
                 return None
         path = self.__free_path(trainer, candidates, self.filename, self.retention.replaced(score))
-        self.retention.offer(path, score)
+        self.retention.offer(path, score, keeps_last=bool(self.save_last))
         return path
 
     def __score(self, trainer: Run, candidates: dict[str, Tensor], epoch_over: bool) -> Tensor | None:

@@ -93,8 +93,14 @@ class Retention:
         ranked = self._ranked()
         return ranked[-1:] if len(ranked) == self.k else []
 
-    def offer(self, path: str, score: Tensor | None = None) -> None:
-        """Take in ``path``; without a score it is the best because it is the newest. One that is there has its new score."""
+    def offer(self, path: str, score: Tensor | None = None, *, keeps_last: bool = True) -> None:
+        """Take in ``path``; without a score it is the best because it is the newest. One that is there has its new score.
+
+        Not ``keeps_last``: a file of the last is there only of a run that ended before anything was taken in, and goes.
+        """
+        if self.last and not keeps_last:
+            self.outdated.append(self.last)
+            self.last = ""
         if score is None:
             self.outdated += [old for old in self.replaced() if old != path]
             self.best = path
