@@ -16,6 +16,7 @@ import leyden
 from leyden.callbacks import EMAWeightAveraging, ModelCheckpoint, ModelPruning
 from leyden.errors import CheckpointMismatch, ConflictingOptions, IgnoredSetting, InvalidOption, InvalidType
 from leyden.testing import Recorder
+from leyden.tree import same_bits
 
 
 class Net(leyden.LightningModule):
@@ -202,6 +203,24 @@ def test_a_run_that_is_cut_after_an_epoch_s_last_step_prunes_by_what_its_forward
     for step in (4, 8, 12):
         resumed = fit(pruning(), module=Turns(), ckpt_path=tmp_path / f"{step}.ckpt", **options)
         assert kit.same(kit.weights(resumed), kit.weights(whole))
+
+
+def test_a_finished_run_that_is_given_again_tells_what_its_last_forward_saw(tmp_path: Path) -> None:
+    def pruned(run: Any) -> Any:
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        states = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]
+        return next(state["pruned"] for name, state in states.items() if name.startswith("ModelPruning"))
+
+    torch.manual_seed(1)
+    runs = []
+    for path in (None, tmp_path / "a.ckpt"):
+        run = kit.trainer(
+            ModelPruning("l1_unstructured", amount=0.3, make_pruning_permanent=False), limit_val_batches=0, max_epochs=1
+        )
+        run.fit(Net(), batches(), ckpt_path=path)
+        runs.append(pruned(run))
+    assert runs[0]["net.0.weight"]["seen"] is not None
+    assert same_bits(*runs)
 
 
 def test_a_fit_that_broke_off_is_taken_up_with_the_same_module(tmp_path: Path) -> None:

@@ -351,7 +351,12 @@ class ModelPruning(Callback):
             if tensor is not None and (mask is not None or all_of_them):
                 seen = None if mask is None else getattr(module, name).detach()
                 stale = seen is not None and not torch.equal(seen, mask.to(tensor.dtype) * tensor.detach())
-                taken[self.__named(number)] = {"mask": mask, "orig": tensor.detach(), "seen": seen if stale else None}
+                kept = self.__seen.get(self.__named(number))  # a file's, where no training has begun
+                taken[self.__named(number)] = {
+                    "mask": mask,
+                    "orig": tensor.detach(),
+                    "seen": (seen if stale else None) if kept is None else kept,
+                }
         return taken
 
     def __put(self, taken: Mapping[str, Any]) -> None:
