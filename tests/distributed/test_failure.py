@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import re
 import signal
@@ -318,6 +319,35 @@ def test_an_exchange_that_is_waited_for_later_is_seen() -> None:
     glanced, stands, called = together(2, awaited)[0]
     assert glanced == stands == hang.AWAITED
     assert called.startswith(f"{hang.AWAITED}, called in awaited (test_failure.py:")
+
+
+def test_to_look_whether_an_exchange_is_waited_for_reads_code_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    instructions = dis.get_instructions
+    monkeypatch.setattr(dis, "get_instructions", lambda code: read.append(code.co_name) or instructions(code))
+    hang.glance()
+    assert read == []  # nothing here is called by that name
+    begun, lock, seen = threading.Lock(), threading.Lock(), list[str]()
+
+    class Work:
+        wait = lock.acquire  # as what an exchange returns: no function of Python's
+
+    def look() -> None:
+        begun.acquire()
+        while hang.glance()[1][0] != hang.AWAITED:
+            pass
+        read.clear()
+        seen.extend(hang.glance()[1][0] for _ in range(3))
+        lock.release()
+
+    begun.acquire()
+    lock.acquire()
+    looking = threading.Thread(target=look)
+    looking.start()
+    begun.release()
+    Work.wait(True, 20)
+    looking.join()
+    assert (seen, read) == ([hang.AWAITED] * 3, [])
 
 
 def test_the_words_of_each_end() -> None:

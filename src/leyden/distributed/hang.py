@@ -10,7 +10,8 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
+from functools import lru_cache
+from types import CodeType, FrameType
 from typing import Any
 
 import torch.distributed as dist
@@ -109,9 +110,14 @@ def _exchange(calls: Sequence[tuple[str, str]]) -> str:
 
 def _awaits(frame: FrameType | None) -> bool:
     """Whether ``frame`` is in a ``wait()`` that is no function of Python's: what an exchange with ``async_op=True`` returns."""
-    if frame is None:
-        return False
-    done = [each for each in dis.get_instructions(frame.f_code) if each.offset <= frame.f_lasti]
+    return frame is not None and "wait" in frame.f_code.co_names and _calls_wait(frame.f_code, frame.f_lasti)
+
+
+@lru_cache(
+    maxsize=64
+)  # of a long function this takes a while, in which no other thread runs, and a process that waits stays there
+def _calls_wait(code: CodeType, at: int) -> bool:
+    done = [each for each in dis.get_instructions(code) if each.offset <= at]
     methods = [each.argval for each in done[-_AT_MOST:] if each.opname in ("LOAD_METHOD", "LOAD_ATTR")]
     return bool(done) and done[-1].opname.startswith(("CALL", "PRECALL")) and methods[-1:] == ["wait"]
 
