@@ -338,12 +338,15 @@ def _kept(arguments: dict[str, Any], signature: inspect.Signature) -> dict[str, 
 
 def _remembered(name: str, value: Any) -> Any:
     """A plain copy of a constructor argument, made before the constructor can change it."""
-    room = _room_left(value, _LARGEST_REMEMBERED)
-    if room is None:
-        return encode(Unwritable(name, type_name(value)))
-    if room < 0:
-        return encode(Unwritable(name, f"{type_name(value)} of more than a megabyte"))
-    return copy.deepcopy(encode(value, name))
+    try:
+        room = _room_left(value, _LARGEST_REMEMBERED)
+        if room is None:
+            return encode(Unwritable(name, type_name(value)))
+        if room < 0:
+            return encode(Unwritable(name, f"{type_name(value)} of more than a megabyte"))
+        return copy.deepcopy(encode(value, name))
+    except RecursionError:
+        return encode(Unwritable(name, f"{type_name(value)} that is nested too deeply, or contains itself"))
 
 
 def _room_left(value: Any, room: int) -> int | None:

@@ -22,7 +22,7 @@ from leyden.checkpoint.format import TRUSTED, Unwritable, decode, decode_file
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.layout import check_parts
 from leyden.checkpoint.lost import lost_named
-from leyden.checkpoint.pickles import with_objects
+from leyden.checkpoint.pickles import Objects
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.checkpoint.verified import bytes_verified
 from leyden.errors import (
@@ -198,8 +198,8 @@ def _read(source: Any, map_location: Any, weights_only: bool | None) -> dict[str
             raise CheckpointForeign(f"{_called(source)} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
     else:
         loaded = TorchCheckpointIO().load_checkpoint(source, place, weights_only)
-    whole = with_objects(loaded, weights_only)
-    decoded: dict[str, Any] = {key: decode_file(value, _called(source)) for key, value in whole.items()}
+    objects = Objects(loaded, weights_only)
+    decoded: dict[str, Any] = {key: decode_file(value, _called(source), objects) for key, value in loaded.items()}
     check_parts(decoded, _called(source))
     return decoded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -54,6 +55,19 @@ def tree_map(data: Any, leaf: Leaf, function: Callable[[Any], Any]) -> Any:
                 object.__setattr__(rebuilt, field.name, value)  # frozen dataclasses too
         return rebuilt
     return data
+
+
+def ends(asked: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """``asked`` of what may hold other values: no, where one holds itself (as a tree whose children know their parent)."""
+
+    @functools.wraps(asked)
+    def answered(value: Any) -> bool:
+        try:
+            return asked(value)
+        except RecursionError:  # or is nested too deeply to be walked
+            return False
+
+    return answered
 
 
 def tree_leaves(data: Any, leaf: Leaf) -> Iterator[Any]:

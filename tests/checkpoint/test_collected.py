@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 import leyden
 from leyden.checkpoint.collected import collected_by, put_collected, set_anew
+from leyden.testing import random_batches
 
 
 def quietly(function: Any) -> Any:
@@ -159,3 +160,35 @@ def test_what_no_file_can_hold_or_nobody_sets_today_is_left_as_it_is() -> None:
     put_collected(state, other, [Collects()])
     assert (other.held, hasattr(other, "gone")) == ([torch.ones(1)], False)
     assert not other.held[0].requires_grad
+
+
+def tree() -> dict[str, Any]:
+    """A tree whose children know their parent."""
+    root: dict[str, Any] = {"weight": 0.5, "children": []}
+    root["children"].append({"weight": 0.25, "parent": root})
+    return root
+
+
+class Tree(kit.Net):
+    """Holds one from the beginning, makes another in each epoch, and one in each step."""
+
+    def __init__(self, given: Any = None) -> None:
+        super().__init__()
+        self.held, self.begun, self.made = given or tree(), None, None
+
+    def on_train_epoch_start(self) -> None:
+        self.begun = tree()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        self.made = tree()
+        return super().training_step(batch, batch_idx)
+
+
+def test_what_holds_itself_costs_no_run(tmp_path: Path) -> None:
+    batches, path = (random_batches(4, 2, 4), random_batches(2, 2, 4)), tmp_path / "cut.ckpt"
+    kit.fit(Tree(tree()), *batches)
+    first = kit.trainer(kit.at_batch(1, lambda: first.save_checkpoint(path)))
+    first.fit(Tree(), *batches)
+    resumed = kit.trainer()
+    resumed.fit(module := Tree(), *batches, ckpt_path=path)
+    assert (resumed.global_step, module.held["children"][0]["parent"] is module.held) == (4, True)

@@ -342,6 +342,14 @@ def test_what_hooks_put_into_a_checkpoint(tmp_path: Path):
     assert loaded.scale.factor == 3.0
 
 
+def test_what_holds_itself_comes_back_so(tmp_path: Path):
+    chain: list[Any] = [1]
+    chain.append(chain)
+    path = saved(Keeps(chain), tmp_path)
+    (number, inner) = Keeps.load_from_checkpoint(path, weights_only=False).value
+    assert (number, inner[1] is inner) == (1, True)
+
+
 def test_one_object_in_two_places_is_one_again(tmp_path: Path):
     class Twice(BoringModel):
         def __init__(self, first: Any, second: Any) -> None:

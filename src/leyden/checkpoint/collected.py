@@ -16,7 +16,7 @@ from torch import Tensor
 from leyden.checkpoint.format import is_writable
 from leyden.checkpoint.places import marked, placed
 from leyden.data.reachable import has_attributes, is_users
-from leyden.tree import PLAIN, tree_map
+from leyden.tree import PLAIN, ends, tree_map
 
 HOOKS = ("on_train_epoch_start", "on_train_epoch_end", "training_epoch_end", "on_epoch_start", "on_epoch_end")
 _STACKED = "leyden: tensors of one shape"
@@ -92,6 +92,7 @@ def owners_of(module: Any, callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]
             yield f"{name} {counts[name]}", callback
 
 
+@ends
 def is_kept(value: Any) -> bool:
     kind = type(value)
     if kind is list or kind is tuple:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.checkpoint.plain_names import plain_name
 from leyden.data.reachable import has_attributes, is_users, own_attributes
-from leyden.tree import PLAIN, same_bits
+from leyden.tree import PLAIN, ends, same_bits
 
 MOST_ITEMS = 4096  # in a container: a longer one is a record of something
 _MOST_BYTES = 1 << 24  # of what was not there at the beginning, which a step may have left for somebody to look at
@@ -205,6 +205,7 @@ def is_followed(key: str, value: Any) -> bool:
     return is_number(value) or (kind is int and key.startswith("optimizer ")) or (kind in PLAIN and key.startswith(OBJECT))
 
 
+@ends
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a number with a fraction, a tensor without a graph, or an array, or holds such among plain values."""
     kind = type(value)

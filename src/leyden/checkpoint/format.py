@@ -16,6 +16,7 @@ import types
 import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,9 +34,11 @@ from leyden.checkpoint.single_values import (
 )
 from leyden.errors import CheckpointDamaged
 from leyden.hparams_attributes import AttributeDict
+from leyden.tree import ends
 
 _SAME = frozenset({bool, float, str, bytes, bytearray, complex, type(None), torch.dtype, torch.device, torch.Size, torch.layout})
 TRUSTED = ", or load it with weights_only=False, which runs code of the file: only where you trust it"
+_Decode = Callable[[Any], Any]
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, tuple, int, float, str, bool)}
 
 
@@ -92,8 +95,10 @@ def encode(value: Any, name: str = "", pickles: _Pickles | None = None) -> Any:
     return _Encoder(pickles).encode(value, name)
 
 
-def decode(plain: Any) -> Any:
+def decode(plain: Any, objects: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """What :func:`encode` was given. No module is imported and no code that the file names is run.
+
+    ``objects`` says what is to stand for what was written by its name and type, with a pickle besides.
 
     Dataclasses, enums and named tuples come back as their class where that is already imported, else as a dict, the
     enum's value, or a plain tuple. What cannot be rebuilt comes back as :class:`Unwritable`.
@@ -101,27 +106,27 @@ def decode(plain: Any) -> Any:
     kind = type(plain)
     if kind is dict:
         if MARK in plain:
-            return _decode_marked(plain)
-        new = {key: decode(value) for key, value in plain.items()}
+            return _decode_marked(plain, objects)
+        new = {key: decode(value, objects) for key, value in plain.items()}
         return new if any(new[key] is not plain[key] for key in new) else plain
     if kind is list or kind is tuple:
-        items = [decode(item) for item in plain]
+        items = [decode(item, objects) for item in plain]
         if all(a is b for a, b in zip(items, plain, strict=True)):
             return plain
         return items if kind is list else tuple(items)
     if kind is OrderedDict:
-        return with_values(plain, {key: decode(value) for key, value in plain.items()})
+        return with_values(plain, {key: decode(value, objects) for key, value in plain.items()})
     return plain
 
 
-def decode_file(plain: Any, name: str) -> Any:
+def decode_file(plain: Any, name: str, objects: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """As :func:`decode`, of what was read from the file that errors call ``name``.
 
     Raises:
         CheckpointDamaged: it says of itself what cannot be true, or is nested too deeply.
     """
     try:
-        return decode(plain)
+        return decode(plain, objects)
     except (Malformed, MemoryError) as error:
         raise CheckpointDamaged(f"The checkpoint {name} is damaged: {error}. Take another checkpoint.") from error
     except RecursionError:
@@ -138,6 +143,7 @@ def unwritable(plain: Any) -> list[tuple[str, str]]:
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
+@ends
 def is_writable(value: Any) -> bool:
     """Whether a file can hold ``value`` without pickle, and what comes out of it is of the same types."""
     if type(value) in (list, tuple):
@@ -277,13 +283,15 @@ _ENCODERS: list[tuple[Any, Callable[[Any], Any]]] = [
 """Asked in this order. An encoder may return None: not a value it can tell."""
 
 
-def _decode_marked(plain: dict[str, Any]) -> Any:
+def _decode_marked(plain: dict[str, Any], objects: Callable[[dict[str, Any]], Any] | None) -> Any:
     kind = plain[MARK]
     decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
     if decoder is None:  # written by a newer leyden
         return Unwritable("", f"leyden kind {kind!r}")
     try:
-        return decoder(plain)
+        if objects is not None and kind == "unwritable" and "pickle" in plain:
+            return objects(plain)
+        return decoder(plain, partial(decode, objects=objects))
     except (Malformed, RecursionError):
         raise
     except (
@@ -299,7 +307,7 @@ def _decode_marked(plain: dict[str, Any]) -> Any:
         return Unwritable("", f"leyden kind {kind!r}")
 
 
-def _decode_dataclass(plain: dict[str, Any]) -> Any:
+def _decode_dataclass(plain: dict[str, Any], decode: _Decode) -> Any:
     values = decode(plain["values"])
     kind = resolve(plain["of"])
     if kind is None or not dataclasses.is_dataclass(kind):
@@ -318,7 +326,7 @@ def _decode_dataclass(plain: dict[str, Any]) -> Any:
     return instance
 
 
-def _decode_namedtuple(plain: dict[str, Any]) -> Any:
+def _decode_namedtuple(plain: dict[str, Any], decode: _Decode) -> Any:
     values = tuple(decode(plain["values"]))
     kind = resolve(plain["of"])
     if kind is None or not issubclass(kind, tuple) or len(getattr(kind, "_fields", ())) != len(values):
@@ -326,14 +334,14 @@ def _decode_namedtuple(plain: dict[str, Any]) -> Any:
     return tuple.__new__(kind, values)
 
 
-def _decode_namespace(plain: dict[str, Any]) -> Any:
+def _decode_namespace(plain: dict[str, Any], decode: _Decode) -> Any:
     kind = types.SimpleNamespace if plain["of"] == "SimpleNamespace" else argparse.Namespace
     namespace = kind()
     vars(namespace).update(decode(plain["values"]))
     return namespace
 
 
-def _decode_omegaconf(plain: dict[str, Any]) -> Any:
+def _decode_omegaconf(plain: dict[str, Any], decode: _Decode) -> Any:
     values = decode(plain["values"])
     create = getattr(getattr(sys.modules.get("omegaconf"), "OmegaConf", None), "create", None)
     if create is not None:
@@ -341,34 +349,43 @@ def _decode_omegaconf(plain: dict[str, Any]) -> Any:
     return AttributeDict(values) if isinstance(values, dict) else values
 
 
-def _decode_items(plain: dict[str, Any]) -> list[tuple[Any, Any]]:
+def _decode_items(plain: dict[str, Any], decode: _Decode) -> list[tuple[Any, Any]]:
     return [(decode(key), decode(value)) for key, value in plain["items"]]
 
 
-def _decode_named(plain: dict[str, Any]) -> Any:
+def _decode_named(plain: dict[str, Any], decode: _Decode) -> Any:
     found = named(str(plain["of"]))
     return Unwritable("", str(plain["type"])) if found is None else found
 
 
-_DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    **SINGLE_DECODERS,
-    "attributes": lambda plain: AttributeDict(decode(plain["values"])),
+def _alone(decoder: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any], _Decode], Any]:
+    """The decoder of a value that holds no others."""
+    return lambda plain, decode: decoder(plain)
+
+
+def as_unwritable(plain: Mapping[str, Any]) -> Unwritable:
+    """What stands for a value of which a file says ``plain``."""
+    kept = {key: plain[key] for key in ("pickle", "tensors", "reason") if key in plain}
+    return Unwritable(plain["name"], plain["type"], kept=kept)
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any], _Decode], Any]] = {
+    **{kind: _alone(decoder) for kind, decoder in SINGLE_DECODERS.items()},
+    "attributes": lambda plain, decode: AttributeDict(decode(plain["values"])),
     "dataclass": _decode_dataclass,
-    "defaultdict": lambda plain: defaultdict(_FACTORIES.get(plain["factory"] or ""), decode(plain["values"])),
-    "deque": lambda plain: deque(decode(plain["items"]), plain["maxlen"]),
-    "dict": lambda plain: dict(_decode_items(plain)),
-    "frozenset": lambda plain: frozenset(decode(plain["items"])),
+    "defaultdict": lambda plain, decode: defaultdict(_FACTORIES.get(plain["factory"] or ""), decode(plain["values"])),
+    "deque": lambda plain, decode: deque(decode(plain["items"]), plain["maxlen"]),
+    "dict": lambda plain, decode: dict(_decode_items(plain, decode)),
+    "frozenset": lambda plain, decode: frozenset(decode(plain["items"])),
     "named": _decode_named,
     "namedtuple": _decode_namedtuple,
     "namespace": _decode_namespace,
     "omegaconf": _decode_omegaconf,
-    "ordered": lambda plain: OrderedDict(_decode_items(plain)),
-    "set": lambda plain: set(decode(plain["items"])),
-    "slice": lambda plain: slice(*decode(plain["items"])),
-    "state": lambda plain: StateOf("", str(plain["of"]), decode(plain["values"])),
-    "unwritable": lambda plain: Unwritable(
-        plain["name"], plain["type"], kept={key: plain[key] for key in ("pickle", "tensors", "reason") if key in plain}
-    ),
+    "ordered": lambda plain, decode: OrderedDict(_decode_items(plain, decode)),
+    "set": lambda plain, decode: set(decode(plain["items"])),
+    "slice": lambda plain, decode: slice(*decode(plain["items"])),
+    "state": lambda plain, decode: StateOf("", str(plain["of"]), decode(plain["values"])),
+    "unwritable": lambda plain, decode: as_unwritable(plain),
 }
 
 

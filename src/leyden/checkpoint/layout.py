@@ -7,7 +7,7 @@ from typing import Any
 
 from leyden.checkpoint.format import decode_file, unwritable
 from leyden.checkpoint.forms import check_forms
-from leyden.checkpoint.pickles import with_objects
+from leyden.checkpoint.pickles import Objects
 from leyden.errors import CheckpointForeign, LeydenWarning, warn_user
 from leyden.version import __version__
 
@@ -43,7 +43,7 @@ def verified(checkpoint: Any, path: str, weights_only: bool | None = None) -> di
         raise CheckpointForeign(
             f"{path} holds no checkpoint: it has no 'state_dict'. Expected a file that a Trainer wrote, or Lightning."
         )
-    decoded: dict[str, Any] = decode_file(with_objects(checkpoint, weights_only), repr(path))
+    decoded: dict[str, Any] = decode_file(checkpoint, repr(path), Objects(checkpoint, weights_only))
     ours = decoded.get(OURS)
     written = ours.get("format", 0) if isinstance(ours, Mapping) else 0
     if isinstance(ours, Mapping) and isinstance(written, int) and written > FORMAT:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import pickle
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -20,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch._weights_only_unpickler import _get_allowed_globals
 
-from leyden.checkpoint.format import with_values
+from leyden.checkpoint.format import as_unwritable
 from leyden.checkpoint.random_state import preserved_random_state
-from leyden.checkpoint.single_values import MARK
 
 _LARGEST = 64 << 20  # bytes of one object, its own tensors included: each checkpoint holds them once more
 _OURS = frozenset({"leyden", "optimizer_states", "lr_schedulers", "loops"})
@@ -134,39 +132,35 @@ class Pickles:
         return self._names
 
 
-def with_objects(checkpoint: Mapping[str, Any], weights_only: bool | None) -> Mapping[str, Any]:
-    """A checkpoint as it was read, with the objects in it that stood there as pickles.
+class Objects:
+    """Makes the objects again that stand in a checkpoint as pickles, each once.
 
     With ``weights_only=False`` all of them, which runs code of the file, and what cannot be made (a class is gone) says why.
     Else those whose class, and all that they are made of, is among :func:`torch.serialization.get_safe_globals`.
+
+    Args:
+        checkpoint: as it was read. Tensors of an object that are the module's are copies of those in its ``state_dict``.
     """
-    safe = {} if weights_only is False else _safe()
-    allowed = None if weights_only is False else {**_get_allowed_globals(), **safe}
-    weights = checkpoint.get("state_dict")
-    weights = weights if isinstance(weights, Mapping) else {}
-    made: dict[int, Any] = {}  # by the identity of what was read
 
-    def put(plain: Any) -> Any:
-        if isinstance(plain, dict):
-            if plain.get(MARK) == "unwritable" and "pickle" in plain:
-                if allowed is not None and plain["type"] not in safe:
-                    return plain
-                if id(plain["pickle"]) not in made:
-                    try:
-                        made[id(plain["pickle"])] = _Unpickler(plain["pickle"], plain["tensors"], weights, allowed).load()
-                    except Exception as error:  # each thing that is missing says it in its own way
-                        return plain if allowed is not None else {**plain, "reason": f"{type(error).__name__}: {error}"}
-                return made[id(plain["pickle"])]
-            if type(plain) in (dict, OrderedDict):
-                return with_values(plain, {key: put(value) for key, value in plain.items()})
-        if type(plain) in (list, tuple):
-            return type(plain)(put(item) for item in plain)
-        return plain
+    def __init__(self, checkpoint: Mapping[str, Any], weights_only: bool | None) -> None:
+        weights = checkpoint.get("state_dict")
+        self._weights = weights if isinstance(weights, Mapping) else {}
+        self._trusted = weights_only is False
+        self._made: dict[int, Any] = {}  # by the identity of the bytes that were read, which the checkpoint keeps
 
-    try:
-        return {name: part if name in _OURS else put(part) for name, part in checkpoint.items()}
-    except RecursionError:
-        return checkpoint  # nested too deeply, as decoding is going to say
+    def __call__(self, plain: Mapping[str, Any]) -> Any:
+        """The object of which a file says ``plain``; else :class:`~leyden.checkpoint.format.Unwritable`."""
+        if id(plain["pickle"]) not in self._made:
+            safe = {} if self._trusted else _safe()
+            if not self._trusted and plain["type"] not in safe:
+                return as_unwritable(plain)
+            allowed = None if self._trusted else {**_get_allowed_globals(), **safe}
+            try:
+                made = _Unpickler(plain["pickle"], plain["tensors"], self._weights, allowed).load()
+            except Exception as error:  # each thing that is missing says it in its own way
+                return as_unwritable({**plain, "reason": f"{type(error).__name__}: {error}"} if self._trusted else plain)
+            self._made[id(plain["pickle"])] = made
+        return self._made[id(plain["pickle"])]
 
 
 def _safe() -> dict[str, Any]:
