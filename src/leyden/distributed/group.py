@@ -19,6 +19,7 @@ from torch import Tensor
 from leyden.distributed.backends import serves, with_cpu
 from leyden.distributed.by_itself import Saves
 from leyden.distributed.environment import ClusterEnvironment
+from leyden.distributed.gloo_threads import rest_at_exit
 from leyden.distributed.last_words import is_echo, of_silence, say
 from leyden.distributed.launchers.lifeline import RUN_AGAIN, last_words, tie_to
 from leyden.distributed.launchers.verb import verb_of
@@ -142,6 +143,7 @@ class Group(Processes):
         Raises :class:`Unsupported` where a group of another size stands already.
         """
         rank_zero_only.rank = self.rank
+        rest_at_exit()
         if dist.is_initialized():
             if dist.get_world_size() != self.world:
                 raise Unsupported(
