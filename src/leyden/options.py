@@ -42,46 +42,30 @@ class Limits:
     fast_dev_run: int = 0  # batches; 0: off
 
     @classmethod
-    def read(
-        cls,
-        *,
-        max_epochs: Any,
-        min_epochs: Any,
-        max_steps: Any,
-        min_steps: Any,
-        max_time: Any,
-        limit_train_batches: Any,
-        limit_val_batches: Any,
-        limit_test_batches: Any,
-        limit_predict_batches: Any,
-        overfit_batches: Any,
-        fast_dev_run: Any,
-    ) -> Limits:
+    def read(cls, given: Mapping[str, Any]) -> Limits:
+        fast_dev_run, epochs_asked = given["fast_dev_run"], given["max_epochs"]
         if isinstance(fast_dev_run, bool):
             dev = int(fast_dev_run)
         else:
             dev = check_count("fast_dev_run", fast_dev_run, 0, "True, False, or a number of batches >= 0")
-        epochs_asked = max_epochs
-        if max_epochs is not None:
-            max_epochs = check_count("max_epochs", max_epochs, -1, "a number of epochs >= 0, -1 for no limit, or None")
-        if max_steps is not None:
-            max_steps = check_count("max_steps", max_steps, -1, "a number of steps >= 0, -1 for no limit, or None")
-        if max_steps == -1:
-            max_steps = None
-        if max_epochs == -1:
-            max_epochs = None
-        duration = read_duration("max_time", max_time)
+        most: dict[str, int | None] = {}
+        for unit in ("epochs", "steps"):
+            asked = given[f"max_{unit}"]
+            if asked is not None:
+                asked = check_count(f"max_{unit}", asked, -1, f"a number of {unit} >= 0, -1 for no limit, or None")
+            most[unit] = None if asked == -1 else asked
+        max_epochs, max_steps = most["epochs"], most["steps"]
+        duration = read_duration("max_time", given["max_time"])
         if duration is not None and duration < timedelta(0):
-            raise InvalidOption("max_time", max_time, "a duration that is not negative")
-        low_epochs = 0 if min_epochs is None else check_count("min_epochs", min_epochs, 0, "a number of epochs >= 0, or None")
-        low_steps = 0 if min_steps is None else check_count("min_steps", min_steps, 0, "a number of steps >= 0, or None")
+            raise InvalidOption("max_time", given["max_time"], "a duration that is not negative")
+        least = [0 if given[name] is None else given[name] for name in ("min_epochs", "min_steps")]
+        low_epochs = check_count("min_epochs", least[0], 0, "a number of epochs >= 0, or None")
+        low_steps = check_count("min_steps", least[1], 0, "a number of steps >= 0, or None")
         shares = {
-            "train": check_limit("limit_train_batches", limit_train_batches),
-            "val": check_limit("limit_val_batches", limit_val_batches),
-            "test": check_limit("limit_test_batches", limit_test_batches),
-            "predict": check_limit("limit_predict_batches", limit_predict_batches),
+            stage: check_limit(f"limit_{stage}_batches", given[f"limit_{stage}_batches"])
+            for stage in ("train", "val", "test", "predict")
         }
-        overfit = check_limit("overfit_batches", overfit_batches)
+        overfit = check_limit("overfit_batches", given["overfit_batches"])
         if overfit:
             shares["train"] = shares["val"] = overfit
         if dev:
@@ -118,7 +102,10 @@ class Validation:
     sanity_batches: int | None = 2  # None: all
 
     @classmethod
-    def read(cls, *, val_check_interval: Any, check_val_every_n_epoch: Any, num_sanity_val_steps: Any, dev: int) -> Validation:
+    def read(cls, given: Mapping[str, Any], dev: int) -> Validation:
+        val_check_interval, every, sanity = (
+            given[name] for name in ("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps")
+        )
         expected = (
             "a share of an epoch (a float from 0.0 to 1.0), a number of training batches (an int >= 1), "
             'or a time ("DD:HH:MM:SS", a timedelta, or a dict)'
@@ -140,7 +127,6 @@ class Validation:
             if duration <= timedelta(0):
                 raise InvalidOption("val_check_interval", val_check_interval, "a time longer than zero")
             interval = duration
-        every = check_val_every_n_epoch
         if every is not None:
             every = check_count("check_val_every_n_epoch", every, 1, "a number of epochs >= 1, or None")
         elif val_check_interval is None:
@@ -150,8 +136,9 @@ class Validation:
                 f"check_val_every_n_epoch=None counts batches across epochs, so val_check_interval must be a number of "
                 f"batches (an int) or a time, not {val_check_interval!r}."
             )
-        sanity = 2 if num_sanity_val_steps is None else num_sanity_val_steps
-        sanity = check_count("num_sanity_val_steps", sanity, -1, "a number of batches >= 0, or -1 for all")
+        sanity = check_count(
+            "num_sanity_val_steps", 2 if sanity is None else sanity, -1, "a number of batches >= 0, or -1 for all"
+        )
         if dev:
             return cls(sanity_batches=0)
         return cls(interval=interval, every_n_epochs=every, sanity_batches=None if sanity == -1 else sanity)
@@ -168,25 +155,19 @@ class Optimization:
     check_finite: bool = True
 
     @classmethod
-    def read(
-        cls,
-        *,
-        accumulate_grad_batches: Any,
-        gradient_clip_val: Any,
-        gradient_clip_algorithm: Any,
-        stop_on_nonfinite_loss: Any,
-    ) -> Optimization:
+    def read(cls, given: Mapping[str, Any]) -> Optimization:
+        asked, clip, algorithm = (
+            given[name] for name in ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+        )
         expected = "a number of batches >= 1, or a dict of them by the epoch (from 0) from which they hold"
         schedule = None
-        if isinstance(accumulate_grad_batches, Mapping):
-            schedule = check_accumulation("accumulate_grad_batches", accumulate_grad_batches)
+        if isinstance(asked, Mapping):
+            schedule = check_accumulation("accumulate_grad_batches", asked)
             accumulate = schedule.get(0, 1)
         else:
-            accumulate = check_count("accumulate_grad_batches", accumulate_grad_batches, 1, expected)
-        clip = gradient_clip_val
+            accumulate = check_count("accumulate_grad_batches", asked, 1, expected)
         if clip is not None:
             clip = check_number("gradient_clip_val", clip, "a positive number, or 0 or None for no clipping", 0)
-        algorithm = gradient_clip_algorithm
         if not isinstance(algorithm, str | None):
             raise InvalidType("gradient_clip_algorithm", algorithm, '"norm" or "value"')
         if algorithm is not None and str(algorithm).lower() not in ("norm", "value"):
@@ -196,7 +177,7 @@ class Optimization:
             schedule=schedule,
             clip_value=float(clip) if clip else None,
             clip_algorithm=None if algorithm is None else str(getattr(algorithm, "value", algorithm)).lower(),
-            check_finite=check_bool("stop_on_nonfinite_loss", stop_on_nonfinite_loss),
+            check_finite=check_bool("stop_on_nonfinite_loss", given["stop_on_nonfinite_loss"]),
         )
 
 
@@ -211,24 +192,17 @@ class Watching:
     autolog_hparams: bool = True
 
     @classmethod
-    def read(
-        cls,
-        *,
-        log_every_n_steps: Any,
-        enable_progress_bar: Any,
-        enable_model_summary: Any,
-        enable_checkpointing: Any,
-        enable_autolog_hparams: Any,
-        dev: int,
-    ) -> Watching:
-        every = 50 if log_every_n_steps is None else log_every_n_steps
+    def read(cls, given: Mapping[str, Any], dev: int) -> Watching:
+        every = 50 if given["log_every_n_steps"] is None else given["log_every_n_steps"]
         every = check_count("log_every_n_steps", every, 0, "a number of steps >= 1, or 0 to log no step")
+        names = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+        bar, summary, checkpointing = (given[name] is None or check_bool(name, given[name]) for name in names)
         return cls(
             log_every_n_steps=1 if dev else every,
-            progress_bar=True if enable_progress_bar is None else check_bool("enable_progress_bar", enable_progress_bar),
-            model_summary=True if enable_model_summary is None else check_bool("enable_model_summary", enable_model_summary),
-            checkpointing=True if enable_checkpointing is None else check_bool("enable_checkpointing", enable_checkpointing),
-            autolog_hparams=check_bool("enable_autolog_hparams", enable_autolog_hparams),
+            progress_bar=bar,
+            model_summary=summary,
+            checkpointing=checkpointing,
+            autolog_hparams=check_bool("enable_autolog_hparams", given["enable_autolog_hparams"]),
         )
 
 
@@ -246,33 +220,24 @@ class Behaviour:
     sync_batchnorm: bool = False
 
     @classmethod
-    def read(
-        cls,
-        *,
-        inference_mode: Any,
-        detect_anomaly: Any,
-        deterministic: Any,
-        benchmark: Any,
-        barebones: Any,
-        reload_dataloaders_every_n_epochs: Any,
-        use_distributed_sampler: Any,
-        sync_batchnorm: Any,
-    ) -> Behaviour:
+    def read(cls, given: Mapping[str, Any]) -> Behaviour:
+        def switch(name: str) -> bool:
+            return check_bool(name, given[name])
+
+        deterministic, every = given["deterministic"], "reload_dataloaders_every_n_epochs"
         if deterministic is not None and deterministic != "warn":
             deterministic = check_deterministic(deterministic)
         if deterministic:
             prepare_deterministic()
         return cls(
-            inference_mode=check_bool("inference_mode", inference_mode),
-            detect_anomaly=check_bool("detect_anomaly", detect_anomaly),
+            inference_mode=switch("inference_mode"),
+            detect_anomaly=switch("detect_anomaly"),
             deterministic=deterministic,
-            benchmark=None if benchmark is None else check_bool("benchmark", benchmark),
-            barebones=check_bool("barebones", barebones),
-            reload_every_n_epochs=check_count(
-                "reload_dataloaders_every_n_epochs", reload_dataloaders_every_n_epochs, 0, "a number of epochs >= 0"
-            ),
-            distributed_sampler=check_bool("use_distributed_sampler", use_distributed_sampler),
-            sync_batchnorm=check_bool("sync_batchnorm", sync_batchnorm),
+            benchmark=None if given["benchmark"] is None else switch("benchmark"),
+            barebones=switch("barebones"),
+            reload_every_n_epochs=check_count(every, given[every], 0, "a number of epochs >= 0"),
+            distributed_sampler=switch("use_distributed_sampler"),
+            sync_batchnorm=switch("sync_batchnorm"),
         )
 
 
@@ -309,6 +274,22 @@ class Options:
     behaviour: Behaviour
     default_root_dir: str
     crash_capsule: bool | str = True
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Options:
+        """Every keyword of the Trainer, checked, in its record."""
+        limits = Limits.read(given)
+        dev = limits.fast_dev_run
+        check_bool("suggest_integrations", given["suggest_integrations"])  # there are none
+        return cls(
+            limits=limits,
+            validation=Validation.read(given, dev),
+            optimization=Optimization.read(given),
+            watching=Watching.read(given, dev),
+            behaviour=Behaviour.read(given),
+            default_root_dir=cls.read_root(given["default_root_dir"]),
+            crash_capsule=cls.read_capsule(given["crash_capsule"]) and not given["barebones"] and given["crash_capsule"],
+        )
 
     @staticmethod
     def read_capsule(given: Any) -> bool | str:

@@ -36,7 +36,6 @@ from leyden.strategies.choose import Plugin, choose_strategy
 from leyden.trainer.checkpoints import choose_checkpoint
 from leyden.trainer.checks import check_fit, check_module, load_eval, require_predict, require_step, take_datamodule, validates
 from leyden.trainer.job import Job
-from leyden.trainer.keywords import read_options
 from leyden.trainer.lifecycle import Lifecycle
 from leyden.trainer.result import FitResult
 from leyden.types import ClipAlgorithm, PrecisionName, name_in_hooks
@@ -168,7 +167,7 @@ class Trainer(Lifecycle):
                 log_every_n_steps=0,
                 stop_on_nonfinite_loss=False,
             )
-        options = read_options(given)
+        options = Options.read(given)
         super().__init__(
             options=options,
             strategy=choose_strategy(
@@ -194,7 +193,7 @@ class Trainer(Lifecycle):
         """The options as the constructor would read them, were it given these too."""
         self.leyden_classic.keywords = {**(before := self.leyden_classic.keywords), **given}
         try:
-            return read_options(self.leyden_classic.keywords)
+            return Options.read(self.leyden_classic.keywords)
         except MisconfigurationException:
             self.leyden_classic.keywords = before
             raise
