@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leyden
+from leyden.by_position import fitted, positional_room
 from leyden.callback import Callback
 from leyden.errors import InvalidReturn, LeakedStopIteration, UnknownName
-from leyden.hooks import HOOK_NAMES, fitted, overrides, positional_room
+from leyden.hooks import HOOK_NAMES, overrides
 from leyden.module import LightningModule
 from leyden.resembling import one_edit_apart
 from leyden.spelling import not_a_hook

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from leyden.by_position import positional_room
 from leyden.callback import Callback
 from leyden.checked import check_bool, check_count, check_number
 from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.optimizer_states import names_of
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
 from leyden.errors import ConflictingOptions, InvalidType, MissingMethod, PossibleUserWarning
-from leyden.hooks import positional_room
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run

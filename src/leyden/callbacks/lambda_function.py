@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from leyden.by_position import tell_stage
 from leyden.callback import Callback
 from leyden.callbacks.older import older_hooks
 from leyden.errors import InvalidType
-from leyden.hooks import tell_stage
 from leyden.module import LightningModule
 from leyden.spelling import for_tests
 from leyden.state.run import Run

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from leyden.by_position import fitted
 from leyden.callback import Callback
 from leyden.classic.returned import log_epoch_end
 from leyden.errors import warn_user
-from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.state.run import Run
 from leyden.state.stage import PREDICT, TEST, TRAIN, VAL

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from leyden.by_position import positional_room
 from leyden.errors import ConflictingOptions, InvalidReturn
-from leyden.hooks import positional_room
 from leyden.loops.optimize import OPENED, STEPPED, Automatic
 from leyden.module import LightningModule
 from leyden.notices import notice

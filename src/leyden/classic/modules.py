@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from leyden.by_position import fitted
 from leyden.callback import Callback
 from leyden.classic.batch_iterator import steps_with_iterators
 from leyden.classic.epoch_ends import EPOCH_ENDS, OLDER_EPOCH_ENDS, EpochEnds
@@ -25,7 +26,7 @@ from leyden.classic.old_hooks import (
 from leyden.classic.ready_gradients import with_gradients_ready
 from leyden.classic.returned import Reader
 from leyden.classic.signatures import Order, hooks_as_then, number_of, steps_as_then
-from leyden.hooks import fitted, overrides
+from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.notices import notice
 from leyden.state.fit_state import Stepping

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from leyden.by_position import fitted
 from leyden.callback import Callback
 from leyden.errors import Unsupported
 from leyden.former import FormerCallbackHooks, FormerHooks, FormerModuleHooks
 from leyden.hook_facts import beyond_mixins, hooks_of
-from leyden.hooks import fitted
 from leyden.module import LightningModule
 from leyden.notices import notice
 from leyden.own_calls import hands_on

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from leyden.by_position import fitted, positional_room
 from leyden.callback import Callback
 from leyden.classic.epoch_ends import EpochEnds
 from leyden.errors import InvalidReturn
-from leyden.hooks import fitted, overrides, positional_room
+from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.notices import notice
 from leyden.older_calls import OPTIMIZERS_NUMBER

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from leyden.by_position import positional_room
 from leyden.data.reachable import make_normal
 from leyden.data.source import Source
 from leyden.errors import InvalidReturn
-from leyden.hooks import positional_room
 from leyden.loops.transfer import BatchTransfer
 from leyden.metrics.metrics import read_numbers
 from leyden.state.progress import Done, Progress

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from leyden.by_position import fitted
 from leyden.datamodule import LightningDataModule
-from leyden.hooks import fitted, overrides
+from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.state.progress import TRANSFER
 from leyden.state.run import Run

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from leyden.by_position import fitted
 from leyden.data.carried import unmoved
 from leyden.data.generators import generators_in, put_states
 from leyden.data.processed import processed
@@ -13,7 +14,7 @@ from leyden.data.share import ALONE, Share
 from leyden.data.source import Source
 from leyden.datamodule import LightningDataModule
 from leyden.errors import InvalidLoader, MissingMethod
-from leyden.hooks import fitted, overrides
+from leyden.hooks import overrides
 from leyden.module import LightningModule
 from leyden.options import Limits
 from leyden.state.stage import PREDICT, TRAIN, Stage

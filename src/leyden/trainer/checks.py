@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from leyden import classic
+from leyden.by_position import fitted
 from leyden.callback import Callback
 from leyden.checkpoint.plain_names import is_wrapper, unwrapped
 from leyden.datamodule import LightningDataModule
@@ -21,7 +22,7 @@ from leyden.errors import (
     PossibleUserWarning,
 )
 from leyden.hook_facts import hooks_of
-from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, fitted, overrides
+from leyden.hooks import HOOK_NAMES, MODULE_HOOKS, overrides
 from leyden.inspect.compiled import from_compiled
 from leyden.module import LightningModule
 from leyden.spelling import refuse_misspelt

@@ -12,6 +12,7 @@ import torch
 
 from leyden import classic
 from leyden.asked import take_asked
+from leyden.by_position import fitted, tell_stage
 from leyden.callback import Callback
 from leyden.callbacks.joining import each_of, lent_log
 from leyden.callbacks.requeue import requeue_of
@@ -27,7 +28,7 @@ from leyden.distributed.prepared import prepare
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import PRESSED_AGAIN, first_words, in_notebook, noted, say_at_once
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
-from leyden.hooks import Hooks, fitted, overrides, tell_stage
+from leyden.hooks import Hooks, overrides
 from leyden.hparams import as_plain, assigned_hparams
 from leyden.inspect.compiled import defer_logs
 from leyden.loggers.base import DummyLogger, Logger, keeps_place
