@@ -423,6 +423,23 @@ def test_hyper_parameters_that_contradict(tmp_path: Path) -> None:
         trainer(logger=CSVLogger(tmp_path)).fit(Sized(batch_size=3), datamodule=Tuned(batch_size=2))
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_hyper_parameters_of_several_numbers_contradict_by_their_values(kind: Any, tmp_path: Path) -> None:
+    class Weighed(BoringModel):
+        def __init__(self, weights: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    class WeighedData(BoringDataModule):
+        def __init__(self, weights: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    trainer(logger=CSVLogger(tmp_path)).fit(Weighed(kind([1.0, 2.0])), datamodule=WeighedData(kind([1.0, 2.0])))
+    with pytest.raises(ConflictingOptions, match=r"both save the hyper-parameters \['weights'\]"):
+        trainer(logger=CSVLogger(tmp_path)).fit(Weighed(kind([1.0, 2.0])), datamodule=WeighedData(kind([1.0, 3.0])))
+
+
 def test_hyper_parameters_need_not_be_logged(tmp_path: Path) -> None:
     class Silent(BoringDataModule):
         def __init__(self, batch_size: int = 9) -> None:

@@ -29,9 +29,10 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.signals import PRESSED_AGAIN, first_words, in_notebook, noted, say_at_once
 from leyden.errors import ConflictingOptions, LeakedStopIteration, MissingModel, TrainingTerminated
 from leyden.hooks import Hooks, overrides
-from leyden.hparams import as_plain, assigned_hparams
 from leyden.inspect.compiled import defer_logs
 from leyden.loggers.base import DummyLogger, Logger, keeps_place
+from leyden.loggers.logged_hparams import merged_hparams
+from leyden.loggers.places import take_places
 from leyden.loggers.undisturbed import undrawn_by
 from leyden.loops.optimize import optimization_of
 from leyden.metrics.metrics import Metrics
@@ -252,33 +253,6 @@ class Lifecycle(Run):
         with preserved_random_state():  # what hooks draw here, a run that goes on from the file does not
             return snapshot.take(self, weights_only)
 
-    def _start_loggers(self) -> None:
-        """Each logger takes its place. The first process chooses, and one exchange tells the others, however many there are."""
-        processes = self.strategy.processes
-        if processes.alone:
-            for logger in self.loggers:
-                self._start(logger)
-                if keeps_place(logger):
-                    logger.leyden_start()
-            return
-        loggers = [logger for logger in self.loggers if keeps_place(logger)]
-        chosen: list[Any] = []
-
-        def choose(own: Any) -> Any:
-            chosen.append(own)
-            return own
-
-        def follow(own: Any) -> Any:
-            return chosen.pop(0) if chosen else own
-
-        for part in loggers if processes.is_first else ():
-            self._start(part)
-            part.leyden_start(choose)
-        chosen = processes.broadcast(chosen)
-        for part in () if processes.is_first else loggers:
-            self._start(part)
-            part.leyden_start(follow)
-
     def _start(self, part: object) -> None:
         """Note that ``part`` is being set up, so that it will be torn down."""
         self._started.append(part)
@@ -333,7 +307,7 @@ class Lifecycle(Run):
                 for logger in filter(keeps_place, self.loggers) if request.checkpoint is None else ():
                     logger.leyden_start_over()
         self.strategy.leyden_connect(module)
-        self._start_loggers()
+        take_places(self.loggers, self.strategy.processes, self._start)
         if self.profiler.leyden_active:
             self._start(self.profiler)
             self.profiler.setup(str(fn), self.local_rank if self.world_size > 1 else None, self.log_dir)
@@ -417,19 +391,7 @@ class Lifecycle(Run):
     def _log_hyperparameters(self, module: LightningModule) -> None:
         if not self.loggers or self.fast_dev_run or not self.leyden_options.watching.autolog_hparams:
             return
-        merged: Any = {}
-        for owner in (self.datamodule, module):
-            if owner is None or not getattr(owner, "_log_hyperparams", True):
-                continue
-            initial = as_plain(owner.hparams_initial)
-            clashing = [key for key in initial if key in merged and not same_value(merged[key], initial[key])]
-            if clashing:
-                raise ConflictingOptions(
-                    f"The datamodule and the module both save the hyper-parameters {clashing}, with different values, and a "
-                    f"logger can keep one. Rename one, or save with logger=False."
-                )
-            assigned = assigned_hparams(owner)
-            merged = {**merged, **initial} if merged or assigned is None else assigned
+        merged = merged_hparams(self.datamodule, module)
         for logger in self.loggers:
             with undrawn_by(logger):
                 if merged not in ({}, None):
@@ -573,10 +535,3 @@ class Lifecycle(Run):
             window = schedule.get(epoch, window)
             total += -(-stop // window)
         return min(total, steps)
-
-
-def same_value(first: Any, second: Any) -> bool:
-    try:
-        return bool(first == second)
-    except (ValueError, RuntimeError):
-        return first is second
