@@ -380,7 +380,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
     @hook()
     def on_validation_model_train(self) -> None:
         """Puts every submodule back into the mode it had before validation."""
-        self.trainer.leyden_restore_modes()
+        self.trainer.leyden_modes.restore()
 
     @hook()
     def on_validation_model_zero_grad(self) -> None:
@@ -394,7 +394,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
     @hook()
     def on_test_model_train(self) -> None:
         """Puts every submodule back into the mode it had before testing."""
-        self.trainer.leyden_restore_modes()
+        self.trainer.leyden_modes.restore()
 
     @hook()
     def on_predict_model_eval(self) -> None:
@@ -404,7 +404,7 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
     @hook()
     def on_predict_model_train(self) -> None:
         """Puts every submodule back into the mode it had before predicting."""
-        self.trainer.leyden_restore_modes()
+        self.trainer.leyden_modes.restore()
 
     @hook()
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

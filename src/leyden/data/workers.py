@@ -1,10 +1,17 @@
-"""How many workers a loader may have."""
+"""A loader's worker processes: how many there may be, and what is heard when they end."""
 
 from __future__ import annotations
 
 import os
 
 from leyden.errors import InvalidOption
+
+MOST_WORKER_ERRORS = 64  # one for each worker that a signal ended, at the most
+
+
+def is_of_worker(error: RuntimeError) -> bool:
+    """Whether PyTorch says that a loader's worker process has ended."""
+    return "DataLoader worker" in str(error)
 
 
 def suggested_max_num_workers(local_world_size: int) -> int:

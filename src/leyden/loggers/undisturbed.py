@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from leyden.checkpoint.modes import Modes
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.generators import generators_in, kept
 from leyden.data.untouched import untouched
@@ -24,14 +25,13 @@ def undrawn_by(logger: Any) -> AbstractContextManager[None]:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """In eval mode and without gradients; afterwards random states, modes, buffers and attributes are what they were."""
-    modes = {module: module.training for module in model.modules()}
-    generators = generators_in(model)
+    modes, generators = Modes(), generators_in(model)
+    modes.keep(model)
     with untouched(model):
         try:
-            for module in modes:
+            for module in modes.before:
                 module.training = False
             with preserved_random_state(), kept(generators), torch.no_grad():
                 yield
         finally:
-            for module, mode in modes.items():
-                module.training = mode
+            modes.restore()

@@ -61,7 +61,9 @@ class Pass:
         self.rows_to_skip = (run.leyden_fit.evaluation_cut or {}).get("rows_to_skip", 0)
         if not progress.validating:
             at = Done.EVAL
-            run.leyden_keep_modes()  # a module that goes on in the middle had them kept, and put back out of the checkpoint
+            run.leyden_modes.keep(
+                run.lightning_module
+            )  # a module that goes on in the middle had them kept, and put back out of the checkpoint
             hooks.call_module(of_stage.model_eval)
             progress.loader = progress.evaluated = 0
             progress.done = Done.EVAL
@@ -85,7 +87,7 @@ class Pass:
         if run.leyden_options.behaviour.inference_mode and not run.leyden_fitting:
             make_normal(run.lightning_module)  # what it made in a forward and kept may be trained with later
         hooks.call_module(of_stage.model_train)
-        run.leyden_forget_modes()
+        run.leyden_modes.forget()
         return results
 
     def _refuse_required_index(self) -> None:

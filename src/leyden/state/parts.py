@@ -134,7 +134,7 @@ def put_own_random(run: Run, states: Any) -> None:
 # -- what state_dict() does not hold
 def take_drift(run: Run) -> dict[str, Any] | None:
     drift, module = run.leyden_fit.drift, run.lightning_module
-    return None if drift is None else {**drift.state_dict(module, run._modes), **drift.set_by_hooks(module)}
+    return None if drift is None else {**drift.state_dict(module, run.leyden_modes.before), **drift.set_by_hooks(module)}
 
 
 def put_drift(run: Run, state: Any) -> None:
@@ -255,7 +255,7 @@ def take_evaluation(run: Run) -> dict[str, Any] | None:
     return {
         "random": random_state(),
         "generators": take_generators(run),
-        "modes": run.leyden_modes_by_name(),
+        "modes": run.leyden_modes.by_name(run.lightning_module),
         "attributes": marked(lists_of(run.lightning_module), run.strategy.root_device),
         "data": None if source is None or not opened else source.state_dict(progress.loader, progress.evaluated + carried),
         "carried": carried,

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from leyden.asked import Changes, ChosenPath, ask
 from leyden.callback import Callback
 from leyden.checked import bare_optimizer, check_bool, check_count, check_number, check_path
+from leyden.checkpoint.modes import Modes
 from leyden.checkpoint.places import placed
 from leyden.checkpoint.random_state import preserved_random_state, random_state, set_random_state
+from leyden.data.workers import MOST_WORKER_ERRORS, is_of_worker
 from leyden.datamodule import LightningDataModule
 from leyden.distributed.rank_zero import rank_zero_print
 from leyden.distributed.same_tensors import gathered
@@ -45,13 +46,6 @@ from leyden.state.properties import Properties
 from leyden.state.stage import TrainerState
 from leyden.strategies.base import Strategy
 from leyden.types import ClipAlgorithm
-
-MOST_WORKER_ERRORS = 64  # one for each worker that a signal ended, at the most
-
-
-def is_of_worker(error: RuntimeError) -> bool:
-    """Whether PyTorch says that a loader's worker process has ended."""
-    return "DataLoader worker" in str(error)
 
 
 def as_returned(stage: str, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -98,7 +92,7 @@ class Run(Properties, ABC):
         self.leyden_goes_on = False  # whether the next fit of the same module goes on from where the last one ended
         self._verb_running = False
         self._asked_meanwhile: dict[str, Changes] = {}  # options that were set while a verb ran, for the next one
-        self._modes: dict[torch.nn.Module, bool] = {}  # before the evaluation that runs
+        self.leyden_modes = Modes()  # before the evaluation that runs
         self.leyden_fit = self.leyden_fresh_fit()
 
     def leyden_fresh_fit(self) -> FitState:
@@ -250,7 +244,7 @@ class Run(Properties, ABC):
             fit.evaluation_cut = resumed
             if resumed is not None and "random" in resumed:
                 set_random_state(resumed["random"])
-                self._put_modes(resumed["modes"])
+                self.leyden_modes.put(self.lightning_module, resumed["modes"])
                 for name, kept in resumed["attributes"].items():
                     if not getattr(self.lightning_module, name, None):
                         setattr(self.lightning_module, name, placed(kept, self.strategy.root_device))
@@ -271,7 +265,7 @@ class Run(Properties, ABC):
         module.trainer = self  # type: ignore[assignment]  # every Run that users meet is a Trainer
         if datamodule is not None:
             datamodule.trainer = self  # type: ignore[assignment]  # as above
-        self._modes = {}
+        self.leyden_modes.forget()
         self.leyden_fit.course.forget_signals()
 
     def leyden_begin_fit(self) -> None:
@@ -282,32 +276,6 @@ class Run(Properties, ABC):
             self.leyden_fit.course.note_signal(arrived)
         self.leyden_fit.losses.open_capsule()
         self.is_last_batch = False
-
-    def leyden_keep_modes(self) -> None:
-        """Remember which submodules are in train mode, until :meth:`restore_modes`."""
-        self._modes = {child: child.training for child in self.lightning_module.modules()}
-
-    def leyden_restore_modes(self) -> None:
-        """Put every submodule back into the mode it had at the last :meth:`keep_modes`."""
-        for child, mode in self._modes.items():
-            child.training = mode
-
-    def leyden_modes_by_name(self) -> dict[str, list[str]]:
-        """Which submodules are in train mode now, and which were before the evaluation that runs."""
-        names = {child: name for name, child in self.lightning_module.named_modules()}
-        return {
-            "now": [name for child, name in names.items() if child.training],
-            "before": [names[child] for child, mode in self._modes.items() if mode and child in names],
-        }
-
-    def _put_modes(self, modes: Mapping[str, list[str]]) -> None:
-        for name, child in self.lightning_module.named_modules():
-            self._modes[child] = name in modes["before"]
-            child.training = name in modes["now"]
-
-    def leyden_forget_modes(self) -> None:
-        """The evaluation is over, and the module in the modes that its hook left it in."""
-        self._modes = {}
 
     def leyden_log_row(self, row: Mapping[str, Any], step: int | None = None) -> None:
         """Send values to every logger.

@@ -222,7 +222,7 @@ class Lifecycle(Run):
     ) -> None:
         """Teardown and finalization of all that was started."""
         teardown = Teardown(failure)
-        teardown.call(self.leyden_restore_modes)
+        teardown.call(self.leyden_modes.restore)
         if "_toggled" in module.__dict__:
             teardown.call(module.untoggle_optimizer, None)
         if datamodule is not None and self._has_started(datamodule):
@@ -503,7 +503,7 @@ class Lifecycle(Run):
                     self.leyden_begin_fit()
                 if check:
                     check_verb(self, module, fn)
-                self.leyden_keep_modes()  # put back with the verb's other things: a fit begins in train mode
+                self.leyden_modes.keep(module)  # put back with the verb's other things: a fit begins in train mode
                 self._prepare(module, choose_checkpoint(self, None), None)
                 yield
         finally:
