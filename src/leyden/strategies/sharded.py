@@ -157,6 +157,15 @@ class ShardedStrategy(ParallelStrategy):
             unit.reshard()
 
     # -- a step
+    def _after_a_look(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """``step``, before which the strategy looks at what is trained by now."""
+
+        def looked(*args: Any) -> Any:
+            self.leyden_keep_up()
+            return step(*args)
+
+        return looked
+
     def leyden_route(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         module = self._module
         assert module is not None
@@ -173,7 +182,7 @@ class ShardedStrategy(ParallelStrategy):
             return step
         if name == "training_step":
             self.leyden_see_optimizers()
-            step = Watched(self, step)
+            step = self._after_a_look(step)
         if not self._units:
             return step
         if name == "training_step":
@@ -373,17 +382,6 @@ class ShardedStrategy(ParallelStrategy):
             for number, state in states.items()
         }
         optimizer.load_state_dict({**state_dict, "state": cut})
-
-
-class Watched:
-    """A step before which the strategy looks at what is trained by now."""
-
-    def __init__(self, strategy: ShardedStrategy, step: Callable[..., Any]) -> None:
-        self.strategy, self.step = strategy, step
-
-    def __call__(self, *args: Any) -> Any:
-        self.strategy.leyden_keep_up()
-        return self.step(*args)
 
 
 def _renewed(state: Any, new: Callable[[str, Any], Any]) -> dict[str, Any]:
