@@ -21,6 +21,7 @@ from leyden.spelling import exact_arguments
 from leyden.state.end import End
 from leyden.state.progress import Done
 from leyden.state.run import Run
+from leyden.strategies.shards import synchronise
 
 Pairs = Sequence[tuple[nn.Module, str]]
 _METHODS: dict[str, type[prune.BasePruningMethod]] = {
@@ -384,11 +385,19 @@ class ModelPruning(Callback):
         if self._prune_on_train_epoch_end:
             if not trainer.leyden_fit.progress.closed:
                 self.__before_end = _cloned(self.__take(all_of_them=True))
-            self._run_pruning(trainer.current_epoch)
+            self.__prune(trainer)
 
     def on_validation_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if trainer.leyden_fitting and not trainer.sanity_checking and not self._prune_on_train_epoch_end:
-            self._run_pruning(trainer.current_epoch)
+            self.__prune(trainer)
+
+    def __prune(self, trainer: Run) -> None:
+        """All processes go on with what the first one has drawn: which values are pruned, and new ones."""
+        self._run_pruning(trainer.current_epoch)
+        pairs = () if trainer.strategy.processes.alone else self._parameters_to_prune
+        pruned = [(module, name) for module, name in pairs if f"{name}_mask" in module._buffers]
+        parts = [getattr(module, part) for module, name in pruned for part in (f"{name}_orig", f"{name}_mask", name)]
+        synchronise(parts)
 
     def _run_pruning(self, current_epoch: int) -> None:
         wished = self._apply_pruning(current_epoch) if callable(self._apply_pruning) else self._apply_pruning
