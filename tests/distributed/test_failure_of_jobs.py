@@ -73,11 +73,14 @@ def test_of_a_first_process_that_is_gone_the_others_speak(tmp_path: Path) -> Non
     assert "process 1 was at train, epoch 0, step" in said
 
 
+@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
-def test_the_exit_code_is_that_of_a_signal_under_every_launcher(strategy: str, tmp_path: Path) -> None:
-    done = job(tmp_path, "--fault", "killed", "--strategy", strategy)
+def test_the_exit_code_is_that_of_a_signal_under_every_launcher(strategy: str, rank: int, tmp_path: Path) -> None:
+    done = job(tmp_path, "--fault", "killed", "--strategy", strategy, "--rank", str(rank))
     assert done.returncode == 137, done.stderr
-    assert "process 1 was ended: SIGKILL ended it" in done.stderr
+    said = [line for line in done.stderr.splitlines() if "rocess" in line]
+    assert said[0] == f"process {rank} of 2 was ended: SIGKILL ended it (the system does so when memory runs out)"
+    assert not any("SIGTERM" in line for line in done.stderr.splitlines()), "nobody was asked to end"
 
 
 def test_a_forked_process_that_leaves_is_named(tmp_path: Path) -> None:

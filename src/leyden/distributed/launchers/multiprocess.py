@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from leyden.distributed.processes import Body
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
-_GRACE = 5.0
-"""Seconds that processes have to end by themselves."""
+_GRACE, _GRACE_OF_SAVES = 40.0, 310.0
+"""Seconds that the others have once one has failed, or has obeyed a signal: more than their own watch gives them."""
+_AGREED = (EXIT_CODE, PRESSED_EXIT_CODE)
+"""What a process ends with that has obeyed a signal, as all do."""
 _RUNNING: list[Any] = []
 """The processes of the verb that runs."""
 _AT_ONCE = 1.0
@@ -112,7 +114,7 @@ class Multiprocess(Launcher):
         _RUNNING[:] = context.processes
         try:
             with _passed_on(context.processes, asked):
-                _let_end(context.processes)
+                _let_end(context, folder, asked)
                 while not context.join():
                     pass
         except mp.ProcessExitedException as error:  # type: ignore[attr-defined]  # as above
@@ -194,16 +196,36 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _let_end(processes: Sequence[Any]) -> None:
-    """Wait until one has failed, or all have ended. After one that obeyed a signal, as all do, the others have a while."""
-    until = float("inf")
-    while time.monotonic() < until and any(process.is_alive() for process in processes):
-        wait([process.sentinel for process in processes if process.is_alive()], min(1.0, until - time.monotonic()))
-        codes = [process.exitcode for process in processes]
-        if any(code not in (None, 0, EXIT_CODE, PRESSED_EXIT_CODE) for code in codes):
-            return
-        if until == float("inf") and any(codes):
-            until = time.monotonic() + _GRACE
+def _let_end(context: Any, folder: str, asked: Sequence[int]) -> None:
+    """Wait until all have ended: after the first that has not as it should, only for a while.
+
+    Of one that left no word it is said at once what ended it: the others will say that an exchange with it failed. Where it
+    was the first one they are ended too, because the store in which they could hear of it is gone.
+    """
+    until, alive = float("inf"), dict(context.sentinels)
+    while alive and time.monotonic() < until:
+        for sentinel in wait(list(alive), min(1.0, until - time.monotonic())):
+            rank = alive.pop(sentinel)
+            process = context.processes[rank]
+            process.join()  # it is a moment later that its exit code is known
+            if process.exitcode and until == float("inf"):
+                until = time.monotonic() + (_GRACE_OF_SAVES if process.exitcode in _AGREED else _GRACE)
+            if not asked and _is_silent(rank, process.exitcode, context, folder):
+                until = until if rank else 0.0
+                words = of_exit(rank, process.exitcode, "")
+                say(words.shown(len(context.processes)))
+                Path(folder, f"words {rank}").write_text(words.dumped())
+    for sentinel, rank in alive.items():
+        context.processes[rank].kill()
+        context.processes[rank].join()
+        del context.sentinels[sentinel]  # it is not the one that has failed
+
+
+def _is_silent(rank: int, code: int, context: Any, folder: str) -> bool:
+    """Whether ``code`` is all that is known of the end of a process that had begun, and of that of any other."""
+    raised = os.access(context.error_files[rank], os.R_OK)
+    began = Path(folder, f"began{rank}").exists()
+    return code not in (0, *_AGREED) and began and not raised and not _words_in(folder)
 
 
 @contextmanager
