@@ -42,6 +42,8 @@ class Faulty(BoringModel):
             self.fail()
         elif batch_idx == 2 and self.fault in ("skips", "brings more"):
             dist.all_reduce(torch.zeros(3))
+        elif batch_idx == 2 and self.fault == "interrupts everywhere":
+            raise KeyboardInterrupt
         return super().training_step(batch, batch_idx)
 
     def fail(self) -> None:
@@ -49,6 +51,8 @@ class Faulty(BoringModel):
             raise LookupError("no such thing")
         if self.fault == "exits":
             sys.exit(0)
+        if self.fault.startswith("interrupts"):
+            raise KeyboardInterrupt
         if self.fault == "is killed":
             os.kill(os.getpid(), signal.SIGKILL)
         while self.fault == "loops":
@@ -72,6 +76,8 @@ def faulty(fault: str, folder: str, hang_timeout: float) -> tuple[str, str, int 
     both = os.open(os.path.join(folder, "stderr"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(both, 2)
     watch.CROSSED = 0.5
+    if fault == "interrupts":
+        watch.GRACE = 0.5  # how long the others are waited for
     try:
         kit.trainer(devices=2, hang_timeout=hang_timeout).fit(Faulty(fault), random_batches(8), random_batches(2))
     except BaseException as error:
@@ -93,6 +99,7 @@ def ended(fault: str, folder: Path, hang_timeout: float = 100.0) -> tuple[list[A
         ("raises", "train, epoch 0, step 2, batch 2, in training_step", "LookupError", "no such thing"),
         ("raises at the end", "in on_train_end", "LookupError", "too late"),
         ("exits", "in training_step", "SystemExit", "sys.exit(0) was called"),
+        ("interrupts", "in training_step", "KeyboardInterrupt", "failed (train, epoch 0, step 2, batch 2, in training_step): "),
     ],
 )
 def test_the_others_name_who_failed_where_and_why(fault: str, place: str, kind: str, text: str, tmp_path: Path) -> None:
@@ -106,6 +113,12 @@ def test_the_others_name_who_failed_where_and_why(fault: str, place: str, kind: 
     assert head.startswith("process 1 of 2 ")
     assert place in head
     assert written.count("Traceback") == 1, "no echo beside it"
+
+
+def test_code_that_raises_keyboard_interrupt_on_all_processes_ends_training(tmp_path: Path) -> None:
+    outcomes, written = ended("interrupts everywhere", tmp_path)
+    assert outcomes == [("", "", None, 0)] * 2
+    assert written == ""
 
 
 def test_a_process_that_was_killed_is_named_by_its_silence(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.restarts import ATTEMPT
 from leyden.distributed.sharing import on_cpu, packed, unpacked
 from leyden.distributed.vigilance import Vigilance
-from leyden.distributed.watch import Watch, breaks, client_of, watched
+from leyden.distributed.watch import Watch, client_of, watched
 from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
 
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
@@ -204,8 +204,11 @@ class Group(Processes):
 
     def note_failure(self, error: BaseException) -> None:
         if self.watch is not None:
-            self.watch.failed(error)
-            self.failed_by = error if breaks(error) else None
+            self.failed_by = error if self.watch.failed(error) else None
+
+    @property
+    def has_failed_alone(self) -> bool:
+        return self.failed_by is not None
 
     def _refuse_if_failed(self) -> None:
         """The others are not there any more, or are elsewhere: an exchange would wait for ever."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from leyden.distributed.signals import PRESSED_AGAIN, PRESSED_EXIT_CODE
 from leyden.errors import ProcessFailed, TrainingTerminated
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -37,7 +38,7 @@ _ECHOES = (
         "DistNetworkError",
     ),
 )
-_CODES: dict[int, int] = {signal.SIGKILL: 137, signal.SIGTERM: 143}
+_CODES: dict[int, int] = {signal.SIGKILL: 137, signal.SIGTERM: 143, signal.SIGINT: PRESSED_EXIT_CODE}
 
 Kind = Literal["failed", "signal", "killed", "left", "hung"]
 
@@ -86,18 +87,19 @@ class LastWords:
         return ProcessFailed(f"This run cannot go on: {self.line}\n{self.trace}".rstrip(), self.rank, self.code)
 
 
-def of_error(rank: int, error: BaseException, place: str) -> LastWords:
-    """The words of a process that is ended by ``error``."""
+def of_error(rank: int, error: BaseException, place: str, alone: bool = True) -> LastWords:
+    """The words of a process that is ended by ``error``, which is its own ``alone`` or was raised by all of them."""
     if isinstance(error, TrainingTerminated):
         return LastWords(rank, "signal", str(error), place, code=143)
-    if isinstance(error, KeyboardInterrupt):
-        return LastWords(rank, "signal", "Ctrl-C", place)
+    pressed = isinstance(error, KeyboardInterrupt)
+    if pressed and (not alone or error.args == (PRESSED_AGAIN,)):
+        return LastWords(rank, "signal", str(error) or "Ctrl-C", place, code=PRESSED_EXIT_CODE)
     if isinstance(error, SystemExit):
         return LastWords(
             rank, "left", f"sys.exit({error.code!r}) was called", place, whole_traceback(error), code=_exit_code(error)
         )
     reason = "".join(traceback.format_exception_only(error)).strip()
-    return LastWords(rank, "failed", reason, place, whole_traceback(error))
+    return LastWords(rank, "failed", reason, place, whole_traceback(error), code=PRESSED_EXIT_CODE if pressed else 1)
 
 
 def of_exit(rank: int, code: int, place: str) -> LastWords:

@@ -112,6 +112,11 @@ class Processes(ABC):
         """Write the first process's ``tensor`` into those of the others, which have the same shape and type."""
         tensor.copy_(self.broadcast(tensor))
 
+    @property
+    def has_failed_alone(self) -> bool:
+        """Whether this process takes part in no further exchange, since the others have not ended as it has."""
+        return False
+
     def note_failure(self, error: BaseException) -> None:  # noqa: B027  # alone, nobody has to hear of it
         """A verb is being ended here by ``error``: the others hear of it before anything is torn down."""
 

@@ -26,7 +26,8 @@ from leyden.distributed.aborts import Abort
 from leyden.distributed.asking import STORE_TAKES, Asking
 from leyden.distributed.by_itself import Saves
 from leyden.distributed.last_words import LastWords, hook_of, is_echo, of_error, say, say_instead
-from leyden.distributed.signals import EXIT_CODE
+from leyden.distributed.signals import EXIT_CODE, PRESSED_AGAIN
+from leyden.distributed.unforeseen import all_alike
 from leyden.distributed.vigilance import Vigilance
 from leyden.errors import NonFiniteLoss, ProcessFailed, TrainingTerminated
 
@@ -65,6 +66,9 @@ class Whereabouts(Protocol):
 
     def unheard(self) -> int:
         """What a signal asks that was not obeyed yet: 1 to save and end the process, 2 to end the verb, 0 nothing."""
+
+    def obeys(self) -> bool:
+        """Whether a signal is obeyed that all processes hear of."""
 
     def hear(self, asked: int) -> None:
         """Another process, which needed not agree with this one, ends because of a signal that asked for this."""
@@ -124,14 +128,18 @@ class Watch:
         if self._handles_faults:
             faulthandler.disable()
 
-    def failed(self, error: BaseException) -> None:
-        """This process cannot go on: said before anything is torn down. What only echoes another's failure is not said."""
+    def failed(self, error: BaseException) -> bool:
+        """This process cannot go on: said before anything is torn down. What only echoes another's failure is not said.
+
+        Returns whether ``error`` is this process's alone, so that no exchange can work any more.
+        """
+        alone = self._is_alone_with(error)
         if self.error is not None or is_echo(error):
-            return
+            return alone
         self.error = error
         place = self.where.place()
         hook = hook_of(error)
-        words = of_error(self.rank, error, f"{place}, in {hook}" if hook and f"in {hook}" not in place else place)
+        words = of_error(self.rank, error, f"{place}, in {hook}" if hook and f"in {hook}" not in place else place, alone)
         if self.post(words) and words.kind != "signal":
             say(words.shown(self.world))
             say_instead(error, "", words.code if isinstance(error, SystemExit) else 1)
@@ -140,6 +148,16 @@ class Watch:
             first = self.first()
             same = first is not None and first.reason == words.reason
             say_instead(error, f"process {self.rank} failed too: {words.reason}\n" if same else words.shown(self.world), 1)
+        return alone
+
+    def _is_alone_with(self, error: BaseException) -> bool:
+        if not isinstance(error, KeyboardInterrupt) or self.where.obeys():
+            return not isinstance(error, _AGREED)
+        if self._here is None or error.args == (PRESSED_AGAIN,):
+            return True
+        with suppress(RuntimeError), self._lock:  # code of the user's raised it, perhaps to end training on all of them
+            return not all_alike(self._here, "interrupted", self.world, GRACE)
+        return True
 
     def post(self, words: LastWords) -> bool:
         """Leave ``words``; whether they are the first of all."""
@@ -403,11 +421,6 @@ def watched(group: Any, body: Any) -> Iterator[None]:
     finally:
         group.watch = None
         watch.stop()
-
-
-def breaks(error: BaseException) -> bool:
-    """Whether ``error`` is this process's alone, so that no exchange can work any more."""
-    return not isinstance(error, _AGREED)
 
 
 def client_of(name: str) -> Any:

@@ -147,6 +147,8 @@ class Lifecycle(Run):
         except KeyboardInterrupt as error:
             failure = None if fn is TrainerFn.FITTING and begun and error.args != (PRESSED_AGAIN,) else error
             self._tell_exception(error)
+            if self.strategy.processes.has_failed_alone:
+                failure = error  # code of the user's raised it here only
             if failure is not None:
                 raise
             self.print(f"Ctrl-C: training ends at step {self.leyden_fit.progress.step}. The weights are kept.")

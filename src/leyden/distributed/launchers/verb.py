@@ -46,6 +46,9 @@ class Verb:
         number = self.trainer.leyden_fit.course.signal
         return 0 if number is None else _INTERRUPT if number == signal.SIGINT else _TERMINATE
 
+    def obeys(self) -> bool:
+        return bool(self.trainer.leyden_fit.course.at_safe_place)
+
     def hear(self, asked: int) -> None:
         if not self.trainer.leyden_fitting:  # there all have agreed
             self._take_up(asked)
