@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from leyden.callback import Callback
+from leyden.checkpoint.modes import Modes
 from leyden.checkpoint.random_state import preserved_random_state
 from leyden.data.carried import unmoved
 from leyden.data.generators import generators_in, kept
@@ -42,7 +43,7 @@ from leyden.state.stage import PREDICT, RunningStage, Stage
 _HAVE_STATE = (Optimizer, LRScheduler, GradScaler)
 _SWAPPED = (
     *("leyden_fit", "leyden_metrics", "leyden_hooks", "leyden_loaders", "leyden_options"),
-    *("leyden_predicted", "_loggers", "callbacks", "profiler", "is_last_batch", "_modes"),
+    *("leyden_predicted", "_loggers", "callbacks", "profiler", "is_last_batch", "leyden_modes"),
 )
 """What a run has others of meanwhile."""
 
@@ -130,7 +131,7 @@ class Aside:
             _loggers=[DummyLogger() for _ in run.loggers],
             callbacks=listeners,
             profiler=PassThroughProfiler(),
-            _modes={},
+            leyden_modes=Modes(),
         )
         try:
             run.leyden_hooks = Hooks(run, listeners, module, None if hooks is None else hooks.instead)
