@@ -34,7 +34,17 @@ FILES = [
     ("trainer: {callbacks: [{class_path: EarlyStoping}]}", "Did you mean 'EarlyStopping'?"),
     ("trainer: {logger: {class_path: CVSLogger}}", "Did you mean 'CSVLogger'?"),
     ("trainer: [1]", "trainer: the Trainer's arguments by name are expected, and not [1]"),
+    ("model: 3", "model: the WideNet's arguments by name are expected, and not 3"),
+    ("model: null", "model: the WideNet's arguments by name are expected, and not None"),
+    ("data: true", "data: the Loads's arguments by name are expected, and not True"),
+    ("model: {encoder: {class_path: 3}}", "model.encoder.class_path=3 cannot be used: expected the import path of a class"),
+    ("model: {encoder: {class_path: DeepEncoder, init_args: 3}}", "model.encoder.init_args=3 cannot be used: expected the arg"),
+    ("trainer: {callbacks: [{class_path: Timer}, {class_path: [1]}]}", "trainer.callbacks[1].class_path=[1] cannot be used"),
+    ("optimizer: {class_path: SGD, init_args: null}", "optimizer.init_args=None cannot be used: expected the arguments of SGD"),
     ("model: [1", "Problems parsing config"),
+    ("", "it is empty"),
+    ("- 1", "keys and their values are expected, and not '- 1'"),
+    ("\x89PNG", "a configuration file has to be a text file"),
 ]
 
 
@@ -59,8 +69,11 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_in_a_file(capsys: pytest.CaptureFixture[str], own_folder: Path) -> None:
     for text, expected in FILES:
-        Path("run.yaml").write_text(text)
-        assert expected in refused(capsys, "--config=run.yaml"), text
+        Path("run.yaml").write_bytes(text.encode("latin-1"))
+        said = refused(capsys, "--config=run.yaml")
+        assert "error: run.yaml: " in said, text
+        assert expected in said, text
+    assert "a configuration file has to be a text file" in refused(capsys, "--model=run.yaml")
     assert "File does not exist" in refused(capsys, "--config=nowhere.yaml")
 
 
@@ -80,12 +93,28 @@ def test_in_a_file_for_a_subcommand(capsys: pytest.CaptureFixture[str], own_fold
     for text, words, expected in (
         ("modle: {widt: 3}", ("fit", "--config=run.yaml"), "Did you mean 'model.width'?"),
         ("fit: {trainer: {max_epoch: 3}}", ("--config=run.yaml", "fit"), "Did you mean 'trainer.max_epochs'?"),
+        ("fit: {model: 3}", ("--config=run.yaml", "fit"), "run.yaml: fit.model: the WideNet's arguments by name are expected"),
+        ("fit: 3", ("--config=run.yaml", "fit"), "run.yaml: fit: the arguments of fit by name are expected, and not 3"),
         ("fit: {model: {width: 3}}", ("fit", "--config=run.yaml"), "is said before it: --config FILE fit."),
     ):
         Path("run.yaml").write_text(text)
         with pytest.raises(SystemExit):
             OnlyFit(WideNet, args=list(words))
         assert expected in capsys.readouterr().err, text
+
+
+def test_in_a_dict_and_in_a_file_of_two(capsys: pytest.CaptureFixture[str], own_folder: Path) -> None:
+    for given, expected in (
+        ({"model": 3}, "model: the WideNet's arguments by name are expected, and not 3"),
+        ({"data": {"class_path": 3}}, "data.class_path=3 cannot be used"),
+    ):
+        with pytest.raises(SystemExit):
+            LightningCLI(WideNet, Loads, args=given, run=False)
+        assert expected in capsys.readouterr().err
+    Path("first.yaml").write_text("model: {width: 3}")
+    Path("second.yaml").write_text("modle: {width: 3}")
+    assert "error: second.yaml: Option 'modle.width'" in refused(capsys, "--config=second.yaml", "--config=first.yaml")
+    assert "error: Parser key" in refused(capsys, "--config=first.yaml", "--model.width=x"), "the word is not the file's"
 
 
 def test_what_a_constructor_refuses_is_said_in_its_own_words() -> None:

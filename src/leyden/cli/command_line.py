@@ -344,10 +344,7 @@ class LightningCLI:
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration; ``kwargs`` are arguments in place of those that it says."""
         callbacks = [self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys]
-        given = self._get(self.config_init, "trainer", default={})
-        if not isinstance(given, Mapping | Namespace):
-            self._parser(self.subcommand).error(f"trainer: the Trainer's arguments by name are expected, and not {given!r}.")
-        config = {**dict(given), **kwargs}
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         return self._instantiate_trainer(config, callbacks)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from leyden.cli.read_files import refuse_wrong_parts
 from leyden.errors import NotOffered, UnknownName, did_you_mean
 from leyden.not_offered import Absent
 
@@ -97,7 +98,10 @@ def translate_what_is_loaded(mode: str) -> None:
     @functools.wraps(load)
     def loaded(*args: Any, **kwargs: Any) -> Any:
         value = load(*args, **kwargs)
-        return translated(value) if reading.get() else value
+        if not reading.get():
+            return value
+        refuse_wrong_parts(value)
+        return translated(value)
 
     jsonargparse.set_loader(mode, loaded, (ValueError,) if mode == "json" else (yaml.YAMLError,))
     _wrapped.add(mode)

@@ -33,13 +33,13 @@ def nearest(parser: Any, message: str) -> str:
 def _for_options(parser: Any, words: str) -> str:
     said = []
     own = _options(parser)
-    of_subcommands = {option: name for name, sub in _subparsers(parser).items() for option in _options(sub)}
+    of_subcommands = {option: name for name, sub in subparsers(parser).items() for option in _options(sub)}
     for word in words.split():
         option = word.partition("=")[0]
         if not option.startswith("-"):
             continue
         if option in of_subcommands and option not in own:
-            said.append(f" {option} is an option of the subcommands: say it after {' or '.join(_subparsers(parser))}.")
+            said.append(f" {option} is an option of the subcommands: say it after {' or '.join(subparsers(parser))}.")
         else:
             near = did_you_mean(option, [*own, *of_subcommands])
             if not near and "." in option:  # an argument of a class that is named by another argument
@@ -66,25 +66,25 @@ def _for_argument(_: Any, path: str, name: str) -> str:
 def _for_group(parser: Any, group: str, name: str) -> str:
     keys = _keys(parser)
     inside = [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
-    for subparser in _subparsers(parser).values():
+    for subparser in subparsers(parser).values():
         inside += [key.removeprefix(f"{group}.") for key in _keys(subparser) if key.startswith(f"{group}.")]
     return did_you_mean(name, inside)
 
 
 def _for_key(parser: Any, key: str) -> str:
-    keys = [*_keys(parser), *(key for sub in _subparsers(parser).values() for key in _keys(sub))]
+    keys = [*_keys(parser), *(key for sub in subparsers(parser).values() for key in _keys(sub))]
     tops = list(dict.fromkeys(known.partition(".")[0] for known in keys))
-    return did_you_mean(key, [*keys, *tops]) or did_you_mean(key.partition(".")[0], [*_subparsers(parser), *tops])
+    return did_you_mean(key, [*keys, *tops]) or did_you_mean(key.partition(".")[0], [*subparsers(parser), *tops])
 
 
 def _for_subcommand(parser: Any, subcommand: str, key: str) -> str:
     if key.startswith(f"{subcommand}."):
         return f" A file with a part for each subcommand is said before it: --config FILE {subcommand}."
-    return _for_key(_subparsers(parser).get(subcommand, parser), key)
+    return _for_key(subparsers(parser).get(subcommand, parser), key)
 
 
 def _for_value(parser: Any, key: str, value: str) -> str:
-    for one in (parser, *_subparsers(parser).values()):
+    for one in (parser, *subparsers(parser).values()):
         for action in one._actions:
             if action.dest == key or key.endswith(f".{action.dest}"):
                 words = list(_words_of(getattr(action, "_typehint", None)))
@@ -93,7 +93,7 @@ def _for_value(parser: Any, key: str, value: str) -> str:
 
 
 def _for_choice(parser: Any, value: str) -> str:
-    return did_you_mean(value, _subparsers(parser))
+    return did_you_mean(value, subparsers(parser))
 
 
 _ANSWERS: tuple[tuple[re.Pattern[str], Any], ...] = (
@@ -108,7 +108,7 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Any], ...] = (
 )
 
 
-def _subparsers(parser: Any) -> dict[str, Any]:
+def subparsers(parser: Any) -> dict[str, Any]:
     for action in parser._actions:
         if isinstance(action.choices, dict):
             return dict(action.choices)

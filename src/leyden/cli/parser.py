@@ -14,7 +14,8 @@ from leyden.callback import Callback
 from leyden.cli.installed import ArgumentParser, Namespace, jsonargparse, require_jsonargparse
 from leyden.cli.lightning_paths import of_argument, of_text, reading, translate_what_is_loaded, translated
 from leyden.cli.makers import LRSchedulerTypeTuple
-from leyden.cli.nearest import nearest
+from leyden.cli.nearest import nearest, subparsers
+from leyden.cli.read_files import file_of, reading_file, reading_files, refuse_wrong_parts, remember_file
 from leyden.datamodule import LightningDataModule
 from leyden.errors import InvalidType, LeydenError
 from leyden.hparams_described import what_is_any_is_made
@@ -25,6 +26,8 @@ from leyden.trainer.trainer import Trainer
 ArgsType = list[str] | dict[str, Any] | Namespace | None
 """What a command line may be given as, from Python: its words, or a configuration."""
 
+_NO_KEYS = "Unexpected config: "  # how jsonargparse begins where a file holds no mapping
+_LONGEST = 80  # characters of a file that are shown
 _KINDS = (Trainer, LightningModule, LightningDataModule, Callback)
 
 
@@ -174,6 +177,27 @@ class LightningArgumentParser(ArgumentParser):
         with self.leyden_reading():
             return super().parse_string(*args, **kwargs)
 
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's, from a configuration file, which is named where something is wrong with it."""
+        with reading_file(path), self.leyden_reading():
+            read = super().parse_path(path, *args, **kwargs)
+        remember_file(path, read.keys())
+        return read
+
+    def _apply_actions(self, *args: Any, **kwargs: Any) -> Any:
+        applied = super()._apply_actions(*args, **kwargs)
+        for name in subparsers(self):
+            if kwargs.get("parent_key") is None and name in applied and not isinstance(applied[name], Namespace):
+                raise TypeError(f"{name}: the arguments of {name} by name are expected, and not {applied[name]!r}.")
+        return applied
+
+    def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        checked = super()._check_value_key(action, value, key, *args, **kwargs)
+        if type(action).__name__ == "_ActionConfigLoad" and not isinstance(checked, dict | Namespace):  # it takes anything
+            owner = getattr(getattr(action, "basetype", None), "__name__", "class")
+            raise TypeError(f"{key}: the {owner}'s arguments by name are expected, and not {checked!r}.")
+        return checked
+
     def parse_env(self, *args: Any, **kwargs: Any) -> Any:
         """As jsonargparse's, from environment variables."""
         with self.leyden_reading():
@@ -185,11 +209,14 @@ class LightningArgumentParser(ArgumentParser):
     @contextlib.contextmanager
     def leyden_reading(self) -> Iterator[None]:
         translate_what_is_loaded(self.parser_mode)
-        before = reading.set(True)
+        inside, before = reading.get(), reading.set(True)
         try:
-            yield
+            with contextlib.nullcontext() if inside else reading_files():
+                yield
         except LeydenError as error:
             self.error(str(error), error)
+        except UnicodeDecodeError as error:
+            self.error(f"a configuration file has to be a text file. {error}", error)
         finally:
             reading.reset(before)
 
@@ -224,6 +251,11 @@ class LightningArgumentParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, with the nearest right word where one is wrong, and exit with code 2 (or raise, as asked)."""
         said = "" if "Did you mean" in message else nearest(self, message).strip()
+        if message.startswith(_NO_KEYS):
+            found = message.removeprefix(_NO_KEYS).strip()
+            message = f"keys and their values are expected, and not {found[:_LONGEST]!r}." if found else "it is empty."
+        file = file_of(message)
+        message = message if file is None or message.startswith(file) else f"{file}: {message}"
         super().error(message if not said else f"{message.rstrip()}\n{said}", ex)
 
 
@@ -255,7 +287,10 @@ def _our_errors() -> Iterator[None]:
 
 
 def _translated_mapping(value: Any) -> Any:
-    return translated(value) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    refuse_wrong_parts(value)
+    return translated(value)
 
 
 def _in_todays_words(given: dict[str, Any]) -> dict[str, Any]:
