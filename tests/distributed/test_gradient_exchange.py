@@ -261,3 +261,43 @@ def backend_of(name: str | None) -> tuple[Any, str]:
 
 def test_the_backend_that_was_asked_for_is_taken() -> None:
     assert together(2, backend_of, "cpu:gloo")[0] == ("cpu:gloo", "cpu:gloo")
+
+
+class Heads(leyden.LightningModule):
+    """Two heads of one size, of which each process trains its own; the epoch ends inside a window, after three batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(2, 1, bias=False) for _ in range(2))
+        for each in self.parameters():
+            nn.init.zeros_(each)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 3 else None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return (1, 3)[self.global_rank] * self.heads[self.global_rank](batch[0]).sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 1.0)
+
+
+class SkippingHeads(Heads):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx == 2 and self.global_rank == 0 else super().training_step(batch, batch_idx)
+
+
+def of_an_unfilled_window() -> list[list[float]]:
+    found = []
+    for kind in (Heads, SkippingHeads):
+        module = kind()
+        loader = DataLoader(TensorDataset(torch.ones(12, 2)))
+        kit.trainer(devices=2, strategy="ddp_find_unused_parameters_true", accumulate_grad_batches=2).fit(module, loader)
+        found.append([float(each.weight[0, 0]) for each in module.heads])
+    return found
+
+
+def test_a_window_that_is_not_filled_averages_each_parameters_own_gradients() -> None:
+    first, second = together(2, of_an_unfilled_window)
+    # two windows of a mean gradient of half of 1 and of 3; where the first process skips all of the second, the other's alone
+    assert first == second == [[-1.0, -3.0], [-0.5, -4.5]]

@@ -344,12 +344,13 @@ class Automatic:
 
     def average_what_is_there(self) -> bool:
         """No batch's backward exchanges the gradients of a window that was not filled. Whether any process has some."""
-        trained = [] if self.optimizer is None else [each for group in self.optimizer.param_groups for each in group["params"]]
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        trained = [each for group in groups for each in group["params"] if each.requires_grad]
         average = self.run.strategy.leyden_average
         if self.skips is not None:
             self.contributed = self.skips.settle_unfilled(self.progress.window, self.contributed, trained, average)
         elif self.contributed:
-            average([each.grad for each in trained if each.grad is not None])
+            average(trained)
         return self.contributed > 0
 
     def step_with_what_is_there(self, index: int, at: int = OPENED) -> None:

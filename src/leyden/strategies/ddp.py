@@ -30,7 +30,7 @@ from leyden.strategies.known import Known
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
-from leyden.strategies.unowned import met
+from leyden.strategies.unowned import average_gradients, met
 
 __all__ = ["DDPStrategy"]
 _OURS = ("module", "device_ids")  # what is said by the Trainer
@@ -293,15 +293,11 @@ class DDPStrategy(ParallelStrategy):
         if zero is None and isinstance(wrapper, DistributedDataParallel) and wrapper.require_backward_grad_sync:
             # this batch's backward would have exchanged what its window has so far
             groups = [] if optimizer is None else optimizer.param_groups
-            self.leyden_average([each.grad for group in groups for each in group["params"] if each.grad is not None])
+            self.leyden_average([each for group in groups for each in group["params"] if each.requires_grad])
 
-    def leyden_average(self, gradients: Sequence[Tensor]) -> None:
-        if self.processes.alone or not gradients:
-            return
-        packed = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        parts = self.processes.all_reduce(packed).div_(self.processes.world).split([each.numel() for each in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+    def leyden_average(self, parameters: Sequence[Tensor]) -> None:
+        if not self.processes.alone:
+            average_gradients(self.processes, parameters)
 
     @property
     def leyden_exchanging(self) -> bool:

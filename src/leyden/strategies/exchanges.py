@@ -160,5 +160,5 @@ class Exchanges:
     def leyden_ended_early(self, epoch: int, batches: int) -> None:
         """The loader of this process has ended before its length, after so many batches."""
 
-    def leyden_average(self, gradients: Sequence[Tensor]) -> None:
-        """Make gradients that were computed without an exchange those of all processes, in place."""
+    def leyden_average(self, parameters: Sequence[Tensor]) -> None:
+        """Make the gradients of ``parameters``, which were computed without an exchange, those of all processes."""

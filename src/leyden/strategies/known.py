@@ -38,6 +38,6 @@ class Known:
         return [each for number, each in {**were, **now}.items() if (number in were) != (number in now)]
 
     def left_behind(self) -> list[Tensor]:
-        """Gradients of an open window that no other wrapper exchanges, since their parameters are frozen by now."""
+        """Those whose gradients of an open window no other wrapper exchanges, since they are frozen by now."""
         were = zip(self.parameters, self.trained, strict=True)
-        return [each.grad for each, trained in were if trained and not each.requires_grad and each.grad is not None]
+        return [each for each, trained in were if trained and not each.requires_grad]

@@ -251,7 +251,7 @@ class ShardedStrategy(ParallelStrategy):
             if found is not None:
                 yield parameter, found
 
-    def leyden_average(self, gradients: Sequence[Tensor]) -> None:
+    def leyden_average(self, parameters: Sequence[Tensor]) -> None:
         if self._unowned is not None:
             self._unowned.average()
         waiting = list(self._waiting())

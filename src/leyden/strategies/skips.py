@@ -79,12 +79,11 @@ class Skips:
     def settle_unfilled(
         self, batches: int, contributed: float, trained: Sequence[Tensor], average: Callable[[Sequence[Tensor]], None]
     ) -> float:
-        """As :meth:`settle`, where no backward has exchanged the gradients of ``trained``: ``average`` does it, with zeros where
-        no batch has given a loss."""
+        """As :meth:`settle`, where no backward has exchanged the gradients of ``trained``: ``average`` does it."""
         if not contributed:
             for parameter in trained:
-                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-        average([each.grad for each in trained if each.grad is not None])
+                parameter.grad = None  # of the window before
+        average(trained)
         return self.settle(batches, contributed)
 
 

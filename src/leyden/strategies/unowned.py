@@ -60,18 +60,25 @@ class Unowned:
     def average(self) -> None:
         """A backward is over: make its gradients those of all processes, with zeros where a process has none."""
         self.look()
-        trained = [each for each in self.parameters if each.requires_grad]
-        for kind in dict.fromkeys((each.dtype, each.device) for each in trained):
-            self._average([each for each in trained if (each.dtype, each.device) == kind])
+        average_gradients(self.processes, [each for each in self.parameters if each.requires_grad])
 
-    def _average(self, parameters: Sequence[Tensor]) -> None:
+
+def average_gradients(processes: Processes, parameters: Sequence[Tensor]) -> None:
+    """Make the gradients of ``parameters`` the mean over ``processes``, with zeros where one has none.
+
+    Where no process has one, there stays none, and the parameter is left out of the step.
+    """
+    for kind in dict.fromkeys((each.dtype, each.device) for each in parameters):
+        alike = [each for each in parameters if (each.dtype, each.device) == kind]
         with torch.no_grad():
-            has = parameters[0].new_tensor([each.grad is not None for each in parameters])
-            mine = [torch.zeros_like(each) if each.grad is None else each.grad.to_dense() for each in parameters]
-            packed = self.processes.all_reduce(torch.cat([has, *(each.reshape(-1) for each in mine)])) / self.processes.world
-            counts, *parts = packed.split([len(parameters), *(each.numel() for each in parameters)])
-            for parameter, count, part in zip(parameters, counts, parts, strict=True):
-                if parameter.grad is not None or count:  # else it is left out of the step on all
+            has = alike[0].new_tensor([each.grad is not None for each in alike])
+            mine = [torch.zeros_like(each) if each.grad is None else each.grad.to_dense() for each in alike]
+            packed = processes.all_reduce(torch.cat([has, *(each.reshape(-1) for each in mine)])) / processes.world
+            counts, *parts = packed.split([len(alike), *(each.numel() for each in alike)])
+            for parameter, count, part in zip(alike, counts, parts, strict=True):
+                if parameter.grad is not None and parameter.grad.layout is torch.strided:
+                    parameter.grad.copy_(part.view_as(parameter))  # an engine's buffer may be behind it
+                elif count:
                     parameter.grad = part.view_as(parameter)
 
 
