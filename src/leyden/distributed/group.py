@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.constants import default_pg_timeout
 
 from leyden.distributed.backends import serves, with_cpu
 from leyden.distributed.by_itself import Saves
@@ -23,6 +24,7 @@ from leyden.distributed.gloo_threads import rest_at_exit
 from leyden.distributed.last_words import is_echo, of_silence, say
 from leyden.distributed.launchers.lifeline import RUN_AGAIN, last_words, tie_to
 from leyden.distributed.launchers.verb import verb_of
+from leyden.distributed.meeting import meet
 from leyden.distributed.processes import Body, Processes
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.distributed.restarts import ATTEMPT
@@ -155,14 +157,21 @@ class Group(Processes):
             return
         backend = with_cpu(self.backend) or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         address, port = self.environment.main_address, self.environment.main_port
-        meeting: dict[str, Any] = {"init_method": f"tcp://{address}:{port}"}
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            tie_to(os.getppid(), watched=True)
-            if os.environ.get("GROUP_WORLD_SIZE") == "1":
-                meeting = {"store": self._store_of_this_attempt(address, port)}
         try:
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                meeting: dict[str, Any] = {"init_method": f"tcp://{address}:{port}"}
+                tie_to(os.getppid(), watched=True)
+                if os.environ.get("GROUP_WORLD_SIZE") == "1":
+                    meeting = {"store": self._store_of_this_attempt(address, port)}
+            else:
+                timeout = self.timeout or default_pg_timeout
+                meeting = {"store": meet(address, port, self.rank, self.world, self.vigilance.seconds, timeout)}
             dist.init_process_group(backend, rank=self.rank, world_size=self.world, timeout=self.timeout, **meeting)
         except RuntimeError as error:  # a DistNetworkError, but in torch 2.6
+            if self.rank and is_echo(error) and not isinstance(error, ProcessFailed):
+                raise ProcessFailed(
+                    f"Process 0 has given up, or is gone, before process {self.rank} could begin: it says why.", 0
+                ) from None
             if "EADDRINUSE" not in str(error):
                 raise
             raise ConflictingOptions(
@@ -189,7 +198,6 @@ class Group(Processes):
     def _store_of_this_attempt(self, address: str, port: int) -> Any:
         """torchrun's store, in which processes of a second attempt must not read the addresses of the first one's."""
         from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not declare them
-        from torch.distributed.constants import default_pg_timeout
 
         hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         store = TCPStore(
