@@ -85,11 +85,8 @@ class FitLoop:
             hint_before_training(run)
             train_epoch = run.profiler.leyden_around("run_training_epoch", self.train_epoch)
             run.leyden_metrics.open_epoch("train", progress.done > Done.CHECKED)
-            progress.show_next(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD)
-            try:
+            with progress.shown_ahead(progress.closed and Done.PLATEAUS <= progress.done < Done.EPOCH_TOLD):
                 hooks.emit(Callback.on_train_start)
-            finally:
-                progress.show_next(False)
             put_random_state(run)  # last: loaders and hooks may have drawn numbers until here
             hooks.heard = progress.cut_hook(self.fit.told_names)
             while not self.end.is_here():
@@ -215,9 +212,7 @@ class FitLoop:
         run, fit, course, progress = self.run, self.fit, self.fit.course, self.progress
         course.decide(progress.batches)
         if self.logs and progress.window == 0 and (self.log_due(progress.stepped_batches) or course.agreed & Wish.STOP):
-            row = run.leyden_metrics.step_row()
-            if row:
-                run.leyden_log_row(row)
+            run.leyden_log_row(run.leyden_metrics.step_row())
         if progress.batches >= fit.losses.due:
             fit.losses.check()
         fit.validation_follows = self.validation.is_due()
@@ -258,8 +253,7 @@ class FitLoop:
         """The epoch's values go to the loggers and into the history, and schedulers that wait for a metric get it."""
         run = self.run
         run.leyden_metrics.close()
-        if row := run.leyden_metrics.epoch_row():
-            run.leyden_log_row(row)
+        run.leyden_log_row(run.leyden_metrics.epoch_row())
         run.leyden_note_epoch()
 
     def step_epoch_plateaus(self) -> None:

@@ -184,10 +184,8 @@ class Pass:
         """Write the epoch's values."""
         metrics = self.run.leyden_metrics
         metrics.close()
-        if not self.run.sanity_checking:
-            row = metrics.epoch_row()
-            if row:
-                self._log_row(row)
+        if not self.run.sanity_checking and (row := metrics.epoch_row()):
+            self._log_row(row)
 
     def _results(self, loaders: int) -> list[dict[str, float]]:
         """The epoch's values as numbers, one dict a loader."""

@@ -58,14 +58,13 @@ def as_it_was_made(run: Run, stage: str) -> Iterator[None]:
 @contextmanager
 def shown_at(progress: Progress, epoch: int, step: int) -> Iterator[None]:
     """Who asks for the epoch or the step inside is told these."""
-    before = progress.epoch, progress.step, progress.done, progress.ahead
+    before = progress.epoch, progress.step, progress.done
     progress.epoch, progress.step, progress.done = epoch, step, Done.CHECKED
-    progress.show_next(False)
     try:
-        yield
+        with progress.shown_ahead(False):
+            yield
     finally:
-        progress.epoch, progress.step, progress.done, ahead = before
-        progress.show_next(ahead)
+        progress.epoch, progress.step, progress.done = before
 
 
 def take_made(run: Run) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from typing import Any
@@ -101,9 +102,17 @@ class Shown:
     __slots__ = ("ahead",)
     ahead: bool
 
-    def show_next(self, ahead: bool) -> None:
-        """Whether the running epoch is over but for its end, and to be shown as the next one."""
-        self.ahead = ahead
+    def __post_init__(self) -> None:
+        self.ahead = False
+
+    @contextmanager
+    def shown_ahead(self, ahead: bool) -> Iterator[None]:
+        """Whether, inside, the running epoch is over but for its end, and to be shown as the next one."""
+        before, self.ahead = self.ahead, ahead
+        try:
+            yield
+        finally:
+            self.ahead = before
 
 
 @dataclass(slots=True)
@@ -121,9 +130,6 @@ class Progress(Shown):
     evaluated: int = 0  # finished batches of that loader
     done: int = Done.NOTHING  # the newest point that was reached
     told: int = 0  # in a checkpoint: who was told already of the hook that comes next
-
-    def __post_init__(self) -> None:
-        self.show_next(False)
 
     @property
     def number(self) -> int:

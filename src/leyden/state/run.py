@@ -283,7 +283,7 @@ class Run(Properties, ABC):
         ``step`` is by default what the module logged under the name ``step``, else the number of the batch that last ended
         with a step; then the epoch stands beside the values.
         """
-        if not self.loggers or not self.is_global_zero:
+        if not row or not self.loggers or not self.is_global_zero:
             return
         if step is None and "step" in row:
             row = dict(row)
