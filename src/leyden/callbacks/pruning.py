@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from leyden.callback import Callback
+from leyden.callbacks import masks
 from leyden.callbacks.rewriting import PRUNES, is_built_late, refuse_beside
 from leyden.checked import check_bool, check_number
 from leyden.checkpoint.forms import usable
@@ -21,7 +22,6 @@ from leyden.spelling import exact_arguments
 from leyden.state.end import End
 from leyden.state.progress import Done
 from leyden.state.run import Run
-from leyden.strategies.shards import synchronise
 
 Pairs = Sequence[tuple[nn.Module, str]]
 _METHODS: dict[str, type[prune.BasePruningMethod]] = {
@@ -219,7 +219,7 @@ class ModelPruning(Callback):
         layers = [layer for layer in pl_module.modules() if not isinstance(layer, containers)]
         if not parameters_to_prune:
             names = parameter_names or ModelPruning.PARAMETER_NAMES
-            return [(layer, name) for name in names for layer in layers if _parameter(layer, name) is not None]
+            return [(layer, name) for name in names for layer in layers if masks.parameter_of(layer, name) is not None]
         if not isinstance(parameters_to_prune, list | tuple) or not all(map(_is_pair, parameters_to_prune)):
             raise InvalidType("parameters_to_prune", parameters_to_prune, f"{_PAIRS}, or none for all")
         for module, name in parameters_to_prune:
@@ -227,7 +227,7 @@ class ModelPruning(Callback):
                 raise InvalidOption(
                     "parameters_to_prune", (module, name), f"modules inside {type(pl_module).__name__}, which has no such one"
                 )
-            if _parameter(module, name) is None:
+            if masks.parameter_of(module, name) is None:
                 near = did_you_mean(name, [each for each, _ in module.named_parameters(recurse=False)])
                 raise InvalidOption(
                     "parameters_to_prune", (module, name), f"names of parameters: this module has no {name!r}", near.strip()
@@ -267,12 +267,12 @@ class ModelPruning(Callback):
             self._original_layers = {}
             for number, (module, name) in enumerate(pairs):
                 if id(module) not in self._original_layers:
-                    self._original_layers[id(module)] = {"data": _copied(module), "names": []}
+                    self._original_layers[id(module)] = {"data": masks.copied(module), "names": []}
                 self._original_layers[id(module)]["names"].append((number, name))
 
     def __check_room(self, amount: int | float) -> None:
         """Raise where there is less to prune than ``amount``, or not along the dimension that was asked for."""
-        tensors = [_parameter(module, name) for module, name in self._parameters_to_prune]
+        tensors = [masks.parameter_of(module, name) for module, name in self._parameters_to_prune]
         sizes = [0 if tensor is None else tensor.numel() for tensor in tensors]
         most, of = (
             (sum(sizes), "parameters") if self._use_global_unstructured else (min(sizes), "values of the smallest parameter")
@@ -310,29 +310,28 @@ class ModelPruning(Callback):
             self.__before_end = wanted["before_end"]
             self.__permanent = dict(wanted["pruned"]) if wanted["permanent"] else None
             if self.__permanent is None:
-                self.__put(wanted["pruned"])
+                masks.put(self.__targets(), wanted["pruned"])
                 self.__seen = {name: kept["seen"] for name, kept in wanted["pruned"].items() if kept.get("seen") is not None}
         self.__wanted = None
 
     def on_train_start(self, trainer: Run, pl_module: LightningModule) -> None:
         """A run that goes on where a limit was raised: what its end has done is undone."""
         if self.__permanent is not None and trainer.leyden_fit.progress.done < Done.EPOCH_TOLD:
-            self.__put(self.__permanent)
+            masks.put(self.__targets(), self.__permanent)
             self.__permanent = None
         before, self.__before_end = self.__before_end, None
         if before is not None and not End(trainer).is_cut():
-            self.__put(before)
-        for number, (module, name) in enumerate(self._parameters_to_prune):
-            seen = self.__seen.get(self.__named(number))
-            if seen is None:
-                _recompute(module, name)
-            elif f"{name}_mask" in module._buffers:
-                setattr(module, name, seen.to(getattr(module, name).device))
+            masks.put(self.__targets(), before)
+        masks.go_on_with(self.__targets(), self.__seen)
         self.__wanted, self.__seen = None, {}
 
     def __named(self, number: int) -> str:
         assert self.__names is not None
         return self.__names[number]
+
+    def __targets(self) -> dict[str, masks.Pair]:
+        """What is pruned, by its name in the whole module."""
+        return {} if self.__names is None else dict(zip(self.__names, self._parameters_to_prune, strict=True))
 
     def __originals(self) -> Iterator[tuple[nn.Module, int, str]]:
         """The layers as they were, the number of each of their parameters to prune, and its name in them."""
@@ -340,51 +339,11 @@ class ModelPruning(Callback):
             for number, name in each["names"]:
                 yield each["data"], number, name
 
-    # -- masks and parameters, taken and put
-    def __take(self, all_of_them: bool = False) -> dict[str, Any]:
-        """The mask and the values of each pruned parameter, by its name; ``None`` for the mask of one that is not pruned.
-
-        PyTorch decides what to prune by what the last forward computed with: where a step was taken since, that is taken too.
-        """
-        taken = {}
-        for number, (module, name) in enumerate(self._parameters_to_prune):
-            tensor, mask = _parameter(module, name), module._buffers.get(f"{name}_mask")
-            if tensor is not None and (mask is not None or all_of_them):
-                seen = None if mask is None else getattr(module, name).detach()
-                stale = seen is not None and not torch.equal(seen, mask.to(tensor.dtype) * tensor.detach())
-                kept = self.__seen.get(self.__named(number))  # a file's, where no training has begun
-                taken[self.__named(number)] = {
-                    "mask": mask,
-                    "orig": tensor.detach(),
-                    "seen": (seen if stale else None) if kept is None else kept,
-                }
-        return taken
-
-    def __put(self, taken: Mapping[str, Any]) -> None:
-        for number, (module, name) in enumerate(self._parameters_to_prune):
-            kept = taken.get(self.__named(number))
-            if kept is None:
-                continue
-            if kept["mask"] is None:
-                if f"{name}_mask" in module._buffers:
-                    prune.remove(module, name)
-            elif f"{name}_mask" not in module._buffers:
-                tensor = _parameter(module, name)
-                assert tensor is not None
-                mask = kept["mask"].to(tensor.device)
-                prune.custom_from_mask(module, name, mask)
-            else:
-                module._buffers[f"{name}_mask"].data.copy_(kept["mask"])
-            tensor = _parameter(module, name)
-            if kept["orig"] is not None and tensor is not None:
-                tensor.data.copy_(kept["orig"])
-            _recompute(module, name)
-
     # -- pruning
     def on_train_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if self._prune_on_train_epoch_end:
             if not trainer.leyden_fit.progress.closed:
-                self.__before_end = _cloned(self.__take(all_of_them=True))
+                self.__before_end = masks.cloned(masks.taken(self.__targets(), self.__seen, all_of_them=True))
             self.__prune(trainer)
 
     def on_validation_epoch_end(self, trainer: Run, pl_module: LightningModule) -> None:
@@ -392,12 +351,9 @@ class ModelPruning(Callback):
             self.__prune(trainer)
 
     def __prune(self, trainer: Run) -> None:
-        """All processes go on with what the first one has drawn: which values are pruned, and new ones."""
         self._run_pruning(trainer.current_epoch)
-        pairs = () if trainer.strategy.processes.alone else self._parameters_to_prune
-        pruned = [(module, name) for module, name in pairs if f"{name}_mask" in module._buffers]
-        parts = [getattr(module, part) for module, name in pruned for part in (f"{name}_orig", f"{name}_mask", name)]
-        synchronise(parts)
+        if not trainer.strategy.processes.alone:
+            masks.make_one(self._parameters_to_prune)
 
     def _run_pruning(self, current_epoch: int) -> None:
         wished = self._apply_pruning(current_epoch) if callable(self._apply_pruning) else self._apply_pruning
@@ -414,7 +370,7 @@ class ModelPruning(Callback):
     def apply_pruning(self, amount: int | float) -> None:
         """Prune so much of the parameters now."""
         self.__check_room(amount)
-        before = self.__counts() if self._verbose else []
+        before = masks.counts(self._parameters_to_prune) if self._verbose else []
         try:
             if self._use_global_unstructured:
                 takes = inspect.signature(self.pruning_fn).parameters
@@ -429,15 +385,8 @@ class ModelPruning(Callback):
         if self._verbose:
             self.__log(before, amount)
 
-    def __counts(self) -> list[tuple[int, int]]:
-        """Of each parameter: how many of its values are pruned, and how many there are. Waits for the device."""
-        masks = [module._buffers.get(f"{name}_mask") for module, name in self._parameters_to_prune]
-        tensors = [_parameter(module, name) for module, name in self._parameters_to_prune]
-        sizes = [0 if tensor is None else tensor.numel() for tensor in tensors]
-        return [(0 if mask is None else int((mask == 0).sum()), size) for mask, size in zip(masks, sizes, strict=True)]
-
     def __log(self, before: list[tuple[int, int]], amount: int | float) -> None:
-        after, method = self.__counts(), self._pruning_method_name
+        after, method = masks.counts(self._parameters_to_prune), self._pruning_method_name
         total = sum(size for _, size in after)
         then, now = (sum(zeros for zeros, _ in counts) for counts in (before, after))
         rank_zero_info(f"{method} (amount {amount}): {now} of {total} values are pruned ({now / total:.2%}), before {then}.")
@@ -453,29 +402,26 @@ class ModelPruning(Callback):
                 layer = deepcopy(layer)  # what it was like is kept
                 layer.reset_parameters()
             for number, name in each["names"]:
-                target = _parameter(*self._parameters_to_prune[number])
+                target = masks.parameter_of(*self._parameters_to_prune[number])
                 if target is not None:
                     target.data.copy_(getattr(layer, name).data)
 
     def make_pruning_permanent(self, module: nn.Module) -> None:
         """Make every pruned parameter in ``module`` an ordinary one again, with its zeros."""
-        for each in module.modules():
-            hooks = [hook for hook in each._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]
-            for hook in hooks:
-                prune.remove(each, hook._tensor_name)
+        masks.make_ordinary(module)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
         if self._make_pruning_permanent:
             for each in trainer.callbacks:
                 if isinstance(each, ModelPruning) and each.__permanent is None:  # their masks go with ours
-                    each.__permanent = _cloned(each.__take())
+                    each.__permanent = masks.cloned(masks.taken(each.__targets(), each.__seen))
             self.make_pruning_permanent(pl_module)
 
     # -- kept
     def state_dict(self) -> dict[str, Any]:
         pruned = self.__permanent
         if pruned is None:
-            taken = {} if self.__names is None else self.__take()
+            taken = masks.taken(self.__targets(), self.__seen)
             # masks and parameters stand in the module's own state, where that is not made an ordinary one
             pruned = taken if self._make_pruning_permanent else {name: {**kept, "orig": None} for name, kept in taken.items()}
         return {
@@ -493,7 +439,7 @@ class ModelPruning(Callback):
 
     def leyden_put_weights(self, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._make_pruning_permanent:
-            checkpoint["state_dict"] = _as_ordinary(checkpoint["state_dict"])
+            checkpoint["state_dict"] = masks.as_ordinary(checkpoint["state_dict"])
 
 
 def _switch(name: str, given: Any) -> Any:
@@ -511,44 +457,5 @@ def _is_pair(given: Any) -> bool:
     return isinstance(given, list | tuple) and len(given) == 2 and isinstance(given[0], nn.Module) and isinstance(given[1], str)
 
 
-def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    """The parameter itself, also where it is pruned."""
-    found = module._parameters.get(f"{name}_orig") if f"{name}_mask" in module._buffers else module._parameters.get(name)
-    return found if isinstance(found, nn.Parameter) else None
-
-
 def _rank(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.dim()
-
-
-def _recompute(module: nn.Module, name: str) -> None:
-    """What the module computes with, of a parameter and a mask that have changed."""
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
-            setattr(module, name, hook.apply_mask(module))
-
-
-def _copied(layer: nn.Module) -> nn.Module:
-    for hook in layer._forward_pre_hooks.values():
-        if isinstance(hook, prune.BasePruningMethod):  # what it computed has a graph, which cannot be copied
-            setattr(layer, hook._tensor_name, getattr(layer, hook._tensor_name).detach())
-    return deepcopy(layer)
-
-
-def _cloned(taken: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: {part: None if value is None else value.clone() for part, value in kept.items()} for name, kept in taken.items()
-    }
-
-
-def _as_ordinary(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A pruned module's ``state_dict``, as it is once pruning is permanent; on the CPU."""
-    made: dict[str, Any] = {}
-    for name, value in state.items():
-        base = name.removesuffix("_orig").removesuffix("_mask")
-        mask, original = state.get(f"{base}_mask"), state.get(f"{base}_orig")
-        if name != base and mask is not None and original is not None:
-            made[base] = (mask.to(original.dtype) * original).cpu()
-        else:
-            made[name] = value.cpu() if isinstance(value, Tensor) else value
-    return made
