@@ -185,6 +185,33 @@ def test_inputs_to_check_a_trace_with_are_examples(given: Any, error: type[Excep
     Two().to_torchscript(method="trace", example_inputs=(X, SHIFT), check_inputs=[(X, SHIFT)])
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"input_names": 3}, "input_names=3 cannot be used: expected a list"),
+        ({"input_names": "x"}, "input_names='x' cannot be used: expected a list of names"),
+        ({"output_names": [3]}, r"output_names=\[3\] cannot be used: expected a list of names"),
+        ({"opset_version": "18"}, "opset_version='18' cannot be used: expected the number of an opset"),
+        ({"dynamic_axes": 3}, "dynamic_axes=3 cannot be used: expected a dict"),
+        ({"dynamic_shapes": 3}, "dynamic_shapes=3 cannot be used"),
+        ({"kwargs": 3}, "kwargs=3 cannot be used: expected a dict"),
+        ({"dynamo": "no"}, "dynamo='no' cannot be used: expected True or False"),
+    ],
+)
+def test_what_torch_s_exporter_has_no_use_for_is_named_before_the_work(given: Any, says: str) -> None:
+    with pytest.raises(InvalidType, match=says):
+        Two().to_onnx(io.BytesIO(), (X, SHIFT), **given)
+
+
+def test_what_torch_s_other_ways_have_no_use_for_is_named(tmp_path: Path) -> None:
+    for given in ({"strict": "no"}, {"check_tolerance": "x"}, {"check_trace": "x"}):
+        with pytest.raises(InvalidType, match=f"{next(iter(given))}=.* cannot be used"):
+            Two().to_torchscript(method="trace", example_inputs=(X, SHIFT), **given)
+    for given in ({"strict": "no"}, {"dynamic_shapes": "x"}):
+        with pytest.raises(InvalidType, match=f"{next(iter(given))}=.* cannot be used"):
+            to_exported_program(Two(), tmp_path / "a.pt2", (X, SHIFT), **given)
+
+
 def test_onnx_files_take_other_batch_sizes_and_the_exporter_of_old(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     module = Net()

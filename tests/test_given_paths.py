@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import kit
@@ -15,7 +15,7 @@ import torch
 import leyden
 from leyden.callbacks import ModelCheckpoint, OnExceptionCheckpoint, SpikeDetection
 from leyden.callbacks.spike import TrainingSpikeException
-from leyden.checkpoint.files import TorchCheckpointIO
+from leyden.checkpoint.files import CheckpointIO, TorchCheckpointIO
 from leyden.cli import LightningCLI
 from leyden.cli.console import main as command
 from leyden.demos.transformer import WikiText2
@@ -156,6 +156,27 @@ def test_an_url_that_cannot_be_reached_is_named_before_the_first_step(door: str,
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(MissingPackage, match="pip install s3fs"):
         GIVEN[door]("s3://a/b")
+
+
+def test_an_url_of_its_own_is_a_checkpoint_io_s_affair(home: Path) -> None:
+    class Mine(CheckpointIO):
+        held: ClassVar[dict[str, Any]] = {}
+
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            self.held[str(path)] = checkpoint
+
+        def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+            return dict(self.held[str(path)])
+
+        def remove_checkpoint(self, path: Any) -> None:
+            del self.held[str(path)]
+
+    for steps in (1, 2):
+        best = ModelCheckpoint("nowhere://a/b", save_last=True, every_n_train_steps=1)
+        trainer = kit.trainer(best, max_steps=steps, limit_val_batches=0, plugins=[Mine()], enable_checkpointing=True)
+        trainer.fit(BoringModel(), ckpt_path="nowhere://a/b/last.ckpt" if steps == 2 else None)
+        assert trainer.global_step == steps
+    assert sorted(Mine.held) == ["nowhere://a/b/epoch=0-step=2.ckpt", "nowhere://a/b/last.ckpt"]
 
 
 @pytest.mark.parametrize("door", [door for door in GIVEN if door != "get_filesystem"])

@@ -403,6 +403,8 @@ def test_log_dict_joins_nested_names() -> None:
         (lambda module: module.log_dict([1.0]), "log_dict needs a mapping of names to values, and got list"),
         (lambda module: module.log_dict({1: 1.0}), "A metric's name must be a string, and 1 is int"),
         (lambda module: module.log(1, 1.0), "a metric's name must be a string, and this is int"),
+        (lambda module: module.log("", 1.0), "a metric needs a name"),
+        (lambda module: module.log_dict({"": 1.0}), "a metric needs a name"),
         (lambda module: module.log("a/dataloader_idx_0", 1.0), "the part '/dataloader_idx_' is added by the trainer"),
         (lambda module: module.log("a", 1.0, on_step=False, on_epoch=False), "would log nothing"),
         (lambda module: module.log("a", 1.0, reduce_fx="median"), "reduce_fx must be one of mean, sum, min, max, last"),

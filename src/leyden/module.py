@@ -513,7 +513,9 @@ class LightningModule(TakenNames, FormerModuleHooks, Exports, SavedByPlainNames,
 
     @once_called("optimizer_idx")
     def untoggle_optimizer(self, optimizer: Any = None) -> None:
-        """Undo :meth:`toggle_optimizer`."""
+        """Undo :meth:`toggle_optimizer`. Raises :class:`InvalidType` for what is no optimizer, nor the index of one."""
+        if not isinstance(optimizer, int | None):
+            bare_optimizer(optimizer)
         for parameter, required in self.__dict__.pop("_toggled", {}).items():
             parameter.requires_grad = required
 

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit import same, weights
+from kit import QUIET, same, weights
 from torch import nn
 
+import leyden
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, MissingPackage
 from leyden.loggers import TensorBoardLogger
 from leyden.loggers.tensorboard import ROWS
+from leyden.testing import BoringModel
 
 
 def scalars(logger: TensorBoardLogger, below: str = "") -> dict[str, list[tuple[int, float]]]:
@@ -77,6 +79,18 @@ def test_nothing_is_created_before_something_is_written(tmp_path: Path) -> None:
     logger.save()
     logger.finalize("success")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", [None, "one"])
+def test_checkpoints_stand_in_the_run_s_folder_and_not_in_the_sub_dir(tmp_path: Path, version: str | None) -> None:
+    """As in Lightning, whose runs are found again so."""
+    logger = TensorBoardLogger(tmp_path, name="mine", version=version, sub_dir="a/b")
+    trainer = leyden.Trainer(**{**QUIET, "logger": logger, "enable_checkpointing": True}, max_steps=1, limit_val_batches=0)
+    trainer.fit(BoringModel())
+    run = tmp_path / "mine" / (version or "version_0")
+    assert Path(trainer.checkpoint_callback.best_model_path).parent == run / "checkpoints"
+    assert logger.log_dir == str(run / "a/b")
+    assert {path.parent for path in run.rglob("*.tfevents.*")} <= {run / "a/b"}
 
 
 def test_the_experiment_is_a_summary_writer_with_the_arguments_given(tmp_path: Path) -> None:

@@ -629,6 +629,12 @@ class TestWhatHooksRead:
         trainer.fit(Module(), random_batches(5))
         assert (trainer.estimated_stepping_batches, trainer.global_step) == (5, 0)
 
+    @pytest.mark.parametrize("limit", [{"max_epochs": 0}, {"max_steps": 0}])
+    def test_numbers_of_batches_after_a_fit_of_no_epoch(self, limit: dict[str, int]) -> None:
+        trainer = kit.trainer(**{"max_epochs": 1, **limit}, limit_train_batches=4, val_check_interval=2)
+        trainer.fit(BoringModel(), random_batches(5), random_batches(2))
+        assert (trainer.num_training_batches, trainer.val_check_batch, trainer.num_val_batches) == (4, 2, [2])
+
     def test_the_estimate_before_any_fit(self) -> None:
         with pytest.raises(MissingMethod, match="There is no training loader yet: fit gets one"):
             _ = kit.trainer().estimated_stepping_batches

@@ -510,6 +510,7 @@ class TestRefusals:
                 "optimizer=3 cannot be used: expected an optimizer, as self.optimizers()",
             ),
             (lambda module: module.toggle_optimizer([module.optimizers()]), r"(?s)optimizer=\[.* cannot be used"),
+            (lambda module: module.untoggle_optimizer("x"), "optimizer='x' cannot be used: expected an optimizer"),
             (lambda module: module.clip_gradients(None, 1.0), "optimizer=None cannot be used: expected an optimizer"),
             (
                 lambda module: module.clip_gradients(module.optimizers(), "x"),

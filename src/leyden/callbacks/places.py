@@ -95,7 +95,10 @@ def usual_places(run: Run, store: CheckpointStore) -> list[Place]:
         if root is not None and here is not None:  # below each version, where this one has a folder of its own below its
             below = os.path.relpath(here, root).split(os.sep, 1)[1:] if here.startswith(root) else []
             roots += [os.path.join(glob.escape(root), "version_*", glob.escape(folder)) for folder in below]
-        roots.append(glob.escape(here or run_folder_of(logger, run.default_root_dir)))
+        if here is None or folder_of(logger, "certain_dir") is not None:
+            roots.append(glob.escape(run_folder_of(logger, run.default_root_dir)))
+        if here is not None:
+            roots.append(glob.escape(here))
     if not run.loggers:
         roots.append(glob.escape(run.default_root_dir))
     folders = store.folders(os.path.join(root, "checkpoints") for root in roots)

@@ -17,6 +17,7 @@ from leyden.checkpoint.folders import duplicate_folder, is_folder
 from leyden.checkpoint.naming import FILE_EXTENSION
 from leyden.checkpoint.verified import peek
 from leyden.distributed.processes import Alone, Processes
+from leyden.errors import InvalidOption, MissingPackage
 
 Answer = TypeVar("Answer")
 _ASIDE = re.compile(r"\.damaged(-\d+)?$")  # what was put aside, where files have no extension
@@ -146,7 +147,7 @@ class FileStore(CheckpointStore):
         return FileStore, ()  # a copy belongs to no run, and holds nothing
 
     def exists(self, path: str) -> bool:
-        return self._ask(lambda: _exists(path))
+        return self._ask(lambda: self._exists(path))
 
     def worth_reading(self, paths: Iterable[str]) -> list[str]:
         # a storage that does not answer at the moment would look like one that has nothing: reading says which. Nor is anything
@@ -204,6 +205,14 @@ class FileStore(CheckpointStore):
 
     def clean(self, folder: str) -> None:
         self._ask(lambda: self._make_ready(folder))
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return _exists(path)
+        except (InvalidOption, MissingPackage):
+            if self._checkpoint_io.leyden_needs_folder:
+                raise
+            return False  # an URL of a kind that a CheckpointIO of the user's own alone can reach
 
     def _make_ready(self, folder: str) -> None:
         if is_remote(folder):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leyden.checked import check_annotated, is_switch
 from leyden.checkpoint.files import is_remote, local_path
 from leyden.checkpoint.plain_names import eager_attributes, unwrapped
 from leyden.checkpoint.single_file import check_place, write_file
@@ -42,11 +43,12 @@ class Exports:
 
         Raises:
             MissingExample: there is no example.
-            InvalidOption: ``forward`` does not take the example; or ``file_path`` cannot be a file.
+            InvalidOption: ``forward`` does not take the example; ``file_path`` cannot be a file; or one of ``kwargs`` has a type
+                that torch has no use for.
             MissingPackage: ``onnx`` or ``onnxscript`` is not installed.
             CheckpointWriteFailed: nothing can be written there.
         """
-        refuse_unknown("to_onnx", kwargs, torch.onnx.export)
+        _check_options("to_onnx", kwargs, torch.onnx.export)
         kwargs.setdefault("dynamo", True)
         for package in ("onnx", "onnxscript") if kwargs["dynamo"] else ("onnx",):
             if find_spec(package) is None:
@@ -56,7 +58,7 @@ class Exports:
         arguments, named = _arguments(self, input_sample, "to_onnx", "input_sample")
         if file_path is None and not kwargs["dynamo"]:
             raise InvalidOption("file_path", None, "a file: the exporter of dynamo=False returns nothing")
-        named = {**named, **kwargs.pop("kwargs", {})}
+        named = {**named, **(kwargs.pop("kwargs", None) or {})}
         with _trying(self, arguments, named, input_sample, "input_sample"), _bytes_for(file_path, kwargs) as path:
             return torch.onnx.export(self, arguments, path, kwargs=named or None, **kwargs)
 
@@ -86,11 +88,11 @@ class Exports:
                 "This torch has no TorchScript any more. Take leyden.utilities.export.to_exported_program(module, file_path)."
             )
         if method == "script":
-            refuse_unknown("to_torchscript", kwargs, torch.jit.script)
+            _check_options("to_torchscript", kwargs, torch.jit.script)
             with for_use(self):
                 made = torch.jit.script(self, **kwargs)
         else:
-            refuse_unknown("to_torchscript", kwargs, torch.jit.trace)
+            _check_options("to_torchscript", kwargs, torch.jit.trace)
             arguments, named = _arguments(self, example_inputs, "to_torchscript", "example_inputs")
             checks = kwargs.get("check_inputs")
             if checks is not None:
@@ -141,7 +143,7 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
     """
     if not isinstance(module, nn.Module):
         raise InvalidType("module", module, "a torch.nn.Module")
-    refuse_unknown("to_exported_program", kwargs, torch.export.export)
+    _check_options("to_exported_program", kwargs, torch.export.export)
     if file_path is not None:
         check_place("file_path", file_path)
     module = unwrapped(module)
@@ -150,6 +152,31 @@ def to_exported_program(module: nn.Module, file_path: Any = None, input_sample: 
         program = torch.export.export(module, arguments, named or None, **kwargs)
     _write(file_path, lambda file: torch.export.save(program, file))
     return program
+
+
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("input_names", "output_names"),
+        (lambda given: isinstance(given, list | tuple) and all(isinstance(each, str) for each in given), "a list of names"),
+    ),
+    "opset_version": (lambda given: type(given) is int and given > 0, "the number of an opset, such as 18"),
+    "dynamic_axes": (lambda given: isinstance(given, Mapping), "a dict: {name: {dimension: name of it}}"),
+    "dynamic_shapes": (lambda given: not isinstance(given, int | float | str), "a dict or a tuple: one entry for each argument"),
+    "kwargs": (lambda given: isinstance(given, Mapping), "a dict of further arguments of forward"),
+    "check_tolerance": (lambda given: isinstance(given, int | float) and not isinstance(given, bool), "a number"),
+    "strict": (is_switch, "True or False"),
+    "check_trace": (is_switch, "True or False"),
+}
+"""What torch takes without a look, or says without the argument's name: the others it annotates."""
+
+
+def _check_options(who: str, given: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    """Raise :class:`UnknownName` or :class:`InvalidType` for what ``function`` of torch cannot be given."""
+    refuse_unknown(who, given, function)
+    check_annotated(function, given)
+    for name, (fits, expected) in _OPTIONS.items():
+        if given.get(name) is not None and not fits(given[name]):
+            raise InvalidType(name, given[name], expected)
 
 
 @contextlib.contextmanager

@@ -227,7 +227,7 @@ def run_folder_of(logger: Any, root: str) -> str:
 
     Its own, else below its ``save_dir``, or ``root`` where it has none, by the names of experiment and version that it gives.
     """
-    own = folder_of(logger)
+    own = folder_of(logger, "leyden_run_dir") or folder_of(logger)
     if own is not None:
         return own
     folder, name, version = folder_of(logger, "save_dir") or root, getattr(logger, "name", None), getattr(logger, "version", None)

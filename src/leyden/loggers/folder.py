@@ -85,6 +85,11 @@ class RunFolder:
         """The folder of the run."""
         return self.of(self.version) if self._path is None else self._fixed(self._path)
 
+    @property
+    def without_sub_dir(self) -> str:
+        """The folder of the run, of which ``path`` is a part."""
+        return self._of(self.version)
+
     def _fixed(self, folder: str) -> str:
         """``folder`` as it was given, or as it stays right where the process has left the directory in which that was."""
         if self._base is None or os.path.isabs(folder) or _working_directory() == self._base:
@@ -192,8 +197,10 @@ class RunFolder:
 
     def of(self, version: int | str) -> str:
         """The folder of another version."""
-        folder = os.path.join(self.root, version if isinstance(version, str) else f"version_{version}")
-        return folder if self.sub_dir is None else os.path.join(folder, self.sub_dir)
+        return self._of(version) if self.sub_dir is None else os.path.join(self._of(version), self.sub_dir)
+
+    def _of(self, version: int | str) -> str:
+        return os.path.join(self.root, version if isinstance(version, str) else f"version_{version}")
 
     def earlier(self, position: Mapping[str, Any]) -> list[str]:
         """Where the run that wrote ``position`` may stand: beside this one, or where it stood then."""
@@ -284,6 +291,12 @@ class InFolder:
     def likely_dir(self) -> str:
         """:attr:`log_dir` as things stand; reading it fixes nothing."""
         return self._folder.path
+
+    @property
+    def leyden_run_dir(self) -> str:
+        """The folder of the run, in which others than the logger write: without ``sub_dir``."""
+        here = self.log_dir  # reading it settles the version
+        return here if self._chosen.sub_dir is None else self._folder.without_sub_dir
 
     @property
     def certain_dir(self) -> str | None:

@@ -54,6 +54,8 @@ class Resumption:
         passed = end.is_passed()
         if run.ckpt_path is not None and (passed or end.has_trained()):
             run.print(f"The run in {run.ckpt_path} is finished: {end.why()}.")
+        if run.ckpt_path is None and (passed or end.is_here()):
+            self.loop.loaders.load()  # how many batches there would be is asked of the trainer afterwards
         if passed:
             return True
         told_all = progress.done != Done.EPOCH_TOLD or self.loop.hooks.told_all(Callback.on_train_end, fit.told_names or [])

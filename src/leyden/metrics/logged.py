@@ -243,6 +243,8 @@ def check_place(name: Any, where: str | None, runs: bool) -> None:
     """
     if not isinstance(name, str):
         raise IllegalLog(f"self.log({name!r}, ...): a metric's name must be a string, and this is {type(name).__name__}.")
+    if not name:
+        raise IllegalLog("self.log('', ...): a metric needs a name, by which loggers, callbacks and files tell it from others.")
     if where not in WHERE_LEGAL or not runs:
         place = f"in {where}" if where else "outside of the trainer's hooks"
         raise IllegalLog(

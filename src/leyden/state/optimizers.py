@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from leyden import errors
-from leyden.checked import plain_number
+from leyden.checked import is_switch, plain_number
 from leyden.errors import InvalidReturn, MisconfigurationException, UnknownName, did_you_mean, warn_user
 from leyden.inspect.plain import zero_grad
 
@@ -47,6 +47,13 @@ class SchedulerPlan:
 
 
 _CONFIG_KEYS = {each.name for each in fields(SchedulerPlan)} | {"opt_idx"}
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "interval": (lambda given: isinstance(given, str) and given in ("epoch", "step"), '"epoch" or "step"'),
+    "frequency": (lambda given: type(given) is int and given >= 1, "a whole number >= 1"),
+    "monitor": (lambda given: given is None or (isinstance(given, str) and given != ""), "the name of a metric"),
+    "strict": (lambda given: given is None or is_switch(given), "True or False"),
+    "reduce_on_plateau": (lambda given: given is None or is_switch(given), "True or False"),
+}
 _DICT_KEYS = {"optimizer", "lr_scheduler", "monitor", "frequency"}
 _EXPECTED = (
     "one of: an optimizer; a list or tuple of optimizers; ([optimizers], [schedulers]); a dict with the key 'optimizer' and "
@@ -93,31 +100,24 @@ class OptimizerPlan:
         schedulers: list[Any] = []
         if returned is None:
             return cls()
-        if _is_optimizer(returned):
-            optimizers = [returned]
-        elif isinstance(returned, Mapping):
+        if isinstance(returned, Mapping):
             optimizers, schedulers = _from_dict(returned)
         elif isinstance(returned, list | tuple):
             items = list(returned)
-            if len(items) == 2 and isinstance(items[0], list | tuple) and isinstance(items[1], list | tuple):
+            is_pair = len(items) == 2 and isinstance(items[0], list | tuple)
+            if is_pair and isinstance(items[1], list | tuple):
                 optimizers, schedulers = list(items[0]), list(items[1])
-            elif (
-                len(items) == 2
-                and isinstance(items[0], list | tuple)
-                and (isinstance(items[1], Mapping) or _is_scheduler(items[1]))
-            ):
+            elif is_pair and (isinstance(items[1], Mapping) or _is_scheduler(items[1])):
                 optimizers, schedulers = list(items[0]), [items[1]]
             elif items and all(isinstance(item, Mapping) for item in items):
                 for item in items:
                     mine, theirs = _from_dict(item)
                     optimizers += mine
                     schedulers += theirs
-            elif all(_is_optimizer(item) for item in items):
-                optimizers = items
             else:
-                raise InvalidReturn(_refusal(returned))
+                optimizers = items
         else:
-            raise InvalidReturn(_refusal(returned))
+            optimizers = [returned]
         if not all(_is_optimizer(optimizer) for optimizer in optimizers):
             raise InvalidReturn(_refusal(returned))
         plans = [_read_scheduler(given, automatic) for given in schedulers]
@@ -203,10 +203,11 @@ def _read_scheduler(given: Any, automatic: bool) -> SchedulerPlan:
             f"configure_optimizers returned {_kind(plan.scheduler)} as a scheduler. A scheduler has step(), state_dict() and "
             f"load_state_dict()."
         )
-    if plan.interval not in ("epoch", "step"):
-        raise InvalidReturn(f'An lr_scheduler_config has interval={plan.interval!r}. Expected "epoch" or "step".')
-    if isinstance(plan.frequency, bool) or not isinstance(plan.frequency, int) or plan.frequency < 1:
-        raise InvalidReturn(f"An lr_scheduler_config has frequency={plan.frequency!r}. Expected a whole number >= 1.")
+    if isinstance(plan.frequency, float) and plan.frequency.is_integer():
+        plan.frequency = int(plan.frequency)
+    for name, (fits, expected) in _VALUES.items():
+        if not fits(getattr(plan, name)):
+            raise InvalidReturn(f"An lr_scheduler_config has {name}={getattr(plan, name)!r}. Expected {expected}.")
     plan.reduce_on_plateau = plan.reduce_on_plateau or isinstance(plan.scheduler, ReduceLROnPlateau)
     if automatic and plan.reduce_on_plateau and plan.monitor is None:
         plan.monitor = "val_loss"
