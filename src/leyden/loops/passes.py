@@ -61,9 +61,8 @@ class Pass:
         self.rows_to_skip = (run.leyden_fit.evaluation_cut or {}).get("rows_to_skip", 0)
         if not progress.validating:
             at = Done.EVAL
-            run.leyden_modes.keep(
-                run.lightning_module
-            )  # a module that goes on in the middle had them kept, and put back out of the checkpoint
+            # a module that goes on in the middle had them kept, and put back out of the checkpoint
+            run.leyden_modes.keep(run.lightning_module)
             hooks.call_module(of_stage.model_eval)
             progress.loader = progress.evaluated = 0
             progress.done = Done.EVAL
