@@ -192,12 +192,12 @@ class Notes(leyden.LightningModule):
 COUNT = 61
 
 
-def notes(path: str, world: int, size: int, steps: int, shuffle: bool, options: dict[str, Any]) -> list[int]:
-    """The samples that this process sees in ``steps`` more steps, or to the epoch's end with -1; the run is saved then."""
+def notes(path: str, world: int, size: int, steps: int, shuffle: bool, options: dict[str, Any], epochs: int = 1) -> list[int]:
+    """The samples that this process sees in ``steps`` more steps, or to the end with -1; the run is saved then."""
     module, data = Notes(), TensorDataset(torch.arange(float(COUNT)).view(-1, 1))
     begun = Path(path).exists()
     so_far = torch.load(path, weights_only=False)["global_step"] if begun else 0
-    run = kit.trainer(devices=world, max_epochs=1, max_steps=steps if steps < 0 else so_far + steps)
+    run = kit.trainer(devices=world, max_epochs=epochs, max_steps=steps if steps < 0 else so_far + steps)
     loader = DataLoader(data, size, shuffle=shuffle, **options)
     run.fit(module, loader, ckpt_path=path if begun else None)
     run.strategy.barrier()
@@ -230,6 +230,16 @@ def test_inside_an_epoch_other_processes_read_each_sample_that_is_left_once(
     assert len(set(seen)) == len(seen), "none twice"
     left_out = COUNT - len(seen)
     assert 0 <= left_out < parts[-1][0], "none lost, but for an end that does not go around all processes"
+
+
+def test_later_epochs_too_are_read_on_from_where_they_were_cut(tmp_path: Path) -> None:
+    path = str(tmp_path / "saved")
+    begun = [sample for each in together(2, notes, path, 2, 3, 4, True, {}, 2) for sample in each]
+    alone = notes(path, 1, 3, 13 + 5, True, {}, 2)  # 13 steps to the epoch's end
+    left = COUNT - len(begun)
+    assert sorted([*begun, *alone[:left]]) == list(range(COUNT))
+    rest = notes(path, 1, 3, -1, True, {}, 2)
+    assert sorted([*alone[left:], *rest]) == list(range(COUNT))
 
 
 class Pairs(Notes):

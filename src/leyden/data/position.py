@@ -237,9 +237,11 @@ class LoaderPosition:
         self.opened = {**_draws(self.generators), "epoch": epoch}
         self.opened["carried"] = self.carried.state_dict()
         self.opened["continued"] = self._reuses_workers()
-        if self.stream is not None:
+        if self.stream is not None and self.draws_order:
             self.stream = Stream(self.stream.state)  # a pass that begins again on the way goes on behind the one before
             self.opened["agreed"] = self.stream.state
+        else:
+            self.stream = None  # of an epoch that several processes began, and this one alone went on with
         self._epochs_opened += 1
         if self.stateful_dataset:
             self._reading = iter(self._stream(0))
