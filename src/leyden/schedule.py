@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +41,14 @@ class EveryDuration:
     def is_over(self, now: float) -> bool:
         """Whether it would be true, asked ``now``."""
         return self.last is not None and now - self.last >= self.seconds
+
+
+def windows_in(batches: int, epochs: int, schedule: Mapping[int, int]) -> int:
+    """Steps in ``epochs`` of so many ``batches``, the last of each in a window of its own where it is left over.
+
+    ``schedule`` says from which epoch on how many batches make a step; before the first it is one.
+    """
+    windows = {0: 1, **schedule}
+    begins = [min(epoch, epochs) for epoch in (*sorted(windows), epochs)]
+    steps = [-(-batches // windows[epoch]) for epoch in sorted(windows)]
+    return sum(each * (then - first) for each, (first, then) in zip(steps, pairwise(begins), strict=True))

@@ -612,6 +612,12 @@ class TestWhatHooksRead:
         assert seen == [expected] * 3
         assert trainer.global_step == expected or expected == float("inf")
 
+    def test_the_estimate_of_very_many_epochs_takes_no_longer(self) -> None:
+        trainer = kit.trainer(limit_val_batches=0, max_epochs=10**15, max_steps=1, accumulate_grad_batches={1: 2})
+        trainer.fit(BoringModel(), random_batches(5))
+        trainer.max_steps = -1
+        assert trainer.estimated_stepping_batches == 5 + (10**15 - 1) * 3
+
     def test_the_estimate_where_the_length_is_unknown(self) -> None:
         trainer = kit.trainer(limit_val_batches=0)
         trainer.fit(BoringModel(), stream(2))

@@ -265,7 +265,6 @@ def test_published_values_stand_beside_logged_ones() -> None:
     metrics.log("a", 2.0, STEP, 1)
     assert {name: value.item() for name, value in metrics.callback().items()} == {"lr": 0.1, "a": 2.0, "a_step": 2.0}
     assert metrics.bar(torch.tensor(5.0)) == {"lr": 0.1}  # the module says itself what it shows
-    assert metrics.bar_keys() == ["lr"]
     assert sorted(metrics.logged()) == ["a_step", "lr"]
 
 
@@ -286,10 +285,9 @@ def test_a_verb_starts_with_nothing() -> None:
 
 def test_names_and_step_values() -> None:
     metrics = begun()
-    assert not metrics.has_step_values()
+    assert metrics.step_row() == {}
     metrics.log("a", 2.0, STEP, 1)
     assert metrics.names() == [("training_step", "a")]
-    assert metrics.has_step_values()
     assert metrics.step_row() == {"a_step": 2.0}
 
 

@@ -351,7 +351,6 @@ def test_reading_never_exchanges_and_never_computes() -> None:
                 metrics.callback(),
                 metrics.logged(),
                 metrics.bar(),
-                metrics.bar_keys(),
                 metrics.epoch_row(),
                 metrics.epoch_results(None),
             )

@@ -87,16 +87,11 @@ def _told(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in _HYPERPARAMETERS:
         yield from _hyperparameters(key, checkpoint.get(key))
     if own:
-        yield (
-            "exact resume",
-            ", ".join(f"{name} {_bytes(_size(part))}" if _size(part) else str(name) for name, part in own.items()),
-        )
+        yield "exact resume", _with_sizes(own)
     known = {*_TOLD, *_VERSIONS, *_HYPERPARAMETERS, *_ABOUT_HYPERPARAMETERS}
-    others = [
-        f"{key} {_bytes(_size(value))}" if _size(value) else str(key) for key, value in checkpoint.items() if key not in known
-    ]
+    others = {key: value for key, value in checkpoint.items() if key not in known}
     if others:
-        yield "other keys", ", ".join(others)
+        yield "other keys", _with_sizes(others)
 
 
 def _writer(checkpoint: Mapping[str, Any]) -> str:

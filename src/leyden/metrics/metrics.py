@@ -401,10 +401,6 @@ class Metrics:
             shown.setdefault("loss", loss)
         return self.read(shown)
 
-    def bar_keys(self) -> list[str]:
-        """The names that the bar shows, without reading a value."""
-        return list(self._newest.bar)
-
     def publish(self, values: Mapping[str, Any], *, callback: bool = True, bar: bool = False, logged: bool = False) -> None:
         """Values that another part brings by itself (the learning-rate monitor, 2020's dicts)."""
         self._newest.publish(values, callback=callback, bar=bar, logged=logged)
@@ -454,9 +450,6 @@ class Metrics:
     def names(self) -> list[tuple[str, str]]:
         """Hook and name of everything logged in the running epoch."""
         return [(key[0], key[1]) for key, entry in self._entries.items() if entry.touched]
-
-    def has_step_values(self) -> bool:
-        return any(entry.on_step and entry.touched and entry.logger for entry in self._entries.values())
 
     # -- kept across a resume
     def set_aside(self, metric: Any) -> dict[str, Any] | None:

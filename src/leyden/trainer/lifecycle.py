@@ -40,6 +40,7 @@ from leyden.module import LightningModule
 from leyden.notices import tell as tell_notices
 from leyden.options import Options
 from leyden.profilers.base import PassThroughProfiler, Profiler
+from leyden.schedule import windows_in
 from leyden.state import snapshot
 from leyden.state.loaders import LoaderOrigin, Loaders
 from leyden.state.making import load_train
@@ -530,10 +531,4 @@ class Lifecycle(Run):
             return steps
         schedule = self.leyden_options.optimization.schedule or self.leyden_accumulation_schedule()
         epochs = limits.max_epochs or 1  # of none, as of one: schedules that are made with it want a number of steps
-        if not schedule:
-            return min(-(-stop // self.leyden_fit.accumulation) * epochs, steps)
-        total, window = 0, 1
-        for epoch in range(epochs):
-            window = schedule.get(epoch, window)
-            total += -(-stop // window)
-        return min(total, steps)
+        return min(windows_in(stop, epochs, schedule or {0: self.leyden_fit.accumulation}), steps)
