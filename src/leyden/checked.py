@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +51,22 @@ def bare_optimizer(given: Any) -> Any:
     if not hasattr(optimizer, "param_groups"):
         raise InvalidType("optimizer", given, "an optimizer, as self.optimizers() gives them")
     return optimizer
+
+
+def check_function(name: str, given: Any, count: int, expected: str) -> Any:
+    """``given``, a function that is called with ``count`` values one after another. One that tells no signature is let pass."""
+    if not callable(given):
+        raise InvalidType(name, given, expected)
+    try:
+        signature = inspect.signature(given)
+    except (TypeError, ValueError):
+        return given
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        values = "one value" if count == 1 else f"{count} values"
+        raise InvalidType(name, given, expected, f"It cannot be called with {values}: {error}.") from None
+    return given
 
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {

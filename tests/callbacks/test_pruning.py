@@ -307,6 +307,9 @@ def test_it_says_how_much_is_pruned(caplog: pytest.LogCaptureFixture) -> None:
         ({"amount": "half"}, InvalidType, "amount='half' cannot be used"),
         ({"amount": True}, InvalidType, "amount=True cannot be used"),
         ({"verbose": 3}, InvalidOption, "verbose=3 cannot be used: expected 0, 1 or 2"),
+        ({"amount": lambda: 0.5}, InvalidType, "cannot be called with one value: too many positional arguments"),
+        ({"apply_pruning": lambda: True}, InvalidType, "expected a function of the epoch. It cannot be called"),
+        ({"use_lottery_ticket_hypothesis": lambda a, b: True}, InvalidType, "expected a function of the epoch"),
         ({"apply_pruning": "yes"}, InvalidType, "apply_pruning='yes' cannot be used"),
     ],
 )

@@ -284,6 +284,7 @@ def test_without_a_limit_the_average_comes_when_training_is_stopped() -> None:
         ({"annealing_epochs": -1}, InvalidOption, "expected a number of epochs >= 0"),
         ({"annealing_strategy": "exp"}, InvalidOption, 'annealing_strategy=\'exp\' cannot be used: expected "cos" or "linear"'),
         ({"avg_fn": 3}, InvalidType, "avg_fn=3 cannot be used"),
+        ({"avg_fn": lambda average: average}, InvalidType, "cannot be called with 3 values"),
         ({"device": 0}, InvalidType, "device=0 cannot be used"),
         ({"device": "gpu4"}, InvalidOption, "device='gpu4' cannot be used"),
     ],

@@ -325,6 +325,8 @@ def test_where_it_is_kept(tmp_path: Path) -> None:
         (WeightAveraging, {"use_buffers": "yes"}, InvalidType, "use_buffers='yes' cannot be used"),
         (WeightAveraging, {"avg_fun": max}, UnknownName, "unknown argument 'avg_fun'. Did you mean 'avg_fn'?"),
         (WeightAveraging, {"avg_fn": 3}, InvalidType, "avg_fn=3 cannot be used: expected a function"),
+        (WeightAveraging, {"avg_fn": lambda average: average}, InvalidType, "cannot be called with 3 values"),
+        (WeightAveraging, {"multi_avg_fn": lambda a, b: a}, InvalidType, "cannot be called with 3 values"),
         (WeightAveraging, {"avg_fn": max, "multi_avg_fn": max}, ConflictingOptions, "both say how to average"),
         (EMAWeightAveraging, {"decay": 1.5}, InvalidOption, "decay=1.5 cannot be used: expected a number from 0.0 to 1.0"),
         (EMAWeightAveraging, {"decay": "big"}, InvalidType, "decay='big' cannot be used"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import leyden
 from leyden.callbacks import ModelCheckpoint
 from leyden.errors import InvalidType
-from leyden.loggers import CSVLogger, Logger, TensorBoardLogger
+from leyden.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from leyden.testing import BoringModel
 
 BOTH = [CSVLogger, TensorBoardLogger]
@@ -35,6 +36,24 @@ def trainer(logger: Any, **options: Any) -> leyden.Trainer:
 
 def there(folder: str) -> list[str]:
     return sorted("events" if name.startswith("events.out") else name for name in os.listdir(folder))
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger, WandbLogger, MLFlowLogger, CometLogger])
+def test_what_is_no_row_is_named(kind: Any, tmp_path: Path) -> None:
+    logger = object.__new__(kind) if kind not in BOTH else kind(tmp_path)
+    for given, says in (
+        ((3,), "metrics=3 cannot be used: expected a dict of names and values"),
+        ((None, 1), "metrics=None cannot be used"),
+        (([("a", 1.0)], 1), "metrics=.* cannot be used"),
+        (({3: 1.0}, 1), "a name in metrics=3 cannot be used: expected a text"),
+        (({"a": 1.0}, "x"), "step='x' cannot be used: expected the number of a step"),
+        (({"a": 1.0}, [1]), "step=.* cannot be used"),
+    ):
+        with pytest.raises(InvalidType, match=says):
+            logger.log_metrics(*given)
+    for step in (None, 1, np.int64(2), 3.0, torch.tensor(4)) if kind in BOTH else ():
+        logger.log_metrics({"a": 1.0}, step)
+        logger.save()
 
 
 # -- the version stays

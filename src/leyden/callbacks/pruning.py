@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 from leyden.callback import Callback
 from leyden.callbacks import masks
 from leyden.callbacks.rewriting import PRUNES, is_built_late, refuse_beside
-from leyden.checked import check_bool, check_number
+from leyden.checked import check_bool, check_function, check_number
 from leyden.checkpoint.forms import usable
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
 from leyden.errors import ConflictingOptions, IgnoredSetting, InvalidOption, InvalidType, Unsupported, did_you_mean
@@ -116,7 +116,7 @@ class ModelPruning(Callback):
         self._global_kwargs: dict[str, Any] = {}
         self._pruning_method_name = ""
         self.pruning_fn = self.__chosen(pruning_fn, pruning_dim, pruning_norm)
-        self.amount = amount if callable(amount) else _checked_amount(amount)
+        self.amount = check_function("amount", amount, 1, _AMOUNT) if callable(amount) else _checked_amount(amount)
         if self._resample_parameters and self._use_lottery_ticket_hypothesis is False:
             rank_zero_warn_user(
                 "resample_parameters=True belongs to use_lottery_ticket_hypothesis, which is False: nothing is resampled.",
@@ -443,7 +443,7 @@ class ModelPruning(Callback):
 
 
 def _switch(name: str, given: Any) -> Any:
-    return given if callable(given) else check_bool(name, given)
+    return check_function(name, given, 1, "a function of the epoch") if callable(given) else check_bool(name, given)
 
 
 def _checked_amount(given: Any) -> int | float:

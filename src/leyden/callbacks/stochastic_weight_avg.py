@@ -13,7 +13,7 @@ from leyden.callback import Callback
 from leyden.callbacks.forward_only import ForwardOnly
 from leyden.callbacks.rewriting import AVERAGES, copy_of, formats_of, is_built_late, read_device, refuse_beside, require_device
 from leyden.callbacks.swa_rates import AnnealingPlan, rates_of
-from leyden.checked import check_count
+from leyden.checked import check_count, check_function
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.optimizer_states import scheduler_state
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
@@ -81,8 +81,8 @@ class StochasticWeightAveraging(Callback):
             raise InvalidOption("swa_lrs", swa_lrs, _RATES)
         if annealing_strategy not in ("cos", "linear"):
             raise InvalidOption("annealing_strategy", annealing_strategy, '"cos" or "linear"')
-        if avg_fn is not None and not callable(avg_fn):
-            raise InvalidType("avg_fn", avg_fn, "a function of the average, the weights and the count of those averaged")
+        if avg_fn is not None:
+            check_function("avg_fn", avg_fn, 3, "a function of the average, the weights and the count of those averaged")
         if device is not None and not isinstance(device, torch.device | str):
             raise InvalidType("device", device, 'a device such as "cpu" or "cuda:0", or None for the module\'s own')
         self._swa_lrs: float | list[float] | None = swa_lrs

@@ -11,12 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn
 
 from leyden.callback import Callback
 from leyden.callbacks.rewriting import AVERAGES, copy_of, formats_of, is_built_late, read_device, refuse_beside, require_device
-from leyden.checked import check_bool, check_count, check_number
+from leyden.checked import check_bool, check_count, check_function, check_number
 from leyden.checkpoint.drift import Drift
 from leyden.checkpoint.forms import usable
 from leyden.checkpoint.layout import OURS
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
-from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, Unsupported
+from leyden.errors import ConflictingOptions, InvalidOption, Unsupported
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments, unknown_argument
 from leyden.state.end import End
@@ -69,8 +69,8 @@ class WeightAveraging(Callback):
         for name, function in kwargs.items():
             if name not in _FUNCTIONS:
                 raise unknown_argument(type(self).__name__, name, ["device", "use_buffers", *_FUNCTIONS])
-            if function is not None and not callable(function):
-                raise InvalidType(name, function, "a function that gets averages, current weights and the count of updates")
+            if function is not None:
+                check_function(name, function, 3, "a function that gets averages, current weights and the count of updates")
         if all(kwargs.get(name) is not None for name in _FUNCTIONS):
             raise ConflictingOptions("avg_fn and multi_avg_fn both say how to average. Leave one of them out.")
         self._kwargs = kwargs

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 from torch import Tensor
 from torch.nn import Module
 
+from leyden.checked import check_number
 from leyden.distributed.rank_zero import rank_zero_only as rank_zero_only
 from leyden.errors import InvalidType, MissingMethod, UnknownName
 from leyden.former_names import adopt_logger
@@ -186,6 +187,17 @@ def check_scalar(name: str, value: Any) -> None:
         raise InvalidType(
             f"metrics[{name!r}]", f"tensor of shape {tuple(value.shape)}", "one number", "Reduce it first, such as by .mean()."
         )
+
+
+def check_row(metrics: Any, step: Any) -> None:
+    """Raise :class:`InvalidType` for what is no row of named values, or no step. The values are looked at by each logger."""
+    if not isinstance(metrics, Mapping):
+        raise InvalidType("metrics", metrics, "a dict of names and values")
+    for name in metrics:
+        if not isinstance(name, str):
+            raise InvalidType("a name in metrics", name, "a text")
+    if step is not None and type(step) is not int:
+        check_number("step", step, "the number of a step, or None")
 
 
 def number_of(name: str, value: Any) -> Any:

@@ -12,7 +12,7 @@ from torch.nn import Module
 from leyden.checkpoint.files import local_path
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import ConflictingOptions, InvalidOption
-from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.base import Logger, check_row, rank_zero_experiment
 from leyden.loggers.hyperparameters import as_dict
 from leyden.loggers.services import Waiting, apart, need, now, on_a_device, read_rows
 from leyden.notices import notice
@@ -138,6 +138,7 @@ class CometLogger(Logger):
 
         Values on a device wait until they are read in bulk: 100 rows or a second at most.
         """
+        check_row(metrics, step)
         if rank_zero_only.rank:
             return
         if self.__in_verb and on_a_device(metrics):

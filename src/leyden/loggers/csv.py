@@ -14,7 +14,7 @@ from leyden.checkpoint.durable import put_in_place
 from leyden.checkpoint.files import reach
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, InvalidType, LeydenWarning, warn_user
-from leyden.loggers.base import Logger, check_scalar, rank_zero_experiment
+from leyden.loggers.base import Logger, check_row, check_scalar, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.hyperparameters import as_dict
 from leyden.loggers.yaml_text import to_yaml
@@ -71,7 +71,12 @@ class ExperimentWriter:
 
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
         """Keep a row. Without a ``step`` rows are counted. Raises :class:`InvalidType` for a tensor of several numbers."""
-        for name, value in metrics_dict.items():
+        if type(metrics_dict) is not dict or type(step) is not int:
+            check_row(metrics_dict, step)
+        given: Mapping[Any, Any] = metrics_dict
+        for name, value in given.items():
+            if not isinstance(name, str):
+                check_row(metrics_dict, step)
             if isinstance(value, Tensor) and value.numel() != 1:
                 check_scalar(name, value)
         if step is None:

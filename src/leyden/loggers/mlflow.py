@@ -15,7 +15,7 @@ from leyden.checkpoint.files import local_path
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import IgnoredSetting, InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.background import Background
-from leyden.loggers.base import Logger, number_of, rank_zero_experiment
+from leyden.loggers.base import Logger, check_row, number_of, rank_zero_experiment
 from leyden.loggers.hyperparameters import as_dict, flat
 from leyden.loggers.services import (
     Found,
@@ -240,6 +240,7 @@ class MLFlowLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write a row: numbers, or tensors that hold one. Text is left out, with a warning."""
+        check_row(metrics, step)
         if rank_zero_only.rank:
             return
         metrics = {name: value if isinstance(value, str) else number_of(name, value) for name, value in metrics.items()}

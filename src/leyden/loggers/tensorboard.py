@@ -20,7 +20,7 @@ from torch.nn import Module
 from leyden.checkpoint.durable import put_in_place
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import InvalidOption, LeydenWarning, MissingPackage, warn_user
-from leyden.loggers.base import Logger, number_of, rank_zero_experiment
+from leyden.loggers.base import Logger, check_row, number_of, rank_zero_experiment
 from leyden.loggers.folder import InFolder, RunFolder
 from leyden.loggers.hyperparameters import as_dict, flat
 from leyden.loggers.undisturbed import undisturbed
@@ -159,6 +159,7 @@ class TensorBoardLogger(InFolder, Logger):
 
         A dict of values is one chart with several lines. Raises :class:`InvalidType` for what is no number.
         """
+        check_row(metrics, step)
         if not self._rows and self.__writer is None and rank_zero_only.rank:
             return
         if step is None:

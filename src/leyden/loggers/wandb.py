@@ -17,7 +17,7 @@ from leyden.checkpoint.random_state import preserved_random_state
 from leyden.distributed.rank_zero import rank_zero_only
 from leyden.errors import ConflictingOptions, InvalidOption, InvalidType, LeydenWarning, warn_user
 from leyden.loggers.background import Background
-from leyden.loggers.base import Logger, rank_zero_experiment
+from leyden.loggers.base import Logger, check_row, rank_zero_experiment
 from leyden.loggers.services import (
     Found,
     LogModel,
@@ -200,6 +200,7 @@ class WandbLogger(Logger):
         While a verb of the Trainer runs, numbers are collected for a second and written in the background. They are there when a
         checkpoint is saved, when :attr:`experiment` is asked for, and when the verb ends.
         """
+        check_row(metrics, step)
         if rank_zero_only.rank:
             return
         row = prefixed(metrics, self._prefix and self._prefix + self.LOGGER_JOIN_CHAR)
