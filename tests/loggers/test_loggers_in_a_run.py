@@ -273,3 +273,19 @@ def test_a_logger_that_is_set_in_a_hook_gets_the_rows(hook: str) -> None:
     run = trainer_of(Recorder(**{hook: put}), log_every_n_steps=1, limit_val_batches=0)
     run.fit(Logging(), random_batches(2))
     assert ["train_loss" in row for row in rows(run.log_dir)] == [True, True]
+
+
+def test_hyper_parameters_that_hold_themselves_are_logged(tmp_path: Path) -> None:
+    class Holds(Logging):
+        def __init__(self, tree: Any, ring: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    tree: dict[str, Any] = {"name": "root", "children": []}
+    tree["children"].append({"name": "leaf", "parent": tree})
+    ring: dict[str, Any] = {"a": 1}
+    ring["again"] = ring
+    table = CSVLogger(tmp_path)
+    trainer_of(logger=[table, TensorBoardLogger(tmp_path)], max_steps=1).fit(Holds(tree, ring), random_batches(1))
+    written = Path(str(table.log_dir), "hparams.yaml").read_text().splitlines()
+    assert [line.strip() for line in written if "..." in line] == ['parent: "..."', 'again: "..."']

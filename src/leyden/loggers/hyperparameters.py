@@ -43,15 +43,21 @@ def items_of(params: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
     return [(key, "???" if getattr(node, "_is_missing", bool)() else params[key]) for key, node in raw.items()]
 
 
-def flat(params: Mapping[Any, Any], prefix: str = "", *, into_lists: bool = False, by: str = "/") -> dict[str, Any]:
-    """Nested hyper-parameters as one level, the names joined ``by``; with ``into_lists`` so also dicts that a list holds."""
+def flat(
+    params: Mapping[Any, Any], prefix: str = "", *, into_lists: bool = False, by: str = "/", around: tuple[Any, ...] = ()
+) -> dict[str, Any]:
+    """Nested hyper-parameters as one level, the names joined ``by``; with ``into_lists`` so also dicts that a list holds.
+
+    One of the dicts ``around`` these that stands in them again is a value, and not gone into.
+    """
     level: dict[str, Any] = {}
+    around = (*around, params)
     for key, value in items_of(params):
         value = opened(value)
         if into_lists and isinstance(value, list) and all(isinstance(item, Mapping) for item in value) and value:
             value = dict(enumerate(value))
-        if isinstance(value, Mapping) and value:
-            level.update(flat(value, f"{prefix}{key}{by}", into_lists=into_lists, by=by))
+        if isinstance(value, Mapping) and value and not any(value is each for each in around):
+            level.update(flat(value, f"{prefix}{key}{by}", into_lists=into_lists, by=by, around=around))
         else:
             level[f"{prefix}{key}"] = value
     return level

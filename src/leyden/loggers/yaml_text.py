@@ -19,17 +19,20 @@ def to_yaml(params: Mapping[str, Any]) -> str:
     return "\n".join(_lines(params) if params else ["{}"]) + "\n"
 
 
-def _lines(value: Any) -> Iterable[str]:
+def _lines(value: Any, around: tuple[Any, ...] = ()) -> Iterable[str]:
+    around = (*around, value)
     if isinstance(value, Mapping):
         for key, item in items_of(value):
-            yield from _entry(f"{_scalar(key)}:", item)
+            yield from _entry(f"{_scalar(key)}:", item, around)
     else:
         for item in value:
-            yield from _entry("-", item)
+            yield from _entry("-", item, around)
 
 
-def _entry(head: str, value: Any) -> Iterable[str]:
+def _entry(head: str, value: Any, around: tuple[Any, ...]) -> Iterable[str]:
     value = opened(value)
+    if any(value is each for each in around):  # a tree whose children know their parent
+        value = "..."
     if isinstance(value, set | frozenset):
         value = sorted(value, key=repr)
     if isinstance(value, Mapping | list | tuple):
@@ -37,7 +40,7 @@ def _entry(head: str, value: Any) -> Iterable[str]:
             yield f"{head} {'{}' if isinstance(value, Mapping) else '[]'}"
             return
         yield head
-        for line in _lines(value):
+        for line in _lines(value, around):
             yield f"  {line}"
         return
     yield f"{head} {_scalar(value)}"
