@@ -378,6 +378,7 @@ def test_a_file_of_lightning_s_goes_on_thawed(tmp_path: Path) -> None:
     [
         ({"unfreeze_backbone_at_epoch": -1}, InvalidOption, "unfreeze_backbone_at_epoch=-1"),
         ({"unfreeze_backbone_at_epoch": "2"}, InvalidType, "unfreeze_backbone_at_epoch='2'"),
+        ({"lambda_func": lambda: 2.0}, InvalidType, "cannot be called with one value: too many positional arguments"),
         ({"lambda_func": 2.0}, InvalidType, "lambda_func=2.0 cannot be used: expected a function"),
         ({"backbone_initial_ratio_lr": None}, InvalidType, "backbone_initial_ratio_lr=None"),
         ({"backbone_initial_lr": "x"}, InvalidType, "backbone_initial_lr='x'"),

@@ -187,6 +187,8 @@ def test_a_module_that_does_not_tell_its_operations_is_told_so_once(clock: kit.C
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
+        ({"batch_size_fn": lambda: 3}, InvalidType, "cannot be called with one value: too many positional arguments"),
+        ({"length_fn": lambda a, b: 3}, InvalidType, "cannot be called with one value: missing a required argument: 'b'"),
         ({"batch_size_fn": 3}, InvalidType, "batch_size_fn=3 cannot be used: expected a function of a batch"),
         ({"length_fn": 3}, InvalidType, "length_fn=3"),
         ({"window_size": 1}, InvalidOption, "window_size=1"),

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from leyden.by_position import positional_room
 from leyden.callback import Callback
-from leyden.checked import check_bool, check_count, check_number
+from leyden.checked import check_bool, check_count, check_function, check_number
 from leyden.checkpoint.layout import OURS
 from leyden.checkpoint.optimizer_states import names_of
 from leyden.distributed.rank_zero import rank_zero_info, rank_zero_warn_user
@@ -244,8 +244,7 @@ class BackboneFinetuning(BaseFinetuning):
         rounding: int = 12,
     ) -> None:
         epoch, rate = "an epoch, counted from 0", "a learning rate >= 0"
-        if not callable(lambda_func):
-            raise InvalidType("lambda_func", lambda_func, "a function of the epoch that returns a factor")
+        check_function("lambda_func", lambda_func, 1, "a function of the epoch that returns a factor")
         self.unfreeze_backbone_at_epoch = check_count("unfreeze_backbone_at_epoch", unfreeze_backbone_at_epoch, 0, epoch)
         self.lambda_func = lambda_func
         self.backbone_initial_ratio_lr = _at_least_0(

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from leyden.callback import Callback
-from leyden.checked import check_count, check_number
+from leyden.checked import check_count, check_function, check_number
 from leyden.devices.flops import get_available_flops
 from leyden.devices.throughput import Throughput
 from leyden.distributed.rank_zero import rank_zero_warn_user
-from leyden.errors import InvalidType, PossibleUserWarning
+from leyden.errors import PossibleUserWarning
 from leyden.module import LightningModule
 from leyden.spelling import exact_arguments
 from leyden.state.run import Run
@@ -42,10 +42,9 @@ class ThroughputMonitor(Callback):
     """
 
     def __init__(self, batch_size_fn: Callable[[Any], int], length_fn: Callable[[Any], int] | None = None, **kwargs: Any) -> None:
-        if not callable(batch_size_fn):
-            raise InvalidType("batch_size_fn", batch_size_fn, "a function of a batch that returns its number of samples")
-        if length_fn is not None and not callable(length_fn):
-            raise InvalidType("length_fn", length_fn, "a function of a batch that returns its number of items, or None")
+        check_function("batch_size_fn", batch_size_fn, 1, "a function of a batch that returns its number of samples")
+        if length_fn is not None:
+            check_function("length_fn", length_fn, 1, "a function of a batch that returns its number of items, or None")
         Throughput(**kwargs)  # what does not fit is said now
         self.kwargs = kwargs
         self.batch_size_fn = batch_size_fn
