@@ -115,6 +115,24 @@ def over_four(folder: str, file: str) -> Any:
     return trained(2, {**sizes, "save_distributed_checkpoint": False}, ckpt_path=folder, max_epochs=3, save=file)
 
 
+def after_others(path: str) -> list[float]:
+    """The samples of an epoch over one tensor parallel group, after one that processes with other random numbers trained."""
+    torch.manual_seed(3 + int(os.environ["RANK"]))
+    run = kit.trainer(devices=2, max_epochs=1)
+    run.fit(Net(), samples(16, 2, shuffle=True))
+    run.save_checkpoint(path)
+    net = Net()
+    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2)
+    kit.trainer(devices=2, strategy=strategy, max_epochs=2).fit(net, samples(16, 4, shuffle=True), ckpt_path=path)
+    return net.seen
+
+
+def test_one_group_has_the_same_batches_after_a_run_whose_processes_had_their_own(tmp_path: Path) -> None:
+    first, second = together(2, after_others, str(tmp_path / "saved"))
+    assert first == second
+    assert len(set(first)) == 16
+
+
 def test_sizes_that_make_no_sense() -> None:
     with pytest.raises(InvalidOption, match="data_parallel_size"):
         ModelParallelStrategy(data_parallel_size=0)

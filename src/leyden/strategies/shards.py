@@ -17,7 +17,7 @@ from leyden.strategies import older_torch
 SMALL = 64
 """Numbers in a tensor of a checkpoint that every process is sent with the outline; a larger one is sent when it is loaded."""
 _BUCKET = 2**24
-_PLACES = ("made", "data", "samplers", "evaluation", "flight")
+PLACES = ("made", "data", "samplers", "evaluation", "flight")
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -69,7 +69,7 @@ def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, in_shards: b
 
 def _of_a_newcomer(first: Mapping[str, Any]) -> dict[str, Any]:
     """What a process that was not there begins with: the first one's place in the data, and names of metrics without values."""
-    found = {name: first[name] for name in _PLACES if name in first}
+    found = {name: first[name] for name in PLACES if name in first}
     logged = first.get("metrics")
     if isinstance(logged, Mapping) and "collections" in logged:
         emptied = {
