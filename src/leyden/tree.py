@@ -91,6 +91,15 @@ def apply_to_collection(data: Any, dtype: Any, function: Callable[..., Any], *ar
     return tree_map(data, dtype, lambda element: function(element, *args, **kwargs))
 
 
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of ``tensor``, flat; its own memory where that is contiguous.
+
+    That of a single number is, whatever its stride, and ``view`` takes none but 1.
+    """
+    whole = tensor.contiguous()
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)
+
+
 def same_bits(first: Any, second: Any) -> bool:
     """Whether two batches, or two states, are of the same types and hold the same values, dicts in the same order."""
     if type(first) is not type(second):

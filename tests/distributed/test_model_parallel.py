@@ -133,6 +133,47 @@ def test_one_group_has_the_same_batches_after_a_run_whose_processes_had_their_ow
     assert len(set(first)) == 16
 
 
+class Stops(leyden.Callback):
+    """Saves in the middle of a window of gradients, and ends the run."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 2:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+
+def cut_in_shards(path: str) -> Any:
+    """Stopped in the middle of a window over one tensor parallel group, and gone on with by as many processes with ddp."""
+    trained(4, {"data_parallel_size": 1, "tensor_parallel_size": 2}, callbacks=Stops(path), max_epochs=1)
+    net = Net()
+    run = kit.trainer(devices=2, gradient_clip_val=0.5, accumulate_grad_batches=2, max_epochs=1)
+    run.fit(net, samples(16, 2), samples(5, 1), ckpt_path=path)
+    return net.state_dict(), [], {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+def cut_in_shards_of_both(path: str) -> None:
+    torch.manual_seed(3)  # what configure_model has shared out is not made alike
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=2)
+    run = kit.trainer(Stops(path), devices=4, strategy=strategy, gradient_clip_val=0.5, accumulate_grad_batches=2, max_epochs=1)
+    run.fit(Net(), samples(16, 2), samples(5, 1))
+
+
+def test_an_open_window_and_an_open_epoch_go_on_with_other_processes(tmp_path: Path) -> None:
+    two, four = str(tmp_path / "two.ckpt"), str(tmp_path / "four.ckpt")
+    ways = [together(2, cut_in_shards, two)[1], trained(4, ckpt_path=two, max_epochs=1)]
+    together(4, cut_in_shards_of_both, four)
+    ways.append(trained(4, ckpt_path=four, max_epochs=1))
+    expected = trained(4, max_epochs=1)
+    for weights, _, logged in ways:
+        for name, value in expected[0].items():
+            assert torch.allclose(weights[name], value, atol=3e-6), name
+        for name in ("total", "value", "loss_epoch"):  # each batch counts once, and not once for each process of a group
+            assert logged[name] == pytest.approx(expected[2][name], abs=1e-5), name
+
+
 def test_sizes_that_make_no_sense() -> None:
     with pytest.raises(InvalidOption, match="data_parallel_size"):
         ModelParallelStrategy(data_parallel_size=0)

@@ -338,3 +338,26 @@ def test_fewer_processes_take_over_what_the_others_had_counted_of_the_epoch(befo
     rest = (24 - before * 2 * 2) // (after * 2)
     found = together(after, counted, folder, after, 2 + rest) if after > 1 else [counted(folder, after, 2 + rest)]
     assert found == [WHOLE] * after
+
+
+class OneOfMany(Net):
+    """Keeps one number of a larger tensor, whose stride is not 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.arange(8.0)[::8])
+
+
+def with_one_of_many(path: str) -> float:
+    rows = DataLoader(TensorDataset(torch.arange(12.0).view(4, 3)), 1)
+    run = kit.trainer(devices=2, max_epochs=1)
+    run.fit(OneOfMany(), rows)
+    run.save_checkpoint(path)
+    module = OneOfMany()
+    module.one.add_(3.0)  # type: ignore[operator]  # a tensor
+    kit.trainer(devices=2, max_epochs=2).fit(module, rows, ckpt_path=path)
+    return float(module.one)  # type: ignore[arg-type]  # as above
+
+
+def test_a_tensor_of_one_number_with_a_stride_reaches_every_process(tmp_path: Path) -> None:
+    assert together(2, with_one_of_many, str(tmp_path / "saved.ckpt")) == [0.0, 0.0]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leyden.checkpoint.plain_names import plain_name
 from leyden.data.reachable import has_attributes, is_users, own_attributes
-from leyden.tree import PLAIN, ends, same_bits
+from leyden.tree import PLAIN, bytes_of, ends, same_bits
 
 MOST_ITEMS = 4096  # in a container: a longer one is a record of something
 _MOST_BYTES = 1 << 24  # of what was not there at the beginning, which a step may have left for somebody to look at
@@ -331,7 +331,7 @@ def _glance(value: Tensor) -> bytes | None:
     """Some of its numbers, for what is changed through ``.data``; ``None`` where they cannot be read."""
     try:
         flat = value.detach().reshape(-1)
-        return flat[:: max(1, len(flat) // _LOOKED_AT)].clone().cpu().view(torch.uint8).numpy().tobytes()
+        return bytes_of(flat[:: max(1, len(flat) // _LOOKED_AT)].clone().cpu()).numpy().tobytes()
     except (RuntimeError, TypeError, NotImplementedError):  # sparse, quantized, without values
         return None
 

@@ -17,6 +17,7 @@ from leyden.checkpoint.plain_names import named_parameters, plain_name
 from leyden.checkpoint.set_elsewhere import SetElsewhere
 from leyden.data.reachable import is_users
 from leyden.errors import LeydenWarning, warn_user
+from leyden.tree import bytes_of
 
 Others = tuple[Iterable[Any], Iterable[Any], Any, Any, Iterable[Any]]
 
@@ -244,7 +245,7 @@ def _modes(module: nn.Module, known: Mapping[nn.Module, bool]) -> dict[str, bool
 def _digest(buffer: Tensor) -> bytes | None:
     """Of its shape and bits; ``None`` where they cannot be read."""
     try:
-        bits = buffer.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        bits = bytes_of(buffer.detach().cpu()).numpy()
     except (RuntimeError, TypeError, NotImplementedError):  # sparse, quantized, without values
         return None
     return hashlib.blake2b(bits.data, key=repr((buffer.dtype, tuple(buffer.shape))).encode()[:64]).digest()

@@ -37,6 +37,7 @@ from leyden.checkpoint.single_values import MARK
 from leyden.checkpoint.verified import load_verified
 from leyden.distributed.sharing import sendable
 from leyden.errors import CheckpointDamaged, CheckpointForeign, CheckpointWriteFailed, Unsupported
+from leyden.tree import bytes_of
 
 _SHARD = "shard"  # what stands in our file where a tensor was: {MARK: _SHARD, "key": its name among the tensors}
 _WHAT_TO_DO = "Take another checkpoint, or a copy of this one."
@@ -156,7 +157,7 @@ def _fingerprint(tensor: Any) -> int:
     if _is_shard(tensor):
         return 0
     with torch.no_grad():
-        words = tensor.contiguous().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0, dtype=torch.uint8)
+        words = bytes_of(tensor)
         if words.numel() > _WHOLE:  # sums along rows and along columns: far quicker, and as good for weights
             square = words[: words.numel() // 8192 * 8192].view(torch.int64).view(-1, 1024)
             left = words[words.numel() // 8192 * 8192 :]

@@ -12,7 +12,7 @@ from torch import Tensor
 from leyden.distributed.processes import Processes
 from leyden.distributed.sharing import sendable, travels
 from leyden.errors import CheckpointError
-from leyden.tree import tree_leaves, tree_map
+from leyden.tree import bytes_of, tree_leaves, tree_map
 
 PIECE = 64 * 2**20
 """Bytes that are on their way at a time, so that nothing is in memory twice."""
@@ -73,6 +73,5 @@ def _told(processes: Processes, skeleton: Any, failure: Exception | None) -> tup
 
 def _share(processes: Processes, tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
-        flat = tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else None
-        for piece in () if flat is None else flat.split(PIECE):
+        for piece in bytes_of(tensor).split(PIECE) if tensor.numel() else ():
             processes.fill(piece)

@@ -286,6 +286,7 @@ PARTS = (
     Part("accumulate", "same", take_accumulation, put_accumulation),
     Part("history", "same", lambda run: run.leyden_fit.history, put_history),
     Part("loggers", "same", take_positions, put_positions),
+    Part("reader", "own", lambda run: run.strategy.leyden_peers.rank, lambda run, rank: None),  # whose values are whose
     Part("random", "own", take_random, put_random),
     Part("data", "own", take_data, lambda run, cut: run.leyden_loaders.restore(cut)),
     Part("generators", "own", take_own_random, put_own_random),

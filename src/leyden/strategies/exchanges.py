@@ -105,7 +105,7 @@ class Exchanges:
 
     def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """What a checkpoint kept of this process among all of ``kept``; gradients also where there were others than there are."""
-        return own_of(kept, self.processes, in_shards=False)
+        return own_of(kept, self.processes, self.leyden_peers, in_shards=False)
 
     def leyden_take_gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
         """The gradients of ``parameters`` that wait for a step: by name this process's own, before the exchange or after it."""

@@ -1,6 +1,6 @@
 """A mesh of data and tensor parallel processes, over which the module parallelises itself in ``configure_model``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from leyden.errors import ConflictingOptions, InvalidOption, MisconfigurationExc
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments
 from leyden.strategies.sharded import ShardedStrategy
-from leyden.strategies.shards import PLACES, is_sharded
+from leyden.strategies.shards import is_sharded
 
 __all__ = ["ModelParallelStrategy"]
 _UNAVERAGED = (
@@ -102,10 +102,6 @@ class ModelParallelStrategy(ShardedStrategy):
             if data > 1 and parameter.requires_grad and (not is_sharded(parameter) or self._is_within(parameter)):
                 raise MisconfigurationException(_UNAVERAGED.format(name, data, "at the end of configure_model"))
 
-    def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        own, first = super().leyden_own(kept), self.global_rank // self._sizes[1] * self._sizes[1]
-        return own if first == self.global_rank or first >= len(kept) else _beside(own, kept[first])
-
     def _is_within(self, parameter: Any) -> bool:
         """Whether the shards of ``parameter`` are those of one data parallel group."""
         tensor = self._sizes[1]
@@ -120,15 +116,6 @@ class ModelParallelStrategy(ShardedStrategy):
             what = f"A parameter of {list(within.shape)} that an optimizer was given"
             raise MisconfigurationException(_UNAVERAGED.format(what, self._sizes[0], "on the new layer"))
         return super().leyden_unowned(parameters)
-
-
-def _beside(own: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
-    """``own``, which a checkpoint kept of one process, with the place in the data and the random numbers of ``first``: where each
-    had data of its own these were others."""
-    found = {**own, **{name: first[name] for name in (*PLACES, "random", "generators") if name in first}}
-    if found.get("inside") and first.get("inside"):
-        found["inside"] = _beside(found["inside"], first["inside"])
-    return found
 
 
 def __getattr__(name: str) -> Any:

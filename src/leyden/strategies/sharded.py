@@ -279,15 +279,18 @@ class ShardedStrategy(ParallelStrategy):
         return bring_back
 
     def leyden_own(self, kept: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        return shards.own_of(kept, self.processes, in_shards=True)
+        return shards.own_of(kept, self.processes, self.leyden_peers, in_shards=True)
 
     def leyden_take_gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
         names = {id(parameter): name for name, parameter in parameters.items()}
         waiting = {names[id(each.sharded_param)]: gradient for each, gradient in self._waiting()}
         there = {name: each.grad for name, each in parameters.items() if each.grad is not None}
         waiting.update({name: gradient for name, gradient in there.items() if not shards.is_sharded(gradient)})
-        sharded = {name: shards.local(gradient) for name, gradient in there.items() if shards.is_sharded(gradient)}
-        return {"gradients": waiting, "shards": sharded}
+        sharded = {
+            name: shards.laid_as(gradient, parameters[name]) for name, gradient in there.items() if shards.is_sharded(gradient)
+        }
+        places = {name: shards.place_of(gradient) for name, gradient in sharded.items()}
+        return {"gradients": waiting, "shards": {name: shards.local(each) for name, each in sharded.items()}, "places": places}
 
     def leyden_put_gradients(self, parameters: Mapping[str, Tensor], state: Mapping[str, Any], exchanged: bool) -> None:
         mine = {id(each.sharded_param): each for each in parameters_of(self._units)} if self._defers and not exchanged else {}

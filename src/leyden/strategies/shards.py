@@ -17,7 +17,7 @@ from leyden.strategies import older_torch
 SMALL = 64
 """Numbers in a tensor of a checkpoint that every process is sent with the outline; a larger one is sent when it is loaded."""
 _BUCKET = 2**24
-PLACES = ("made", "data", "samplers", "evaluation", "flight")
+_PLACES = ("made", "data", "samplers", "evaluation", "flight")
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -28,6 +28,23 @@ def is_sharded(tensor: Any) -> bool:
 def local(tensor: Any) -> Any:
     """This process's shard of ``tensor``, or the whole where there are no shards."""
     return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def laid_as(gradient: Any, parameter: Any) -> Any:
+    """``gradient`` in shards as ``parameter`` is: that of a layer that each process has whole may be a sum still to be made."""
+    return gradient if gradient.placements == parameter.placements else gradient.redistribute(placements=parameter.placements)
+
+
+def place_of(tensor: Any) -> tuple[list[int], list[Tensor]]:
+    """The whole shape of a sharded ``tensor``, and for each dimension which of its numbers are in this process's shard."""
+    mesh, shape = tensor.device_mesh, tensor.shape
+    found = []
+    for dim, size in enumerate(shape):
+        others = [mesh.size()] * (len(shape) - 1)  # enough for each process to have some
+        numbers = torch.arange(size).expand(*others, size).movedim(-1, dim)
+        mine = local(older_torch.cut(numbers.to(mesh.device_type), mesh, tensor.placements)).movedim(dim, -1)
+        found.append(mine[(0,) * len(others)].cpu().clone())
+    return list(shape), found
 
 
 def shard_like(shard: Tensor, parameter: Any) -> Tensor | None:
@@ -44,16 +61,26 @@ def shard_like(shard: Tensor, parameter: Any) -> Tensor | None:
     )
 
 
-def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, in_shards: bool) -> Mapping[str, Any]:
+def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, peers: Processes, in_shards: bool) -> Mapping[str, Any]:
     """What a checkpoint ``kept`` of this process. Of a window of gradients that other processes than these had opened it gets
-    the mean of what each of them had, so that the window ends as the mean of all of its batches."""
-    rank = processes.rank
-    # another process than there were begins where the first one's data is: the rest is shared out from there
-    own = kept[rank] if rank < len(kept) else _of_a_newcomer(kept[0])
-    if len(kept) > processes.world:
-        own = taken_over(own, kept[rank + processes.world :: processes.world])
+    the mean of what each of them had, so that the window ends as the mean of all of its batches.
+
+    Args:
+        kept: of every process there was, by rank.
+        processes: those that there are.
+        peers: those of them that read other data than this one.
+        in_shards: whether the gradients of a window are, where there were as many.
+    """
+    readers = list({each.get("reader", rank): each for rank, each in reversed(list(enumerate(kept)))}.values())[::-1]
+    as_before = len(kept) == processes.world and len(readers) == peers.world
+    if as_before:
+        own = kept[processes.rank]
+    else:  # a process that reads what none has read begins where the first one's data is: the rest is shared out from there
+        own = readers[peers.rank] if peers.rank < len(readers) else _of_a_newcomer(readers[0])
+        if gone := readers[peers.rank + peers.world :: peers.world]:
+            own = taken_over(own, gone)
     every = [each.get("gradients") or {} for each in kept]
-    if not any(every) or (len(kept) == processes.world and (in_shards or not any(each.get("shards") for each in every))):
+    if not any(every) or (as_before and (in_shards or not any(each.get("shards") for each in every))):
         return own
     counts = [each.get("contributed", 0) for each in every]
     contributed: Any = _mean(counts) if not isinstance(counts[0], list) else [_mean(each) for each in zip(*counts, strict=True)]
@@ -62,14 +89,26 @@ def own_of(kept: Sequence[Mapping[str, Any]], processes: Processes, in_shards: b
         parts = [each["gradients"][name] for each in every if name in each.get("gradients", ())]
         found[name] = torch.stack(parts).sum(0).div_(len(kept))
     for name in dict.fromkeys(name for each in every for name in each.get("shards", ())):
-        found[name] = torch.cat([each["shards"][name] for each in every if name in each.get("shards", ())])
+        found[name] = _joined([each for each in every if name in each.get("shards", ())], name)
     divisor = next((each["divisor"] for each in every if each.get("divisor")), 0)
     return {**own, "gradients": {"contributed": contributed, "divisor": divisor, "gradients": found}}
 
 
+def _joined(every: Sequence[Mapping[str, Any]], name: str) -> Tensor:
+    """The whole of what ``every`` process had a shard of."""
+    parts = [each["shards"][name] for each in every]
+    if any(name not in each.get("places", ()) for each in every):  # by an earlier version
+        return torch.cat(parts)
+    found: Tensor = parts[0].new_zeros(every[0]["places"][name][0])
+    for each, part in zip(every, parts, strict=True):
+        place = each["places"][name][1]
+        found[torch.meshgrid(*place, indexing="ij") if place else ...] = part
+    return found
+
+
 def _of_a_newcomer(first: Mapping[str, Any]) -> dict[str, Any]:
     """What a process that was not there begins with: the first one's place in the data, and names of metrics without values."""
-    found = {name: first[name] for name in PLACES if name in first}
+    found = {name: first[name] for name in _PLACES if name in first}
     logged = first.get("metrics")
     if isinstance(logged, Mapping) and "collections" in logged:
         emptied = {
