@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -287,8 +288,12 @@ class TestNames:
         ("base", "name", "nearest"),
         [
             ("module", "validaton_step", "validation_step"),
-            ("module", "on_train_epoch_ends", "on_train_epoch_end"),
-            ("module", "configure_optimisers", "configure_optimizers"),
+            ("module", "on_train_epoch_ends", "on_train_epoch_end'?"),
+            ("module", "configure_optimisers", "configure_optimizers'?"),
+            ("module", "on_epoch_finish", "on_train_epoch_end'?"),
+            ("module", "trainin_epoch_end", "training_epoch_end'?"),
+            ("callback", "on_epoch_finish", "on_train_epoch_end'?"),
+            ("callback", "on_batch_finished", "on_train_batch_end'?"),
             ("module", "on_train_batch_finish", "on_train_batch_"),
             ("callback", "on_train_epoch_ned", "on_train_epoch_end"),
             ("callback", "on_validation_finish", "on_validation_"),
@@ -303,7 +308,7 @@ class TestNames:
         kinds: dict[str, type] = {"module": BoringModel, "callback": Callback, "datamodule": leyden.LightningDataModule}
         mine = type("Mine", (kinds[base],), {name: method})()
         options = {"callbacks": mine} if base == "callback" else {}
-        with pytest.raises(UnknownName, match=rf"Mine.{name} is no hook of .* Did you mean '{nearest}"):
+        with pytest.raises(UnknownName, match=rf"Mine.{name} is no hook of .* Did you mean '{re.escape(nearest)}"):
             trainer(**options).fit(mine if base == "module" else BoringModel(), datamodule=mine if base == "datamodule" else None)
 
     def test_a_method_of_the_users_own_may_be_marked(self) -> None:

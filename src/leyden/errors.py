@@ -305,9 +305,15 @@ def warn_user(text: str | Warning, category: type[Warning] = LeydenWarning) -> N
     warnings.warn(text, category, stacklevel=level if frame is not None else 2)
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known name, or nothing when none is near."""
-    close = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+def did_you_mean(given: str, known: Iterable[str], former: Iterable[str] = ()) -> str:
+    """A sentence that names the nearest known name, or nothing when none is near.
+
+    ``former`` are names that work too and are no longer today's: one of them is named where none of ``known`` is rather near.
+    """
+    known, former = list(known), list(former)
+    close = difflib.get_close_matches(str(given), known, n=1, cutoff=0.7) or difflib.get_close_matches(
+        str(given), [*known, *former], n=1, cutoff=0.6
+    )
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -110,6 +110,8 @@ def _meaning(name: str) -> tuple[str, ...]:
             words = ["train", *words]
     if words[-1:] in (["start"], ["end"]) or words[:1] in (["before"], ["after"]):
         words = ["on", *words] if "on" not in words else words
+    if len(words) == 3 and words[0] == "on" and words[1] in ("epoch", "batch") and words[2] in ("start", "end"):
+        words = ["on", "train", *words[1:]]  # as in the years when that was a hook's name
     return tuple(sorted(words))
 
 

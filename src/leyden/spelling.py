@@ -106,10 +106,10 @@ def arguments_of(function: Callable[..., Any]) -> list[str]:
     return [name for name, each in parameters.items() if each.kind in named and name not in ("self", "cls")]
 
 
-def unknown_argument(who: str, name: str, known: Iterable[str]) -> UnknownName:
-    """The error for an argument that nobody reads: the nearest that is read, else all of them."""
+def unknown_argument(who: str, name: str, known: Iterable[str], former: Iterable[str] = ()) -> UnknownName:
+    """The error for an argument that nobody reads: the nearest that is read, today's before ``former``, else all of today."""
     known = list(known)
-    said = did_you_mean(name, known) or f" It takes: {', '.join(known) or 'none'}."
+    said = did_you_mean(name, known, former) or f" It takes: {', '.join(known) or 'none'}."
     return UnknownName(f"{who} got an unknown argument {name!r}.{said}")
 
 
@@ -136,23 +136,25 @@ def refuse_misspelt(
     class has the hook that it means beside it, or the name lacks an old hook's ``on_`` (``epoch_end``), the word is a warning.
     ``attributes`` are what may be set on ``part``: one that is one edit from them is refused too.
     """
-    hooks = sorted({name for name in known if not name.startswith("_")})
-    allowed = {*hooks, *legacy}.union(*(dir(owner) for owner in type(part).__mro__ if is_ours(owner)))
+    legacy, known = set(legacy), {name for name in known if not name.startswith("_")}
+    hooks, former = sorted(known - legacy), sorted(known & legacy)
+    allowed = {*known, *legacy}.union(*(dir(owner) for owner in type(part).__mro__ if is_ours(owner)))
     allowed.difference_update(passed_over)
     for owner, name, function in _own_methods(part, base):
         if name in allowed or getattr(function, "__leyden_not_a_hook__", False):
             continue
         others = (elsewhere or {}).get(name)
-        near = [] if others else nearest(name, hooks)
-        if not (near or others or name.startswith(FAMILIES)) or calls_itself(part, name):
+        near, near_former = ([], []) if others else (nearest(name, hooks), nearest(name, former))
+        if not (near or near_former or others or name.startswith(FAMILIES)) or calls_itself(part, name):
             continue
         doubtful = name in passed_over or f"on_{name}" in legacy
         beside = doubtful or (
-            owner is not base and any(hook in vars(owner) and vars(owner)[hook] is not getattr(base, hook, None) for hook in near)
+            owner is not base
+            and any(vars(owner).get(hook) not in (None, getattr(base, hook, None)) for hook in [*near, *near_former])
         )
         if beside and name[-1].isdigit():
             continue  # forward1, of which there are several
-        near = near or _closest(name, hooks)
+        near = near or near_former or _closest(name, hooks) or _closest(name, former)
         meant = f" It is a hook of {others}." if others else f" Did you mean {_listed(near)}?" if near else ""
         said = f"{owner.__qualname__}.{name} is no hook of {base.__name__} and would never be called.{meant}"
         own = "If the method is meant to be your own, mark it with @leyden.not_a_hook or rename it."

@@ -306,6 +306,8 @@ def test_the_caller_s_list_of_callbacks_stays_as_it_is() -> None:
         ("callback", "callbacks"),
         ("loggers", "logger"),
         ("device", "devices"),
+        ("max_nb_epoch", "max_epochs"),
+        ("num_processs", "num_processes"),
     ],
 )
 def test_an_unknown_argument_is_an_error_with_a_suggestion(given: str, meant: str) -> None:

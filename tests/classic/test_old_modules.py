@@ -445,7 +445,9 @@ def test_two_names_for_one_loader(verb: str, both: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("verb", "given", "meant"),
     [
-        ("fit", "train_loader", "train_dataloader"),
+        ("fit", "train_loader", "train_dataloaders"),
+        ("fit", "valid_dataloader", "val_dataloaders"),
+        ("fit", "test_loaders", "test_dataloaders"),
         ("fit", "val_dataloders", "val_dataloaders"),
         ("fit", "data_module", "datamodule"),
         ("fit", "ckptpath", "ckpt_path"),

@@ -28,7 +28,7 @@ def checkpoint_arguments(cls: type, legacy: Mapping[str, Any], given: dict[str, 
     """
     for name in legacy:
         if name not in _CHECKPOINT:
-            raise unknown_argument(cls.__name__, name, [*arguments_of(cls), *_CHECKPOINT])
+            raise unknown_argument(cls.__name__, name, arguments_of(cls), _CHECKPOINT)
         notice(f"ModelCheckpoint({name}=...)", _CHECKPOINT[name])
     found = dict(given)
     filepath = legacy.get("filepath")

@@ -406,7 +406,7 @@ def translate(legacy: Mapping[str, Any], given: Mapping[str, Any], defaults: Map
     """Today's keywords from both; raises :class:`UnknownName` for a name of neither."""
     for name in legacy:
         if name not in TRAINER:
-            raise UnknownName(f"Trainer got an unknown argument {name!r}.{did_you_mean(name, [*given, *TRAINER])}")
+            raise UnknownName(f"Trainer got an unknown argument {name!r}.{did_you_mean(name, given, TRAINER)}")
     legacy, given = ({name: plain_number(value) for name, value in each.items()} for each in (legacy, given))
     changed = {name for name, value in given.items() if not same(value, defaults[name])}
     classic = Classic(given, changed, legacy)

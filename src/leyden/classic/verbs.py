@@ -25,7 +25,7 @@ def fit_loaders(classic: Classic, legacy: dict[str, Any], train: Any, val: Any) 
     for name, value in legacy.items():
         stage = _RENAMED.get(name)
         if stage is None:
-            raise UnknownName(f"fit got an unknown argument {name!r}.{did_you_mean(name, [*_FIT, *_RENAMED])}")
+            raise UnknownName(f"fit got an unknown argument {name!r}.{did_you_mean(name, _FIT, _RENAMED)}")
         if value is None:
             continue
         if loaders[stage] is not None:
@@ -42,7 +42,7 @@ def test_loaders(classic: Classic, legacy: dict[str, Any], dataloaders: Any, dat
     """The loaders of ``test``: ``test_dataloaders=`` of 0.7 among them, also where ``fit`` was given them."""
     for name, value in legacy.items():
         if name not in ("test_dataloaders", "test_dataloader"):
-            raise UnknownName(f"test got an unknown argument {name!r}.{did_you_mean(name, [*_TEST, 'test_dataloaders'])}")
+            raise UnknownName(f"test got an unknown argument {name!r}.{did_you_mean(name, _TEST, ['test_dataloaders'])}")
         if value is None:
             continue
         if dataloaders is not None:
