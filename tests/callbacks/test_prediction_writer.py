@@ -12,11 +12,21 @@ import kit
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 import leyden
 from leyden.callbacks import BasePredictionWriter
 from leyden.callbacks.prediction_writer import WriteInterval
+from leyden.data.combined import CombinedLoader
 from leyden.errors import InvalidOption, MissingMethod
 
 
@@ -101,6 +111,89 @@ def test_the_indices_are_those_of_the_batch(kind: str) -> None:
     ((predictions, indices),) = writer.epochs
     assert indices == [[each for *_, each in writer.batches]]
     assert kit.same(predictions, returned)
+
+
+class Backwards(BatchSampler):
+    """A batch sampler of one's own, that asks for its ``drop_last`` while it is read."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[::-1] for batch in super().__iter__())
+
+
+class Unrelated:
+    """The same without PyTorch's base."""
+
+    def __init__(self, drop_last: bool) -> None:
+        self.batch_size, self.drop_last = 2, drop_last
+
+    def __len__(self) -> int:
+        return 5 // 2 if self.drop_last else 3
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter([[0, 1], [2, 3], [4]][: len(self)])
+
+
+class Told(DataLoader[Any]):
+    """A loader of one's own, whose batches go through its own hands."""
+
+    def __iter__(self) -> Any:
+        return iter(list(super().__iter__()))
+
+
+LAST = {
+    "in order": lambda: DataLoader(Numbers(5), 2, drop_last=True),
+    "shuffled": lambda: DataLoader(Numbers(5), 2, shuffle=True, drop_last=True),
+    "a batch sampler": lambda: DataLoader(Numbers(5), batch_sampler=BatchSampler(RandomSampler(range(5)), 2, True)),
+    "one of one's own": lambda: DataLoader(Numbers(5), batch_sampler=Backwards(SequentialSampler(range(5)), 2, True)),
+    "an unrelated one": lambda: DataLoader(Numbers(5), batch_sampler=Unrelated(True)),
+    "a loader of one's own": lambda: Told(Numbers(5), 2, drop_last=True),
+    "with workers": lambda: DataLoader(Numbers(5), 2, drop_last=True, num_workers=1),
+}
+
+
+@pytest.mark.parametrize("kind", LAST)
+def test_the_batch_that_a_loader_drops_is_predicted(kind: str) -> None:
+    loader = LAST[kind]()
+    before = dict(vars(loader))
+    writer, returned = written(loader)
+    assert torch.cat(returned).sort().values.tolist() == [0, 2, 4, 6, 8]
+    if kind != "a loader of one's own":  # what that gives need not be what its sampler says
+        assert all(indices == [int(value) for value in values] for _, _, values, indices in writer.batches)
+    assert vars(loader) == before
+    assert len(loader) == 2
+    assert loader.batch_sampler.drop_last
+
+
+def test_the_batches_that_several_loaders_drop_are_predicted() -> None:
+    loaders = [DataLoader(Numbers(3), 2, drop_last=True), DataLoader(Numbers(2), 2, drop_last=True)]
+    for given in (loaders, dict(enumerate(loaders)), CombinedLoader(loaders, "sequential")):
+        writer, returned = written(given)
+        assert [[len(each) for each in of_loader] for of_loader in returned] == [[2, 1], [2]]
+        assert writer.epochs[0][1] == [[[0, 1], [2]], [[0, 1]]]
+    assert [len(loader) for loader in loaders] == [1, 1]
+
+
+def test_hooks_see_the_loader_that_is_read() -> None:
+    run = kit.trainer(limit_predict_batches=1.0)
+    run.predict(Doubling(), DataLoader(Numbers(5), 2, drop_last=True))
+    assert len(run.predict_dataloaders) == run.num_predict_batches[0] == 3
+
+
+def test_what_drops_nothing_or_cannot_be_told_is_read_as_it_is() -> None:
+    class Settled(Unrelated):
+        @property
+        def drop_last(self) -> bool:  # type: ignore[override]
+            return True
+
+        def __init__(self) -> None:
+            self.batch_size = 2
+
+    stream = DataLoader(kit.Stream(torch.arange(5.0)), 2, drop_last=True)
+    given = [DataLoader(Numbers(5), 2), stream, DataLoader(Numbers(5), batch_sampler=Settled())]
+    run = kit.trainer()
+    predicted = run.predict(Doubling(), given)
+    assert [len(of_loader) for of_loader in predicted] == [3, 2, 2]
+    assert run.predict_dataloaders is given
 
 
 def test_samples_that_are_not_batched_have_theirs() -> None:

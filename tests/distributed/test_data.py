@@ -96,6 +96,7 @@ def in_one(devices: int, size: int) -> dict[str, Any]:
     found["predicted"] = run(writer).predict(Net(), samples(9, 2))
     found["written"] = writer.written
     found["several"] = run().predict(Net(), [samples(3, 2), samples(1, 1)])
+    found["with the last"] = run().predict(Net(), samples(9, 2, drop_last=True))
     found["dropped"] = run().predict(Net(), samples(3, 2), return_predictions=False)
 
     found["tested"] = run().test(Net(), DataLoader(TensorDataset(torch.arange(5.0)), 1), verbose=False)
@@ -134,6 +135,7 @@ def test_predictions_are_those_of_one_process_on_every_process(two: list[dict[st
     for found in two:
         assert kit.same(one["predicted"], found["predicted"])
         assert kit.same(one["several"], found["several"])
+        assert kit.same(one["predicted"], found["with the last"])
         assert found["dropped"] is None
 
 

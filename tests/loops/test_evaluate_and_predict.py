@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import kit
@@ -140,7 +141,12 @@ class TestEveryVerb:
 
     def test_an_empty_loader(self, verb: str) -> None:
         with pytest.raises(EmptyLoader, match="has no batch"):
-            getattr(trainer(), verb)(Seeing(), DataLoader(torch.ones(1, 32), batch_size=2, drop_last=True))  # type: ignore[arg-type]
+            getattr(trainer(), verb)(Seeing(), DataLoader(torch.ones(0, 32), batch_size=2))  # type: ignore[arg-type]
+
+    def test_only_predict_reads_the_batch_that_the_loader_drops(self, verb: str) -> None:
+        lone = DataLoader(torch.ones(1, 32), batch_size=2, drop_last=True)  # type: ignore[arg-type]
+        with nullcontext() if verb == "predict" else pytest.raises(EmptyLoader, match="drop_last=True"):
+            getattr(trainer(), verb)(Seeing(), lone)
 
     def test_nothing_to_read(self, verb: str) -> None:
         module = leyden.LightningModule()

@@ -12,6 +12,7 @@ from leyden.data.generators import generators_in, put_states
 from leyden.data.processed import processed
 from leyden.data.share import ALONE, Share
 from leyden.data.source import Source
+from leyden.data.undropped import undropped
 from leyden.datamodule import LightningDataModule
 from leyden.errors import InvalidLoader, MissingMethod
 from leyden.hooks import overrides
@@ -121,7 +122,7 @@ class Loaders:
         """The source of an evaluation, made now; ``None`` where its method returns none. ``indices`` as for :class:`Source`."""
         key = stage.key
         origin = self.origins[key]
-        given = origin.load()
+        given = undropped(origin.load()) if stage is PREDICT else origin.load()
         self.eval_given[key] = given
         if given is None or (isinstance(given, list | tuple | Mapping) and not given):
             self.eval.pop(key, None)
