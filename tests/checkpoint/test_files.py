@@ -263,9 +263,17 @@ def test_every_flipped_byte_is_found_or_does_no_harm(written: tuple[dict[str, An
 
 def test_every_truncation_is_found(written: tuple[dict[str, Any], bytes]):
     _, content = written
-    for length in range(len(content)):
+    with pytest.raises(CheckpointDamaged, match=r"here\.ckpt' is empty"):
+        load(b"")
+    for length in range(1, len(content)):
         with pytest.raises(CheckpointDamaged, match=r"here\.ckpt' is (truncated|damaged)"):
             load(content[:length])
+
+
+@pytest.mark.parametrize("content", [b"h", b"PKZIP", b"hello", b"a text that is longer than a zip's end"])
+def test_what_never_was_a_checkpoint_is_not_called_truncated(content: bytes):
+    with pytest.raises(CheckpointForeign, match=r"here\.ckpt' is no checkpoint: it was not written by torch\.save"):
+        load(content)
 
 
 def test_a_flipped_byte_in_a_large_file_names_its_record(tmp_path: Path):

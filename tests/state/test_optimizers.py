@@ -367,6 +367,19 @@ class TestPlateaus:
         with pytest.raises(MissingMonitor, match=r"ReduceLROnPlateau monitors 'val_metrik', .* Did you mean 'val_metric'\?"):
             rates(on_plateau(monitor="val_metrik"), 1, True)
 
+    @pytest.mark.parametrize("alone", [True, False], ids=["a scheduler", "a dict of it"])
+    def test_a_metric_that_nobody_named(self, alone: bool) -> None:
+        def make(optimizer: Any) -> Any:
+            scheduler = ReduceLROnPlateau(optimizer)
+            return scheduler if alone else {"scheduler": scheduler, "interval": "epoch"}
+
+        with pytest.raises(MissingMonitor, match="No monitor was given, and 'val_loss' is taken then") as caught:
+            rates(make, 1)
+        assert "{'optimizer': ..., 'lr_scheduler': ..., 'monitor': 'train_metric'} to name one" in str(caught.value)
+        with pytest.raises(MissingMonitor) as caught:
+            rates(on_plateau(monitor="val_loss"), 1)
+        assert "No monitor" not in str(caught.value)
+
     def test_a_metric_that_may_be_missing(self) -> None:
         with pytest.warns(LeydenWarning, match="monitors 'nothing', .* Its step is left out"):
             assert rates(on_plateau(monitor="nothing", strict=False), 1) == [1, 1]

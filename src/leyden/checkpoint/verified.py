@@ -165,10 +165,14 @@ class _Beside:
 
 def _is_zip(file: IO[bytes], name: str) -> bool:
     size = file.seek(0, os.SEEK_END)
-    if size < _SMALLEST:
-        raise CheckpointDamaged(f"The checkpoint {name!r} is truncated: {size} bytes are left of it. {_WHAT_TO_DO}")
+    if size == 0:
+        raise CheckpointDamaged(f"The file {name!r} is empty: if it is a checkpoint, its writing failed. {_WHAT_TO_DO}")
     file.seek(0)
     head = file.read(4)
+    if size < _SMALLEST:
+        if any(head) and not any(begin.startswith(head) for begin in (_LOCAL_HEADER, _TAIL_SIGNATURE, _LEGACY_MAGIC)):
+            return False
+        raise CheckpointDamaged(f"The checkpoint {name!r} is truncated: {size} bytes are left of it. {_WHAT_TO_DO}")
     file.seek(max(0, size - 22))
     tail = file.read(22)
     if head == _LOCAL_HEADER:

@@ -419,6 +419,9 @@ class Automatic:
                     f"{type(plan.scheduler).__name__} monitors {plan.monitor!r}, which is not among the logged metrics "
                     f"({', '.join(sorted(found)) or 'there are none'}).{did_you_mean(plan.monitor, found)}"
                 )
+                if plan.unnamed:
+                    example = f"{{'optimizer': ..., 'lr_scheduler': ..., 'monitor': {min(found, default='a logged metric')!r}}}"
+                    text += f" No monitor was given, and {plan.monitor!r} is taken then; return {example} to name one."
                 if plan.strict:
                     raise MissingMonitor(f"{text} Log it, monitor another, or set strict=False in the lr_scheduler_config.")
                 self.run.leyden_warn(f"{text} Its step is left out.")

@@ -25,6 +25,7 @@ class SchedulerPlan:
     reduce_on_plateau: bool = False
     monitor: str | None = None  # the metric that it is stepped with
     strict: bool = True  # whether a missing metric is an error
+    unnamed: bool = field(default=False, init=False)  # whether the metric is the default: nobody named one
 
     def step(self, metric: Any) -> None:
         """Step the scheduler, with the metric where it takes one."""
@@ -46,7 +47,7 @@ class SchedulerPlan:
             return
 
 
-_CONFIG_KEYS = {each.name for each in fields(SchedulerPlan)} | {"opt_idx"}
+_CONFIG_KEYS = {each.name for each in fields(SchedulerPlan) if each.init} | {"opt_idx"}
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "interval": (lambda given: isinstance(given, str) and given in ("epoch", "step"), '"epoch" or "step"'),
     "frequency": (lambda given: type(given) is int and given >= 1, "a whole number >= 1"),
@@ -210,7 +211,7 @@ def _read_scheduler(given: Any, automatic: bool) -> SchedulerPlan:
             raise InvalidReturn(f"An lr_scheduler_config has {name}={getattr(plan, name)!r}. Expected {expected}.")
     plan.reduce_on_plateau = plan.reduce_on_plateau or isinstance(plan.scheduler, ReduceLROnPlateau)
     if automatic and plan.reduce_on_plateau and plan.monitor is None:
-        plan.monitor = "val_loss"
+        plan.monitor, plan.unnamed = "val_loss", True
     return plan
 
 
