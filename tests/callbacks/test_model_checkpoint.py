@@ -245,6 +245,33 @@ def test_last_can_have_another_name() -> None:
     assert names() == ["epoch=0-step=4.ckpt", "epoch=1-newest.ckpt"]
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "epoch=1-step=8-newest.ckpt"),
+        ({"max_steps": 7}, "epoch=1-step=7-newest.ckpt"),
+        ({"max_steps": 3}, "epoch=0-step=3-newest.ckpt"),
+    ],
+)
+def test_the_last_file_is_named_by_the_epoch_that_was_trained(options: dict[str, int], name: str) -> None:
+    class Renamed(ModelCheckpoint):
+        CHECKPOINT_NAME_LAST = "{epoch}-{step}-newest"
+
+    fit(Scripted(), Renamed(every_n_train_steps=2, save_top_k=0, save_last=True), epochs=2, **options)
+    assert names() == [name]
+
+
+def test_a_file_of_an_exception_between_epochs_is_named_by_the_epoch_that_begins() -> None:
+    class Failing(Scripted):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(Failing(), ModelCheckpoint(every_n_epochs=5, save_on_exception=True), epochs=2)
+    assert names() == ["epoch=1-step=4.ckpt"]
+
+
 # -- when
 def test_every_n_train_steps() -> None:
     fit(Scripted(), ModelCheckpoint(every_n_train_steps=3, save_top_k=-1))

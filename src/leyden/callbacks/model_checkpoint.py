@@ -242,12 +242,15 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
             self.__save(trainer, epoch_over=True)
 
     def on_train_end(self, trainer: Run, pl_module: LightningModule) -> None:
-        batches = trainer.leyden_fit.progress.batches
+        progress = trainer.leyden_fit.progress
         unjudged = bool(self.monitor and self.save_top_k) and not self.best_model_path and self.__metric.is_unjudged(trainer)
         keeps_last = (self.save_last or unjudged) and not trainer.fast_dev_run
-        if keeps_last and batches and self.__moments.batches != (batches, True):
+        if keeps_last and progress.batches and self.__moments.batches != (progress.batches, True):
+            candidates = self._monitor_candidates(trainer)
+            if "epoch" not in trainer.callback_metrics:  # the trainer's is the next one's by now
+                candidates["epoch"] = torch.tensor(progress.epoch - (progress.batch == 0))
             # a run that is started again has to know that it is over
-            self.__write(trainer, None, self.__last_path(trainer, self._monitor_candidates(trainer)))
+            self.__write(trainer, None, self.__last_path(trainer, candidates))
             self.__remove_outdated(trainer)
         self.__drop_interim(trainer)
 
@@ -346,8 +349,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         return self.retention.judge(candidates[self.monitor])
 
     def __choose_monitor(self, trainer: Run) -> None:
-        name = validation_loss(trainer.callback_metrics)
-        if name is not None:
+        if (name := validation_loss(trainer.callback_metrics)) is not None:
             self.__monitor_by(name)
             self.retention.start_ranking()
 
@@ -385,8 +387,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
 
     def __free_path(self, trainer: Run, candidates: dict[str, Tensor], filename: str | None, replaced: Collection[str]) -> str:
         """The first name, counting versions, that is free or this run's to replace."""
-        path = self.format_checkpoint_name(candidates, filename)
-        version = self.STARTING_VERSION
+        path, version = self.format_checkpoint_name(candidates, filename), self.STARTING_VERSION
         while self._enable_version_counter and path not in replaced and self.__is_taken(trainer, path):
             path = self.format_checkpoint_name(candidates, filename, ver=version)
             version += 1
