@@ -210,6 +210,51 @@ def test_a_bar_of_1_x_counts_batches() -> None:
         Bar().trian_batch_idx  # noqa: B018  # asked for
 
 
+@pytest.mark.filterwarnings("ignore::leyden.errors.LegacyNotice")
+@pytest.mark.parametrize(
+    "base", [leyden.callbacks.ProgressBar, leyden.callbacks.TQDMProgressBar, leyden.callbacks.RichProgressBar]
+)
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_bar_of_1_x_counts_the_batches_of_each_evaluation(base: Any, drawn: bool) -> None:
+    seen: list[Any] = []
+
+    class Bar(base):  # type: ignore[misc]  # one of three
+        def on_validation_start(self, trainer: Any, *args: Any) -> None:
+            super().on_validation_start(trainer, *args)
+            seen.append(self.val_batch_idx)
+
+        def on_validation_batch_end(self, trainer: Any, *args: Any) -> None:
+            super().on_validation_batch_end(trainer, *args)
+            seen.append(self.val_batch_idx)
+
+        def on_test_batch_end(self, trainer: Any, *args: Any) -> None:
+            super().on_test_batch_end(trainer, *args)
+            seen.append(self.test_batch_idx)
+
+        def on_predict_batch_start(self, trainer: Any, *args: Any) -> None:
+            seen.append(self.predict_batch_idx)
+
+        def on_predict_batch_end(self, trainer: Any, *args: Any) -> None:
+            super().on_predict_batch_end(trainer, *args)
+            seen.append(self.predict_batch_idx)
+
+    class Module(BoringModel):
+        def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            pass
+
+        def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            pass
+
+    bar = Bar()
+    run = kit.trainer(bar, enable_progress_bar=True, max_epochs=2)
+    if not drawn:
+        bar.disable()
+    run.fit(Module(), random_batches(1), random_batches(2))
+    run.test(Module(), [random_batches(2), random_batches(1)], verbose=False)
+    run.predict(Module(), random_batches(1))
+    assert seen == 3 * [0, 1, 2] + [1, 2, 3] + [0, 1]  # the sanity check is the first validation
+
+
 def test_a_bar_of_1_x_that_sets_up_tqdm(capsys: pytest.CaptureFixture[str]) -> None:
     class Bar(leyden.callbacks.ProgressBar):
         def init_train_tqdm(self) -> Any:

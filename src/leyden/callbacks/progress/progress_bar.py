@@ -83,6 +83,9 @@ class ProgressBar(Callback):
         loader, batches = self.leyden_newest
         return batches + sum(int(each) for each in getattr(self.trainer, f"num_{stage}_batches")[:loader])
 
+    def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        self.leyden_newest = 0, 0
+
     def on_validation_batch_end(
         self, trainer: Run, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -134,6 +137,7 @@ class ProgressBar(Callback):
     def setup(self, trainer: Run, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
         self._current_eval_dataloader_idx = None
+        self.leyden_newest = 0, 0
         if not trainer.is_global_zero:
             self.disable()
 

@@ -274,6 +274,7 @@ class ThrottledProgressBar(ProgressBar):
             self.leyden_screen.write(file, f"{text}\n")
 
     def leyden_evaluated(self, stage: str, done: int, dataloader_idx: int, trainer: Run, pl_module: LightningModule) -> None:
+        self.leyden_newest = dataloader_idx, done
         if not self.leyden_active:
             return
         if dataloader_idx != self._current_eval_dataloader_idx:
@@ -331,6 +332,7 @@ class ThrottledProgressBar(ProgressBar):
         self.leyden_finish("train", trainer, pl_module)
 
     def on_validation_start(self, trainer: Run, pl_module: LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
         if not trainer.sanity_checking:
             self.leyden_start("validation", trainer)
         elif self.leyden_active:
