@@ -29,6 +29,7 @@ from leyden.errors import (
     CheckpointForeign,
     CheckpointMismatch,
     CheckpointMissing,
+    CheckpointWriteFailed,
     ConflictingOptions,
     EmptyLoader,
     IllegalLog,
@@ -470,6 +471,26 @@ def test_what_is_no_model(model: Any, said: str) -> None:
     assert isinstance(caught.value, TypeError)
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_model_and_its_loader_that_are_swapped(verb: str) -> None:
+    with pytest.raises(InvalidType, match=r"The model comes first, and the data after it: are the two swapped\?"):
+        getattr(trainer(), verb)(random_batches(1), BoringModel())
+
+
+def test_the_root_of_all_files_is_what_is_named_where_nothing_else_was_given(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    root = tmp_path / "file" / "x"
+    options: dict[str, Any] = {"max_epochs": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with pytest.raises(CheckpointWriteFailed, match=r"Give the Trainer another default_root_dir, or ModelCheckpoint a dirpath"):
+        leyden.Trainer(**options, default_root_dir=root).fit(BoringModel())
+    with pytest.raises(CheckpointWriteFailed, match=r"Give another dirpath\."):
+        leyden.Trainer(**options, callbacks=ModelCheckpoint(root)).fit(BoringModel())
+    with pytest.raises(InvalidOption, match=r"^default_root_dir=.*Give another default_root_dir, or logger=False"):
+        leyden.Trainer(**{**options, "logger": True}, default_root_dir=root).fit(BoringModel())
+    with pytest.raises(InvalidOption, match=r"^save_dir=.*Give another save_dir, or logger=False"):
+        leyden.Trainer(**{**options, "logger": CSVLogger(root)}, default_root_dir=tmp_path).fit(BoringModel())
+
+
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_a_verb_without_a_model(verb: str) -> None:
     with pytest.raises(MissingModel, match=rf"trainer\.{verb}\(\) was called without a model, and none was used before"):
@@ -679,7 +700,10 @@ def sgd(self: Any) -> Any:
     ("value", "said"),
     [
         ("adam", "returned str, which cannot be used. Expected one of: an optimizer"),
-        (torch.optim.SGD, "returned the class SGD itself"),
+        (
+            torch.optim.SGD,
+            "returned the class SGD itself, which cannot be used. Make an instance of it: return SGD(self.parameters()",
+        ),
         (lambda self: ([sgd(self)], [torch.optim.lr_scheduler.StepLR]), "returned the class StepLR itself as a scheduler"),
         ([3], "returned ['int']"),
         (lambda self: [sgd(self)] * 2, "returned 2 optimizers, and automatic optimization steps one"),

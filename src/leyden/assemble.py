@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from leyden.asked import replaces_default
 from leyden.callback import Callback
@@ -22,10 +22,13 @@ def default_logger(root: str, **for_csv: Any) -> Logger:
     if find_spec("tensorboard") is not None:
         from leyden.loggers.tensorboard import TensorBoardLogger
 
-        return TensorBoardLogger(root, name=LOG_FOLDER)
-    from leyden.loggers.csv import CSVLogger
+        logger: Any = TensorBoardLogger(root, name=LOG_FOLDER)
+    else:
+        from leyden.loggers.csv import CSVLogger
 
-    return CSVLogger(root, name=LOG_FOLDER, **for_csv)
+        logger = CSVLogger(root, name=LOG_FOLDER, **for_csv)
+    logger._chosen.given_as = "default_root_dir"
+    return cast("Logger", logger)
 
 
 def choose_loggers(given: Any, options: Options) -> list[Logger]:

@@ -180,7 +180,7 @@ class ModelCheckpoint(FormerCheckpointNames, Checkpoint):
         if trainer.fast_dev_run:
             return
         if self.dirpath is not None:
-            self.__upkeep.store.clean(self.dirpath)
+            self.__upkeep.store.clean(self.dirpath, chosen=self._given_dirpath is None)
         if self.__upkeep.resumed:
             source = None if trainer.ckpt_path is None else absolute(trainer.ckpt_path)
             if source is not None and self.dirpath is not None:

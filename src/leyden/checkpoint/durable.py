@@ -224,16 +224,16 @@ def clean_leftovers(folder: str | os.PathLike[str]) -> list[str]:
     return removed
 
 
-def refuse_unwritable(folder: str | os.PathLike[str], saying: str = "") -> None:
+def refuse_unwritable(folder: str | os.PathLike[str], saying: str = "", advice: str = "") -> None:
     """Raise :class:`CheckpointWriteFailed` where no file can be written into ``folder``, or it cannot be made.
 
-    ``saying`` is what cannot be done then; by default, to write a checkpoint. A file without content is written there, and
-    removed again with all folders that had to be made for it.
+    ``saying`` is what cannot be done then; by default, to write a checkpoint. ``advice`` says what to give instead. A file
+    without content is written there, and removed again with all folders that had to be made for it.
     """
     why = _why_unwritable(os.path.abspath(folder))
     if not why:
         return
-    advice = "Give another path." if saying else "Give another dirpath."
+    advice = advice or ("Give another path." if saying else "Give another dirpath.")
     failed = CheckpointWriteFailed(f"{saying or f'No checkpoint can be written into {os.fspath(folder)!r}'}: {why}. {advice}")
     failed.filename = os.fspath(folder)
     raise failed

@@ -120,8 +120,10 @@ class CheckpointStore(ABC):
         """End all holds."""
 
     @abstractmethod
-    def clean(self, folder: str) -> None:
+    def clean(self, folder: str, *, chosen: bool = False) -> None:
         """Remove what a crash left half-written in ``folder``, into which a run is going to write.
+
+        ``chosen`` says that nobody gave the folder: the run chose it.
 
         Raises:
             CheckpointWriteFailed: nothing can be written there.
@@ -203,8 +205,8 @@ class FileStore(CheckpointStore):
         while self._holds:
             let_go(self._holds.popitem()[1])
 
-    def clean(self, folder: str) -> None:
-        self._ask(lambda: self._make_ready(folder))
+    def clean(self, folder: str, *, chosen: bool = False) -> None:
+        self._ask(lambda: self._make_ready(folder, chosen))
 
     def _exists(self, path: str) -> bool:
         try:
@@ -214,14 +216,15 @@ class FileStore(CheckpointStore):
                 raise
             return False  # an URL of a kind that a CheckpointIO of the user's own alone can reach
 
-    def _make_ready(self, folder: str) -> None:
+    def _make_ready(self, folder: str, chosen: bool) -> None:
         if is_remote(folder):
             if self._checkpoint_io.leyden_needs_folder:
                 reach(folder)
             return
         folder = local_path(folder)
         if self._checkpoint_io.leyden_needs_folder:
-            refuse_unwritable(folder)
+            advice = "Give the Trainer another default_root_dir, or ModelCheckpoint a dirpath." if chosen else ""
+            refuse_unwritable(folder, advice=advice)
         clean_leftovers(folder)
 
     def _hold(self, folders: Iterable[str], nested: bool) -> None:

@@ -45,6 +45,7 @@ class RunFolder:
         self._root: str | None = None  # where a subclass of the logger says that they are elsewhere
         self._path: str | None = None
         self._version = version
+        self.given_as = "save_dir"  # by which argument, to a logger or to the Trainer that makes its default one
         self._settled = version is not None
         self._told = False  # settled because somebody asked for the next free one, which another run may take before this one
         self._writes = writes
@@ -233,10 +234,10 @@ class RunFolder:
 
     def _refusal(self, why: str) -> InvalidOption:
         return InvalidOption(
-            "save_dir",
+            self.given_as,
             self.save_dir,
             "a folder that can be written",
-            f"{self.path}: {why}. Give another save_dir, or logger=False.",
+            f"{self.path}: {why}. Give another {self.given_as}, or logger=False.",
         )
 
 

@@ -140,7 +140,9 @@ class OptimizerPlan:
 
 def _refusal(returned: object) -> str:
     kinds = [_kind(item) for item in returned] if isinstance(returned, list | tuple) else _kind(returned)
-    return f"configure_optimizers returned {kinds}, which cannot be used. Expected {_EXPECTED}."
+    made = f"{returned.__name__}(self.parameters(), lr=...)" if isinstance(returned, type) else ""
+    hint = f" Make an instance of it: return {made}." if made else ""
+    return f"configure_optimizers returned {kinds}, which cannot be used.{hint} Expected {_EXPECTED}."
 
 
 def _kind(given: object) -> str:

@@ -184,6 +184,9 @@ def load_eval(run: Run, stage: Stage) -> None:
 
 def take_datamodule(loaders: Any, datamodule: LightningDataModule | None, name: str) -> tuple[Any, LightningDataModule | None]:
     """A datamodule may stand where loaders do; both at once exclude each other."""
+    if isinstance(loaders, LightningModule):
+        hint = "The model comes first, and the data after it: are the two swapped?"
+        raise InvalidType(name, loaders, "a loader, or several, or a datamodule", hint)
     given: object = datamodule
     if given is not None and not isinstance(given, LightningDataModule):
         hint = "That is the class itself: make an instance of it." if isinstance(given, type) else ""
