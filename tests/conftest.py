@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests run on the CPU, on machines with a GPU too, but for those that are asked for with ``-m gpu``."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    _write_into_memory(config)
+    _write_into_memory()
 
 
-def _write_into_memory(config: pytest.Config) -> None:
+def _write_into_memory() -> None:
     """Temporary files lie in memory, unless ``TMPDIR`` says where: thousands of saves would each wait milliseconds for a disk."""
     if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM:
         return
     folder = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="leyden-tests-", dir=MEMORY)
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)  # after multiprocessing's own folder in it, which is -100
 
 
 def pytest_collection_finish() -> None:

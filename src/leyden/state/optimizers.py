@@ -25,7 +25,7 @@ class SchedulerPlan:
     reduce_on_plateau: bool = False
     monitor: str | None = None  # the metric that it is stepped with
     strict: bool = True  # whether a missing metric is an error
-    unnamed: bool = field(default=False, init=False)  # whether the metric is the default: nobody named one
+    unnamed = False  # whether the metric is the default, for nobody named one; no field: those are Lightning's
 
     def step(self, metric: Any) -> None:
         """Step the scheduler, with the metric where it takes one."""
