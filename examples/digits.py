@@ -144,7 +144,8 @@ def main() -> int:
         print(f"Look at them      {sys.executable} -m tensorboard.main --logdir {FOLDER}")
     if accuracy < WANTED:
         print(f"The exit code is 1: the accuracy wanted is {WANTED}, which the default number of epochs comes to.")
-    return 0 if accuracy >= WANTED else 1
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
