@@ -38,6 +38,10 @@ class Process:
     def be_called(self, called: bool) -> None:
         self.called = called
 
+    def notify(self, processes: list[Process]) -> None:
+        self.way.notify()
+        assert all(each.way.noticed for each in processes), "it goes on, and one has not heard"
+
     def take_batch(self, most: int) -> None:
         self.batches += 1
         if self.called and self.way.is_now(self.batches):
@@ -65,6 +69,8 @@ def talked(seed: int, world: int) -> tuple[list[Any], int]:
         turn = choose.randrange(world)
         if choose.random() < 0.05:
             choose.choice(processes).wishes = True
+        elif choose.random() < 0.03:
+            choose.choice(processes).notify(processes)
         elif choose.random() < 0.3:
             look()
         else:
@@ -86,6 +92,19 @@ def test_all_talk_after_the_same_batches(world: int) -> None:
     talks, proposals = (sum(numbers) for numbers in zip(*((len(met), rounds) for met, rounds in found), strict=True))
     assert talks > 50
     assert proposals > talks + 50, "some had passed the batch, and another was proposed"
+
+
+def test_nobody_asks_for_a_notice_that_all_have_heard() -> None:
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    first, second = processes = [Process(store, 2) for _ in range(2)]
+    assert not first.way.noticed
+    for each in processes:
+        each.way._wait = lambda looks: [each.way._look() for each in processes]  # type: ignore[method-assign]
+    second.notify(processes)
+    for each in processes:
+        each.way._look_for_notice = lambda: pytest.fail("it is known")  # type: ignore[method-assign]
+        each.way._look()
+    second.notify(processes)
 
 
 def wish_heard(strategy: str) -> dict[str, Any]:

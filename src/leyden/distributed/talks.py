@@ -1,4 +1,7 @@
-"""At which batch the processes talk about what any of them wishes: one that all know, and none where nobody wishes anything."""
+"""At which batch the processes talk about what any of them wishes: one that all know, and none where nobody wishes anything.
+
+And what one of them does that the others could not foresee, which they hear of before it goes on.
+"""
 
 from __future__ import annotations
 
@@ -100,6 +103,16 @@ class Talks:
         self._unlike_in = None if alike else epoch
         return alike
 
+    @property
+    def noticed(self) -> bool:
+        """Whether a process has done what calls for a look into the store from then on, see :meth:`notify`. Asks nobody."""
+        return self._way.noticed
+
+    def notify(self) -> None:
+        """This process does what the others have to look for in the store. Returns once :attr:`noticed` holds on all."""
+        if not self.processes.alone:
+            self._way.notify()
+
     def are_needed(self, wishing: Wishing) -> bool:
         """Whether there is something to talk about: a wish, or the time for something has come."""
         over = self.processes.is_first and any(each.is_over(self.clock()) for each in list(self._by_clock.values()))
@@ -126,6 +139,8 @@ class Way(ABC):
 
     due = float("inf")
     """The count of batches after which :meth:`is_now` is to be asked, whether called or not."""
+    noticed = True
+    """As :attr:`Talks.noticed`; true where nobody could be told of it."""
 
     @abstractmethod
     def is_now(self, batches: int) -> bool:
@@ -133,6 +148,9 @@ class Way(ABC):
 
     def held(self, batches: int, now: float) -> None:  # noqa: B027  # who is called needs not know it
         """All have talked, when the first one's clock said ``now``."""
+
+    def notify(self) -> None:  # noqa: B027  # as above
+        """As :meth:`Talks.notify`."""
 
     def begin(self, wishing: Wishing, needed: Callable[[], bool], progress: Counts) -> None:  # noqa: B027  # as above
         """Training begins; ``needed`` says whether there is something to talk about."""
@@ -173,6 +191,9 @@ class Called(Way):
     batch, or, as one had passed it, not, and another is proposed. Until somebody wishes something nothing is exchanged, and
     the training thread does nothing.
 
+    The same thread looks whether a process has given notice, until one has: the training thread of that one waits for the
+    answers of all.
+
     Args:
         store: a client of its own at the group's store, under a name of this training's.
         world: how many processes there are.
@@ -185,6 +206,9 @@ class Called(Way):
         self.plan: tuple[int, bool] | None = None
         """The batch that is proposed, and whether all have said yes. One attribute, since two threads change it."""
         self.round = 0  # of proposals
+        self.noticed = False
+        self._notifies = False  # the training thread waits for that
+        self._all_noticed = threading.Event()
         self._refused = 0  # how many before this one were
         self._hurry = threading.Event()  # or stop
         self._stopped = False
@@ -218,8 +242,16 @@ class Called(Way):
         self._hurry.clear()
         return True
 
+    def notify(self) -> None:
+        looks, self._notifies = 0, True
+        while not self._all_noticed.is_set():
+            looks += 1
+            self._wait(looks)
+        if self.plan is None:
+            self._hurry.clear()
+
     def _wait(self, looks: int) -> None:
-        """The batch is here, and some process has yet to answer."""
+        """Some process has yet to answer."""
         self._hurry.set()
         time.sleep(_HURRIES)
         if self._broken is not None:
@@ -239,7 +271,18 @@ class Called(Way):
         except RuntimeError as error:  # whoever keeps the store is gone
             self._broken = error
 
+    def _look_for_notice(self) -> None:
+        if self._notifies:
+            self.store.set("notice", "1")
+        if not self.noticed and self.store.check(["notice"]):
+            self.noticed = True  # before the answer
+            self.store.add("notice/answers", 1)
+        if self._notifies and int(self.store.add("notice/answers", 0)) == self.world:
+            self._all_noticed.set()
+
     def _look(self) -> None:
+        if not (self._all_noticed.is_set() if self._notifies else self.noticed):
+            self._look_for_notice()
         batches = self._progress.batches
         moved, self._seen = batches - self._seen, batches
         plan = self.plan

@@ -74,7 +74,7 @@ class Automatic:
             or requires_closure(self.optimizer)
             or run.strategy.leyden_takes_closure
         )
-        self.skips = run.strategy.leyden_skips()
+        self.skips = run.strategy.leyden_skips(fit.course.talks)
         unforeseen = partial(run.strategy.leyden_no_loss, self.progress, self.optimizer)
         self.no_loss: Callable[..., Any] = unforeseen if self.skips is None else self.skips.skip
         options = run.leyden_options.optimization

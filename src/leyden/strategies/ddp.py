@@ -19,6 +19,7 @@ from leyden.devices.accelerators import Accelerator
 from leyden.devices.precision import Precision
 from leyden.distributed.environment import ClusterEnvironment
 from leyden.distributed.group import Launcher
+from leyden.distributed.talks import Talks
 from leyden.errors import ConflictingOptions, InvalidOption, warn_user
 from leyden.not_offered import absent
 from leyden.spelling import exact_arguments, unknown_argument
@@ -279,13 +280,13 @@ class DDPStrategy(ParallelStrategy):
         wrapper = self._wrapper
         return wrapper.no_sync() if isinstance(wrapper, DistributedDataParallel) else nullcontext()
 
-    def leyden_skips(self) -> Skips | None:
+    def leyden_skips(self, talks: Talks) -> Skips | None:
         wrapper, module = self._wrapper, self._module
         if self.processes.alone or module is None or not isinstance(wrapper, DistributedDataParallel) or not may_skip(module):
             return None
         enter = self.leyden_entered(lambda: None)
         expect = lambda loss: _expect_backward(self._wrapper, loss)  # noqa: E731
-        return Skips(self.processes, module.parameters, expect, enter, self.leyden_backed)
+        return Skips(self.processes, talks, module.parameters, expect, enter, self.leyden_backed)
 
     def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:
         super().leyden_no_loss(progress, optimizer, zero, entered)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leyden.distributed.processes import Processes
 from leyden.distributed.same_tensors import agree_on_tensors
+from leyden.distributed.talks import Talks
 from leyden.errors import InvalidOption
 from leyden.strategies.shards import own_of
 from leyden.strategies.skips import ByHand, Skips
@@ -146,7 +147,7 @@ class Exchanges:
     def leyden_backed(self) -> None:
         """A backward is over."""
 
-    def leyden_skips(self) -> Skips | None:
+    def leyden_skips(self, talks: Talks) -> Skips | None:
         """How batches that give no loss on some processes are dealt with; ``None`` where there can be none. Asked once a fit."""
         return None
 

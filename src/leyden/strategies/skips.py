@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden.distributed.processes import Processes
+from leyden.distributed.talks import Talks
 from leyden.distributed.unforeseen import Unforeseen, everyone
 from leyden.errors import Unsupported
 
@@ -21,10 +22,11 @@ class Skips:
 
     Who skips a batch notes that in the store of the process group, and takes part in the exchange of gradients with zeros. That
     exchange lies between the note and the look that every process takes at it, so all see the same, and nothing else is
-    exchanged.
+    exchanged. Nobody looks before the first batch is skipped: whoever skips that one waits until all have heard that some are.
 
     Args:
         processes: all of them.
+        talks: by which they hear of the first one.
         parameters: what yields the module's parameters; gradients are exchanged of those that are trained.
         expect: called with what a backward begins at, before it.
         enter: a forward in which nothing happens but what the processes exchange in it.
@@ -34,12 +36,14 @@ class Skips:
     def __init__(
         self,
         processes: Processes,
+        talks: Talks,
         parameters: Callable[[], Iterable[nn.Parameter]],
         expect: Callable[[Tensor], Any],
         enter: Callable[[], Any],
         backed: Callable[[], Any],
     ) -> None:
-        self.processes, self.parameters, self.expect, self.enter, self.backed = processes, parameters, expect, enter, backed
+        self.processes, self.talks, self.parameters = processes, talks, parameters
+        self.expect, self.enter, self.backed = expect, enter, backed
         self.store = processes.store
         self.name = processes.next_name("leyden/skip")
         self.window = 0
@@ -54,6 +58,7 @@ class Skips:
         """The running batch gave no loss; ``zero`` resets gradients that are not of this window, and ``entered`` says whether
         there was a forward: none of a batch that is ``None``."""
         self.store.add(self.key, 1)
+        self.talks.notify()
         if not entered:
             self.enter()
         if not self.meets:
@@ -71,10 +76,17 @@ class Skips:
         """The window is over: how many of its ``batches`` gave a loss, as a mean over the processes."""
         key = self.key
         self.window += 1
-        if not self.store.check([key]):
+        self._await_exchange()
+        if not self.talks.noticed or not self.store.check([key]):
             return contributed
         world = self.processes.world
         return (world * batches - int(self.store.get(key))) / world
+
+    def _await_exchange(self) -> None:
+        """On a GPU it runs after the calls that ask for it; on a CPU it is over when a backward returns."""
+        device = next(iter(self.parameters())).device
+        if device.type != "cpu":
+            torch.get_device_module(device).synchronize(device)
 
     def settle_unfilled(
         self, batches: int, contributed: float, trained: Sequence[Tensor], average: Callable[[Sequence[Tensor]], None]
@@ -180,17 +192,30 @@ def _can_give_none(function: Any, cls: type, seen: set[Any], directly: bool = Fa
     if code in seen:
         return False
     seen.add(code)
-    if _makes_none(code) or set(code.co_freevars) - {"__class__"}:  # a decorator's: nobody knows
+    if _makes_none(code):
         return True
     if directly and not _returns_a_call(code):
         return False
     called = [vars(owner)[name] for name in code.co_names for owner in cls.__mro__ if name in vars(owner)]
     called += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    enclosed = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]  # a decorator's function is one
+    if _returns_a_call(code) and any(_is_opaque(each) for each in enclosed):
+        return True
+    called += enclosed
     return any(
         _can_give_none(each, cls, seen, directly=True) and not _is_procedure(each.__code__)
         for each in called
         if isinstance(each, types.FunctionType) and _is_users(each)
     )
+
+
+_KNOWN = (type, nn.Module, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+_DATA = (Tensor, bool, int, float, str, bytes, list, tuple, dict, set, types.NoneType, torch.device, torch.dtype)
+
+
+def _is_opaque(enclosed: Any) -> bool:
+    """Whether nobody knows what a call of it gives: of what a decorator has made, as a rule."""
+    return not isinstance(enclosed, _KNOWN + _DATA)
 
 
 def _is_users(function: types.FunctionType) -> bool:
@@ -226,3 +251,10 @@ def _is_procedure(code: types.CodeType) -> bool:
 
 def _returns_a_call(code: types.CodeType) -> bool:
     return any(first.opname.startswith("CALL") and then.opname == "RETURN_VALUE" for first, then in _pairs(code))
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # of a name that is given a value later, or never
+        return False
