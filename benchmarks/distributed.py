@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 WIDTH, BATCH, FEW = 256, 64, 256
 """Of the network and its batches; of the samples of a job that is measured up to its first step."""
+ASKED = ("set", "get", "add", "check", "compare_set", "wait")
+"""What a store of the process group is asked."""
 NAMES = ("all_reduce", "broadcast", "all_gather", "all_gather_object", "broadcast_object_list", "barrier", "reduce", "gather")
 
 
@@ -55,16 +58,21 @@ class Sides:
         self.steps: Counter[str] = Counter()
         self.exchanges: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
+        """What Python asked the group for in leyden's rounds, and the training thread its store."""
         self.calls: dict[str, float] = {}
         self.counts = False
         """Whether a round counts calls of Python, and takes no time."""
         self._of_round: Counter[str] = Counter()
         for name in NAMES:
             setattr(dist, name, self._counted(name, getattr(dist, name)))
+        store, self._thread = dist.distributed_c10d.Store, threading.get_ident()
+        for name in ASKED:
+            setattr(store, name, self._counted(f"store.{name}", getattr(store, name)))
 
     def _counted(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            self._of_round[name] += 1
+            if threading.get_ident() == self._thread:
+                self._of_round[name] += 1
             return inner(*args, **kwargs)
 
         return call
@@ -382,7 +390,7 @@ def main() -> None:
         rows.append([f"{kind}: Python calls a step", f"{calls['leyden']:.0f}", others, more_calls])
         more = ", ".join(f"{number} {name}" for name, number in found["asked"].items()) or "none"
         rows.append([f"{kind}: exchanges a step", f"{exchanged['leyden']:.3f}", f"{exchanged['loader']:.3f}", ""])
-        rows.append([f"{kind}: exchanges that Python asked for in {count} steps", more, "none", ""])
+        rows.append([f"{kind}: exchanges and words of the store that Python asked for in {count} steps", more, "none", ""])
     if "saves" in asked.only:
         found = pair("saves", asked.megabytes, asked.rounds)
         rows.append(row(f"sharded save, {asked.megabytes} MB", "`dcp.save`", found["pairs"]))

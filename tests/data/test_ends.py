@@ -31,15 +31,22 @@ class Store:
         return self.held[key].encode()
 
 
-def read_streams(lengths: list[int], window: int, steps_meet: bool = True) -> list[Any]:
-    """For each rank its batches, as ``(batch, is_last)``, and its exchanges but for those of the steps."""
+def read_streams(lengths: list[int], window: int, steps_meet: bool = True, later: bool = False) -> list[Any]:
+    """For each rank its batches, as ``(batch, is_last)``, and its exchanges but for those of the steps: ``later`` on, as a GPU's
+    are, when somebody waits for them."""
     store = Store()
 
     def body(processes: ProcessesOfThreads) -> Any:
         processes.store = store
         loader = DataLoader(kit.Stream(range(lengths[processes.rank])), batch_size=1)
         source = Source(loader, "it", 1.0, "limit", training=True, share=Share(processes=processes))
-        source.window = lambda: (window, steps_meet)
+        asked: list[str] = []
+
+        def meet() -> None:
+            while asked:
+                processes.barrier(asked.pop())
+
+        source.window = lambda: (window, meet if steps_meet else None)
         epochs = []
         for epoch in range(2):
             processes.exchanges.clear()
@@ -47,18 +54,21 @@ def read_streams(lengths: list[int], window: int, steps_meet: bool = True) -> li
             for batch, index, is_last in source.read(epoch):
                 read.append((int(batch[0]), is_last))
                 if is_last or (index + 1) % window == 0:
-                    processes.barrier("of a step")
+                    asked.append("of a step")
+                    if not later or is_last:
+                        meet()
             epochs.append((read, [word for word in processes.words if word != "barrier"]))
         return epochs
 
     return run_together(len(lengths), body)
 
 
+@pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("lengths", [[5, 3], [1, 4], [4, 4], [7, 12], [2, 1], [9, 20, 6]], ids=str)
-def test_streams_end_with_the_shortest(lengths: list[int], window: int) -> None:
+def test_streams_end_with_the_shortest(lengths: list[int], window: int, later: bool) -> None:
     last = min(lengths) - 1
-    for epochs in read_streams(lengths, window):
+    for epochs in read_streams(lengths, window, later=later):
         for read, exchanges in epochs:
             assert read == [(number, number == last) for number in range(last + 1)]
             assert len(exchanges) <= 2, "at the beginning, and at the end"
@@ -105,7 +115,7 @@ def test_a_cut_stream_goes_on_and_ends_with_the_others() -> None:
         def source() -> Source:
             loader = DataLoader(kit.Stream(range(9 - 3 * processes.rank)), batch_size=1)
             made = Source(loader, "it", 1.0, "limit", training=True, share=Share(processes=processes))
-            made.window = lambda: (1, False)
+            made.window = lambda: (1, None)
             return made
 
         cut = source()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kit
@@ -18,6 +21,7 @@ from torch.utils.data import DataLoader
 import leyden
 from leyden.loggers import CSVLogger
 from leyden.plugins import ShardedCheckpointIO
+from leyden.strategies import SingleDeviceStrategy
 
 
 class Net(leyden.LightningModule):
@@ -82,6 +86,75 @@ def test_exchanges_are_one_a_step_and_do_not_grow_with_what_is_logged(tmp_path: 
         assert runs["one"] == runs["fifty"], "start-up, logging, validation and checkpoints"
         assert runs["one"]["start"] == runs["longer"]["start"] < 25
         assert runs["longer"]["whole"] - runs["one"]["whole"] == 4 * a_step, "four steps more"
+
+
+class Asked:
+    """How often this thread asks the stores of process groups for something, which waits for an answer."""
+
+    def __init__(self) -> None:
+        self.times, self.thread = 0, threading.get_ident()
+
+    def counted(self, inner: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.times += threading.get_ident() == self.thread
+            return inner(*args, **kwargs)
+
+        return call
+
+
+def asked(folder: str, strategy: str, window: int, skipped: int) -> list[int]:
+    """How often the store is asked in each batch, where the second process skips the batch ``skipped``."""
+
+    class MaySkip(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            times.append(store.times)
+            loss = super().training_step(batch, batch_idx)
+            return None if batch_idx == skipped and self.global_rank == 1 else loss
+
+        def on_train_epoch_end(self) -> None:
+            times.append(store.times)
+
+    store, times, kind = Asked(), [], dist.distributed_c10d.Store  # type: ignore[attr-defined, var-annotated]
+    names = ("get", "add", "check", "compare_set", "wait")
+    before = {name: getattr(kind, name) for name in names}
+    for name in names:
+        setattr(kind, name, store.counted(before[name]))
+    try:
+        run = kit.trainer(devices=2, strategy=strategy, default_root_dir=folder, accumulate_grad_batches=window)
+        run.fit(MaySkip(), DataLoader(torch.randn(24, 4), 2))
+    finally:
+        for name in names:
+            setattr(kind, name, before[name])
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+def all_asked(folder: str) -> dict[str, list[int]]:
+    return {
+        "ddp": asked(folder, "ddp", 1, skipped=-1),
+        "windows": asked(folder, "ddp", 2, skipped=-1),
+        "fsdp": asked(folder, "fsdp", 1, skipped=-1),
+        "skipped": asked(folder, "ddp", 1, skipped=2),
+    }
+
+
+def test_no_step_asks_the_store_before_a_batch_is_skipped(tmp_path: Path) -> None:
+    for rank, found in enumerate(together(2, all_asked, str(tmp_path))):
+        skipped = found.pop("skipped")
+        assert found == {name: [0] * 6 for name in found}
+        assert skipped[:2] == [0, 0]
+        assert skipped[2] == (3 if rank else 2), "of the skipped batch it is noted, looked for, and read"
+        assert skipped[3:5] == [1, 1], "from then on it is looked for"
+
+
+def test_who_waits_for_an_exchange_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace(synchronize=waited.append))
+    strategy = SingleDeviceStrategy("cpu")
+    strategy.leyden_await_exchange()
+    assert waited == []
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", torch.device("meta"))
+    strategy.leyden_await_exchange()
+    assert waited == [torch.device("meta")]
 
 
 def opened_elsewhere(folder: str, strategy: str, sharded: bool) -> list[str]:

@@ -53,12 +53,13 @@ class Meeting:
     Args:
         processes: all of them.
         window: batches that make a step, so that the others hear of it at the end of one.
-        steps_meet: whether each such window ends with an exchange of gradients.
+        await_exchange: returns when the exchange of gradients is over with which each such window ends; ``None`` where there
+            may be none.
     """
 
-    def __init__(self, processes: Processes, window: int, steps_meet: bool) -> None:
-        self.processes, self.window = processes, window
-        self.store: Any = processes.store if steps_meet else None
+    def __init__(self, processes: Processes, window: int, await_exchange: Callable[[], Any] | None) -> None:
+        self.processes, self.window, self.await_exchange = processes, window, await_exchange
+        self.store: Any = processes.store
         self.key = processes.next_name("leyden/end")
         self.ahead = window + 1  # batches that each reads ahead
         self.said = False
@@ -73,16 +74,18 @@ class Meeting:
         """
         if self.last is not None:
             return self.last
-        if self.first or self.store is None:
+        if self.first or self.await_exchange is None:
             self.first = False
             return self._talk(index, left)
         if left is not None and not self.said:
             self.said = True
             at = index + self.window - index % self.window
             self.store.compare_set(self.key, "", str(at))  # the first who says it is heard
-        if index % self.window == 0 and self.store.check([self.key]) and int(self.store.get(self.key)) <= index:
-            return self._talk(index, left)
-        return None
+        if index % self.window:
+            return None
+        self.await_exchange()
+        ends = self.store.check([self.key]) and int(self.store.get(self.key)) <= index
+        return self._talk(index, left) if ends else None
 
     def _talk(self, index: int, left: int | None) -> int | None:
         unknown = 2**62
@@ -92,5 +95,5 @@ class Meeting:
         return self.last
 
 
-Window = Callable[[], tuple[int, bool]]
-"""Batches that make a step, and whether each step exchanges gradients."""
+Window = Callable[[], tuple[int, Callable[[], Any] | None]]
+"""Batches that make a step, and what returns when the exchange of gradients is over with which a step ends, if it does."""

@@ -177,8 +177,7 @@ class Source:
             return iter(())
         meeting = None
         if self.training and self.lengths[reader] is None and not self.share.processes.alone:
-            window, steps_meet = self.window()
-            meeting = Meeting(self.share.processes, window, steps_meet)
+            meeting = Meeting(self.share.processes, *self.window())
             chosen.remember(meeting.ahead + 1)
         ahead = self.lengths[reader] is None and (chosen.fetches_ahead or not self.training or meeting is not None)
         draws = in_flight or (ahead and self.training)
@@ -238,9 +237,9 @@ class Source:
             self.readers[state.get("reader", 0)].restore(state)
 
 
-def alone() -> tuple[int, bool]:
+def alone() -> tuple[int, None]:
     """The window where no fit says another: each batch by itself, with no steps at which processes meet."""
-    return 1, False
+    return 1, None
 
 
 def side_by_side(given: Any) -> Any:

@@ -79,8 +79,14 @@ class FitLoaders:
 
     def read(self, epoch: int, start: int) -> Iterator[tuple[Any, int, bool]]:
         """An epoch's batches, from ``start``."""
-        self.source.window = lambda: (self.run.accumulate_grad_batches, self.run.lightning_module.automatic_optimization)
+        self.source.window = self._window
         return self.source.read(epoch, start)
+
+    def _window(self) -> tuple[int, Callable[[], Any] | None]:
+        """As :data:`~leyden.data.ends.Window`."""
+        run = self.run
+        automatic = run.lightning_module.automatic_optimization
+        return run.accumulate_grad_batches, run.strategy.leyden_await_exchange if automatic else None
 
     def counter(self) -> Callable[[], SampleCount | None]:
         """How many samples the running batch has, where the loader knows: asked anew in each pass."""

@@ -286,7 +286,7 @@ class DDPStrategy(ParallelStrategy):
             return None
         enter = self.leyden_entered(lambda: None)
         expect = lambda loss: _expect_backward(self._wrapper, loss)  # noqa: E731
-        return Skips(self.processes, talks, module.parameters, expect, enter, self.leyden_backed)
+        return Skips(self.processes, talks, module.parameters, expect, enter, self.leyden_backed, self.leyden_await_exchange)
 
     def leyden_no_loss(self, progress: Any, optimizer: Any, zero: Any = None, entered: bool = True) -> None:
         super().leyden_no_loss(progress, optimizer, zero, entered)

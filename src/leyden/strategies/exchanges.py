@@ -26,6 +26,7 @@ class Exchanges:
 
     processes: Processes
     global_rank: int
+    root_device: Any
 
     @property
     def is_global_zero(self) -> bool:
@@ -146,6 +147,12 @@ class Exchanges:
 
     def leyden_backed(self) -> None:
         """A backward is over."""
+
+    def leyden_await_exchange(self) -> None:
+        """Return when the last backward's exchange is over. On a GPU it runs after the calls that ask for it."""
+        device = self.root_device
+        if device.type != "cpu":
+            torch.get_device_module(device).synchronize(device)
 
     def leyden_skips(self, talks: Talks) -> Skips | None:
         """How batches that give no loss on some processes are dealt with; ``None`` where there can be none. Asked once a fit."""

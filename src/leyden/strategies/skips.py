@@ -31,6 +31,7 @@ class Skips:
         expect: called with what a backward begins at, before it.
         enter: a forward in which nothing happens but what the processes exchange in it.
         backed: called after that backward.
+        await_exchange: returns when the newest exchange of gradients is over.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Skips:
         expect: Callable[[Tensor], Any],
         enter: Callable[[], Any],
         backed: Callable[[], Any],
+        await_exchange: Callable[[], Any],
     ) -> None:
         self.processes, self.talks, self.parameters = processes, talks, parameters
-        self.expect, self.enter, self.backed = expect, enter, backed
+        self.expect, self.enter, self.backed, self.await_exchange = expect, enter, backed, await_exchange
         self.store = processes.store
         self.name = processes.next_name("leyden/skip")
         self.window = 0
@@ -76,17 +78,11 @@ class Skips:
         """The window is over: how many of its ``batches`` gave a loss, as a mean over the processes."""
         key = self.key
         self.window += 1
-        self._await_exchange()
+        self.await_exchange()
         if not self.talks.noticed or not self.store.check([key]):
             return contributed
         world = self.processes.world
         return (world * batches - int(self.store.get(key))) / world
-
-    def _await_exchange(self) -> None:
-        """On a GPU it runs after the calls that ask for it; on a CPU it is over when a backward returns."""
-        device = next(iter(self.parameters())).device
-        if device.type != "cpu":
-            torch.get_device_module(device).synchronize(device)
 
     def settle_unfilled(
         self, batches: int, contributed: float, trained: Sequence[Tensor], average: Callable[[Sequence[Tensor]], None]
