@@ -58,9 +58,8 @@ class Share:
         """
         drawn = [iter(indices)] * self.world
         if self.uneven == "drop":
-            yield from map(itemgetter(self.rank), zip(*drawn, strict=False))
-        else:
-            yield from takewhile(partial(is_not, _END), map(itemgetter(self.rank), zip_longest(*drawn, fillvalue=_END)))
+            return map(itemgetter(self.rank), zip(*drawn, strict=False))
+        return takewhile(partial(is_not, _END), map(itemgetter(self.rank), zip_longest(*drawn, fillvalue=_END)))
 
     def size(self, total: int) -> int:
         """How many of ``total`` are this process's own."""

@@ -28,10 +28,11 @@ from leyden.strategies.buckets import laid_out, layout_of, settle
 from leyden.strategies.comm_hook import CommHook, alike_on_all
 from leyden.strategies.ddp_arguments import check_argument, index_of
 from leyden.strategies.known import Known
+from leyden.strategies.mean_gradients import average_gradients
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import Skips, may_skip
-from leyden.strategies.unowned import average_gradients, met
+from leyden.strategies.unowned import met
 
 __all__ = ["DDPStrategy"]
 _OURS = ("module", "device_ids")  # what is said by the Trainer
