@@ -272,6 +272,8 @@ class InTurn:
         for each, contributed in zip(self.all, kept, strict=True):
             each.open_window(each.divisor or run.leyden_window_length(progress.batch - progress.window))
             each.contributed = contributed
+            if each.skips is not None and progress.window:
+                each.skips.take_up(progress.window, contributed)
 
     def end_window(self, at: int = OPENED) -> None:
         """The data ended inside a window: step with what there is."""
@@ -280,11 +282,11 @@ class InTurn:
         if at < STEPPED and progress.window:
             for number, each in enumerate(self.all):
                 turns.running = number
-                if each.contributed:
-                    with self._alone(number):
-                        each.average_what_is_there()
-                        each.step_with_what_is_there(progress.batch - 1)
-                    self._stepped.add(number)
+                with self._alone(number):
+                    if not each.average_what_is_there():
+                        continue
+                    each.step_with_what_is_there(progress.batch - 1)
+                self._stepped.add(number)
             turns.running = 0
             if self._stepped:
                 progress.step += 1

@@ -202,7 +202,7 @@ class Automatic:
                 flight.loss, progress.done = loss, FORWARD
         else:
             outputs, loss = flight.outputs, flight.loss
-        if self.contributed == 0 and at < ZEROED and self.zero is not None:
+        if self.contributed == 0 and at < ZEROED and self.zero is not None and (self.skips is None or not self.skips.cleared):
             self.zero(index, at)
         if at < BACKWARD:
             if self.is_watched:
@@ -223,6 +223,9 @@ class Automatic:
         progress, flight = self.progress, self.flight
         self._window = self.run.accumulate_grad_batches  # another than before the cut leaves the divisor of what is there
         self.divisor = self.divisor or self.run.leyden_window_length(progress.batch - progress.window)
+        begun = progress.window + (progress.in_batch and BACKWARD <= progress.done < STEPPED)
+        if self.skips is not None and begun:
+            self.skips.take_up(begun, self.contributed)
         if not carried:
             return
         if FORWARD <= progress.done < BACKWARD and carried.get("value") is not None:

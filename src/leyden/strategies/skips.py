@@ -51,6 +51,9 @@ class Skips:
         self.window = 0
         self.meets = True
         """Whether the running batch ends its window, so that gradients are exchanged. Set before it."""
+        self.cleared = False
+        """Whether the gradients of the window before are gone already, though no batch of this one has brought any."""
+        self._part = 0.0  # of a batch that is missing on each process, where a window goes on with another number of them
 
     @property
     def key(self) -> str:
@@ -63,10 +66,11 @@ class Skips:
         self.talks.notify()
         if not entered:
             self.enter()
+        if zero is not None and not self.cleared:
+            zero()  # at once, and once: the backward of another optimizer's turn may exchange what is there
+        self.cleared = True
         if not self.meets:
             return
-        if zero is not None:
-            zero()
         nothing = torch.stack(
             [parameter.reshape(-1)[:0].sum() for parameter in self.parameters() if parameter.requires_grad]
         ).sum()
@@ -74,15 +78,25 @@ class Skips:
         nothing.backward()
         self.backed()
 
+    def take_up(self, batches: int, contributed: float) -> None:
+        """A resumed run begins inside a window: of its ``batches`` so far, so many ``contributed`` on this process."""
+        self.cleared = contributed == 0
+        missing = max(0.0, batches - contributed)
+        self._part = missing % 1
+        if missing >= 1:
+            self.store.add(self.key, int(missing))
+            self.talks.notify()
+
     def settle(self, batches: int, contributed: float) -> float:
         """The window is over: how many of its ``batches`` gave a loss, as a mean over the processes."""
-        key = self.key
+        key, part = self.key, self._part
         self.window += 1
+        self.cleared, self._part = False, 0.0
         self.await_exchange()
         if not self.talks.noticed or not self.store.check([key]):
             return contributed
         world = self.processes.world
-        return (world * batches - int(self.store.get(key))) / world
+        return batches - part - int(self.store.get(key)) / world
 
     def settle_unfilled(
         self, batches: int, contributed: float, trained: Sequence[Tensor], average: Callable[[Sequence[Tensor]], None]
