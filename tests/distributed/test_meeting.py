@@ -9,6 +9,7 @@ from typing import Any
 import kit
 import pytest
 from real_processes import outcomes_together
+from warm_python import python
 
 from leyden.distributed import meeting
 from leyden.testing import BoringModel, random_batches
@@ -60,3 +61,31 @@ def test_numbers_that_do_not_fit_together_are_named(case: str, world: int, text:
     assert refused, found
     assert all(text in said for said in refused)
     assert all(kind in ("ConflictingOptions", "ProcessFailed") for kind, _ in found), found
+
+
+_ANSWERED_LATE = """
+import os, socket, sys, threading, time
+listener = socket.create_server(("127.0.0.1", 0))
+os.environ.update(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(listener.getsockname()[1]))
+accepted = []
+threading.Thread(target=lambda: accepted.append(listener.accept()[0]), daemon=True).start()
+class Answers:
+    def __del__(self, sleep=time.sleep):
+        accepted[0].send(bytes(8))  # of which the store's client makes an error
+        sleep(0.3)
+sys.answers_when_modules_go = Answers()
+from leyden.distributed import meeting
+from leyden.testing import BoringModel, random_batches
+import leyden
+meeting.LEAST = 0.1
+leyden.Trainer(accelerator="cpu", devices=2, logger=False, hang_timeout=0.1).fit(BoringModel(), random_batches(2))
+"""
+
+
+def test_the_process_that_has_given_up_ends_as_it_should_when_another_program_answers_at_last() -> None:
+    """Out of C++ the answer comes to an interpreter that is ending."""
+    ended = python("-c", _ANSWERED_LATE)
+    assert ended.returncode == 1, ended.stderr
+    assert "terminate called" not in ended.stderr
+    assert "in 0.1 s: it has failed before, or cannot be reached from process 1, or another program listens" in ended.stderr

@@ -50,6 +50,17 @@ class Abort:
         self._before()
 
 
+def rest_at_the_end() -> None:
+    """The interpreter ends: a thread that comes back to it later, out of C++, rests until the process is gone.
+
+    Python before 3.14 unwinds such a thread, and C++ ends the whole process for that, as if it had failed. What is called there
+    is a function of C, since Python works no more.
+    """
+    set_handler = _set_handler()
+    if set_handler is not None:
+        set_handler(ctypes.cast(ctypes.CDLL(None).pause, _HANDLER))
+
+
 def _set_handler() -> Any:
     """``std::set_terminate``; ``None`` where it is not found."""
     with suppress(OSError, AttributeError, KeyError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
+from leyden.distributed.asking import Asking
 from leyden.distributed.last_words import say
 from leyden.errors import ConflictingOptions, ProcessFailed
 
@@ -74,7 +74,7 @@ def _store(address: str, port: int, rank: int, world: int, limit: float) -> Any:
         except Exception as error:
             joined.append(error)
 
-    joining = threading.Thread(target=join, name="leyden: meeting", daemon=True)
+    joining = Asking(join, "leyden: meeting", awaited=False)
     joining.start()
     joining.join(min(LONG, limit))
     if joining.is_alive():
