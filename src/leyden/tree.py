@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -36,10 +36,8 @@ def tree_map(data: Any, leaf: Leaf, function: Callable[[Any], Any]) -> Any:
         return kind(*(tree_map(item, leaf, function) for item in data))
     if isinstance(data, defaultdict):
         return defaultdict(data.default_factory, {k: tree_map(v, leaf, function) for k, v in data.items()})
-    if isinstance(data, OrderedDict):
-        return OrderedDict((key, tree_map(value, leaf, function)) for key, value in data.items())
     if isinstance(data, Mapping):
-        mapping: Any = copy.copy(data)
+        mapping: Any = copy.copy(data)  # with what hangs on it: a state_dict has `_metadata`
         for key, value in data.items():
             mapping[key] = tree_map(value, leaf, function)
         return mapping

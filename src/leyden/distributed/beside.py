@@ -17,7 +17,7 @@ from leyden.distributed.asking import Asking
 from leyden.distributed.last_words import say
 from leyden.distributed.launchers.verb import Verb, outcome_of, taken_over, verb_of
 from leyden.distributed.processes import Alone, Body
-from leyden.distributed.sharing import sendable
+from leyden.distributed.sharing import on_cpu, sendable
 from leyden.distributed.signals import noted
 from leyden.distributed.watch import client_of
 from leyden.errors import LeydenError
@@ -126,7 +126,7 @@ class Asked:
 
 
 def _tell(outcome: Any, group: Any) -> Any:
-    box = [outcome]
+    box = [on_cpu(outcome)]  # on a GPU of that number the others would begin CUDA, if they have one
     dist.broadcast_object_list(box, 0, group=group)
     dist.destroy_process_group(group)
     _left[:] = [group]

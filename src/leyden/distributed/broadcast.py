@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leyden.distributed.processes import Processes
-from leyden.distributed.sharing import sendable, travels
+from leyden.distributed.sharing import on_cpu, sendable, travels
 from leyden.errors import CheckpointError
 from leyden.tree import bytes_of, tree_leaves, tree_map
 
@@ -30,7 +30,7 @@ class _Place:
 def from_first(processes: Processes, read: Callable[[], Any]) -> Any:
     """What ``read()`` returns on the first process, on all of them; what it raises there is raised on all.
 
-    All ``processes`` call this, and the first one alone calls ``read``. Tensors in what it returns have to be on the CPU.
+    All ``processes`` call this, and the first one alone calls ``read``. Tensors in what it returns come to the CPU.
     """
     if processes.alone:
         return read()
@@ -38,7 +38,7 @@ def from_first(processes: Processes, read: Callable[[], Any]) -> Any:
     content, skeleton, failure = None, None, None
     if processes.is_first:
         try:
-            content = read()
+            content = on_cpu(read())
             skeleton = tree_map(content, Tensor, lambda tensor: _placed(tensors, tensor))
         except Exception as error:
             failure = error

@@ -183,7 +183,10 @@ class Group(Processes):
             _alone.append(dist.distributed_c10d._get_default_group())
 
     def _exchange_on_cpu(self) -> None:
-        """Where the group that stands already knows no tensors on the CPU, such as one of NCCL alone: have one beside it."""
+        """Where the group that stands already knows no tensors on the CPU, such as one of NCCL alone: have one beside it.
+
+        Objects go by it too: NCCL would carry them over the current GPU, which is the first one before a verb has chosen its own.
+        """
         if self._of_cpu is None and not serves(dist.get_backend_config(), "cpu"):
             self._of_cpu = dist.new_group(backend="gloo")
 
@@ -241,13 +244,13 @@ class Group(Processes):
 
     def barrier(self, name: str | None = None) -> None:
         if self.meets():
-            dist.barrier()
+            dist.barrier(group=self._of_cpu)
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
         if not self.meets():
             return obj
         box = [packed(obj) if self.rank == src else None]
-        dist.broadcast_object_list(box, src)
+        dist.broadcast_object_list(box, src, group=self._of_cpu)
         return unpacked(box[0])
 
     def fill(self, tensor: Tensor) -> None:
@@ -264,16 +267,17 @@ class Group(Processes):
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         if not self.meets():
             return tensor
+        group = self._group_for(tensor) if group is None else group
         if sync_grads and tensor.requires_grad and torch.is_grad_enabled():
             gathered: Tensor = _Gathered.apply(tensor, group)  # type: ignore[no-untyped-call]  # torch has no annotation there
             return gathered
-        return _gathered(tensor, self._group_for(tensor) if group is None else group)
+        return _gathered(tensor, group)
 
     def gather_objects(self, obj: Any) -> list[Any]:
         if not self.meets():
             return [obj]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, on_cpu(obj))
+        dist.all_gather_object(found, on_cpu(obj), group=self._of_cpu)
         return found
 
     def agree(self, flags: int, clock: float) -> tuple[int, float]:

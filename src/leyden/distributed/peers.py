@@ -80,8 +80,10 @@ class Peers(Processes):
         return self.every.has_failed()
 
 
-def same_random_state(group: Any) -> None:
-    """Let the processes of ``group``, which have the same data, draw the same random numbers, as the first of them does."""
-    state = carried(torch.get_rng_state(), group)
-    dist.broadcast(state, group=group, group_src=0)
-    torch.set_rng_state(state.cpu())
+def same_random_state(group: Any, device: torch.device) -> None:
+    """Let the processes of ``group``, which have the same data, draw the same random numbers, as the first of them does: on the
+    CPU, and on ``device``, which is each one's own."""
+    for source in (torch, *(() if device.type == "cpu" else (torch.get_device_module(device),))):
+        state = carried(source.get_rng_state(), group)
+        dist.broadcast(state, group=group, group_src=0)
+        source.set_rng_state(state.cpu())

@@ -97,7 +97,7 @@ class ModelParallelStrategy(ShardedStrategy):
     def leyden_divide(self, module: nn.Module) -> None:
         data, tensor = self._sizes
         if tensor > 1:
-            same_random_state(self._group("tensor_parallel"))
+            same_random_state(self._group("tensor_parallel"), self._device)
         for name, parameter in module.named_parameters():
             if data > 1 and parameter.requires_grad and (not is_sharded(parameter) or self._is_within(parameter)):
                 raise MisconfigurationException(_UNAVERAGED.format(name, data, "at the end of configure_model"))

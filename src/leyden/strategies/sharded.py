@@ -18,6 +18,7 @@ from leyden.errors import MisconfigurationException, Unsupported
 from leyden.strategies import shards
 from leyden.strategies.first_reads import FirstReads
 from leyden.strategies.older_torch import check_device, parameters_of, reshard_after_forward
+from leyden.strategies.overflow import heed_overflow
 from leyden.strategies.parallel import ParallelStrategy
 from leyden.strategies.same_module import agree_on_module
 from leyden.strategies.skips import SkippedByAll, may_skip
@@ -95,6 +96,9 @@ class ShardedStrategy(ParallelStrategy):
             )
         if self._mesh is None:
             self._mesh = self.leyden_make_mesh()
+        scaler = getattr(self.precision, "scaler", None)
+        if scaler is not None:
+            heed_overflow(scaler, self.processes)
 
     def setup(self, module: Any) -> nn.Module:
         converted = self.leyden_converted(module)

@@ -197,7 +197,7 @@ class Arrival:
                 value = value.to(self.device).contiguous()
             else:
                 value = torch.empty(value.shape, dtype=value.dtype, device=self.device)
-            dist.broadcast(value, 0)
+            dist.broadcast(value.view(-1).view(torch.uint8), 0)  # backends know few types of numbers
         return cut(value, like) if is_sharded(like) and value.shape == like.shape else value
 
 
@@ -219,7 +219,7 @@ def synchronise(tensors: Iterable[Tensor]) -> None:
         for group in waiting.values():
             for bucket in _buckets(group):
                 flat = carried(torch.cat([tensor.reshape(-1) for tensor in bucket]))
-                dist.broadcast(flat, 0)
+                dist.broadcast(flat.view(torch.uint8), 0)  # backends know few types of numbers
                 for tensor, values in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                     tensor.copy_(values.view(tensor.shape))
 
