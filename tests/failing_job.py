@@ -1,6 +1,6 @@
 """A small script that trains in two processes, of which one fails once: for the tests of whole jobs and the soak.
 
-python failing_job.py FOLDER --strategy ddp --fault raises|killed|exits|terminated|waits --rank 1 --at BATCH --restarts N
+python failing_job.py FOLDER --strategy ddp --fault raises|killed|exits|skipping|terminated|waits --rank 1 --at BATCH --restarts N
 python failing_job.py FOLDER --strategy fsdp --fault saving --rank 1 --at CALL    killed at that call of its disk
 
 Under fsdp checkpoints are folders, into which each process writes its shards.
@@ -72,6 +72,8 @@ class Net(leyden.LightningModule):
             if self.rank < 0 or not once.exists():
                 once.touch()
                 self.fail()
+        if self.fault == "skipping" and self.at == number:  # waits until the other one has heard of it, which leaves
+            return None
         loss = (self.net(batch[0] + 0.1 * torch.randn(3)) - batch[0].sum(1, keepdim=True)).pow(2).mean()
         self.log("loss", loss, on_epoch=True)
         return loss
@@ -86,7 +88,7 @@ class Net(leyden.LightningModule):
             time.sleep(0.2)  # until the signal is there
         if self.fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault == "exits":
+        if self.fault in ("exits", "skipping"):
             os._exit(0)
         if self.fault == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)

@@ -83,8 +83,11 @@ def test_the_exit_code_is_that_of_a_signal_under_every_launcher(strategy: str, r
     assert not any("SIGTERM" in line for line in done.stderr.splitlines()), "nobody was asked to end"
 
 
-def test_a_forked_process_that_leaves_is_named(tmp_path: Path) -> None:
-    done = job(tmp_path, "--fault", "exits", "--strategy", "ddp_fork")
+@pytest.mark.parametrize("fault", ["exits", "skipping"])
+def test_a_forked_process_that_leaves_is_named(fault: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = job(tmp_path, "--fault", fault, "--strategy", "ddp_fork")
+    assert time.monotonic() - began < 35, "whoever waits for it hears that it is gone"
     assert done.returncode == 1
     said = next(line for line in done.stderr.splitlines() if "rocess" in line)
     assert said == "process 1 of 2 has left: it ended with exit code 0 while the others were still at work"

@@ -75,12 +75,28 @@ class Signalled(BoringModel):
             self.send(self.case.split()[1], 1)
 
 
+class Skipping(Signalled):
+    """Process 0 waits until the other one has heard that it skips batch 2, and that one is killed in it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 2 and self.trainer.global_rank == 0:
+            return None
+        if batch_idx == 2:
+            time.sleep(0.2)
+            self.send("SIGTERM", 0)
+            self.send("SIGKILL", 1)
+        return super().training_step(batch, batch_idx)
+
+
 def signalled(case: str, folder: str) -> tuple[str, str, Any]:
     output = os.open(os.path.join(folder, f"output {os.environ['RANK']}"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    watch.ASKED_TO_END = 1.0
-    model = Signalled(case, Path(folder))
+    if case == "is gone":
+        watch.GRACE = 1.0
+    else:
+        watch.ASKED_TO_END = 1.0
+    model = (Skipping if case == "is gone" else Signalled)(case, Path(folder))
     trainer = kit.trainer(devices=2)
     try:
         if case == "validate":
@@ -107,6 +123,15 @@ def test_where_nothing_can_move_any_more_a_signal_ends_all_and_says_who_is_waite
     assert "process 1 of 2 hangs (train, epoch 0, step 2, batch 2, in training_step): a signal has asked process 0 to end" in said
     assert "Process 1 waits in no exchange, and the others wait for it. So nothing can be saved." in said
     assert "in training_step" in said
+
+
+def test_a_signal_ends_a_process_at_once_that_waits_for_one_that_is_gone(tmp_path: Path) -> None:
+    began = time.monotonic()
+    (kind, said, code), killed = outcomes_together(2, signalled, "is gone", str(tmp_path))
+    assert (kind, code, killed) == ("ProcessFailed", 143, -signal.SIGKILL)
+    assert time.monotonic() - began < watch.ASKED_TO_END - 5
+    assert "a signal has asked process 0 to end" in said
+    assert "Process 1 does not answer" in said
 
 
 def test_an_evaluation_ends_on_all_processes(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class Watch:
         self._thread = Asking(self._run, "leyden: watch")
         self._stop = self._thread.ending
         self._abort = Abort(3 * GRACE)
+        self._last_heard: dict[int, tuple[int, float]] = {}  # the newest beat of each process, and since when there is none
         self._armed = False
         self._handles_faults = False
 
@@ -278,11 +279,14 @@ class Watch:
                 saves, exchange = hang.glance()
                 stands = waiting.look(exchange, now)
                 store.set(f"beat/{self.rank}", json.dumps([beat, self.where.place(), saves, *exchange, stands]))
+                self._pass_on_words(store)
                 if store.check(["first"]):
                     failed_at = now
                     self._hear(store)
                     continue
-                hurries = asked_at is not None and now - max(since, asked_at) > max(ASKED_TO_END, AS_USUAL * longest)
+                hurries = asked_at is not None and now - max(since, asked_at) > (
+                    GRACE if self._is_one_silent(store, now) else max(ASKED_TO_END, AS_USUAL * longest)
+                )
                 still = self.patience is not None and now - since > self.patience
                 if self._abort.begun.is_set():
                     store.set("broken", str(self.rank))
@@ -326,8 +330,24 @@ class Watch:
         if words.kind == "signal" and words.rank != self.rank:
             self.where.hear(1 if words.code == EXIT_CODE else 2)
 
+    def _pass_on_words(self, store: Any) -> None:
+        """Whoever started the processes leaves word of one that has left none; who waits for it asks the store."""
+        for rank in range(self.world if self.folder is not None else 0):
+            with suppress(OSError, ValueError), open(os.path.join(str(self.folder), f"words {rank}")) as file:
+                words = LastWords.read(file.read())
+                if not store.check([f"words/{rank}"]):
+                    store.set(f"words/{rank}", words.dumped())
+                    store.compare_set("first", "", str(rank))
+
     def _somebody_saves(self, store: Any) -> bool:
         return any(saves for _, _, saves, *_ in self._all_beats(store))
+
+    def _is_one_silent(self, store: Any, now: float) -> bool:
+        """Whether a process has given no beat for :data:`GRACE` seconds in which this was asked: it is gone, as a rule."""
+        for rank, (beat, *_) in enumerate(self._all_beats(store)):
+            if self._last_heard.get(rank, (None, now))[0] != beat:
+                self._last_heard[rank] = beat, now
+        return any(now - heard > GRACE for _, heard in self._last_heard.values())
 
     def _all_beats(self, store: Any) -> list[Any]:
         return [json.loads(store.get(f"beat/{rank}")) for rank in range(self.world) if store.check([f"beat/{rank}"])]

@@ -130,13 +130,6 @@ class Multiprocess(Launcher):
                     "in a file. Or use strategy='ddp_fork', which imports nothing again."
                 ) from error
             raise
-        except mp.ProcessRaisedException:  # type: ignore[attr-defined]  # as above
-            left = [rank for rank, process in enumerate(context.processes) if process.exitcode == 0]
-            if left and not _words_in(folder):  # none does so before all have done their part
-                gone = of_exit(left[0], 0, "")
-                say(gone.shown(len(context.processes)))
-                Path(folder, f"words {left[0]}").write_text(gone.dumped())
-            raise
         finally:
             for process in context.processes:
                 if process.is_alive():
@@ -199,7 +192,7 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
 def _let_end(context: Any, folder: str, asked: Sequence[int]) -> None:
     """Wait until all have ended: after the first that has not as it should, only for a while.
 
-    Of one that left no word it is said at once what ended it: the others will say that an exchange with it failed. Where it
+    Of one that left no word it is said at once what ended it: the others hear of it, or an exchange with it fails. Where it
     was the first one they are ended too, because the store in which they could hear of it is gone.
     """
     until, alive = float("inf"), dict(context.sentinels)
@@ -208,9 +201,10 @@ def _let_end(context: Any, folder: str, asked: Sequence[int]) -> None:
             rank = alive.pop(sentinel)
             process = context.processes[rank]
             process.join()  # it is a moment later that its exit code is known
-            if process.exitcode and until == float("inf"):
+            silent = not asked and _is_silent(rank, process.exitcode, context, folder)
+            if (process.exitcode or silent) and until == float("inf"):
                 until = time.monotonic() + (_GRACE_OF_SAVES if process.exitcode in _AGREED else _GRACE)
-            if not asked and _is_silent(rank, process.exitcode, context, folder):
+            if silent:
                 until = until if rank else 0.0
                 words = of_exit(rank, process.exitcode, "")
                 say(words.shown(len(context.processes)))
@@ -225,7 +219,8 @@ def _is_silent(rank: int, code: int, context: Any, folder: str) -> bool:
     """Whether ``code`` is all that is known of the end of a process that had begun, and of that of any other."""
     raised = os.access(context.error_files[rank], os.R_OK)
     began = Path(folder, f"began{rank}").exists()
-    return code not in (0, *_AGREED) and began and not raised and not _words_in(folder)
+    done = code == 0 and Path(folder, "brought").exists()  # none ends with 0 before that is there
+    return not done and code not in _AGREED and began and not raised and not _words_in(folder)
 
 
 @contextmanager
