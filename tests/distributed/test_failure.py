@@ -177,6 +177,49 @@ def test_an_exchange_of_the_users_that_meets_another_is_shown_beside_it(
     assert "Fatal Python error" not in written
 
 
+class Stopping(BoringModel):
+    """In batch 2 process 1 stops the first one, or both for some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 2:
+            pids: list[Any] = [None, None]
+            dist.all_gather_object(pids, os.getpid())
+            if self.trainer.global_rank == 1 and self.seconds:
+                subprocess.Popen(["sh", "-c", f"sleep {self.seconds}; kill -CONT {pids[0]} {pids[1]}"])
+                os.kill(pids[0], signal.SIGSTOP)
+                os.kill(pids[1], signal.SIGSTOP)
+                time.sleep(1.2 * watch.PERIOD)  # the watch looks
+            elif self.trainer.global_rank == 1:
+                self.trainer.strategy.processes.watch.before_exit = lambda: os.kill(pids[0], signal.SIGCONT)
+                os.kill(pids[0], signal.SIGSTOP)
+        return super().training_step(batch, batch_idx)
+
+
+def stopping(folder: str, seconds: float, hang_timeout: float) -> str:
+    os.dup2(os.open(os.path.join(folder, "stderr"), os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
+    watch.GRACE = watch.WORDS_TAKE = 0.5
+    kit.trainer(devices=2, hang_timeout=hang_timeout).fit(Stopping(seconds), random_batches(8))
+    return "trained"
+
+
+def test_a_first_process_that_is_stopped_with_its_store_is_named(tmp_path: Path) -> None:
+    _, other = outcomes_together(2, stopping, str(tmp_path), 0.0, 1.0)
+    assert other == 1
+    written = (tmp_path / "stderr").read_text()
+    assert written.startswith("\nprocess 0 of 2 hangs: the store of this run, which it keeps, has not answered process 1 for ")
+    assert "\nprocess 1: train, epoch 0, step " in written, written
+    assert "Timeout (" not in written, "the interpreter's own way out"
+
+
+def test_the_time_for_which_all_processes_are_stopped_is_no_standstill(tmp_path: Path) -> None:
+    assert outcomes_together(2, stopping, str(tmp_path), 3.0, 2.0) == ["trained", "trained"]
+    assert (tmp_path / "stderr").read_text() == ""
+
+
 def test_an_abort_that_nobody_takes_over_goes_its_way() -> None:
     ended = []
     abort = Abort(0.0)

@@ -102,6 +102,9 @@ class Watch:
         self._heard: LastWords | None = None  # of whoever failed first: the store may go with it
         self._lock = threading.Lock()  # of the first one, which another watching thread may use too
         self._thread = Asking(self._run, "leyden: watch")
+        self._counts = threading.Thread(target=self._count, name="leyden: time", daemon=True)
+        self._ran = 0.0  # seconds, without those in which this process was stopped, as others may have been
+        self._answered: float | None = None  # when the store last answered the first thread, by these
         self._stop = self._thread.ending
         self._abort = Abort(3 * GRACE)
         self._last_heard: dict[int, tuple[int, float]] = {}  # the newest beat of each process, and since when there is none
@@ -116,12 +119,14 @@ class Watch:
                 self._handles_faults = True
         if self._beside is not None:
             self._abort.heed()
+            self._counts.start()
             self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(2 * PERIOD)
+        for thread in (self._thread, self._counts):
+            if thread.is_alive():
+                thread.join(2 * PERIOD)
         if self._beside is not None:
             self._abort.ignore()
         if self._armed:
@@ -255,14 +260,13 @@ class Watch:
 
     # -- in the thread beside it
     def _run(self) -> None:
-        with suppress(AttributeError, ValueError, OSError):
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
-        token, since, failed_at, asked_at, longest = None, time.monotonic(), None, None, 0.0
+        _leave_signals_to_the_main_thread()
+        token, since, failed_at, asked_at, longest = None, self._ran, None, None, 0.0
         store, waiting = self._beside, Waiting()
         for beat in itertools.count():
             if self._stop.wait(PERIOD if beat else 0.0):
                 return
-            now = time.monotonic()
+            self._answered = now = self._ran
             here = self.where.token(), len(sys.modules)  # a process that still imports something moves
             if here != token:
                 longest = max(longest, now - since)
@@ -298,6 +302,28 @@ class Watch:
             except RuntimeError:
                 store, failed_at = None, failed_at or now  # whoever keeps it is gone
             self._arm()
+
+    def _count(self) -> None:
+        """Counts the time, and asks nothing: a question to a store whose process is stopped has no end, and is spoken of here."""
+        _leave_signals_to_the_main_thread()
+        looked = time.monotonic()
+        while not self._stop.wait(PERIOD):
+            now = time.monotonic()
+            self._ran, looked = self._ran + min(now - looked, PERIOD), now
+            answered = self._answered
+            if self.patience is None or answered is None:
+                continue
+            silent = self._ran - answered
+            if silent > self.patience + GRACE:  # as long as the others' word is waited for
+                mine = hang.stand(self.rank, self.where.place(), self.where.batch(), silent)
+                reason = f"the store of this run, which it keeps, has not answered process {self.rank} for {silent:.0f} s. It is "
+                reason += "stopped, or cannot be reached."
+                self._heard = words = LastWords(0, "hung", reason, "", mine.shown())  # the store is asked nothing more
+                self.post(words)
+                hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+                shown = words.shown(self.world)
+                say(shown.replace(f"process 0 of {self.world} hangs", "torchrun hangs", 1) if hosted else shown)
+                self._exit(1)
 
     def _arm(self) -> None:
         """Where code that never lets other threads run holds this process, the interpreter shows its stack and ends it."""
@@ -360,6 +386,7 @@ class Watch:
         return len(waits) == self.world and hang.crossed(waits) and all(stands > long for *_, stands in beats)
 
     def _end_hung(self, store: Any, still: float, asked: bool) -> None:
+        self._answered = None  # what follows takes longer than an answer
         mine = hang.stand(self.rank, self.where.place(), self.where.batch(), still)
         store.set(f"stand/{self.rank}", json.dumps(asdict(mine)))
         if int(store.get("hang")) != self.rank:
@@ -398,6 +425,11 @@ class Watch:
     def _exit(self, code: int) -> None:
         self.before_exit()
         os._exit(code)
+
+
+def _leave_signals_to_the_main_thread() -> None:
+    with suppress(AttributeError, ValueError, OSError):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 class Waiting:
