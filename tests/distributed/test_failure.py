@@ -189,6 +189,7 @@ class Stopping(BoringModel):
             pids: list[Any] = [None, None]
             dist.all_gather_object(pids, os.getpid())
             if self.trainer.global_rank == 1 and self.seconds:
+                time.sleep(1.2 * watch.PERIOD)  # the watch has seen that it stands
                 subprocess.Popen(["sh", "-c", f"sleep {self.seconds}; kill -CONT {pids[0]} {pids[1]}"])
                 os.kill(pids[0], signal.SIGSTOP)
                 os.kill(pids[1], signal.SIGSTOP)
