@@ -64,6 +64,16 @@ class ByHand(leyden.LightningModule):
         return torch.optim.AdamW(self.parameters(), 0.05)
 
 
+class ResetsFirst(ByHand):
+    """Leaves the gradients of a step until the next one."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward((self.net(batch[0]) - 1).pow(2).mean())
+        optimizer.step()
+
+
 class Steady(Net):
     """Has the same gradient in each batch, so that it does not matter whose samples are whose."""
 
@@ -165,6 +175,8 @@ def exchanged(folder: str) -> dict[str, Any]:
             found[f"one to two {strategy}"] = trained(2, 2, Steady, ckpt_path=f"{folder}/one", strategy=strategy, max_steps=2)
         found["said"] = [str(each.message) for each in said if issubclass(each.category, LeydenWarning)]
     found["ddp to fsdp"] = trained(2, 2, ckpt_path=f"{folder}/ddp")
+    trained(2, 2, ResetsFirst, Saves(f"{folder}/resets first", 2), strategy="ddp", accumulate_grad_batches=1)
+    found["resets first"] = trained(2, 2, ResetsFirst, ckpt_path=f"{folder}/resets first", accumulate_grad_batches=1)
     found["fsdp to ddp"] = trained(2, 2, ckpt_path=f"{folder}/0", strategy="ddp")
     return found
 
@@ -230,6 +242,10 @@ def test_an_open_window_goes_on_with_other_processes_and_strategies(two: list[di
     for strategy in ("layers", "ddp"):
         assert near(expected, two[0][f"one to two {strategy}"]), strategy
         assert near(expected, trained(1, 2, Steady, ckpt_path=f"{folder}/{strategy} steady", max_steps=2))
+
+
+def test_gradients_that_manual_optimization_left_are_reset_by_it_after_a_change_to_shards(two: list[dict[str, Any]]) -> None:
+    assert near(trained(1, 4, ResetsFirst, accumulate_grad_batches=1), two[0]["resets first"])
 
 
 def skips_alone(early: bool) -> None:

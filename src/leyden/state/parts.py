@@ -160,8 +160,10 @@ def put_gradients(run: Run, state: Any) -> None:
     fit.unstepped = dict(state.get("unstepped", {}))
     if fit.optimization is not None:
         fit.optimization.contributed, fit.optimization.divisor = state["contributed"], state.get("divisor", 0)
-    exchanged = fit.progress.in_batch and fit.progress.done >= Done.BACKWARD and fit.progress.window + 1 >= fit.accumulation
-    run.strategy.leyden_put_gradients(dict(named_parameters(run.lightning_module)), state, exchanged)
+    module, progress = run.lightning_module, fit.progress
+    fills = progress.in_batch and progress.done >= Done.BACKWARD and progress.window + 1 >= fit.accumulation
+    exchanged = fills or not module.automatic_optimization  # there each backward exchanges, and resets are the user's
+    run.strategy.leyden_put_gradients(dict(named_parameters(module)), state, exchanged)
 
 
 # -- metrics

@@ -297,7 +297,8 @@ class ShardedStrategy(ParallelStrategy):
         return {"gradients": waiting, "shards": {name: shards.local(each) for name, each in sharded.items()}, "places": places}
 
     def leyden_put_gradients(self, parameters: Mapping[str, Tensor], state: Mapping[str, Any], exchanged: bool) -> None:
-        mine = {id(each.sharded_param): each for each in parameters_of(self._units)} if self._defers and not exchanged else {}
+        waits = self._defers and (not exchanged or "shards" in state)  # with these, they waited in FSDP
+        mine = {id(each.sharded_param): each for each in parameters_of(self._units)} if waits else {}
         for name, gradient in state["gradients"].items():
             parameter: Any = parameters.get(name)
             if parameter is None:
