@@ -294,8 +294,12 @@ def test_an_environment_of_the_users_own(way: str) -> None:
 # One process beside others
 
 
-def alone_after_all(fails: bool) -> Any:
-    renumber(RAY)  # a launcher that leaves it to the Trainer how many work together
+def alone_after_all(fails: bool, mixes: bool) -> Any:
+    if mixes:
+        renumber(RAY)  # a launcher that leaves it to the Trainer how many work together
+    else:
+        with pytest.raises(ConflictingOptions, match="devices=1"):  # as yet it may be a mistake
+            kit.trainer(devices=1)
     both = kit.trainer(devices=2, max_epochs=1)
     module = Net()
     both.fit(module, samples())
@@ -322,8 +326,9 @@ class Failing(Net):
         raise ZeroDivisionError("here")
 
 
-def test_a_trainer_of_one_process_works_once_and_all_know_the_outcome() -> None:
-    first, second = together(2, alone_after_all, True)
+@pytest.mark.parametrize("mixes", [True, False])
+def test_a_trainer_of_one_process_works_once_and_all_know_the_outcome(mixes: bool) -> None:
+    first, second = together(2, alone_after_all, True, mixes)
     assert first[:2] == (1, True)
     assert second[:2] == (1, False)
     assert first[2:5] == second[2:5]

@@ -36,6 +36,7 @@ from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 _names = itertools.count(1)
 _alone: list[Any] = []
+_met: list[int] = []  # the sizes of groups of several that Trainers of this script have run in
 _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
 
 
@@ -146,6 +147,11 @@ class Group(Processes):
         """
         rank_zero_only.rank = self.rank
         rest_at_exit()
+        self._join()
+        if self.world > 1:
+            _met.append(self.world)
+
+    def _join(self) -> None:
         if dist.is_initialized():
             if dist.get_world_size() != self.world:
                 raise Unsupported(
@@ -316,6 +322,11 @@ class Group(Processes):
 
     def has_failed(self) -> bool:
         return self.watch is not None and self.watch.first() is not None
+
+
+def have_met() -> bool:
+    """Whether a Trainer of this script has run in several processes, so that one of a single process runs beside others."""
+    return bool(_met)
 
 
 def _say_gone(group: Group) -> None:

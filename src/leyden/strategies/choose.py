@@ -15,7 +15,7 @@ from leyden.devices.precision import Precision, make_precision
 from leyden.devices.registry import Strategies
 from leyden.distributed.beside import Beside
 from leyden.distributed.environment import ClusterEnvironment, detect_environment, require_one_process
-from leyden.distributed.group import Group
+from leyden.distributed.group import Group, have_met
 from leyden.distributed.launchers.lifeline import runs_again
 from leyden.distributed.layer_sync import LayerSync, TorchSyncBatchNorm
 from leyden.distributed.signals import in_notebook
@@ -108,7 +108,8 @@ def choose_strategy(
         num_nodes = environment.leyden_nodes()
     size = environment.world_size()
     completed = _made(strategy, accelerator, devices, num_nodes, precision, rules, storage, environment, shares)
-    environment.validate_settings(num_devices=completed.num_devices, num_nodes=num_nodes)
+    if not isinstance(completed.processes, Beside):
+        environment.validate_settings(num_devices=completed.num_devices, num_nodes=num_nodes)
     if isinstance(completed.processes, Group):
         completed.processes.vigilance = vigilance or Vigilance()
     if isinstance(completed, ParallelStrategy):
@@ -149,7 +150,7 @@ def _made(
     adopts = devices in (None, "auto") and environment.creates_processes_externally and not runs_again()
     if adopts and name != "single_device":  # as many processes as somebody has started
         found = _as_started(kind, found, max(1, environment.world_size() // num_nodes))
-    alone = len(found) * num_nodes == 1 and (environment.leyden_mixes or environment.world_size() == 1)
+    alone = len(found) * num_nodes == 1 and (_may_be_beside(environment) or environment.world_size() == 1)
     if name == "auto" and not alone:
         name = "ddp_notebook" if in_notebook() or hasattr(sys, "ps1") else "ddp"  # there is no script to be run again
     if name in _PARALLEL:
@@ -166,11 +167,16 @@ def _made(
 def _beside(single: Strategy, environment: ClusterEnvironment, nodes: int) -> Strategy:
     """A strategy of one process, where others may run the same script. Raises :class:`Unsupported` where all were meant."""
     size = environment.world_size()
-    if size > 1 and nodes == 1 and environment.leyden_mixes and single.processes.alone:
+    if size > 1 and nodes == 1 and _may_be_beside(environment) and single.processes.alone:
         single.processes = Beside(environment.global_rank(), size)
     else:
         require_one_process(environment, nodes)
     return single
+
+
+def _may_be_beside(environment: ClusterEnvironment) -> bool:
+    """Whether one device is asked for knowingly, in a script that runs in several processes."""
+    return environment.leyden_mixes or have_met()
 
 
 def _as_started(kind: Accelerator, found: list[torch.device], count: int) -> list[torch.device]:
