@@ -36,7 +36,7 @@ from leyden.errors import ConflictingOptions, ProcessFailed, Unsupported
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 _names = itertools.count(1)
 _alone: list[Any] = []
-_met: list[int] = []  # the sizes of groups of several that Trainers of this script have run in
+_met: set[int] = set()  # the sizes of groups of several that Trainers of this script have run in
 _FLAGS = 16  # bits of what is agreed on, each a number of its own in the exchange
 
 
@@ -149,7 +149,7 @@ class Group(Processes):
         rest_at_exit()
         self._join()
         if self.world > 1:
-            _met.append(self.world)
+            _met.add(self.world)
 
     def _join(self) -> None:
         if dist.is_initialized():

@@ -109,8 +109,7 @@ class _Arrivals:
         os.close(writes)
 
     def _stand_in(self) -> None:
-        with suppress(AttributeError, ValueError, OSError):
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        leave_to_main_thread()
         assert self._ends is not None
         reads, _ = self._ends
         while not self._closing.is_set():
@@ -120,6 +119,12 @@ class _Arrivals:
             self._read(reads)
             if self._gives_up and not self._closing.wait(_LEAVING_TAKES) and self._gives_up:
                 os._exit(PRESSED_EXIT_CODE)
+
+
+def leave_to_main_thread() -> None:
+    """Called first in a thread of our own: signals arrive in the main one, and end no call here."""
+    with suppress(AttributeError, ValueError, OSError):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _forget_pipe() -> None:

@@ -5,18 +5,18 @@ And what one of them does that the others could not foresee, which they hear of 
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Protocol, final
 
 import torch.distributed as dist
 
 from leyden.distributed.asking import Asking
 from leyden.distributed.processes import Processes
+from leyden.distributed.signals import leave_to_main_thread
 from leyden.distributed.unforeseen import all_alike
 from leyden.schedule import EveryDuration
 
@@ -261,8 +261,7 @@ class Called(Way):
 
     # -- in the thread beside
     def _run(self) -> None:
-        with suppress(AttributeError, ValueError, OSError):
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        leave_to_main_thread()
         try:
             while not self._stopped:
                 self._look()

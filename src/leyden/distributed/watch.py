@@ -9,7 +9,6 @@ import faulthandler
 import itertools
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from leyden.distributed.aborts import Abort
 from leyden.distributed.asking import STORE_TAKES, Asking
 from leyden.distributed.by_itself import Saves
 from leyden.distributed.last_words import LastWords, hook_of, is_echo, of_error, say, say_instead
-from leyden.distributed.signals import EXIT_CODE, PRESSED_AGAIN
+from leyden.distributed.signals import EXIT_CODE, PRESSED_AGAIN, leave_to_main_thread
 from leyden.distributed.unforeseen import all_alike
 from leyden.distributed.vigilance import Vigilance
 from leyden.errors import NonFiniteLoss, ProcessFailed, TrainingTerminated
@@ -260,7 +259,7 @@ class Watch:
 
     # -- in the thread beside it
     def _run(self) -> None:
-        _leave_signals_to_the_main_thread()
+        leave_to_main_thread()
         token, since, failed_at, asked_at, longest = None, self._ran, None, None, 0.0
         store, waiting = self._beside, Waiting()
         for beat in itertools.count():
@@ -305,7 +304,7 @@ class Watch:
 
     def _count(self) -> None:
         """Counts the time, and asks nothing: a question to a store whose process is stopped has no end, and is spoken of here."""
-        _leave_signals_to_the_main_thread()
+        leave_to_main_thread()
         looked = time.monotonic()
         while not self._stop.wait(PERIOD):
             now = time.monotonic()
@@ -425,11 +424,6 @@ class Watch:
     def _exit(self, code: int) -> None:
         self.before_exit()
         os._exit(code)
-
-
-def _leave_signals_to_the_main_thread() -> None:
-    with suppress(AttributeError, ValueError, OSError):
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 class Waiting:
